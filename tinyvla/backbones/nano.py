@@ -1,0 +1,123 @@
+"""The TinyVLA backbone at a few million parameters, trained from scratch: the default where there is no GPU.
+
+Same shape as the released one (arXiv 2409.12514, section 3.1): vision tower -> MLP projector -> GPT-NeoX decoder over
+image tokens followed by instruction tokens. What differs is what training from scratch on a few dozen demonstrations
+asks for: a convolutional stem in front of the vision transformer, 2x2 neighbouring patches merged into one token by
+the projector, and a tokenizer that needs no vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from transformers import GPTNeoXConfig, GPTNeoXModel
+
+from .base import Backbone, BackboneConfig, Features
+from .tokenizer import HashTokenizer
+
+
+@BackboneConfig.register_subclass("nano")
+@dataclass
+class NanoConfig(BackboneConfig):
+    """Options of the nano backbone.
+
+    Args:
+        image_size: side in pixels that every camera's picture is resized to (a multiple of 16).
+        vision_width, vision_layers, vision_heads: the vision transformer.
+        hidden_size, layers, heads: the GPT-NeoX decoder.
+        vocab_size: buckets of the hashing tokenizer.
+    """
+
+    image_size: int = 96
+    vision_width: int = 192
+    vision_layers: int = 3
+    vision_heads: int = 6
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    vocab_size: int = 8192
+
+    def build(self) -> "NanoBackbone":
+        return NanoBackbone(self)
+
+
+class VisionTower(nn.Module):
+    """Convolutional stem (stride 8), then transformer blocks: (B, 3, S, S) -> (B, (S/8)^2, width)."""
+
+    def __init__(self, image_size: int, width: int, layers: int, heads: int):
+        super().__init__()
+        channels = [3, width // 4, width // 2, width]
+        self.stem = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.GroupNorm(8, c_out), nn.GELU())
+                for c_in, c_out in zip(channels[:-1], channels[1:], strict=True)
+            ),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        self.grid = image_size // 8
+        self.position = nn.Parameter(torch.randn(1, self.grid**2, width) * 0.02)
+        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images * 2 - 1)
+        return self.norm(self.blocks(maps.flatten(2).transpose(1, 2) + self.position))
+
+
+class NanoBackbone(Backbone):
+    """See the module's docstring. Every camera has an embedding of its own, added to its tokens."""
+
+    MAX_CAMERAS = 8
+
+    def __init__(self, config: NanoConfig):
+        super().__init__()
+        if config.image_size % 16:
+            raise ValueError(f"backbone.image_size must be a multiple of 16, got {config.image_size}")
+        self.config = config
+        self.hidden_size = config.hidden_size
+        self.tokenizer = HashTokenizer(config.vocab_size)
+        self.vision_tower = VisionTower(
+            config.image_size, config.vision_width, config.vision_layers, config.vision_heads
+        )
+        self.projector = nn.Sequential(
+            nn.Linear(4 * config.vision_width, config.hidden_size),
+            nn.GELU(),
+            nn.Linear(config.hidden_size, config.hidden_size),
+        )
+        self.camera_embedding = nn.Parameter(torch.randn(self.MAX_CAMERAS, 1, config.hidden_size) * 0.02)
+        self.language_model = GPTNeoXModel(
+            GPTNeoXConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                intermediate_size=4 * config.hidden_size,
+                max_position_embeddings=2048,
+                use_cache=False,
+            )
+        )
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Image tokens (B, C * n, D) of images (B, C, 3, H, W), with n = (image_size / 16)^2."""
+        batch, cameras = images.shape[:2]
+        size = self.config.image_size
+        flat = images.flatten(0, 1)
+        if flat.shape[-2:] != (size, size):
+            flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True)
+        patches = self.vision_tower(flat)
+        grid = self.vision_tower.grid
+        merged = F.pixel_unshuffle(patches.transpose(1, 2).unflatten(2, (grid, grid)), 2).flatten(2).transpose(1, 2)
+        tokens = self.projector(merged).unflatten(0, (batch, cameras)) + self.camera_embedding[:cameras]
+        return tokens.flatten(1, 2)
+
+    def forward(self, images: Tensor, instructions: list[str]) -> Features:
+        image_tokens = self.encode_images(images)
+        ids, text_mask = (t.to(images.device) for t in self.tokenizer(instructions))
+        text_tokens = self.language_model.embed_in(ids).to(image_tokens.dtype)
+        mask = torch.cat([text_mask.new_ones(image_tokens.shape[:2]), text_mask], dim=1)
+        hidden = self.language_model(
+            inputs_embeds=torch.cat([image_tokens, text_tokens], dim=1), attention_mask=mask.long()
+        ).last_hidden_state
+        return Features(hidden, mask)
