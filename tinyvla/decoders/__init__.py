@@ -1,0 +1,10 @@
+"""Action decoders. `DecoderConfig` is the registry: `decoder.type` names an entry, `config.build(...)` makes it."""
+
+from .base import ActionDecoder, DecoderConfig
+from .denoiser import DenoiserConfig
+from .diffusion import DiffusionConfig
+from .dit import DiTConfig
+from .flow import FlowConfig
+from .unet1d import UNet1dConfig
+
+__all__ = ["ActionDecoder", "DecoderConfig", "DenoiserConfig", "DiTConfig", "DiffusionConfig", "FlowConfig", "UNet1dConfig"]

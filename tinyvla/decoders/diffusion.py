@@ -1,0 +1,85 @@
+"""Diffusion action decoder: the released TinyVLA's (arXiv 2409.12514, section 3.2), with any diffusers scheduler."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from ..backbones import Features
+from .base import ActionDecoder, DecoderConfig, GlobalCondition, masked_mse
+from .denoiser import DenoiserConfig
+from .unet1d import UNet1dConfig
+
+
+@DecoderConfig.register_subclass("diffusion")
+@dataclass
+class DiffusionConfig(DecoderConfig):
+    """Options of the diffusion decoder; the defaults are the released TinyVLA's.
+
+    Args:
+        network: the denoiser, `unet` or `dit`.
+        scheduler: class name of a diffusers noise scheduler (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler …).
+        scheduler_kwargs: further arguments of that scheduler.
+        train_steps: diffusion steps that training noises with.
+        inference_steps: denoising steps a chunk.
+        prediction_type: what the network predicts, `epsilon`, `sample` or `v_prediction`.
+        noise_repeats: noise draws for each observation of a batch. The backbone runs once for all of them, so more
+            draws cost little and make the gradient less noisy.
+    """
+
+    network: DenoiserConfig = field(default_factory=UNet1dConfig)
+    scheduler: str = "DDIMScheduler"
+    scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
+    train_steps: int = 100
+    inference_steps: int = 10
+    prediction_type: str = "epsilon"
+    noise_repeats: int = 1
+
+    def build(self, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int) -> "DiffusionDecoder":
+        return DiffusionDecoder(self, hidden_size, state_dim, action_dim, chunk_size)
+
+
+class DiffusionDecoder(ActionDecoder):
+    """Learns to undo the noise that the scheduler adds to an action chunk, given the features."""
+
+    def __init__(self, config: DiffusionConfig, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int):
+        super().__init__()
+        self.config = config
+        self.condition = GlobalCondition(hidden_size, state_dim)
+        self.network = config.network.build(action_dim, chunk_size, hidden_size)
+        schedule = {"num_train_timesteps": config.train_steps, "beta_schedule": "squaredcos_cap_v2"}
+        self.train_scheduler = diffusers.DDPMScheduler(**schedule, prediction_type=config.prediction_type)
+        scheduler_class = getattr(diffusers, config.scheduler, None)
+        if scheduler_class is None:
+            raise ValueError(f"decoder.scheduler '{config.scheduler}' is no diffusers scheduler, e.g. DDIMScheduler")
+        # Noisy estimates of a clean chunk may leave the normalised range; clipping them is what DDPM and DDIM call clip_sample.
+        clip = {"clip_sample": True} if "clip_sample" in scheduler_class().config else {}
+        self.sampler = scheduler_class(
+            **schedule, prediction_type=config.prediction_type, **clip | dict(config.scheduler_kwargs)
+        )
+
+    def loss(self, features: Features, state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
+        repeats = self.config.noise_repeats
+        condition = self.condition(features, state).repeat(repeats, 1)
+        actions, is_pad = actions.repeat(repeats, 1, 1), is_pad.repeat(repeats, 1)
+        noise = torch.randn_like(actions)
+        steps = torch.randint(self.config.train_steps, (len(actions),), device=actions.device)
+        noisy = self.train_scheduler.add_noise(actions, noise, steps)
+        target = {
+            "epsilon": lambda: noise,
+            "sample": lambda: actions,
+            "v_prediction": lambda: self.train_scheduler.get_velocity(actions, noise, steps),
+        }[self.config.prediction_type]()
+        return masked_mse(self.network(noisy, steps, condition), target, is_pad)
+
+    def sample(self, features: Features, state: Tensor, noise: Tensor) -> Tensor:
+        condition = self.condition(features, state)
+        self.sampler.set_timesteps(self.config.inference_steps)
+        actions = noise * self.sampler.init_noise_sigma
+        for step in self.sampler.timesteps:
+            model_input = self.sampler.scale_model_input(actions, step)
+            output = self.network(model_input, step.to(noise.device).expand(len(noise)), condition)
+            actions = self.sampler.step(output.to(actions.dtype), step, actions).prev_sample
+        return actions

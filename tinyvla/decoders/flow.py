@@ -1,0 +1,61 @@
+"""Flow-matching action decoder (Lipman et al., arXiv 2210.02747): a straight path from noise to the action chunk."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..backbones import Features
+from .base import ActionDecoder, DecoderConfig, GlobalCondition, masked_mse
+from .denoiser import DenoiserConfig
+from .unet1d import UNet1dConfig
+
+
+@DecoderConfig.register_subclass("flow")
+@dataclass
+class FlowConfig(DecoderConfig):
+    """Options of the flow decoder.
+
+    Args:
+        network: the velocity network, `unet` or `dit`.
+        inference_steps: Euler steps from noise (t = 0) to actions (t = 1).
+        noise_repeats: noise draws for each observation of a batch; the backbone runs once for all of them.
+    """
+
+    network: DenoiserConfig = field(default_factory=UNet1dConfig)
+    inference_steps: int = 10
+    noise_repeats: int = 1
+
+    def build(self, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int) -> "FlowDecoder":
+        return FlowDecoder(self, hidden_size, state_dim, action_dim, chunk_size)
+
+
+class FlowDecoder(ActionDecoder):
+    """Learns the velocity of x_t = (1 - t) * noise + t * actions, which is actions - noise (equation 23)."""
+
+    # The networks' sinusoidal embeddings are made for step numbers up to about a thousand, not for t in [0, 1].
+    TIME_SCALE = 1000.0
+
+    def __init__(self, config: FlowConfig, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int):
+        super().__init__()
+        self.config = config
+        self.condition = GlobalCondition(hidden_size, state_dim)
+        self.network = config.network.build(action_dim, chunk_size, hidden_size)
+
+    def loss(self, features: Features, state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
+        repeats = self.config.noise_repeats
+        condition = self.condition(features, state).repeat(repeats, 1)
+        actions, is_pad = actions.repeat(repeats, 1, 1), is_pad.repeat(repeats, 1)
+        noise = torch.randn_like(actions)
+        time = torch.rand(len(actions), 1, 1, device=actions.device, dtype=actions.dtype)
+        point = torch.lerp(noise, actions, time)
+        velocity = self.network(point, time.flatten() * self.TIME_SCALE, condition)
+        return masked_mse(velocity, actions - noise, is_pad)
+
+    def sample(self, features: Features, state: Tensor, noise: Tensor) -> Tensor:
+        condition = self.condition(features, state)
+        actions, steps = noise, self.config.inference_steps
+        for step in range(steps):
+            time = torch.full((len(noise),), step / steps * self.TIME_SCALE, device=noise.device)
+            actions = actions + self.network(actions, time, condition).to(actions.dtype) / steps
+        return actions

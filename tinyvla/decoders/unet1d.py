@@ -1,0 +1,109 @@
+"""Conditional 1-D U-Net over the time axis of an action chunk (Diffusion Policy, arXiv 2303.04137, section IV-A)."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import Timesteps
+from torch import Tensor, nn
+
+from .denoiser import DenoiserConfig
+
+
+@DenoiserConfig.register_subclass("unet")
+@dataclass
+class UNet1dConfig(DenoiserConfig):
+    """Options of the U-Net; the defaults are the released TinyVLA's.
+
+    Args:
+        widths: channels at each resolution; the chunk's length must divide by 2 ** (len(widths) - 1).
+        kernel_size: odd width of the temporal convolutions.
+        groups: groups of the group normalisation.
+        step_embedding: width of the diffusion step's sinusoidal embedding.
+    """
+
+    widths: list[int] = field(default_factory=lambda: [256, 512, 1024])
+    kernel_size: int = 5
+    groups: int = 8
+    step_embedding: int = 256
+
+    def build(self, action_dim: int, chunk_size: int, condition_dim: int) -> "UNet1d":
+        if chunk_size % 2 ** (len(self.widths) - 1):
+            raise ValueError(
+                f"chunk_size {chunk_size} must divide by {2 ** (len(self.widths) - 1)} for {len(self.widths)} widths"
+            )
+        return UNet1d(self, action_dim, condition_dim)
+
+
+class ConvBlock(nn.Sequential):
+    """Temporal convolution, group normalisation, Mish."""
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int, groups: int):
+        super().__init__(
+            nn.Conv1d(c_in, c_out, kernel_size, padding=kernel_size // 2), nn.GroupNorm(groups, c_out), nn.Mish()
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two convolution blocks; the first one's output is scaled and shifted by the condition (FiLM)."""
+
+    def __init__(self, c_in: int, c_out: int, condition_dim: int, kernel_size: int, groups: int):
+        super().__init__()
+        self.first = ConvBlock(c_in, c_out, kernel_size, groups)
+        self.second = ConvBlock(c_out, c_out, kernel_size, groups)
+        self.film = nn.Linear(condition_dim, 2 * c_out)
+        self.skip = nn.Conv1d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, c_in, T), condition (B, condition_dim), already activated -> (B, c_out, T)."""
+        scale, shift = self.film(condition).unsqueeze(-1).chunk(2, dim=1)
+        return self.second(self.first(x) * (1 + scale) + shift) + self.skip(x)
+
+
+class UNet1d(nn.Module):
+    """Predicts the noise (or velocity) of a chunk: (B, H, A), steps (B,), condition (B, D) -> (B, H, A)."""
+
+    def __init__(self, config: UNet1dConfig, action_dim: int, condition_dim: int):
+        super().__init__()
+        widths, dim = config.widths, config.step_embedding
+        self.step_embedding = nn.Sequential(
+            Timesteps(dim, flip_sin_to_cos=False, downscale_freq_shift=1),
+            nn.Linear(dim, 4 * dim),
+            nn.Mish(),
+            nn.Linear(4 * dim, dim),
+        )
+
+        def pair(c_in: int, c_out: int) -> nn.ModuleList:
+            shared = (condition_dim + dim, config.kernel_size, config.groups)
+            return nn.ModuleList([ResidualBlock(c_in, c_out, *shared), ResidualBlock(c_out, c_out, *shared)])
+
+        steps = list(zip([action_dim, *widths[:-1]], widths, strict=True))
+        self.down = nn.ModuleList(pair(c_in, c_out) for c_in, c_out in steps)
+        self.shrink = nn.ModuleList(nn.Conv1d(c, c, 3, stride=2, padding=1) for c in widths[:-1])
+        self.middle = pair(widths[-1], widths[-1])
+        self.up = nn.ModuleList(pair(2 * c_out, c_in) for c_in, c_out in reversed(steps[1:]))
+        self.grow = nn.ModuleList(nn.ConvTranspose1d(c, c, 4, stride=2, padding=1) for c in reversed(widths[:-1]))
+        self.final = nn.Sequential(
+            ConvBlock(widths[0], widths[0], config.kernel_size, config.groups), nn.Conv1d(widths[0], action_dim, 1)
+        )
+
+    def forward(self, actions: Tensor, steps: Tensor, condition: Tensor) -> Tensor:
+        embedded = self.step_embedding[1:](self.step_embedding[0](steps).to(condition.dtype))
+        condition = F.mish(torch.cat([embedded, condition], dim=-1))
+        x = actions.transpose(1, 2)
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.down):
+            for block in blocks:
+                x = block(x, condition)
+            if level < len(self.shrink):
+                skips.append(x)
+                x = self.shrink[level](x)
+        skips.append(x)
+        for block in self.middle:
+            x = block(x, condition)
+        for blocks, grow in zip(self.up, self.grow, strict=True):
+            x = torch.cat([x, skips.pop()], dim=1)
+            for block in blocks:
+                x = block(x, condition)
+            x = grow(x)
+        return self.final(x).transpose(1, 2)
