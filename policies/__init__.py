@@ -1,0 +1,23 @@
+"""What can be trained and run, behind one interface: TinyVLA and LeRobot's own policies."""
+
+from .factory import (
+    Pipeline,
+    decode_policy_config,
+    find_checkpoint,
+    load_policy,
+    make_policy,
+    make_processors,
+    save_checkpoint_files,
+)
+from .runner import PolicyRunner
+
+__all__ = [
+    "Pipeline",
+    "PolicyRunner",
+    "decode_policy_config",
+    "find_checkpoint",
+    "load_policy",
+    "make_policy",
+    "make_processors",
+    "save_checkpoint_files",
+]

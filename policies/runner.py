@@ -1,0 +1,86 @@
+"""A policy as a closed loop sees it: raw observations in, raw actions out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from lerobot.policies import PreTrainedPolicy
+from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+
+from tinyvla.errors import UserError
+
+from .factory import Pipeline, load_policy
+
+
+class PolicyRunner:
+    """Runs one policy in one environment or on one robot, whichever LeRobot policy it is.
+
+    Observations are unbatched: observation.images.<camera> uint8 (H, W, 3), observation.state float (S,), task str.
+    """
+
+    def __init__(self, policy: PreTrainedPolicy, preprocessor: Pipeline, postprocessor: Pipeline):
+        self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor
+        self.reset()
+
+    @classmethod
+    def from_checkpoint(cls, path: Path | str, device: str | None = None) -> Self:
+        """Load from a checkpoint or run folder; see `policies.load_policy`."""
+        return cls(*load_policy(path, device))
+
+    def check(self, observation: Mapping[str, Any], action_dim: int) -> None:
+        """Raise UserError unless the observation's cameras and state and the action's size are the policy's."""
+        config = self.policy.config
+        cameras = {key for key in observation if key.startswith(f"{OBS_IMAGES}.")}
+        wanted = set(config.image_features)
+        if missing := wanted - cameras:
+            name = OBS_IMAGES + "."
+            raise UserError(
+                f"the policy needs the cameras {sorted(key.removeprefix(name) for key in wanted)} but the environment has "
+                f"{sorted(key.removeprefix(name) for key in cameras)}; add {sorted(key.removeprefix(name) for key in missing)} "
+                "to env.cameras"
+            )
+        for key, have, want in (
+            (OBS_STATE, len(observation[OBS_STATE]), config.robot_state_feature.shape[0]),
+            ("action", action_dim, config.action_feature.shape[0]),
+        ):
+            if have != want:
+                raise UserError(
+                    f"the policy was trained with a {want}-d {key} but the environment has {have}; "
+                    "use the environment that it was trained in"
+                )
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode. `seed` fixes every random draw of the policy until the next reset."""
+        self.policy.reset()
+        if seed is not None:
+            torch.manual_seed(seed)
+
+    @property
+    def needs_observation(self) -> bool:
+        """False while the policy executes a chunk that it has already predicted and would not look anyway."""
+        return self.policy.config.n_obs_steps > 1 or not getattr(self.policy, "_action_queue", None)
+
+    @torch.inference_mode()
+    def act(self, observation: Mapping[str, Any] | None) -> np.ndarray:
+        """The next action, float32 (A,), in the robot's own units.
+
+        The observation may be None when `needs_observation` is False. Raises UserError if the policy puts out NaN.
+        """
+        batch = self._batch(observation) if self.needs_observation else {}
+        action = self.postprocessor(self.policy.select_action(batch)).squeeze(0).float().cpu().numpy()
+        if not np.isfinite(action).all():
+            raise UserError(f"the policy put out a non-finite action {action}; train again or use another checkpoint")
+        return action
+
+    def _batch(self, observation: Mapping[str, Any] | None) -> dict[str, Any]:
+        if observation is None:
+            raise ValueError("this step needs an observation, see needs_observation")
+        batch: dict[str, Any] = {
+            key: torch.from_numpy(np.ascontiguousarray(observation[key])).permute(2, 0, 1).float().div_(255)
+            for key in self.policy.config.image_features
+        }
+        batch[OBS_STATE] = torch.as_tensor(observation[OBS_STATE], dtype=torch.float32)
+        batch["task"] = observation["task"]
+        return self.preprocessor(batch)

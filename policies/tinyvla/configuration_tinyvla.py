@@ -1,0 +1,93 @@
+"""TinyVLA's options, as LeRobot stores them in a policy's config.json."""
+
+from dataclasses import dataclass, field
+
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
+
+from tinyvla.backbones import BackboneConfig, NanoConfig
+from tinyvla.decoders import DecoderConfig, DiffusionConfig
+
+
+@PreTrainedConfig.register_subclass("tinyvla")
+@dataclass
+class TinyVLAConfig(PreTrainedConfig):
+    """Options of a TinyVLA policy.
+
+    Args:
+        chunk_size: actions predicted at once (H).
+        n_action_steps: actions executed before the next chunk is predicted (receding horizon); half a chunk by default.
+        temporal_ensemble_coeff: exponential weight of ACT's temporal ensembling (arXiv 2304.13705, section IV-A), which
+            predicts a chunk every step and averages what chunks say about the same step; needs n_action_steps = 1.
+        backbone: images and instruction to token features.
+        decoder: token features and proprioception to an action chunk.
+        optimizer_lr: learning rate of everything that is trained in full.
+        optimizer_lr_lora: learning rate of LoRA matrices, where the backbone has them.
+        optimizer_betas, optimizer_weight_decay, optimizer_grad_clip_norm: AdamW.
+        scheduler_warmup_steps: linear warm-up before the cosine decay.
+    """
+
+    n_obs_steps: int = 1
+    chunk_size: int = 16
+    n_action_steps: int = 8
+    temporal_ensemble_coeff: float | None = None
+
+    backbone: BackboneConfig = field(default_factory=NanoConfig)
+    decoder: DecoderConfig = field(default_factory=DiffusionConfig)
+
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: {
+            "VISUAL": NormalizationMode.IDENTITY,
+            "STATE": NormalizationMode.MEAN_STD,
+            "ACTION": NormalizationMode.MIN_MAX,
+        }
+    )
+
+    optimizer_lr: float = 3e-4
+    optimizer_lr_lora: float = 2e-4
+    optimizer_betas: tuple[float, float] = (0.9, 0.98)
+    optimizer_weight_decay: float = 0.0
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_warmup_steps: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_obs_steps != 1:
+            raise ValueError(f"TinyVLA sees one observation at a time, n_obs_steps must be 1 (got {self.n_obs_steps})")
+        if not 1 <= self.n_action_steps <= self.chunk_size:
+            raise ValueError(
+                f"n_action_steps must lie between 1 and chunk_size {self.chunk_size}, got {self.n_action_steps}"
+            )
+        if self.temporal_ensemble_coeff is not None and self.n_action_steps != 1:
+            raise ValueError("temporal_ensemble_coeff predicts a chunk every step: set n_action_steps to 1")
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            betas=self.optimizer_betas,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> DiffuserSchedulerConfig:
+        return DiffuserSchedulerConfig(name="cosine", num_warmup_steps=self.scheduler_warmup_steps)
+
+    def validate_features(self) -> None:
+        """Raise ValueError unless there are cameras of one size, proprioception and an action."""
+        shapes = {key: tuple(feature.shape) for key, feature in self.image_features.items()}
+        if not shapes or len(set(shapes.values())) > 1:
+            raise ValueError(f"TinyVLA needs one or more cameras of one size under observation.images.*, got {shapes}")
+        if self.robot_state_feature is None or self.action_feature is None:
+            raise ValueError("TinyVLA needs the features observation.state and action")
+
+    @property
+    def observation_delta_indices(self) -> None:
+        return None
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None

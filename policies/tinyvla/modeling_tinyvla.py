@@ -1,0 +1,114 @@
+"""TinyVLA as a LeRobot policy: the model of `tinyvla.model` behind LeRobot's batches, queues and checkpoints."""
+
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import snapshot_download
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.act.modeling_act import ACTTemporalEnsembler
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.utils.constants import ACTION, OBS_STATE
+from torch import Tensor
+
+from tinyvla.model import TinyVLA
+
+from .configuration_tinyvla import TinyVLAConfig
+
+ASSETS = "backbone"  # folder of a checkpoint with what rebuilds the backbone's architecture without its hub
+
+
+class TinyVLAPolicy(PreTrainedPolicy):
+    """A small vision-language-action policy (arXiv 2409.12514).
+
+    Batches hold observation.images.<camera> (B, 3, H, W) in [0, 1], observation.state (B, S), task (B strings) and, for
+    training, action (B, chunk_size, A) with action_is_pad (B, chunk_size); state and action are normalised.
+    """
+
+    config_class = TinyVLAConfig
+    name = "tinyvla"
+
+    def __init__(self, config: TinyVLAConfig, **_: Any):
+        super().__init__(config)
+        config.validate_features()
+        self.config: TinyVLAConfig = config
+        self.cameras = list(config.image_features)
+        self.model = TinyVLA(
+            config.backbone,
+            config.decoder,
+            state_dim=config.robot_state_feature.shape[0],
+            action_dim=config.action_feature.shape[0],
+            chunk_size=config.chunk_size,
+        )
+        self.reset()
+
+    def get_optim_params(self) -> list[dict[str, Any]]:
+        """Trainable parameters in one group, LoRA matrices (if any) in a second one with their own learning rate."""
+        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        groups = [{"params": [p for name, p in trainable if "lora_" not in name]}]
+        lora = [p for name, p in trainable if "lora_" in name]
+        return groups + ([{"params": lora, "lr": self.config.optimizer_lr_lora}] if lora else [])
+
+    def reset(self) -> None:
+        """Forget the current chunk; call whenever an episode begins."""
+        self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
+        self._ensembler = None
+        if self.config.temporal_ensemble_coeff is not None:
+            self._ensembler = ACTTemporalEnsembler(self.config.temporal_ensemble_coeff, self.config.chunk_size)
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, float] | None]:
+        """Training loss of a batch, and nothing else to log."""
+        is_pad = batch.get("action_is_pad")
+        if is_pad is None:
+            is_pad = torch.zeros(batch[ACTION].shape[:2], dtype=torch.bool, device=batch[ACTION].device)
+        images, instructions, state = self._inputs(batch)
+        return self.model.loss(images, instructions, state, batch[ACTION], is_pad), None
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any) -> Tensor:
+        """Normalised action chunk (B, chunk_size, A); `noise` of that shape fixes the draw."""
+        self.eval()
+        return self.model.sample(*self._inputs(batch), noise=noise)
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any) -> Tensor:
+        """The next normalised action (B, A). The batch is read only when a new chunk is due."""
+        if self._ensembler is not None:
+            return self._ensembler.update(self.predict_action_chunk(batch, noise=noise))
+        if not self._action_queue:
+            chunk = self.predict_action_chunk(batch, noise=noise)[:, : self.config.n_action_steps]
+            self._action_queue.extend(chunk.transpose(0, 1))
+        return self._action_queue.popleft()
+
+    def _inputs(self, batch: dict[str, Any]) -> tuple[Tensor, list[str], Tensor]:
+        images = torch.stack([batch[camera] for camera in self.cameras], dim=1)
+        task = batch["task"]
+        return images, [task] * len(images) if isinstance(task, str) else list(task), batch[OBS_STATE]
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        backbone = self.config.backbone
+        if hasattr(backbone, "assets"):
+            # Where this process found the assets says nothing to whoever loads the policy; from_pretrained fills it in.
+            self.config.backbone = replace(backbone, assets=None)
+        try:
+            super()._save_pretrained(save_directory, state_dict=state_dict)
+        finally:
+            self.config.backbone = backbone
+        self.model.backbone.save_assets(save_directory / ASSETS)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
+    ) -> Self:
+        """As LeRobot's, with the backbone's architecture read from the checkpoint instead of from its own hub id."""
+        hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **hub)
+        folder = Path(pretrained_name_or_path)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(str(pretrained_name_or_path), **hub))
+        if hasattr(config.backbone, "assets") and (folder / ASSETS).is_dir():
+            config.backbone = replace(config.backbone, assets=str(folder / ASSETS))
+        return super().from_pretrained(folder, config=config, **kwargs)
