@@ -1,0 +1,118 @@
+"""The front door of the entry points: composes the configuration, runs, and turns mistakes into one line.
+
+Nothing heavy is imported here, so `--help` and a mistyped setting answer at once.
+"""
+
+import functools
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable
+from glob import glob
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tinyvla.errors import UserError
+
+from .mistakes import explain
+
+CONFIG_DIR = Path(__file__).resolve().parent
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def default_preset() -> str:
+    """`gpu` where a CUDA or ROCm device is visible, else `cpu`. Asking torch would cost seconds."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    return "gpu" if not hidden and (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")) else "cpu"
+
+
+def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorate `main(cfg)` of an entry point so that calling it runs the command line.
+
+    `cfg` is the composed configuration with every interpolation resolved and `cfg.command`, the command line that
+    reproduces this run. In a sweep (`-m`) every job's `run_dir` gets the job's number as a sub-folder.
+
+    A UserError, or one that a worker process raised, is printed as one line on stderr with exit code 2, and so is a
+    mistake in the settings; Ctrl-C exits with 130. Everything else is a bug and keeps its traceback.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run() -> None:
+            failed = False
+
+            def job(cfg: DictConfig) -> None:
+                nonlocal failed
+                try:
+                    main(_finish(cfg))
+                except Exception as error:
+                    # In a sweep the other jobs still run.
+                    if (mistake := _user_error(error)) is None:
+                        raise
+                    _complain(mistake)
+                    failed = True
+
+            _quiet_libraries()
+            OmegaConf.register_new_resolver("default_preset", default_preset, replace=True)
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)()
+            except KeyboardInterrupt:
+                print("\ninterrupted", file=sys.stderr)
+                sys.exit(INTERRUPTED)
+            except Exception as error:
+                if (line := explain(error, config_name, sys.argv[1:])) is None:
+                    raise
+                _complain(line)
+                failed = True
+            if failed:
+                sys.exit(USER_ERROR)
+
+        return run
+
+    return decorate
+
+
+def _finish(cfg: DictConfig) -> DictConfig:
+    """Give a sweep's job its own run folder, record the command line and resolve everything."""
+    settings = HydraConfig.get()
+    with open_dict(cfg):
+        cfg.command = shlex.join(["python", Path(sys.argv[0]).name, *settings.overrides.task])
+        if settings.mode == RunMode.MULTIRUN and "run_dir" in cfg:
+            cfg.run_dir = f"{cfg.run_dir}/{settings.job.num}"
+            print(f"job {settings.job.num}: {shlex.join(settings.overrides.task)} -> {cfg.run_dir}", file=sys.stderr)
+    if missing := OmegaConf.missing_keys(cfg):
+        raise UserError(f"{' and '.join(sorted(missing))} must be given, as in {sorted(missing)[0]}=...")
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def _user_error(error: BaseException | None) -> str | None:
+    """The message of the UserError in a chain of causes (worker processes wrap what they raise), or None."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return None if error is None else str(error)
+
+
+def _complain(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _quiet_libraries() -> None:
+    """Keep what libraries say about themselves off the screen, here and in worker processes."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
+    for name, value in {
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+def explain(e,n,a): return None
