@@ -17,22 +17,28 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from tinyvla.errors import UserError
 
-from .mistakes import explain
+from .mistakes import CONFIG_DIR, check_arguments, check_values, explain
 
-CONFIG_DIR = Path(__file__).resolve().parent
 USER_ERROR, INTERRUPTED = 2, 130
 
 
 def default_preset() -> str:
     """`gpu` where a CUDA or ROCm device is visible, else `cpu`. Asking torch would cost seconds."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    return "gpu" if not hidden and (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")) else "cpu"
+    return (
+        "gpu"
+        if not hidden and (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd"))
+        else "cpu"
+    )
 
 
-def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def app(
+    config_name: str,
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Decorate `main(cfg)` of an entry point so that calling it runs the command line.
 
     `cfg` is the composed configuration with every interpolation resolved and `cfg.command`, the command line that
@@ -50,7 +56,7 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
             def job(cfg: DictConfig) -> None:
                 nonlocal failed
                 try:
-                    main(_finish(cfg))
+                    main(_finish(cfg, config_name))
                 except Exception as error:
                     # In a sweep the other jobs still run.
                     if (mistake := _user_error(error)) is None:
@@ -59,16 +65,26 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                     failed = True
 
             _quiet_libraries()
-            OmegaConf.register_new_resolver("default_preset", default_preset, replace=True)
+            OmegaConf.register_new_resolver(
+                "default_preset", default_preset, replace=True
+            )
             try:
-                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)()
+                check_arguments(sys.argv[1:])
+                hydra.main(
+                    version_base="1.3",
+                    config_path=str(CONFIG_DIR),
+                    config_name=config_name,
+                )(job)()
             except KeyboardInterrupt:
                 print("\ninterrupted", file=sys.stderr)
                 sys.exit(INTERRUPTED)
             except Exception as error:
-                if (line := explain(error, config_name, sys.argv[1:])) is None:
+                if (
+                    mistake := _user_error(error)
+                    or explain(error, config_name, sys.argv[1:])
+                ) is None:
                     raise
-                _complain(line)
+                _complain(mistake)
                 failed = True
             if failed:
                 sys.exit(USER_ERROR)
@@ -78,17 +94,29 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
     return decorate
 
 
-def _finish(cfg: DictConfig) -> DictConfig:
-    """Give a sweep's job its own run folder, record the command line and resolve everything."""
+def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
+    """Give a sweep's job its own run folder, record the command line, check the values and resolve everything."""
     settings = HydraConfig.get()
+    overrides = list(settings.overrides.task)
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(
+            f"{missing[0]} is not given; add {missing[0]}=... to the command"
+        )
     with open_dict(cfg):
-        cfg.command = shlex.join(["python", Path(sys.argv[0]).name, *settings.overrides.task])
+        cfg.command = shlex.join(["python", Path(sys.argv[0]).name, *overrides])
         if settings.mode == RunMode.MULTIRUN and "run_dir" in cfg:
             cfg.run_dir = f"{cfg.run_dir}/{settings.job.num}"
-            print(f"job {settings.job.num}: {shlex.join(settings.overrides.task)} -> {cfg.run_dir}", file=sys.stderr)
-    if missing := OmegaConf.missing_keys(cfg):
-        raise UserError(f"{' and '.join(sorted(missing))} must be given, as in {sorted(missing)[0]}=...")
-    OmegaConf.resolve(cfg)
+            print(
+                f"job {settings.job.num}: {shlex.join(overrides)} -> {cfg.run_dir}",
+                file=sys.stderr,
+            )
+    try:
+        check_values(cfg, config_name, overrides)
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"a setting refers to another one that does not exist: {error}"
+        ) from error
     return cfg
 
 
@@ -105,7 +133,9 @@ def _complain(message: str) -> None:
 
 def _quiet_libraries() -> None:
     """Keep what libraries say about themselves off the screen, here and in worker processes."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # makes Hydra raise its errors instead of printing them
+    )
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
