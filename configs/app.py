@@ -29,16 +29,10 @@ USER_ERROR, INTERRUPTED = 2, 130
 def default_preset() -> str:
     """`gpu` where a CUDA or ROCm device is visible, else `cpu`. Asking torch would cost seconds."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    return (
-        "gpu"
-        if not hidden and (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd"))
-        else "cpu"
-    )
+    return "gpu" if not hidden and (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")) else "cpu"
 
 
-def app(
-    config_name: str,
-) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Decorate `main(cfg)` of an entry point so that calling it runs the command line.
 
     `cfg` is the composed configuration with every interpolation resolved and `cfg.command`, the command line that
@@ -65,24 +59,15 @@ def app(
                     failed = True
 
             _quiet_libraries()
-            OmegaConf.register_new_resolver(
-                "default_preset", default_preset, replace=True
-            )
+            OmegaConf.register_new_resolver("default_preset", default_preset, replace=True)
             try:
                 check_arguments(sys.argv[1:])
-                hydra.main(
-                    version_base="1.3",
-                    config_path=str(CONFIG_DIR),
-                    config_name=config_name,
-                )(job)()
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)()
             except KeyboardInterrupt:
                 print("\ninterrupted", file=sys.stderr)
                 sys.exit(INTERRUPTED)
             except Exception as error:
-                if (
-                    mistake := _user_error(error)
-                    or explain(error, config_name, sys.argv[1:])
-                ) is None:
+                if (mistake := _user_error(error) or explain(error, config_name, sys.argv[1:])) is None:
                     raise
                 _complain(mistake)
                 failed = True
@@ -97,26 +82,19 @@ def app(
 def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
     """Give a sweep's job its own run folder, record the command line, check the values and resolve everything."""
     settings = HydraConfig.get()
-    overrides = list(settings.overrides.task)
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise UserError(
-            f"{missing[0]} is not given; add {missing[0]}=... to the command"
-        )
+    overrides = [str(line) for line in OmegaConf.to_container(settings.overrides.task, resolve=False)]
     with open_dict(cfg):
         cfg.command = shlex.join(["python", Path(sys.argv[0]).name, *overrides])
         if settings.mode == RunMode.MULTIRUN and "run_dir" in cfg:
             cfg.run_dir = f"{cfg.run_dir}/{settings.job.num}"
-            print(
-                f"job {settings.job.num}: {shlex.join(overrides)} -> {cfg.run_dir}",
-                file=sys.stderr,
-            )
+            print(f"job {settings.job.num}: {shlex.join(overrides)} -> {cfg.run_dir}", file=sys.stderr)
     try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise UserError(f"{missing[0]} is not given; add {missing[0]}=... to the command")
         check_values(cfg, config_name, overrides)
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
-        raise UserError(
-            f"a setting refers to another one that does not exist: {error}"
-        ) from error
+        raise UserError(f"a setting refers to another one that does not exist: {error}") from error
     return cfg
 
 
@@ -133,9 +111,7 @@ def _complain(message: str) -> None:
 
 def _quiet_libraries() -> None:
     """Keep what libraries say about themselves off the screen, here and in worker processes."""
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # makes Hydra raise its errors instead of printing them
-    )
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",

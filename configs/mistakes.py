@@ -33,11 +33,9 @@ def groups() -> dict[str, list[str]]:
 def flatten(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value of a configuration, its inner nodes included; interpolated sections are not entered."""
     found: dict[str, Any] = {}
-    for name in cfg:
+    for name in map(str, cfg):
         key = f"{prefix}{name}"
-        if OmegaConf.is_interpolation(cfg, str(name)) or OmegaConf.is_missing(
-            cfg, name
-        ):
+        if OmegaConf.is_interpolation(cfg, name) or OmegaConf.is_missing(cfg, name):
             found[key] = None
             continue
         found[key] = cfg[name]
@@ -51,9 +49,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     unknown = get_args_parser().parse_known_args(list(arguments))[1]
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
-        raise UserError(
-            f"unknown option '{unknown[0]}'; settings are written key=value, as in {name}=..."
-        )
+        raise UserError(f"unknown option '{unknown[0]}'; settings are written key=value, as in {name}=...")
     try:
         overrides = _parse(arguments)
     except OverrideParseException as error:
@@ -77,21 +73,14 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str
         return None
     overrides = _parse(arguments)
     chosen = [override for override in overrides if override.key_or_group in groups()]
-    for choices in itertools.product(
-        *([f"{o.key_or_group}={v}" for v in _values(o)] for o in chosen)
-    ):
+    for choices in itertools.product(*([f"{o.key_or_group}={v}" for v in _values(o)] for o in chosen)):
         try:
             known = flatten(_defaults(config_name, choices))
         except HydraException:
             return _bad_combination(config_name, choices)
         for override in overrides:
             key = override.key_or_group
-            if (
-                override not in chosen
-                and not override.is_add()
-                and key not in known
-                and not key.startswith("hydra")
-            ):
+            if override not in chosen and not override.is_add() and key not in known and not key.startswith("hydra"):
                 return _unknown_key(override.key_or_group, known)
     return " ".join(str(error).split())
 
@@ -102,17 +91,9 @@ def check_values(cfg: DictConfig, config_name: str, overrides: Sequence[str]) ->
     A lone value where a list belongs becomes a list of one, 1e4 where a whole number belongs becomes 10000. A word
     where a number belongs raises UserError.
     """
-    parsed = [override for override in _parse(overrides) if override.package is None]
-    choices = [
-        o.input_line
-        for o in parsed
-        if o.key_or_group in groups() and o.input_line is not None
-    ]
-    changed = [
-        o.key_or_group
-        for o in parsed
-        if o.key_or_group not in groups() and not o.is_delete()
-    ]
+    parsed = [override for override in _parse(overrides) if override.package is None and not override.is_delete()]
+    choices = [str(override.input_line) for override in parsed if override.key_or_group in groups()]
+    changed = [override.key_or_group for override in parsed if override.key_or_group not in groups()]
     defaults = flatten(_defaults(config_name, choices)) if changed else {}
     for key in changed:
         given, default = OmegaConf.select(cfg, key), defaults.get(key)
@@ -120,19 +101,17 @@ def check_values(cfg: DictConfig, config_name: str, overrides: Sequence[str]) ->
             OmegaConf.update(cfg, key, [given])
         elif type(default) is int and isinstance(given, float) and given.is_integer():
             OmegaConf.update(cfg, key, int(given))
-        elif (
-            isinstance(default, DictConfig)
-            and given is not None
-            and not isinstance(given, DictConfig)
-        ):
-            raise UserError(
-                f"{key} is a section, not a value; set one of {', '.join(f'{key}.{k}' for k in default)}"
+        elif isinstance(default, DictConfig) and given is not None and not isinstance(given, DictConfig):
+            group = key.replace(".", "/")
+            fix = (
+                f"write {group}=..."
+                if group in groups()
+                else f"set {', '.join(f'{key}.{name}' for name in map(str, default))}"
             )
+            raise UserError(f"{key} is a section, not a value; {fix}")
         elif isinstance(default, int | float) and isinstance(given, str):
             kind = "true or false" if isinstance(default, bool) else "a number"
-            raise UserError(
-                f"{key}={given} is not {kind}; the default is {str(default).lower()}"
-            )
+            raise UserError(f"{key}={given} is not {kind}; the default is {str(default).lower()}")
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
@@ -143,11 +122,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
 def _defaults(config_name: str, choices: Iterable[str]) -> DictConfig:
     """The configuration that choices of groups give before any value is changed."""
     inside_a_job = GlobalHydra.instance().is_initialized()
-    with (
-        nullcontext()
-        if inside_a_job
-        else initialize_config_dir(str(CONFIG_DIR), version_base="1.3")
-    ):
+    with nullcontext() if inside_a_job else initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(config_name, overrides=list(choices))
 
 
@@ -177,11 +152,7 @@ def _bad_combination(config_name: str, choices: Sequence[str]) -> str:
 def _unknown_key(key: str, known: dict[str, Any]) -> str:
     section, _, leaf = key.rpartition(".")
     same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
-    near = (
-        " or ".join(same_leaf[:3])
-        or _near(key, [*known, *groups()])
-        or _near(leaf, known)
-    )
+    near = " or ".join(same_leaf[:3]) or _near(key, [*known, *groups()]) or _near(leaf, known)
     guess = f"did you mean {near}?" if near else "--help lists what there is"
     if section == "policy" and "policy.type" in known:
         guess += f" A field of the {known['policy.type']} policy that its YAML leaves out is set with +{key}=..."
