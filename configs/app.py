@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -82,7 +83,7 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
 def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
     """Give a sweep's job its own run folder, record the command line, check the values and resolve everything."""
     settings = HydraConfig.get()
-    overrides = [str(line) for line in OmegaConf.to_container(settings.overrides.task, resolve=False)]
+    overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
     with open_dict(cfg):
         cfg.command = shlex.join(["python", Path(sys.argv[0]).name, *overrides])
         if settings.mode == RunMode.MULTIRUN and "run_dir" in cfg:
@@ -94,7 +95,7 @@ def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
         check_values(cfg, config_name, overrides)
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
-        raise UserError(f"a setting refers to another one that does not exist: {error}") from error
+        raise UserError(f"a setting refers to another one that does not exist: {str(error).splitlines()[0]}") from error
     return cfg
 
 
