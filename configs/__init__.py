@@ -1,0 +1,1 @@
+"""Hydra configuration: the YAML groups, and `app`, the front door of the entry points."""

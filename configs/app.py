@@ -10,7 +10,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinyvla.errors import UserError
 
-from .mistakes import CONFIG_DIR, check_arguments, check_values, explain
+from .composing import CONFIG_DIR
+from .mistakes import check_arguments, check_values, explain
 
 USER_ERROR, INTERRUPTED = 2, 130
-
-
-def default_preset() -> str:
-    """`gpu` where a CUDA or ROCm device is visible, else `cpu`. Asking torch would cost seconds."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    return "gpu" if not hidden and (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")) else "cpu"
 
 
 def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -60,7 +54,6 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                     failed = True
 
             _quiet_libraries()
-            OmegaConf.register_new_resolver("default_preset", default_preset, replace=True)
             try:
                 check_arguments(sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)()

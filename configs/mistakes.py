@@ -3,13 +3,9 @@
 import difflib
 import itertools
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -17,17 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tinyvla.errors import UserError
 
-CONFIG_DIR = Path(__file__).resolve().parent
-
-
-def groups() -> dict[str, list[str]]:
-    """Every group of this folder (`policy`, `decoder/network` ...) with its choices."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(CONFIG_DIR.rglob("*/*.yaml")):
-        group = path.parent.relative_to(CONFIG_DIR).as_posix()
-        if not group.startswith("hydra"):
-            found.setdefault(group, []).append(path.stem)
-    return found
+from .composing import compose_config, groups
 
 
 def flatten(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
@@ -75,7 +61,7 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str
     chosen = [override for override in overrides if override.key_or_group in groups()]
     for choices in itertools.product(*([f"{o.key_or_group}={v}" for v in _values(o)] for o in chosen)):
         try:
-            known = flatten(_defaults(config_name, choices))
+            known = flatten(compose_config(config_name, choices))
         except HydraException:
             return _bad_combination(config_name, choices)
         for override in overrides:
@@ -94,7 +80,7 @@ def check_values(cfg: DictConfig, config_name: str, overrides: Sequence[str]) ->
     parsed = [override for override in _parse(overrides) if override.package is None and not override.is_delete()]
     choices = [str(override.input_line) for override in parsed if override.key_or_group in groups()]
     changed = [override.key_or_group for override in parsed if override.key_or_group not in groups()]
-    defaults = flatten(_defaults(config_name, choices)) if changed else {}
+    defaults = flatten(compose_config(config_name, choices)) if changed else {}
     for key in changed:
         given, default = OmegaConf.select(cfg, key), defaults.get(key)
         if isinstance(default, ListConfig) and isinstance(given, str | int | float):
@@ -119,13 +105,6 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(lines)
 
 
-def _defaults(config_name: str, choices: Iterable[str]) -> DictConfig:
-    """The configuration that choices of groups give before any value is changed."""
-    inside_a_job = GlobalHydra.instance().is_initialized()
-    with nullcontext() if inside_a_job else initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(config_name, overrides=list(choices))
-
-
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
@@ -142,7 +121,7 @@ def _bad_combination(config_name: str, choices: Sequence[str]) -> str:
     for dropped in sorted(choices, key=lambda choice: choice.startswith("policy=")):
         rest = [choice for choice in choices if choice != dropped]
         try:
-            _defaults(config_name, rest)
+            compose_config(config_name, rest)
         except HydraException:
             continue
         return f"{dropped} does not go with {' '.join(rest) or config_name + '.py'}; leave it out"

@@ -1,0 +1,46 @@
+"""Finding and composing the YAML files of this folder."""
+
+import os
+from collections.abc import Iterable
+from contextlib import nullcontext
+from glob import glob
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+CONFIG_DIR = Path(__file__).resolve().parent
+
+
+def default_preset() -> str:
+    """`gpu` where a CUDA or ROCm device is visible, else `cpu`. Asking torch would cost seconds."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    return "gpu" if not hidden and (glob("/dev/nvidia[0-9]*") or glob("/dev/kfd")) else "cpu"
+
+
+OmegaConf.register_new_resolver("default_preset", default_preset, replace=True)
+
+
+def groups() -> dict[str, list[str]]:
+    """Every group of this folder (`policy`, `decoder/network` ...) with its choices."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(CONFIG_DIR.rglob("*/*.yaml")):
+        group = path.parent.relative_to(CONFIG_DIR).as_posix()
+        if not group.startswith("hydra"):
+            found.setdefault(group, []).append(path.stem)
+    return found
+
+
+def compose_config(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """The configuration of an entry point (`train`, `collect`, `evaluate`), its interpolations not yet resolved."""
+    inside_a_job = GlobalHydra.instance().is_initialized()
+    with nullcontext() if inside_a_job else initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose(config_name, overrides=list(overrides))
+
+
+def load_config(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
+    """The configuration that an entry point gets for these overrides, for tests and benchmarks."""
+    cfg = compose_config(config_name, overrides)
+    OmegaConf.resolve(cfg)
+    return cfg

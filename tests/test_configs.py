@@ -1,0 +1,225 @@
+"""The configuration: what composes, what is refused, and how the front door says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from configs import composing
+from configs.app import app
+from configs.composing import CONFIG_DIR, groups, load_config
+from tinyvla.errors import UserError
+
+ROOT = CONFIG_DIR.parent
+
+
+def run_app(arguments, main=lambda cfg: None, config_name="train"):
+    """Run an entry point's front door in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{config_name}.py", *arguments])
+        try:
+            app(config_name)(main)()
+        except SystemExit as leaving:
+            return leaving.code
+    return 0
+
+
+@pytest.fixture(autouse=True)
+def _in_a_fresh_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command line that must be refused; the one line on stderr."""
+
+    def run(*arguments, config_name="train"):
+        assert run_app(arguments, main=lambda cfg: pytest.fail("ran"), config_name=config_name) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+@pytest.mark.parametrize("policy", groups()["policy"])
+def test_every_policy_composes_with_the_general_presets(policy, preset):
+    cfg = load_config("train", [f"policy={policy}", f"preset={preset}"])
+    assert cfg.policy.type == policy
+    assert cfg.trainer.lr == cfg.policy.optimizer_lr
+    assert cfg.run_dir.startswith(f"outputs/{policy}-metaworld/")
+    assert ("backbone" in cfg) == (policy == "tinyvla")
+
+
+def test_the_plain_command_is_the_spelled_out_one():
+    first, second = load_config("train"), load_config("train", ["policy=tinyvla", "env=metaworld"])
+    first.run_dir = second.run_dir = ""
+    assert first == second
+
+
+@pytest.mark.parametrize("size", ["s", "b", "h"])
+def test_paper_presets_are_the_published_setting(size):
+    cfg = load_config("train", [f"preset=paper_{size}"])
+    assert (cfg.backbone.type, cfg.backbone.size) == ("llava_pythia", size)
+    assert (cfg.backbone.lora.r, cfg.backbone.lora.alpha, cfg.backbone.lora.dropout) == (64, 256, 0.05)
+    assert (cfg.policy.optimizer_lr_lora, cfg.policy.optimizer_lr) == (2e-4, 2e-5)
+    assert (list(cfg.policy.optimizer_betas), cfg.policy.optimizer_weight_decay) == ([0.9, 0.98], 0)
+    assert (cfg.policy.chunk_size, cfg.policy.n_action_steps) == (16, 8)
+    assert (cfg.decoder.train_steps, cfg.decoder.inference_steps) == (100, 10)
+    assert (list(cfg.decoder.network.widths), cfg.decoder.network.kernel_size) == ([256, 512, 1024], 5)
+    assert (cfg.trainer.steps, cfg.trainer.batch_size) == (10000, 32)
+    assert (cfg.trainer.warmup_ratio, cfg.trainer.bf16) == (0.005, True)
+
+
+def test_a_preset_gives_way_to_what_is_spelled_out():
+    cfg = load_config("train", ["preset=paper_s", "backbone=nano", "decoder=flow", "trainer.steps=7"])
+    assert cfg.trainer.steps == 7
+    assert cfg.backbone == load_config("train").backbone
+    assert cfg.policy.decoder.type == "flow"
+    assert "train_steps" not in cfg.policy.decoder
+
+
+@pytest.mark.parametrize(("devices", "hidden", "preset"), [([], "0", "cpu"), (["x"], "0", "gpu"), (["x"], "", "cpu")])
+def test_the_default_preset_follows_the_machine(monkeypatch, devices, hidden, preset):
+    monkeypatch.setattr(composing, "glob", lambda pattern: devices)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert composing.default_preset() == preset
+
+
+def test_unknown_settings_name_the_nearest(refused):
+    assert "trainer.batch_size" in refused("trainer.batchsize=3")
+    assert "trainer.steps" in refused("steps=3")
+    assert "policy" in refused("polcy=act")
+    assert "+policy.dropout" in refused("policy=act", "policy.dropout=0.2")
+    assert "backbone.layers" in refused("policy.backbone.layers=2")
+    assert "trainer.augment.shift" in refused("-m", "seed=1,2", "trainer.augment.shfit=3")
+    assert "env.tasks" in refused("env.task=[reach-v3]", config_name="collect")
+    assert "episodes" in refused("episode=3", "checkpoint=x", config_name="evaluate")
+
+
+def test_unknown_choices_name_the_nearest_and_all(refused):
+    line = refused("policy=tinivla")
+    assert "did you mean tinyvla?" in line
+    assert all(choice in line for choice in groups()["policy"])
+    assert "cpu" in refused("preset=cp")
+    assert "act" in refused("-m", "policy=tinyvla,at")
+
+
+def test_choices_that_do_not_go_together(refused):
+    assert "backbone=nano does not go with policy=act" in refused("policy=act", "backbone=nano")
+    assert "preset=paper_s does not go with policy=diffusion" in refused("preset=paper_s", "policy=diffusion")
+
+
+def test_command_lines_that_cannot_be_read(refused):
+    assert "key=value" in refused("env.tasks=[reach-v3")
+    assert "key=value" in refused("train")
+    assert "steps=..." in refused("--steps", "3")
+    assert "nope" in refused("data_dir=${nope}")
+
+
+def test_values_of_the_wrong_kind(refused):
+    assert "not a number" in refused("trainer.steps=many")
+    assert "not true or false" in refused("resume=maybe")
+    assert "trainer.augment.shift" in refused("trainer.augment=3")
+    assert "decoder/network=" in refused("decoder.network=dit")
+    assert "checkpoint=..." in refused(config_name="evaluate")
+
+
+def test_values_that_are_plainly_meant():
+    seen = []
+    assert run_app(["env.tasks=reach-v3", "trainer.steps=1e4"], seen.append) == 0
+    assert (list(seen[0].env.tasks), seen[0].trainer.steps) == (["reach-v3"], 10000)
+    assert isinstance(seen[0].trainer.steps, int)
+
+
+def test_a_run_leaves_no_folder_of_hydras(tmp_path):
+    seen = []
+    assert run_app(["run_dir=a b", "seed=3"], seen.append) == 0
+    assert seen[0].command == "python train.py 'run_dir=a b' seed=3"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_gives_every_job_its_own_run_folder():
+    seen = []
+    assert run_app(["-m", "seed=1,2", "policy=tinyvla,act"], seen.append) == 0
+    assert len({cfg.run_dir for cfg in seen}) == 4
+    assert {cfg.run_dir.split("/")[1] for cfg in seen} == {"tinyvla-metaworld", "act-metaworld"}
+    assert seen[3].command == "python train.py seed=2 policy=act"
+    seen.clear()
+    run_app(["-m", "seed=1,2", "run_dir=mine"], seen.append)
+    assert [cfg.run_dir for cfg in seen] == ["mine/0", "mine/1"]
+
+
+def test_a_users_mistake_is_one_line_even_from_a_worker(capsys):
+    def main(cfg):
+        if cfg.seed == 1:
+            raise UserError("no such task; use another")
+        raise RuntimeError("worker failed") from UserError("from\na worker")
+
+    assert run_app(["seed=1"], main) == 2
+    assert capsys.readouterr().err == "error: no such task; use another\n"
+    assert run_app(["seed=2"], main) == 2
+    assert capsys.readouterr().err == "error: from a worker\n"
+
+
+def test_a_failing_job_does_not_stop_a_sweep(capsys):
+    seen = []
+
+    def main(cfg):
+        seen.append(cfg.seed)
+        if cfg.seed == 1:
+            raise UserError("no")
+
+    assert run_app(["-m", "seed=1,2"], main) == 2
+    assert seen == [1, 2]
+    assert "error: no\n" in capsys.readouterr().err
+
+
+def test_ctrl_c_and_bugs(capsys):
+    def interrupt(cfg):
+        raise KeyboardInterrupt
+
+    def bug(cfg):
+        raise ZeroDivisionError
+
+    assert run_app([], interrupt) == 130
+    with pytest.raises(ZeroDivisionError):
+        run_app([], bug)
+
+
+@pytest.mark.parametrize("entry", ["train", "collect", "evaluate"])
+def test_entry_points_answer_a_mistyped_setting(entry, tmp_path):
+    arguments = [sys.executable, str(ROOT / f"{entry}.py"), "env.image_sise=64"]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unknown setting 'env.image_sise'; did you mean env.image_size?\n"
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+@pytest.mark.parametrize("policy", groups()["policy"])
+def test_policy_settings_fit_lerobots_dataclasses(policy):
+    from policies import decode_policy_config
+
+    cfg = load_config("train", [f"policy={policy}"])
+    config = decode_policy_config(OmegaConf.to_container(cfg.policy))
+    assert config.type == policy
+    assert config.optimizer_lr == cfg.policy.optimizer_lr
+
+
+CHOICES = [f"backbone={name}" for name in groups()["backbone"]] + [
+    f"decoder/network={name}" for name in groups()["decoder/network"]
+]
+
+
+@pytest.mark.parametrize("choice", [*CHOICES, "decoder=flow", "preset=paper_b"])
+def test_tinyvla_settings_fit_and_leave_no_field_out(choice):
+    from policies import decode_policy_config
+
+    cfg = OmegaConf.to_container(load_config("train", [choice]).policy)
+    config = decode_policy_config(cfg)
+    assert set(vars(config.backbone)) == set(cfg["backbone"]) - {"type"}
+    assert set(vars(config.decoder)) == set(cfg["decoder"]) - {"type"}
+    assert set(vars(config.decoder.network)) == set(cfg["decoder"]["network"]) - {"type"}
