@@ -1,0 +1,163 @@
+"""The released TinyVLA's backbone (arXiv 2409.12514, section 3.1): CLIP or SigLIP, MLP projector, Pythia.
+
+Weights come from the hub ids below or from a folder in the same layout: a config.json of type `llava_pythia` (GPT-NeoX
+fields, and `vision_config` with `vision_tower` and `mm_projector`), tensors under `gpt_neox.`, `gpt_neox.vision_tower.`
+and `gpt_neox.mm_projector.`, and a tokenizer.json.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    GPTNeoXConfig,
+    GPTNeoXModel,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from ..errors import UserError
+from .base import BackboneConfig
+from .pretrained import PretrainedBackbone, PretrainedBackboneConfig, square_images
+
+# Layers, width and heads of Pythia-70M, -410M and -1B.
+PYTHIA_SHAPES = {"s": (6, 512, 8), "b": (24, 1024, 16), "h": (16, 2048, 8)}
+
+# What the architecture takes from a config.json; the rest is about training and generating text.
+VISION_FIELDS = {
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "image_size", "patch_size"),
+    *("hidden_act", "layer_norm_eps", "attention_dropout"),
+}
+LANGUAGE_FIELDS = {
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act"),
+    *("layer_norm_eps", "max_position_embeddings", "rotary_pct", "rotary_emb_base", "rope_parameters"),
+    *("use_parallel_residual", "attention_bias", "attention_dropout", "hidden_dropout"),
+}
+
+# The language head, what lies behind the patch tokens, and buffers that older libraries stored.
+UNUSED = re.compile(
+    r"embed_out\.|vision_tower\.vision_model\.(head|post_layernorm)\.|.*(rotary_emb\.|attention\.(masked_)?bias$|position_ids$)"
+)
+
+
+@BackboneConfig.register_subclass("llava_pythia")
+@dataclass
+class LlavaPythiaConfig(PretrainedBackboneConfig):
+    """Options of the LLaVA-Pythia backbone, beside those that every pretrained one has.
+
+    Args:
+        size: `s`, `b` or `h`, about 0.4, 0.7 and 1.3 billion parameters.
+        image_size: side in pixels that pictures are resized to once padded to a square (a multiple of the patch size);
+            None: the vision tower's own. Position embeddings are interpolated to any other.
+    """
+
+    size: str = "s"
+    image_size: int | None = None
+
+    def build(self) -> "LlavaPythiaBackbone":
+        return LlavaPythiaBackbone(self)
+
+
+class LlavaPythiaBackbone(PretrainedBackbone):
+    """See the module's docstring."""
+
+    MODEL_TYPE = "llava_pythia"
+    HUB_IDS: ClassVar = {
+        "s": "lesjie/Llava-Pythia-400M",
+        "b": "lesjie/Llava-Pythia-700M",
+        "h": "lesjie/Llava-Pythia-1.3B",
+    }
+    PROMPT = (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: ",
+        "\n{instruction} ASSISTANT: <|endoftext|>",
+    )
+
+    @staticmethod
+    def released_architecture(size: str) -> dict[str, Any]:
+        layers, width, heads = PYTHIA_SHAPES[size]
+        return {
+            "model_type": "llava_pythia",
+            "vocab_size": 50304,
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": 4 * width,
+            "rotary_pct": 0.25,
+            "vision_config": {
+                "vision_tower": {
+                    "vision_model_name_or_path": "openai/clip-vit-large-patch14-336",
+                    "hidden_size": 1024,
+                    "intermediate_size": 4096,
+                    "num_hidden_layers": 24,
+                    "num_attention_heads": 16,
+                    "image_size": 336,
+                    "patch_size": 14,
+                    "mm_vision_select_layer": -2,
+                },
+                "mm_projector": {"mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 1024, "hidden_size": width},
+            },
+        }
+
+    def _build(self, config: LlavaPythiaConfig, architecture: dict[str, Any]) -> None:
+        parts = architecture["vision_config"]
+        self.vision_tower, self.colours = _vision_tower(parts["vision_tower"])
+        self.projector = _projector(parts["mm_projector"])
+        fields = {key: value for key, value in architecture.items() if key in LANGUAGE_FIELDS}
+        self.language_model = GPTNeoXModel(GPTNeoXConfig(**fields))
+        self.image_size = config.image_size or self.vision_tower.config.image_size
+        if self.image_size % (patch := self.vision_tower.config.patch_size):
+            raise UserError(f"backbone.image_size must be a multiple of {patch}, got {self.image_size}")
+
+    def _rename(self, name: str) -> str | None:
+        name = name.removeprefix("gpt_neox.")
+        if UNUSED.match(name):
+            return None
+        if name.startswith("mm_projector."):
+            return name.replace("mm_projector", "projector", 1)
+        if not name.startswith("vision_tower."):
+            return f"language_model.{name}"
+        layer = re.match(r"vision_tower\.vision_model\.encoder\.layers\.(\d+)\.", name)
+        if layer and int(layer[1]) >= self.vision_tower.config.num_hidden_layers:
+            return None
+        return name.replace("vision_model.", "", 1)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        pixels = square_images(images, self.image_size, self.colours)
+        patches = self.vision_tower(pixels, interpolate_pos_encoding=True).last_hidden_state
+        if isinstance(self.vision_tower, CLIPVisionModel):
+            patches = patches[:, 1:]  # the class token
+        return self.projector(patches).unflatten(0, images.shape[:2]).flatten(1, 2)
+
+
+def _vision_tower(fields: dict[str, Any]) -> tuple[PreTrainedModel, tuple[list[float], list[float]]]:
+    """The vision tower up to the layer whose patch tokens are read, and its usual mean and standard deviation.
+
+    Layers behind that one are left out: they would cost time and memory and never learn.
+    """
+    name = fields["vision_model_name_or_path"].lower()
+    options = {key: value for key, value in fields.items() if key in VISION_FIELDS}
+    # Hidden states number one more than layers: -1 is the last layer's output and -2 the one before.
+    options["num_hidden_layers"] = fields["num_hidden_layers"] + 1 + fields.get("mm_vision_select_layer", -2)
+    tower: PreTrainedModel
+    if "siglip" in name:
+        tower = SiglipVisionModel(SiglipVisionConfig(**options, vision_use_head=False))
+        colours = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    elif "clip" in name:
+        tower = CLIPVisionModel(CLIPVisionConfig(**options))
+        colours = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+    else:
+        raise UserError(f"vision tower '{name}' is neither CLIP nor SigLIP; use a checkpoint with one of them")
+    tower.post_layernorm = nn.Identity()
+    return tower, colours
+
+
+def _projector(fields: dict[str, Any]) -> nn.Sequential:
+    if (kind := fields["mm_projector_type"]) != "mlp2x_gelu":
+        raise UserError(f"projector '{kind}' is not mlp2x_gelu; use a checkpoint with that one")
+    width = fields["hidden_size"]
+    return nn.Sequential(nn.Linear(fields["mm_hidden_size"], width), nn.GELU(), nn.Linear(width, width))

@@ -1,0 +1,34 @@
+"""Low-rank adaptation (arXiv 2106.09685) of a backbone's towers, through peft."""
+
+from dataclasses import dataclass
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+
+@dataclass
+class LoRAConfig:
+    """Options of low-rank adaptation; the defaults are the released TinyVLA's.
+
+    Args:
+        r: rank of the two matrices beside every linear layer; 0 trains the whole backbone instead.
+        alpha: their product is scaled by alpha / r.
+        dropout: on what enters them, while training.
+    """
+
+    r: int = 64
+    alpha: int = 256
+    dropout: float = 0.05
+
+
+def add_lora(tower: nn.Module, config: LoRAConfig) -> None:
+    """Put LoRA matrices beside every linear layer of `tower`, in place, and freeze all else in it. r = 0: do nothing.
+
+    The matrices' names contain `lora_`; the layer itself moves to `<name>.base_layer`. They start as a zero update, so
+    that the tower's output does not change.
+    """
+    if config.r == 0:
+        return
+    linear = [name for name, module in tower.named_modules() if isinstance(module, nn.Linear)]
+    adapter = LoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=linear)
+    inject_adapter_in_model(adapter, tower)

@@ -1,0 +1,160 @@
+"""What backbones made of a pretrained vision-language model share: options, prompt, pictures, assets, LoRA."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..errors import UserError
+from .base import Backbone, BackboneConfig, Features
+from .checkpoint import FileTokenizer, find_checkpoint, load_weights, read_json
+from .lora import LoRAConfig, add_lora
+from .tokenizer import HashTokenizer
+
+
+@dataclass
+class PretrainedBackboneConfig(BackboneConfig):
+    """Options that every pretrained backbone has.
+
+    Args:
+        size: which of the released sizes.
+        pretrained: `released` for the hub id of that size, another hub id or a local folder (either fixes the
+            architecture whatever `size` says), or None for random weights in the true shape.
+        assets: folder that `save_assets` wrote; the architecture comes from it and the weights from elsewhere.
+        lora: low-rank adaptation of vision tower and language model; what joins the two is trained in full.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+    """
+
+    size: str = ""
+    pretrained: str | None = "released"
+    assets: str | None = None
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    gradient_checkpointing: bool = False
+
+
+class PretrainedBackbone(Backbone):
+    """Vision tower, projector and causal language model, with the prompt that they were pretrained with.
+
+    Tokens: the prompt's opening, every camera's image tokens, then the instruction and the prompt's end. Making one
+    raises UserError if its checkpoint cannot be had, read or understood.
+    """
+
+    MODEL_TYPE: str  # of config.json
+    HUB_IDS: ClassVar[dict[str, str]]  # by size
+    PROMPT: tuple[str, str]  # before the images, and after them with {instruction}
+
+    vision_tower: PreTrainedModel
+    language_model: PreTrainedModel
+    image_size: int
+    colours: tuple[list[float], list[float]]  # mean and standard deviation that pictures are normalised with
+
+    def __init__(self, config: Any):
+        super().__init__()
+        if config.size not in self.HUB_IDS:
+            raise UserError(f"unknown backbone.size '{config.size}'; use one of {', '.join(self.HUB_IDS)}")
+        folder = self._find(config)
+        self.architecture = read_json(folder / "config.json") if folder else self.released_architecture(config.size)
+        if (found := self.architecture.get("model_type")) != self.MODEL_TYPE:
+            raise UserError(
+                f"{folder} holds a model of type '{found}', not {self.MODEL_TYPE}; "
+                "set backbone.pretrained to a checkpoint of that type or choose another backbone"
+            )
+        try:
+            self._build(config, self.architecture)
+        except KeyError as error:
+            raise UserError(f"{folder}/config.json lacks {error}; fetch the checkpoint again") from error
+        self.hidden_size = self.language_model.config.hidden_size
+
+        self.tokenizer: FileTokenizer | HashTokenizer = HashTokenizer(self.language_model.config.vocab_size)
+        if folder and (not config.assets or (folder / FileTokenizer.FILE).is_file()):
+            self.tokenizer = FileTokenizer(folder)
+        if folder and (folder / "preprocessor_config.json").is_file():
+            colours = read_json(folder / "preprocessor_config.json")
+            self.colours = (colours["image_mean"], colours["image_std"])
+        if folder and not config.assets:
+            load_weights(self, folder, self._rename)
+
+        for tower in (self.vision_tower, self.language_model):
+            add_lora(tower, config.lora)
+            if config.gradient_checkpointing:
+                tower.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @staticmethod
+    def released_architecture(size: str) -> dict[str, Any]:
+        """What config.json of a released size says about its shape."""
+        raise NotImplementedError
+
+    def _build(self, config: Any, architecture: dict[str, Any]) -> None:
+        """Set `vision_tower`, `language_model`, what joins them, `image_size` and `colours`."""
+        raise NotImplementedError
+
+    def _rename(self, name: str) -> str | None:
+        """The name here of a tensor of a checkpoint, None for one that has no use here."""
+        raise NotImplementedError
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Image tokens (B, N, D) of images (B, C, 3, H, W), camera after camera."""
+        raise NotImplementedError
+
+    @classmethod
+    def _find(cls, config: Any) -> Path | None:
+        if config.assets:
+            return Path(config.assets)
+        if config.pretrained is None:
+            return None
+        return find_checkpoint(cls.HUB_IDS[config.size] if config.pretrained == "released" else config.pretrained)
+
+    def embed(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Word embeddings (B, L, D) and mask (B, L) of B texts."""
+        table = self.language_model.get_input_embeddings()
+        ids, mask = (tensor.to(table.weight.device) for tensor in self.tokenizer(texts))
+        return table(ids), mask
+
+    def forward(self, images: Tensor, instructions: list[str]) -> Features:
+        opening, closing = self.PROMPT
+        image_tokens = self.encode_images(images)
+        before, _ = self.embed([opening])
+        after, text_mask = self.embed([closing.format(instruction=text) for text in instructions])
+        words = (before.expand(len(after), -1, -1), after)
+        before, after = (tensor.to(image_tokens.dtype) for tensor in words)
+        tokens = torch.cat([before, image_tokens, after], dim=1)
+        mask = torch.cat([text_mask.new_ones(len(after), tokens.shape[1] - after.shape[1]), text_mask], dim=1)
+        # Attention is causal and padding comes last, so no real token sees padding: no mask is needed.
+        hidden = self.language_model(inputs_embeds=tokens, use_cache=False).last_hidden_state
+        return Features(hidden, mask)
+
+    def save_assets(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        mean, std = self.colours
+        for name, content in (
+            ("config.json", self.architecture),
+            ("preprocessor_config.json", {"image_mean": mean, "image_std": std}),
+        ):
+            (directory / name).write_text(json.dumps(content, indent=2))
+        if isinstance(self.tokenizer, FileTokenizer):
+            self.tokenizer.save(directory)
+
+
+def square_images(images: Tensor, size: int, colours: tuple[list[float], list[float]]) -> Tensor:
+    """Pictures as a vision tower wants them: (B, C, 3, H, W) in [0, 1] -> (B * C, 3, size, size) float32, normalised.
+
+    Padded to a square with the mean colour (the picture stays in the middle), then resized.
+    """
+    flat = images.flatten(0, 1).float()
+    mean, std = (flat.new_tensor(values).view(1, 3, 1, 1) for values in colours)
+    flat = (flat - mean) / std
+    height, width = flat.shape[-2:]
+    if height != width:
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        flat = F.pad(flat, (left, side - width - left, top, side - height - top))
+    if flat.shape[-1] != size:
+        flat = F.interpolate(flat, (size, size), mode="bicubic", antialias=True)
+        # Bicubic filters overshoot at edges; a picture has no values beyond black and white.
+        flat = flat.maximum(-mean / std).minimum((1 - mean) / std)
+    return flat
