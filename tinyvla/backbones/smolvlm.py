@@ -75,10 +75,11 @@ class SmolVLMBackbone(PretrainedBackbone):
         }
 
     def _build(self, config: SmolVLMConfig, architecture: dict[str, Any]) -> None:
-        fields = copy.deepcopy({key: architecture[key] for key in ("scale_factor", "vision_config", "text_config")})
+        fields = copy.deepcopy(architecture)
         if config.num_layers is not None:
             fields["text_config"]["num_hidden_layers"] = config.num_layers
-        model = SmolVLMModel(Architecture(**fields))
+        # Parts are made in the dtype that config.json names for storage; training wants float32.
+        model = SmolVLMModel(Architecture.from_dict(fields)).float()
         self.vision_tower, self.connector, self.language_model = model.vision_model, model.connector, model.text_model
         self.image_size = self.vision_tower.config.image_size
         self.colours = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
