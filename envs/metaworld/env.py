@@ -1,0 +1,157 @@
+"""One Meta-World v3 task as a Gymnasium environment: camera pictures, proprioception and an instruction."""
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from tinyvla.errors import UserError
+
+from ..rendering import CameraRenderer  # before metaworld, which imports mujoco
+from .tasks import INSTRUCTIONS, resolve_tasks
+
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
+from metaworld.policies import ENV_POLICY_MAP  # isort: skip
+
+CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
+# corner2 hangs upside down in Meta-World's model, and from this place it sees the whole table (as LeRobot moves it).
+_CORNER2_POSITION = (0.75, 0.075, 0.7)
+_UPSIDE_DOWN = {"corner2", "corner3", "corner4", "behindGripper"}
+
+STATE_DIM = ACTION_DIM = 4
+CONTROL_HZ = 80
+MAX_EPISODE_STEPS = 500
+
+
+class MetaWorldEnv(gym.Env):
+    """A task with a fresh random object and goal position every episode.
+
+    Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (4,), the hand's x, y, z
+    in metres and the gripper's opening in [0, 1]; task, the instruction. Nothing tells where object or goal are.
+    Action: float32 (4,) in [-1, 1], the hand's displacement (1 is 1 cm) and the gripper's effort (1 closes).
+    An episode ends (terminated) on success, and is cut (truncated) after `max_steps`.
+
+    `step` is `apply` followed by `observe`. A policy that executes a chunk of actions need not look in between, and
+    looking is most of a step's time.
+
+    Args:
+        task: one of the 50 tasks, such as drawer-open-v3.
+        cameras: names out of CAMERAS.
+        image_size: side of the square pictures in pixels.
+        render: "fast", or "faithful" for Meta-World's stock look.
+        max_steps: at most 500, Meta-World's own limit.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+    render_mode = "rgb_array"
+    RENDER_SIZE = 256
+
+    def __init__(
+        self,
+        task: str,
+        cameras: Sequence[str] = ("corner2", "topview"),
+        image_size: int = 96,
+        render: str = "fast",
+        max_steps: int = MAX_EPISODE_STEPS,
+    ):
+        (self.task,) = resolve_tasks([task])
+        self.instruction = INSTRUCTIONS[self.task]
+        self.cameras = list(cameras)
+        self.max_steps = max_steps
+        if unknown := [camera for camera in self.cameras if camera not in CAMERAS]:
+            raise UserError(f"unknown camera {unknown[0]!r} in env.cameras; Meta-World has {', '.join(CAMERAS)}")
+        if not self.cameras:
+            raise UserError(f"env.cameras is empty; name one or more of {', '.join(CAMERAS)}")
+        if render not in ("fast", "faithful"):
+            raise UserError(f"env.render is {render!r}; use fast or faithful")
+        if not 1 <= max_steps <= MAX_EPISODE_STEPS:
+            raise UserError(f"env.max_steps is {max_steps}; Meta-World allows 1 to {MAX_EPISODE_STEPS}")
+
+        self._sim = ALL_V3_ENVIRONMENTS[self.task]()
+        self._sim._partially_observable = False  # the scripted expert reads the goal; observations never do
+        self._sim.__dict__.pop("sawyer_observation_space", None)  # a cached property that depends on the line above
+        self._sim._freeze_rand_vec = False
+        self._sim.seeded_rand_vec = True
+        self._sim._set_task_called = True
+        self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
+        self._fast = render == "fast"
+        self._image_size = image_size
+        self._eyes: dict[int, CameraRenderer] = {}
+        self._expert = ENV_POLICY_MAP[self.task]()
+        self._full_state: np.ndarray | None = None
+        self._steps = 0
+
+        picture = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = spaces.Dict(
+            {f"observation.images.{camera}": picture for camera in self.cameras}
+            | {
+                "observation.state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
+                "task": spaces.Text(256, charset=string.printable),
+            }
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
+        """Begin an episode. With a seed it is a pure function of (task, seed, actions)."""
+        super().reset(seed=seed)
+        self._sim.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
+        self._full_state, _ = self._sim.reset()
+        for marker in self._sim._target_site_config:
+            self._sim._set_pos_site(*marker)  # Meta-World itself puts the goal marker in place only after a step
+        self._steps = 0
+        return self.observe(), {"success": False}
+
+    def apply(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
+        """Advance one control step without looking: (reward, terminated, truncated, info).
+
+        info holds `success` and `action`, the action as applied, clipped to [-1, 1].
+        """
+        action = np.asarray(action, dtype=np.float32)
+        if action.shape != (ACTION_DIM,):
+            raise UserError(
+                f"Meta-World actions have shape ({ACTION_DIM},), got {action.shape}; check the policy's action size"
+            )
+        if not np.isfinite(action).all():
+            raise UserError(f"the action {action} is not finite; the policy that made it needs another checkpoint")
+        if self._full_state is None:
+            raise gym.error.ResetNeeded("call reset before the first step")
+        action = action.clip(-1.0, 1.0)
+        self._full_state, reward, _, _, info = self._sim.step(action)
+        self._steps += 1
+        success = bool(info["success"])
+        truncated = not success and self._steps >= self.max_steps
+        return float(reward), success, truncated, {"success": success, "action": action}
+
+    def observe(self) -> dict[str, Any]:
+        """The current observation."""
+        images = {f"observation.images.{camera}": self._look(camera, self._image_size) for camera in self.cameras}
+        return images | {"observation.state": self._full_state[:STATE_DIM].astype(np.float32), "task": self.instruction}
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
+        """Gymnasium's step: `apply`, then `observe`."""
+        reward, terminated, truncated, info = self.apply(action)
+        return self.observe(), reward, terminated, truncated, info
+
+    def expert_action(self) -> np.ndarray:
+        """What Meta-World's scripted expert does here, float32 (4,), not clipped; it sees object and goal."""
+        return np.asarray(self._expert.get_action(self._full_state), dtype=np.float32)
+
+    def render(self) -> np.ndarray:
+        """A picture for people, uint8 (256, 256, 3), of the first camera."""
+        return self._look(self.cameras[0], self.RENDER_SIZE)
+
+    def close(self) -> None:
+        for eye in self._eyes.values():
+            eye.close()
+        self._eyes.clear()
+        self._sim.close()
+
+    def _look(self, camera: str, size: int) -> np.ndarray:
+        # Renderers are made on first use, so that a worker process makes its own GL context.
+        if size not in self._eyes:
+            self._eyes[size] = CameraRenderer(self._sim.model, size, self._fast)
+        picture = self._eyes[size].draw(self._sim.data, camera)
+        return np.ascontiguousarray(picture[::-1, ::-1]) if camera in _UPSIDE_DOWN else picture
