@@ -18,9 +18,7 @@ class TinyVLA(nn.Module):
         self.backbone = backbone.build()
         self.decoder = decoder.build(self.backbone.hidden_size, state_dim, action_dim, chunk_size)
 
-    def loss(
-        self, images: Tensor, instructions: list[str], state: Tensor, actions: Tensor, is_pad: Tensor
-    ) -> Tensor:
+    def loss(self, images: Tensor, instructions: list[str], state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
         """Scalar loss of B samples: images (B, C, 3, H, W), state (B, S), actions (B, H, A), is_pad (B, H) bool."""
         return self.decoder.loss(self.backbone(images, instructions), state, actions, is_pad)
 

@@ -10,6 +10,8 @@ from .configuration_tinyvla import TinyVLAConfig
 
 def make_tinyvla_pre_post_processors(
     config: TinyVLAConfig, dataset_stats: dict[str, dict[str, torch.Tensor]] | None = None
-) -> tuple[PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]]:
+) -> tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]
+]:
     """Pre- and post-processor pipelines with a dataset's statistics; they are saved beside the policy's weights."""
     return make_default_pre_post_processors(config, dataset_stats, normalizer_device=config.device)

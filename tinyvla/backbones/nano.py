@@ -2,8 +2,7 @@
 
 Same shape as the released one (arXiv 2409.12514, section 3.1): vision tower -> MLP projector -> GPT-NeoX decoder over
 image tokens followed by instruction tokens. What differs is what training from scratch on a few dozen demonstrations
-asks for: a convolutional stem in front of the vision transformer, 2x2 neighbouring patches merged into one token by
-the projector, and a tokenizer that needs no vocabulary.
+asks for: a convolutional stem in front of the vision transformer, and a tokenizer that needs no vocabulary.
 """
 
 from dataclasses import dataclass
@@ -31,11 +30,11 @@ class NanoConfig(BackboneConfig):
     """
 
     image_size: int = 96
-    vision_width: int = 192
-    vision_layers: int = 3
-    vision_heads: int = 6
+    vision_width: int = 256
+    vision_layers: int = 2
+    vision_heads: int = 4
     hidden_size: int = 256
-    layers: int = 4
+    layers: int = 3
     heads: int = 4
     vocab_size: int = 8192
 
@@ -44,21 +43,26 @@ class NanoConfig(BackboneConfig):
 
 
 class VisionTower(nn.Module):
-    """Convolutional stem (stride 8), then transformer blocks: (B, 3, S, S) -> (B, (S/8)^2, width)."""
+    """Convolutional stem (stride 16), then transformer blocks: (B, 3, S, S) -> (B, (S/16)^2, width)."""
+
+    STRIDE = 16
 
     def __init__(self, image_size: int, width: int, layers: int, heads: int):
         super().__init__()
-        channels = [3, width // 4, width // 2, width]
+        # A quarter of the resolution at once: full-resolution maps would cost more than all that follows.
+        convolutions = [
+            nn.Conv2d(3, width // 4, 6, stride=4, padding=1),
+            nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+        ]
         self.stem = nn.Sequential(
-            *(
-                nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.GroupNorm(8, c_out), nn.GELU())
-                for c_in, c_out in zip(channels[:-1], channels[1:], strict=True)
-            ),
-            nn.Conv2d(width, width, 3, padding=1),
+            *(nn.Sequential(layer, nn.GroupNorm(8, layer.out_channels), nn.GELU()) for layer in convolutions),
+            nn.Conv2d(width, width, 1),
         )
-        self.grid = image_size // 8
-        self.position = nn.Parameter(torch.randn(1, self.grid**2, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, (image_size // self.STRIDE) ** 2, width) * 0.02)
         self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(layers)))
+        for block in self.blocks:
+            block.attn.fused_attn = False  # on a few dozen tokens plain products train faster on a CPU
         self.norm = nn.LayerNorm(width)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -82,7 +86,7 @@ class NanoBackbone(Backbone):
             config.image_size, config.vision_width, config.vision_layers, config.vision_heads
         )
         self.projector = nn.Sequential(
-            nn.Linear(4 * config.vision_width, config.hidden_size),
+            nn.Linear(config.vision_width, config.hidden_size),
             nn.GELU(),
             nn.Linear(config.hidden_size, config.hidden_size),
         )
@@ -96,6 +100,7 @@ class NanoBackbone(Backbone):
                 intermediate_size=4 * config.hidden_size,
                 max_position_embeddings=2048,
                 use_cache=False,
+                attn_implementation="eager",
             )
         )
 
@@ -106,11 +111,8 @@ class NanoBackbone(Backbone):
         flat = images.flatten(0, 1)
         if flat.shape[-2:] != (size, size):
             flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True)
-        patches = self.vision_tower(flat)
-        grid = self.vision_tower.grid
-        merged = F.pixel_unshuffle(patches.transpose(1, 2).unflatten(2, (grid, grid)), 2).flatten(2).transpose(1, 2)
-        tokens = self.projector(merged).unflatten(0, (batch, cameras)) + self.camera_embedding[:cameras]
-        return tokens.flatten(1, 2)
+        tokens = self.projector(self.vision_tower(flat)).unflatten(0, (batch, cameras))
+        return (tokens + self.camera_embedding[:cameras]).flatten(1, 2)
 
     def forward(self, images: Tensor, instructions: list[str]) -> Features:
         image_tokens = self.encode_images(images)

@@ -7,4 +7,12 @@ from .dit import DiTConfig
 from .flow import FlowConfig
 from .unet1d import UNet1dConfig
 
-__all__ = ["ActionDecoder", "DecoderConfig", "DenoiserConfig", "DiTConfig", "DiffusionConfig", "FlowConfig", "UNet1dConfig"]
+__all__ = [
+    "ActionDecoder",
+    "DecoderConfig",
+    "DenoiserConfig",
+    "DiTConfig",
+    "DiffusionConfig",
+    "FlowConfig",
+    "UNet1dConfig",
+]
