@@ -7,6 +7,7 @@ import ctypes.util
 import os
 import subprocess
 import sys
+import weakref
 
 from tinyvla.errors import UserError
 
@@ -47,7 +48,7 @@ _DECORATION = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTIO
 
 
 class CameraRenderer:
-    """Draws named cameras of one MuJoCo model as square RGB pictures.
+    """Draws named cameras of one MuJoCo model as square RGB pictures. `close()` frees its GL context.
 
     Args:
         model: the MuJoCo model; with `fast` its shadow and multisampling quality is set to zero.
@@ -60,6 +61,8 @@ class CameraRenderer:
             model.vis.quality.shadowsize = 0
             model.vis.quality.offsamples = 0
         self._renderer = mujoco.Renderer(model, size, size)
+        # A GL context must be freed while its library is still loaded: at exit, if nobody closes it before.
+        self.close = weakref.finalize(self, self._renderer.close)
         if fast:
             for flag in _DECORATION:
                 self._renderer.scene.flags[flag] = 0
@@ -68,7 +71,3 @@ class CameraRenderer:
         """One picture, uint8 (size, size, 3)."""
         self._renderer.update_scene(data, camera)
         return self._renderer.render()
-
-    def close(self) -> None:
-        """Free the GL context."""
-        self._renderer.close()

@@ -1,0 +1,166 @@
+"""Demonstrations in parallel, kept one file an attempt, so that nothing finished is ever collected twice."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tinyvla.errors import UserError
+
+from .episode import ATTEMPTS_PER_SEED, attempt_path, collect_attempt
+
+STORE_VERSION = 1
+_GIVE_UP_AFTER = 20  # attempts of a task, if fewer than one in four of them succeeds
+_BYTES_PER_PIXEL = 3.0  # of a frame on disk: the stored attempt, the dataset's PNG and some air
+_STEPS_PER_DEMO = 100
+
+
+def spec_of(env_cfg: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What shapes an attempt besides its task and number."""
+    keys = ("name", "cameras", "image_size", "render", "max_steps", "noise")
+    return {key: env_cfg[key] for key in keys} | {"seed": seed, "version": STORE_VERSION}
+
+
+def fingerprint(content: Any) -> str:
+    """Eight hexadecimal digits that tell one JSON-like content from another."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:8]
+
+
+def store_folder(env_cfg: Mapping[str, Any], seed: int, data_dir: Path) -> Path:
+    """Folder of the stored attempts of all tasks that share a specification."""
+    return data_dir / "attempts" / f"{env_cfg['name']}-{fingerprint(spec_of(env_cfg, seed))}"
+
+
+def count_workers(workers: int | str | None) -> int:
+    """Worker processes asked for; "auto" or None is one a core."""
+    return len(os.sched_getaffinity(0)) if workers in (None, "auto") else max(1, int(workers))
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error."""
+    context = multiprocessing.get_context("spawn")
+    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(threads, "1"))  # each worker, its software renderer included, keeps to one core
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died (killed, or out of memory); run the same command again: "
+            "what was finished is kept; workers=1 needs the least memory"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            "the disk is full; free some space and run the same command again: what was finished is kept"
+        ) from error
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where this stopped", flush=True)
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in threads.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class TaskAttempts:
+    """The stored attempts of one task, in order, and which of them make its demonstrations."""
+
+    def __init__(self, task: str, folder: Path, wanted: int):
+        self.task, self.folder, self.wanted = task, folder, wanted
+        self.successes: list[int] = []
+        self.failures: list[int] = []
+        self.next = 0
+        while len(self.successes) < wanted and (outcome := self._stored(self.next)) is not None:
+            self.note(self.next, outcome)
+
+    def _stored(self, attempt: int) -> bool | None:
+        for success in (True, False):
+            if attempt_path(self.folder, attempt, success).exists():
+                return success
+        return None
+
+    def note(self, attempt: int, success: bool) -> None:
+        (self.successes if success else self.failures).append(attempt)
+        self.next = max(self.next, attempt + 1)
+
+    def missing(self) -> list[int]:
+        """The next attempts to play: exactly as many as demonstrations are missing, so that the set never depends on timing."""
+        tried = len(self.successes) + len(self.failures)
+        if tried >= _GIVE_UP_AFTER and len(self.successes) < tried / 4:
+            raise UserError(
+                f"the scripted expert solved {self.task} in only {len(self.successes)} of {tried} attempts; "
+                "raise env.max_steps, lower env.noise.std, or leave the task out"
+            )
+        last = self.next + self.wanted - len(self.successes)
+        if last > ATTEMPTS_PER_SEED:
+            raise UserError(f"{self.task} would need more than {ATTEMPTS_PER_SEED} attempts; ask for fewer episodes")
+        return list(range(self.next, last))
+
+
+def collect(
+    env_cfg: Mapping[str, Any], tasks: list[str], episodes: int, seed: int, data_dir: Path, workers: int | str | None
+) -> dict[str, TaskAttempts]:
+    """Play what is missing until every task has `episodes` successful attempts stored; returns them by task."""
+    store = store_folder(env_cfg, seed, data_dir)
+    attempts = {task: TaskAttempts(task, store / task, episodes) for task in tasks}
+    total = sum(len(task.missing()) for task in attempts.values())
+    if total == 0:
+        return attempts
+    _check_disk(env_cfg, total, data_dir)
+    store.mkdir(parents=True, exist_ok=True)
+    (store / "spec.json").write_text(json.dumps(spec_of(env_cfg, seed), indent=2, default=list))
+    with worker_pool(count_workers(workers)) as pool, tqdm(total=total, desc="collecting", unit="episode") as bar:
+        while any(task.missing() for task in attempts.values()):
+            _play_round(pool, env_cfg, seed, attempts, bar)
+    return attempts
+
+
+def _play_round(
+    pool: ProcessPoolExecutor, env_cfg: Mapping[str, Any], seed: int, attempts: dict[str, TaskAttempts], bar: tqdm
+) -> None:
+    futures = {}
+    for task in attempts.values():
+        for attempt in task.missing():
+            # Left over when an earlier run stopped with later attempts finished before this one.
+            stored = task._stored(attempt)
+            if stored is None:
+                futures[pool.submit(collect_attempt, env_cfg, task.task, seed, attempt, task.folder)] = (task, attempt)
+            else:
+                futures[pool.submit(bool, stored)] = (task, attempt)
+    outcomes = []
+    for future in as_completed(futures):
+        outcomes.append((*futures[future], future.result()))
+        bar.update(outcomes[-1][2])
+        bar.set_postfix(failed=sum(len(task.failures) for task in attempts.values()) + sum(not o[2] for o in outcomes))
+    for task, attempt, success in sorted(outcomes, key=lambda outcome: outcome[1]):
+        task.note(attempt, success)
+
+
+def _check_disk(env_cfg: Mapping[str, Any], episodes: int, data_dir: Path) -> None:
+    pixels = len(env_cfg["cameras"]) * env_cfg["image_size"] ** 2
+    needed = episodes * _STEPS_PER_DEMO * pixels * _BYTES_PER_PIXEL
+    data_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(data_dir).free
+    if free < needed:
+        raise UserError(
+            f"collecting {episodes} episodes needs about {needed / 1e9:.1f} GB but {data_dir} has {free / 1e9:.1f} GB free; "
+            "free some space, or point data_dir at another disk"
+        )

@@ -1,0 +1,162 @@
+"""Stored attempts as one LeRobotDataset v3, assembled in parallel and put in place whole."""
+
+import importlib.metadata
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from tinyvla.errors import UserError
+
+from .collect import TaskAttempts, collect, count_workers, fingerprint, spec_of, worker_pool
+from .episode import attempt_path, is_noisy, read_demo
+
+PROVENANCE = Path("meta/collection.json")
+FPS = 80
+_SHARD_EPISODES = 15
+_STATE_NAMES = ["x", "y", "z", "gripper"]
+_ACTION_NAMES = ["dx", "dy", "dz", "gripper"]
+
+
+class DamagedAttempt(Exception):
+    """A stored attempt cannot be read; its file has been removed."""
+
+
+def ensure_dataset(
+    env_cfg: Mapping[str, Any],
+    tasks: list[str],
+    episodes: int,
+    seed: int,
+    data_dir: Path,
+    workers: int | str | None = "auto",
+) -> Path:
+    """Folder of a LeRobotDataset with `episodes` demonstrations of every task, in the order of `tasks`.
+
+    What exists is reused: the whole dataset, or the attempts of earlier ones that share its cameras, noise and seed. A
+    run that was killed goes on where it stopped, and its dataset is the same, byte for byte of every frame.
+    Raises UserError if the disk is full, an expert fails too often, or the dataset there is damaged.
+    """
+    spec = spec_of(env_cfg, seed)
+    name = f"{env_cfg['name']}-{len(tasks)}tasks-{episodes}ep-{fingerprint([spec, tasks, episodes])}"
+    root = data_dir / name
+    if root.exists():
+        check_dataset(root)
+        return root
+    while True:
+        attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers)
+        try:
+            return _assemble(root, spec, attempts, workers)
+        except DamagedAttempt as damage:
+            tqdm.write(f"{damage}; collecting it again")
+
+
+def check_dataset(root: Path) -> None:
+    """Raise a UserError unless the LeRobotDataset at `root` has its metadata and all of its frames."""
+    try:
+        info = json.loads((root / "meta/info.json").read_text())
+        frames = sum(pq.ParquetFile(file).metadata.num_rows for file in sorted(root.glob("data/*/*.parquet")))
+        pq.ParquetFile(next(root.glob("meta/episodes/*/*.parquet"), root / "meta/episodes"))
+        if frames != info["total_frames"]:
+            raise ValueError(f"{frames} of {info['total_frames']} frames are there")
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the dataset {root} is damaged ({reason}); delete that folder and run the same command again "
+            "(stored attempts are kept, so this is quick)"
+        ) from error
+
+
+def _features(cameras: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    size = next(iter(cameras.values())).shape[1]
+    # PNG frames: a video codec would smear the goal markers, which are two pixels wide.
+    picture = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
+    return {f"observation.images.{camera}": picture for camera in cameras} | {
+        "observation.state": {"dtype": "float32", "shape": (4,), "names": _STATE_NAMES},
+        "action": {"dtype": "float32", "shape": (4,), "names": _ACTION_NAMES},
+    }
+
+
+def write_shard(root: Path, files: list[Path]) -> int:
+    """Write stored attempts as a LeRobotDataset at `root`, one episode a file; returns its number of frames."""
+    import datasets
+    from lerobot.datasets import LeRobotDataset
+
+    datasets.disable_progress_bars()
+    dataset = None
+    for file in files:
+        try:
+            demo = read_demo(file)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            file.unlink(missing_ok=True)
+            raise DamagedAttempt(f"the stored attempt {file} was damaged") from error
+        if dataset is None:
+            dataset = LeRobotDataset.create(
+                repo_id=f"local/{root.name}",
+                fps=FPS,
+                features=_features(demo.images),
+                root=root,
+                robot_type="sawyer",
+                video_backend="pyav",
+            )
+        for step in range(len(demo.action)):
+            pictures = {f"observation.images.{camera}": frames[step] for camera, frames in demo.images.items()}
+            values = {"observation.state": demo.state[step], "action": demo.action[step], "task": demo.instruction}
+            dataset.add_frame(pictures | values)
+        dataset.save_episode()
+    dataset.finalize()
+    return dataset.meta.total_frames
+
+
+def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts], workers: int | str | None) -> Path:
+    files = [attempt_path(task.folder, a, True) for task in attempts.values() for a in task.successes]
+    temporary = root.with_name(f".{root.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    parts = [files[i : i + _SHARD_EPISODES] for i in range(0, len(files), _SHARD_EPISODES)]
+    shards = [temporary / f"shard-{i:04d}" for i in range(len(parts))]
+    temporary.mkdir(parents=True)
+    try:
+        with worker_pool(min(count_workers(workers), len(parts))) as pool:
+            jobs = pool.map(write_shard, shards, parts)
+            for _ in tqdm(jobs, total=len(parts), desc="writing the dataset", unit="shard"):
+                pass
+        merged = _merge(shards, temporary / "merged")
+        (merged / PROVENANCE).write_text(json.dumps(_provenance(spec, attempts), indent=1, default=list))
+        merged.replace(root)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return root
+
+
+def _merge(shards: list[Path], merged: Path) -> Path:
+    if len(shards) == 1:
+        return shards[0]
+    from lerobot.datasets.aggregate import aggregate_datasets
+
+    names = [f"local/{shard.name}" for shard in shards]
+    aggregate_datasets(names, f"local/{merged.name}", roots=shards, aggr_root=merged)
+    return merged
+
+
+def _provenance(spec: dict[str, Any], attempts: dict[str, TaskAttempts]) -> dict[str, Any]:
+    episodes = [
+        {"task": name, "attempt": attempt, "noisy": is_noisy(attempt, spec["noise"]["share"])}
+        for name, task in attempts.items()
+        for attempt in task.successes
+    ]
+    return {
+        "spec": spec,
+        "labels": "the expert's action, clipped; noise is applied to the arm and never recorded",
+        "tasks": {
+            name: {"episodes": len(task.successes), "failures_discarded": len(task.failures)}
+            for name, task in attempts.items()
+        },
+        "versions": {name: importlib.metadata.version(name) for name in ("lerobot", "metaworld", "mujoco")},
+        "episodes": episodes,
+    }

@@ -1,0 +1,124 @@
+"""One demonstration: a scripted expert in one episode, and the file that it becomes.
+
+Some episodes carry noise as in DART (Laskey et al., arXiv 1703.09327): bursts of a constant random offset are added to
+the action that is *applied*, so that the hand leaves the expert's path, while the action that is *recorded* is what the
+expert would have done. A policy so sees recoveries and never learns to make the noise.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..registry import make_env
+from ..seeds import episode_seed
+
+ATTEMPTS_PER_SEED = 10_000  # attempts of one task before the next value of `seed` would repeat them
+_BURST_START = 0.06  # chance at each step that a burst of noise begins
+_BURST_STEPS = (4, 12)
+
+
+class Demo(NamedTuple):
+    """A successful episode of T steps: images {camera: (T, S, S, 3) uint8}, state (T, 4), action (T, 4), and the text."""
+
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    action: np.ndarray
+    instruction: str
+
+
+def is_noisy(attempt: int, share: float) -> bool:
+    """Whether an attempt carries noise: evenly spread, `share` of any run of attempts."""
+    return int((attempt + 1) * share) > int(attempt * share)
+
+
+def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Generator) -> Demo | None:
+    """Let the expert play one episode up to its first success; None if it never succeeds.
+
+    The recorded action is the expert's, clipped to the action space as the environment clips what it applies.
+    """
+    observation, _ = env.reset(seed=env_seed)
+    cameras = [key for key in observation if key.startswith("observation.images.")]
+    frames: list[dict[str, Any]] = []
+    burst, offset = 0, np.zeros(3)
+    while True:
+        expert = env.expert_action().clip(env.action_space.low, env.action_space.high)
+        frames.append(observation | {"action": expert})
+        applied = expert.copy()
+        if noise_std > 0:
+            if burst == 0 and rng.random() < _BURST_START:
+                burst, offset = int(rng.integers(*_BURST_STEPS)), rng.normal(0.0, noise_std, 3)
+            if burst > 0:
+                applied[:3] += offset
+                burst -= 1
+        _, success, truncated, _ = env.apply(applied)
+        if success:
+            break
+        if truncated:
+            return None
+        observation = env.observe()
+    return Demo(
+        images={key.rsplit(".", 1)[1]: np.stack([frame[key] for frame in frames]) for key in cameras},
+        state=np.stack([frame["observation.state"] for frame in frames]),
+        action=np.stack([frame["action"] for frame in frames]).astype(np.float32),
+        instruction=env.instruction,
+    )
+
+
+def collect_attempt(env_cfg: Mapping[str, Any], task: str, seed: int, attempt: int, folder: Path) -> bool:
+    """Play one attempt of a task and store it in `folder`; returns whether it succeeded.
+
+    An attempt is a pure function of its arguments. Its file appears at once and whole, or not at all.
+    """
+    env = _cached_env(env_cfg, task)
+    rng = np.random.default_rng([seed, attempt, zlib.crc32(task.encode())])
+    noise = env_cfg["noise"]
+    noise_std = noise["std"] if is_noisy(attempt, noise["share"]) else 0.0
+    demo = record_demo(env, episode_seed("train", seed * ATTEMPTS_PER_SEED + attempt), noise_std, rng)
+    write_attempt(folder, attempt, demo)
+    return demo is not None
+
+
+_ENVS: dict[str, Any] = {}  # the last task's environment in this worker process
+
+
+def _cached_env(env_cfg: Mapping[str, Any], task: str) -> Any:
+    key = repr((task, sorted(env_cfg.items(), key=str)))
+    if key not in _ENVS:
+        for env in _ENVS.values():
+            env.close()
+        _ENVS.clear()
+        _ENVS[key] = make_env(env_cfg, task)
+    return _ENVS[key]
+
+
+def attempt_path(folder: Path, attempt: int, success: bool) -> Path:
+    """Where an attempt lies: its frames, or an empty marker that it failed."""
+    return folder / f"{attempt:05d}.{'npz' if success else 'failed'}"
+
+
+def write_attempt(folder: Path, attempt: int, demo: Demo | None) -> None:
+    """Store an attempt atomically: written beside its place, flushed to disk, then renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = attempt_path(folder, attempt, demo is not None)
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            if demo is not None:
+                images = {f"images.{camera}": frames for camera, frames in demo.images.items()}
+                np.savez_compressed(file, state=demo.state, action=demo.action, text=demo.instruction, **images)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_demo(path: Path) -> Demo:
+    """Read a stored demonstration. Raises ValueError, OSError, KeyError or zipfile.BadZipFile on a damaged file."""
+    with np.load(path) as data:
+        images = {key.removeprefix("images."): data[key] for key in data.files if key.startswith("images.")}
+        return Demo(images, data["state"], data["action"], str(data["text"]))
