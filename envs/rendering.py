@@ -17,7 +17,7 @@ def _works(backend: str) -> bool:
     library = {"egl": "EGL", "osmesa": "OSMesa"}[backend]
     if ctypes.util.find_library(library) is None:
         return False
-    probe = "from mujoco.{0} import GLContext; GLContext(8, 8).make_current()".format(backend)
+    probe = f"from mujoco.{backend} import GLContext; GLContext(8, 8).make_current()"
     environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     return subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0
 

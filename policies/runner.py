@@ -35,12 +35,11 @@ class PolicyRunner:
         cameras = {key for key in observation if key.startswith(f"{OBS_IMAGES}.")}
         wanted = set(config.image_features)
         if missing := wanted - cameras:
-            name = OBS_IMAGES + "."
-            raise UserError(
-                f"the policy needs the cameras {sorted(key.removeprefix(name) for key in wanted)} but the environment has "
-                f"{sorted(key.removeprefix(name) for key in cameras)}; add {sorted(key.removeprefix(name) for key in missing)} "
-                "to env.cameras"
+            needs, has, lacks = (
+                ", ".join(sorted(key.removeprefix(f"{OBS_IMAGES}.") for key in keys))
+                for keys in (wanted, cameras, missing)
             )
+            raise UserError(f"the policy needs the cameras {needs} but there are {has}; add {lacks} to env.cameras")
         for key, have, want in (
             (OBS_STATE, len(observation[OBS_STATE]), config.robot_state_feature.shape[0]),
             ("action", action_dim, config.action_feature.shape[0]),

@@ -42,6 +42,6 @@ def random_colour(
 
 
 def augment_images(images: Tensor, options: Mapping[str, float], generator: torch.Generator | None = None) -> Tensor:
-    """Random shift and colour jitter; options: shift (pixels), brightness, contrast, saturation. Zeros change nothing."""
+    """Random shift and colour jitter; options: shift (pixels), brightness, contrast, saturation; 0 is off."""
     images = random_shift(images, int(options["shift"]), generator)
     return random_colour(images, options["brightness"], options["contrast"], options["saturation"], generator)

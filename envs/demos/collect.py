@@ -102,7 +102,7 @@ class TaskAttempts:
         self.next = max(self.next, attempt + 1)
 
     def missing(self) -> list[int]:
-        """The next attempts to play: exactly as many as demonstrations are missing, so that the set never depends on timing."""
+        """The next attempts to play: as many as demonstrations are missing, so that timing never shapes the set."""
         tried = len(self.successes) + len(self.failures)
         if tried >= _GIVE_UP_AFTER and len(self.successes) < tried / 4:
             raise UserError(
@@ -161,6 +161,6 @@ def _check_disk(env_cfg: Mapping[str, Any], episodes: int, data_dir: Path) -> No
     free = shutil.disk_usage(data_dir).free
     if free < needed:
         raise UserError(
-            f"collecting {episodes} episodes needs about {needed / 1e9:.1f} GB but {data_dir} has {free / 1e9:.1f} GB free; "
-            "free some space, or point data_dir at another disk"
+            f"collecting {episodes} episodes needs about {needed / 1e9:.1f} GB but {data_dir} has {free / 1e9:.1f} GB "
+            "free; free some space, or point data_dir at another disk"
         )

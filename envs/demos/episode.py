@@ -22,7 +22,7 @@ _BURST_STEPS = (4, 12)
 
 
 class Demo(NamedTuple):
-    """A successful episode of T steps: images {camera: (T, S, S, 3) uint8}, state (T, 4), action (T, 4), and the text."""
+    """A successful episode of T steps: images {camera: uint8 (T, S, S, 3)}, state (T, 4), action (T, 4), text."""
 
     images: dict[str, np.ndarray]
     state: np.ndarray

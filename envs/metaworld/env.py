@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -29,8 +29,8 @@ MAX_EPISODE_STEPS = 500
 class MetaWorldEnv(gym.Env):
     """A task with a fresh random object and goal position every episode.
 
-    Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (4,), the hand's x, y, z
-    in metres and the gripper's opening in [0, 1]; task, the instruction. Nothing tells where object or goal are.
+    Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (4,), the hand's x, y,
+    z in metres and the gripper's opening in [0, 1]; task, the instruction. Nothing tells where object or goal are.
     Action: float32 (4,) in [-1, 1], the hand's displacement (1 is 1 cm) and the gripper's effort (1 closes).
     An episode ends (terminated) on success, and is cut (truncated) after `max_steps`.
 
@@ -45,7 +45,7 @@ class MetaWorldEnv(gym.Env):
         max_steps: at most 500, Meta-World's own limit.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
     render_mode = "rgb_array"
     RENDER_SIZE = 256
 

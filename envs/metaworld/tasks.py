@@ -58,27 +58,25 @@ INSTRUCTIONS: dict[str, str] = {
     "window-open-v3": "slide the window open",
 }
 
-_MEDIUM = ("basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side push-wall soccer sweep "
-           "sweep-into").split()  # fmt: skip
-_HARD = "assembly hand-insert pick-out-of-hole pick-place push push-back".split()
-_VERY_HARD = "shelf-place disassemble stick-pull stick-push pick-place-wall".split()
-_MT10 = ("reach push pick-place door-open drawer-open drawer-close button-press-topdown peg-insert-side window-open "
-         "window-close").split()  # fmt: skip
-_DEFAULT = "button-press-topdown drawer-open faucet-open faucet-close".split()
 
-
-def _v3(names: Iterable[str]) -> list[str]:
-    return [f"{name}-v3" for name in names]
+def _v3(names: str) -> list[str]:
+    return [f"{name}-v3" for name in names.split()]
 
 
 # The four difficulty groups are those of the TinyVLA paper's Meta-World table (after Seo et al., arXiv 2206.14244).
 SUITES: dict[str, list[str]] = {
-    "default": _v3(_DEFAULT),
-    "mt10": _v3(_MT10),
+    "default": _v3("button-press-topdown drawer-open faucet-open faucet-close"),
+    "mt10": _v3(
+        "reach push pick-place door-open drawer-open drawer-close button-press-topdown peg-insert-side window-open "
+        "window-close"
+    ),
     "mt50": list(INSTRUCTIONS),
-    "medium": _v3(_MEDIUM),
-    "hard": _v3(_HARD),
-    "very_hard": _v3(_VERY_HARD),
+    "medium": _v3(
+        "basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side push-wall soccer sweep "
+        "sweep-into"
+    ),
+    "hard": _v3("assembly hand-insert pick-out-of-hole pick-place push push-back"),
+    "very_hard": _v3("shelf-place disassemble stick-pull stick-push pick-place-wall"),
 }
 SUITES["easy"] = [t for t in INSTRUCTIONS if t not in {*SUITES["medium"], *SUITES["hard"], *SUITES["very_hard"]}]
 

@@ -78,8 +78,8 @@ class SmolVLMBackbone(PretrainedBackbone):
         fields = copy.deepcopy(architecture)
         if config.num_layers is not None:
             fields["text_config"]["num_hidden_layers"] = config.num_layers
-        # Parts are made in the dtype that config.json names for storage; training wants float32.
-        model = SmolVLMModel(Architecture.from_dict(fields)).float()
+        # transformers makes the parts in the dtype that config.json names for storage.
+        model = SmolVLMModel(Architecture.from_dict(fields)).to(torch.get_default_dtype())
         self.vision_tower, self.connector, self.language_model = model.vision_model, model.connector, model.text_model
         self.image_size = self.vision_tower.config.image_size
         self.colours = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])

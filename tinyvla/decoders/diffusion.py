@@ -20,7 +20,7 @@ class DiffusionConfig(DecoderConfig):
 
     Args:
         network: the denoiser, `unet` or `dit`.
-        scheduler: class name of a diffusers noise scheduler (DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler …).
+        scheduler: class name of any diffusers noise scheduler (DDIMScheduler, DPMSolverMultistepScheduler …).
         scheduler_kwargs: further arguments of that scheduler.
         train_steps: diffusion steps that training noises with.
         inference_steps: denoising steps a chunk.
@@ -54,7 +54,7 @@ class DiffusionDecoder(ActionDecoder):
         scheduler_class = getattr(diffusers, config.scheduler, None)
         if scheduler_class is None:
             raise ValueError(f"decoder.scheduler '{config.scheduler}' is no diffusers scheduler, e.g. DDIMScheduler")
-        # Noisy estimates of a clean chunk may leave the normalised range; clipping them is what DDPM and DDIM call clip_sample.
+        # Noisy estimates of a clean chunk may leave the normalised range; schedulers that can clip them do.
         clip = {"clip_sample": True} if "clip_sample" in scheduler_class().config else {}
         self.sampler = scheduler_class(
             **schedule, prediction_type=config.prediction_type, **clip | dict(config.scheduler_kwargs)
