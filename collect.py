@@ -4,9 +4,10 @@ import json
 import time
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from configs.app import app
+from configs.composing import as_dict
 
 
 @app("collect")
@@ -16,7 +17,7 @@ def main(cfg: DictConfig) -> None:
     from envs.demos.dataset import PROVENANCE
 
     start = time.monotonic()
-    env_cfg = OmegaConf.to_container(cfg.env)
+    env_cfg = as_dict(cfg.env)
     root = ensure_dataset(env_cfg, resolve_tasks(env_cfg), cfg.episodes, cfg.seed, Path(cfg.data_dir), cfg.workers)
     info = json.loads((root / "meta/info.json").read_text())
     tasks = json.loads((root / PROVENANCE).read_text())["tasks"]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from glob import glob
 from pathlib import Path
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -37,6 +38,11 @@ def compose_config(config_name: str, overrides: Iterable[str] = ()) -> DictConfi
     inside_a_job = GlobalHydra.instance().is_initialized()
     with nullcontext() if inside_a_job else initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose(config_name, overrides=list(overrides))
+
+
+def as_dict(cfg: Any) -> dict[str, Any]:
+    """A section of a configuration as plain dicts and lists."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
 def load_config(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:

@@ -1,41 +1,52 @@
 """Environments by name: `env.name` in the configuration selects the entry."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 
 from tinyvla.errors import UserError
 
 
-def _make_metaworld(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
-    from .metaworld import MetaWorldEnv  # mujoco and its GL backend are loaded only when needed
-
-    return MetaWorldEnv(task, list(env_cfg["cameras"]), env_cfg["image_size"], env_cfg["render"], env_cfg["max_steps"])
-
-
-def _metaworld_tasks(env_cfg: Mapping[str, Any]) -> list[str]:
-    from .metaworld.tasks import resolve_tasks
-
-    return resolve_tasks(env_cfg["tasks"])
+class _Entry(NamedTuple):
+    make: Callable[[Mapping[str, Any], str], gym.Env]
+    tasks: Callable[[Mapping[str, Any]], list[str]]
+    instruction: Callable[[str], str]
 
 
-_ENVS: dict[str, tuple[Callable[[Mapping[str, Any], str], gym.Env], Callable[[Mapping[str, Any]], list[str]]]] = {
-    "metaworld": (_make_metaworld, _metaworld_tasks),
-}
+def _metaworld() -> _Entry:
+    # mujoco and its GL backend are loaded only when an environment is made.
+    from .metaworld.tasks import INSTRUCTIONS, resolve_tasks
+
+    def make(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
+        from .metaworld.env import MetaWorldEnv
+
+        return MetaWorldEnv(
+            task, list(env_cfg["cameras"]), env_cfg["image_size"], env_cfg["render"], env_cfg["max_steps"]
+        )
+
+    return _Entry(make, lambda env_cfg: resolve_tasks(env_cfg["tasks"]), INSTRUCTIONS.__getitem__)
 
 
-def _entry(env_cfg: Mapping[str, Any]) -> tuple[Callable, Callable]:
+_ENVS: dict[str, Callable[[], _Entry]] = {"metaworld": _metaworld}
+
+
+def _entry(env_cfg: Mapping[str, Any]) -> _Entry:
     if env_cfg["name"] not in _ENVS:
         raise UserError(f"unknown env.name '{env_cfg['name']}'; there is {', '.join(_ENVS)}")
-    return _ENVS[env_cfg["name"]]
+    return _ENVS[env_cfg["name"]]()
 
 
 def make_env(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
     """The environment of one task, as the `env` configuration describes it."""
-    return _entry(env_cfg)[0](env_cfg, task)
+    return _entry(env_cfg).make(env_cfg, task)
 
 
 def resolve_tasks(env_cfg: Mapping[str, Any]) -> list[str]:
-    """Task names of `env.tasks`, suites expanded."""
-    return _entry(env_cfg)[1](env_cfg)
+    """Task names of `env.tasks`, suites expanded. Raises UserError for an unknown one, naming the nearest."""
+    return _entry(env_cfg).tasks(env_cfg)
+
+
+def instruction_of(env_cfg: Mapping[str, Any], task: str) -> str:
+    """What a policy is told to do in a task."""
+    return _entry(env_cfg).instruction(task)

@@ -1,4 +1,4 @@
-"""Which seeds belong to training, validation and evaluation. The ranges are disjoint, so the splits never overlap."""
+"""Which environment seeds belong to training, validation and evaluation: disjoint ranges, so splits never overlap."""
 
 from typing import Literal
 
@@ -6,14 +6,18 @@ from tinyvla.errors import UserError
 
 Split = Literal["train", "validation", "evaluation"]
 
-SEEDS_PER_SPLIT = 1_000_000
-_FIRST: dict[str, int] = {"train": 0, "validation": SEEDS_PER_SPLIT, "evaluation": 2 * SEEDS_PER_SPLIT}
+EPISODES_PER_SEED = 10_000  # episodes of one task before the next value of `seed` would repeat them
+_SEEDS = 10_000
+_FIRST: dict[str, int] = {"train": 0, "validation": 1, "evaluation": 2}
 
 
-def episode_seed(split: Split, index: int) -> int:
-    """The environment seed of a split's `index`-th episode, 0 <= index < 1,000,000."""
-    if not 0 <= index < SEEDS_PER_SPLIT:
-        raise UserError(
-            f"episode index {index} is outside 0..{SEEDS_PER_SPLIT - 1}; use a smaller seed or fewer episodes"
-        )
-    return _FIRST[split] + index
+def episode_seed(split: Split, seed: int, index: int) -> int:
+    """The environment's seed in the `index`-th episode of a split, 0 <= index < 10,000, for a run with that `seed`.
+
+    Raises UserError if index or seed lie outside 0 .. 9,999.
+    """
+    if not 0 <= index < EPISODES_PER_SEED:
+        raise UserError(f"a task has at most {EPISODES_PER_SEED} episodes a seed; ask for fewer episodes")
+    if not 0 <= seed < _SEEDS:
+        raise UserError(f"seed is {seed}; use one from 0 to {_SEEDS - 1}")
+    return (_FIRST[split] * _SEEDS + seed) * EPISODES_PER_SEED + index

@@ -19,7 +19,7 @@ from tinyvla.errors import UserError
 
 from . import tinyvla as _tinyvla  # noqa: F401  (registers policy.type=tinyvla)
 
-Pipeline = PolicyProcessorPipeline[Any, Any]
+type Pipeline = PolicyProcessorPipeline[Any, Any]
 
 
 def decode_policy_config(policy_cfg: Mapping[str, Any], device: str | None = None) -> PreTrainedConfig:

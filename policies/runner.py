@@ -29,10 +29,14 @@ class PolicyRunner:
         """Load from a checkpoint or run folder; see `policies.load_policy`."""
         return cls(*load_policy(path, device))
 
-    def check(self, observation: Mapping[str, Any], action_dim: int) -> None:
-        """Raise UserError unless the observation's cameras and state and the action's size are the policy's."""
+    def check(self, observation_space: Any, action_space: Any) -> None:
+        """Raise UserError unless the cameras, their size, the state and the action are those of the policy.
+
+        observation_space: gymnasium Dict space of the observations that `act` will get.
+        action_space: gymnasium Box space of the actions that will be taken.
+        """
         config = self.policy.config
-        cameras = {key for key in observation if key.startswith(f"{OBS_IMAGES}.")}
+        cameras = {key for key in observation_space if key.startswith(f"{OBS_IMAGES}.")}
         wanted = set(config.image_features)
         if missing := wanted - cameras:
             needs, has, lacks = (
@@ -40,9 +44,16 @@ class PolicyRunner:
                 for keys in (wanted, cameras, missing)
             )
             raise UserError(f"the policy needs the cameras {needs} but there are {has}; add {lacks} to env.cameras")
+        for key, feature in config.image_features.items():
+            have, want = observation_space[key].shape[:2], tuple(feature.shape[1:])
+            if have != want:
+                raise UserError(
+                    f"the policy sees pictures of {want[0]}x{want[1]} pixels but {key} has {have[0]}x{have[1]}; "
+                    f"set env.image_size={want[0]}"
+                )
         for key, have, want in (
-            (OBS_STATE, len(observation[OBS_STATE]), config.robot_state_feature.shape[0]),
-            ("action", action_dim, config.action_feature.shape[0]),
+            (OBS_STATE, observation_space[OBS_STATE].shape[0], config.robot_state_feature.shape[0]),
+            ("action", action_space.shape[0], config.action_feature.shape[0]),
         ):
             if have != want:
                 raise UserError(

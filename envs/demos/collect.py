@@ -1,16 +1,10 @@
 """Demonstrations in parallel, kept one file an attempt, so that nothing finished is ever collected twice."""
 
-import contextlib
-import errno
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +12,9 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError
 
-from .episode import ATTEMPTS_PER_SEED, attempt_path, collect_attempt
+from ..seeds import EPISODES_PER_SEED
+from ..workers import count_workers, worker_pool
+from .episode import attempt_path, collect_attempt
 
 STORE_VERSION = 1
 _GIVE_UP_AFTER = 20  # attempts of a task, if fewer than one in four of them succeeds
@@ -40,44 +36,6 @@ def fingerprint(content: Any) -> str:
 def store_folder(env_cfg: Mapping[str, Any], seed: int, data_dir: Path) -> Path:
     """Folder of the stored attempts of all tasks that share a specification."""
     return data_dir / "attempts" / f"{env_cfg['name']}-{fingerprint(spec_of(env_cfg, seed))}"
-
-
-def count_workers(workers: int | str | None) -> int:
-    """Worker processes asked for; "auto" or None is one a core."""
-    return len(os.sched_getaffinity(0)) if workers in (None, "auto") else max(1, int(workers))
-
-
-@contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error."""
-    context = multiprocessing.get_context("spawn")
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(threads, "1"))  # each worker, its software renderer included, keeps to one core
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
-    try:
-        yield pool
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process died (killed, or out of memory); run the same command again: "
-            "what was finished is kept; workers=1 needs the least memory"
-        ) from error
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(
-            "the disk is full; free some space and run the same command again: what was finished is kept"
-        ) from error
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where this stopped", flush=True)
-        for process in list(pool._processes.values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        for name, value in threads.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class TaskAttempts:
@@ -110,8 +68,8 @@ class TaskAttempts:
                 "raise env.max_steps, lower env.noise.std, or leave the task out"
             )
         last = self.next + self.wanted - len(self.successes)
-        if last > ATTEMPTS_PER_SEED:
-            raise UserError(f"{self.task} would need more than {ATTEMPTS_PER_SEED} attempts; ask for fewer episodes")
+        if last > EPISODES_PER_SEED:
+            raise UserError(f"{self.task} would need more than {EPISODES_PER_SEED} attempts; ask for fewer episodes")
         return list(range(self.next, last))
 
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError
 
-from .collect import TaskAttempts, collect, count_workers, fingerprint, spec_of, worker_pool
+from ..workers import count_workers, worker_pool
+from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
 
 PROVENANCE = Path("meta/collection.json")
@@ -89,7 +90,7 @@ def write_shard(root: Path, files: list[Path]) -> int:
     from lerobot.datasets import LeRobotDataset
 
     datasets.disable_progress_bars()
-    dataset = None
+    dataset: Any = None
     for file in files:
         try:
             demo = read_demo(file)

@@ -16,7 +16,6 @@ import numpy as np
 from ..registry import make_env
 from ..seeds import episode_seed
 
-ATTEMPTS_PER_SEED = 10_000  # attempts of one task before the next value of `seed` would repeat them
 _BURST_START = 0.06  # chance at each step that a burst of noise begins
 _BURST_STEPS = (4, 12)
 
@@ -43,7 +42,8 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
     observation, _ = env.reset(seed=env_seed)
     cameras = [key for key in observation if key.startswith("observation.images.")]
     frames: list[dict[str, Any]] = []
-    burst, offset = 0, np.zeros(3)
+    burst = 0
+    offset: np.ndarray = np.zeros(3)
     while True:
         expert = env.expert_action().clip(env.action_space.low, env.action_space.high)
         frames.append(observation | {"action": expert})
@@ -77,7 +77,7 @@ def collect_attempt(env_cfg: Mapping[str, Any], task: str, seed: int, attempt: i
     rng = np.random.default_rng([seed, attempt, zlib.crc32(task.encode())])
     noise = env_cfg["noise"]
     noise_std = noise["std"] if is_noisy(attempt, noise["share"]) else 0.0
-    demo = record_demo(env, episode_seed("train", seed * ATTEMPTS_PER_SEED + attempt), noise_std, rng)
+    demo = record_demo(env, episode_seed("train", seed, attempt), noise_std, rng)
     write_attempt(folder, attempt, demo)
     return demo is not None
 
@@ -108,8 +108,9 @@ def write_attempt(folder: Path, attempt: int, demo: Demo | None) -> None:
     try:
         with temporary.open("wb") as file:
             if demo is not None:
-                images = {f"images.{camera}": frames for camera, frames in demo.images.items()}
-                np.savez_compressed(file, state=demo.state, action=demo.action, text=demo.instruction, **images)
+                arrays: dict[str, Any] = {"state": demo.state, "action": demo.action, "text": demo.instruction}
+                arrays |= {f"images.{camera}": frames for camera, frames in demo.images.items()}
+                np.savez_compressed(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -45,7 +45,7 @@ class MetaWorldEnv(gym.Env):
         max_steps: at most 500, Meta-World's own limit.
     """
 
-    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
     render_mode = "rgb_array"
     RENDER_SIZE = 256
 
@@ -127,6 +127,8 @@ class MetaWorldEnv(gym.Env):
 
     def observe(self) -> dict[str, Any]:
         """The current observation."""
+        if self._full_state is None:
+            raise gym.error.ResetNeeded("call reset before looking")
         images = {f"observation.images.{camera}": self._look(camera, self._image_size) for camera in self.cameras}
         return images | {"observation.state": self._full_state[:STATE_DIM].astype(np.float32), "task": self.instruction}
 

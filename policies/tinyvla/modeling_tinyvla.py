@@ -88,7 +88,7 @@ class TinyVLAPolicy(PreTrainedPolicy):
         return images, [task] * len(images) if isinstance(task, str) else list(task), batch[OBS_STATE]
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        backbone = self.config.backbone
+        backbone: Any = self.config.backbone
         if hasattr(backbone, "assets"):
             # Where this process found the assets says nothing to whoever loads the policy; from_pretrained fills it in.
             self.config.backbone = replace(backbone, assets=None)

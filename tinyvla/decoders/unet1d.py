@@ -1,6 +1,7 @@
 """Conditional 1-D U-Net over the time axis of an action chunk (Diffusion Policy, arXiv 2303.04137, section IV-A)."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ class UNet1d(nn.Module):
         x = actions.transpose(1, 2)
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down):
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, condition)
             if level < len(self.shrink):
                 skips.append(x)
@@ -103,7 +104,7 @@ class UNet1d(nn.Module):
             x = block(x, condition)
         for blocks, grow in zip(self.up, self.grow, strict=True):
             x = torch.cat([x, skips.pop()], dim=1)
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, condition)
             x = grow(x)
         return self.final(x).transpose(1, 2)

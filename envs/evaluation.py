@@ -1,0 +1,194 @@
+"""Closed-loop evaluation: many episodes in parallel worker processes, and what they amount to."""
+
+import json
+import platform
+from collections.abc import Mapping
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from policies import PolicyRunner, find_checkpoint
+
+from .registry import instruction_of, make_env, resolve_tasks
+from .rollout import Rollout, roll_out
+from .seeds import Split, episode_seed
+from .workers import count_workers, worker_pool
+
+
+class Job(NamedTuple):
+    """One episode: whose environment, whose instruction the policy is given, and which of the split's episodes."""
+
+    task: str
+    told: str
+    episode: int
+
+
+def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0) -> list[Job]:
+    """`episodes` episodes of every task, then `wrong_instructions` of each told to do the other tasks in turn."""
+    right = [Job(task, task, episode) for task in tasks for episode in range(episodes)]
+    wrong = []
+    for task in tasks:
+        others = [other for other in tasks if other != task]
+        if others:
+            wrong += [Job(task, others[i % len(others)], i // len(others)) for i in range(wrong_instructions)]
+    return right + wrong
+
+
+def run_jobs(
+    checkpoint: Path,
+    env_cfg: Mapping[str, Any],
+    jobs: list[Job],
+    split: Split,
+    seed: int,
+    workers: int,
+    device: str,
+    videos: Path | None,
+) -> dict[Job, Rollout]:
+    """Run episodes in worker processes, each with a policy and a GL context of its own.
+
+    What comes out does not depend on the number of workers.
+
+    Args:
+        checkpoint: a policy's folder.
+        videos: folder for an MP4 of every episode; None: no videos.
+
+    Raises UserError if the policy does not fit the environment.
+    """
+    results: dict[Job, Rollout] = {}
+    with worker_pool(workers) as pool, tqdm(total=len(jobs), desc=split, unit="episode") as bar:
+        futures = {
+            pool.submit(_run_job, checkpoint, env_cfg, job, episode_seed(split, seed, job.episode), device, videos): job
+            for job in jobs
+        }
+        for future in as_completed(futures):
+            results[futures[future]] = future.result()
+            bar.update()
+            right = [rollout.success for job, rollout in results.items() if job.task == job.told]
+            bar.set_postfix(success=f"{sum(right)}/{len(right)}")
+    return {job: results[job] for job in jobs}
+
+
+def evaluate(
+    checkpoint: Path,
+    env_cfg: Mapping[str, Any],
+    episodes: int,
+    *,
+    split: Split = "evaluation",
+    seed: int = 0,
+    workers: int | str = "auto",
+    device: str = "auto",
+    wrong_instructions: int = 0,
+    run_dir: Path | None = None,
+    videos: int = 0,
+) -> dict[str, Any]:
+    """Measure a policy's closed-loop success on every task of `env_cfg`; see `summarise` for what comes back.
+
+    Args:
+        checkpoint: a policy's folder, or a run's.
+        episodes: of every task, on seeds of `split` that no other split has.
+        wrong_instructions: further episodes of every task in which the policy is told to do one of the other tasks.
+        run_dir: folder that gets eval.json and videos; None: nothing is written.
+        videos: how many successes and failures of every task to keep as MP4.
+
+    Raises UserError if the checkpoint is damaged or does not fit the environment.
+    """
+    checkpoint = find_checkpoint(checkpoint)
+    jobs = evaluation_jobs(resolve_tasks(env_cfg), episodes, wrong_instructions)
+    folder = run_dir / "videos" if run_dir and videos else None
+    count = min(count_workers(workers), len(jobs))
+    results = run_jobs(checkpoint, env_cfg, jobs, split, seed, count, device, folder)
+    result = summarise(results) | {
+        "split": split,
+        "seed": seed,
+        "checkpoint": str(checkpoint),
+        "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers",
+    }
+    if run_dir:
+        if folder:
+            keep_videos(folder, results, videos)
+        temporary = run_dir / "eval.json.tmp"
+        temporary.write_text(json.dumps(result, indent=1))
+        temporary.replace(run_dir / "eval.json")
+    return result
+
+
+_WORKER: dict[str, Any] = {}  # a worker process's policy, and its last task's environment
+
+
+def _run_job(
+    checkpoint: Path, env_cfg: Mapping[str, Any], job: Job, env_seed: int, device: str, videos: Path | None
+) -> Rollout:
+    if _WORKER.get("checkpoint") != checkpoint:
+        torch.set_num_threads(1)
+        _WORKER.update(
+            checkpoint=checkpoint, runner=PolicyRunner.from_checkpoint(checkpoint, None if device == "auto" else device)
+        )
+    if _WORKER.get("task") != job.task:
+        if "env" in _WORKER:
+            _WORKER.pop("env").close()
+        env = make_env(env_cfg, job.task)
+        _WORKER.update(task=job.task, env=env)
+        _WORKER["runner"].check(env.observation_space, env.action_space)
+    instruction = None if job.told == job.task else instruction_of(env_cfg, job.told)
+    return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, videos and videos / video_name(job))
+
+
+def video_name(job: Job) -> str:
+    """File name of an episode's video."""
+    told = "" if job.told == job.task else f"-told-{job.told}"
+    return f"{job.task}{told}-{job.episode:03d}.mp4"
+
+
+def summarise(results: Mapping[Job, Rollout]) -> dict[str, Any]:
+    """What eval.json holds: success with Wilson's 95% interval, episode length and milliseconds an action.
+
+    The same for every task under `tasks`; under `wrong_instructions`, by task and by the task whose instruction was
+    given instead, how often the environment's own task was done all the same.
+    """
+    right = {job: rollout for job, rollout in results.items() if job.task == job.told}
+    tasks: dict[str, Any] = {}
+    for task in dict.fromkeys(job.task for job in right):
+        rollouts = [rollout for job, rollout in right.items() if job.task == task]
+        tasks[task] = _figures(rollouts) | {"seeds": [rollout.seed for rollout in rollouts]}
+    wrong: dict[str, dict[str, dict[str, int]]] = {}
+    for job, rollout in results.items():
+        if job.task != job.told:
+            cell = wrong.setdefault(job.task, {}).setdefault(job.told, {"successes": 0, "episodes": 0})
+            cell["successes"] += rollout.success
+            cell["episodes"] += 1
+    return _figures(list(right.values())) | {"tasks": tasks} | ({"wrong_instructions": wrong} if wrong else {})
+
+
+def _figures(rollouts: list[Rollout]) -> dict[str, Any]:
+    successes, count = sum(rollout.success for rollout in rollouts), len(rollouts)
+    interval = binomtest(successes, count).proportion_ci(0.95, method="wilson")
+    times = np.concatenate([rollout.action_ms for rollout in rollouts])
+    return {
+        "success_rate": successes / count,
+        "successes": successes,
+        "episodes": count,
+        "ci95": [round(interval.low, 4), round(interval.high, 4)],
+        "episode_length": round(float(np.mean([rollout.steps for rollout in rollouts])), 1),
+        "ms_per_action": round(float(times.mean()), 3),
+        "ms_per_action_p95": round(float(np.percentile(times, 95)), 3),
+    }
+
+
+def keep_videos(folder: Path, results: Mapping[Job, Rollout], each: int) -> list[Path]:
+    """Of the videos of every task's episodes keep the first `each` successes and failures, named by how they ended."""
+    kept = []
+    for task in dict.fromkeys(job.task for job in results):
+        for ending, success in (("success", True), ("failure", False)):
+            chosen = [job for job, rollout in results.items() if job.task == task and rollout.success == success]
+            for job in chosen[:each]:
+                video = folder / video_name(job)
+                kept.append(video.replace(video.with_stem(f"{video.stem}-{ending}")))
+    for video in folder.glob("*.mp4"):
+        if video not in kept:
+            video.unlink()
+    return kept

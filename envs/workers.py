@@ -1,0 +1,50 @@
+"""Worker processes for collecting and evaluating."""
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from tinyvla.errors import UserError
+
+
+def count_workers(workers: int | str | None) -> int:
+    """Worker processes asked for; "auto" or None is one a core."""
+    return len(os.sched_getaffinity(0)) if workers in (None, "auto") else max(1, int(workers))
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error."""
+    context = multiprocessing.get_context("spawn")
+    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(threads, "1"))  # each worker, its software renderer included, keeps to one core
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died (killed, or out of memory); run the same command again: "
+            "what was finished is kept; workers=1 needs the least memory"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            "the disk is full; free some space and run the same command again: what was finished is kept"
+        ) from error
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where this stopped", flush=True)
+        for process in list(pool._processes.values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in threads.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,8 @@
+"""Training: one loop for every policy, and what a run leaves behind."""
+
+from .device import make_accelerator, on_first_process
+from .loop import train
+from .run import open_run
+from .tracking import Tracker, read_metrics
+
+__all__ = ["Tracker", "make_accelerator", "on_first_process", "open_run", "read_metrics", "train"]

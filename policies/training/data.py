@@ -1,0 +1,172 @@
+"""Training batches from a LeRobotDataset: frames decoded once into memory-mapped arrays, then gathered by index."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import LeRobotDataset
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from tinyvla.errors import UserError
+
+
+def open_dataset(root: Path) -> LeRobotDataset:
+    """The LeRobotDataset at `root`. Raises UserError if there is none or it cannot be read."""
+    try:
+        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav")
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{root} is no readable LeRobotDataset ({reason}); delete it and collect again") from error
+
+
+def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]:
+    """Every camera's frames, uint8 (N, 3, H, W), memory-mapped (copy on write) from files beside the dataset.
+
+    The files are made on the first call, by `workers` processes, and put in place whole. A batch then costs a copy of
+    its bytes, whether the dataset holds pictures or videos.
+    """
+    folder = dataset.root.parent / "frames" / dataset.root.name
+    stamp = {"frames": len(dataset), "info": (dataset.root / "meta/info.json").stat().st_mtime_ns}
+    if not _is_complete(folder, stamp):
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            _decode(dataset, temporary, workers)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the frames of {dataset.root} cannot be decoded ({reason}); free disk space if it is full, "
+                "else delete that folder and collect again"
+            ) from error
+        (temporary / "stamp.json").write_text(json.dumps(stamp))
+        temporary.replace(folder)
+    return {key: np.load(folder / f"{key}.npy", mmap_mode="c") for key in dataset.meta.camera_keys}
+
+
+def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
+    file = folder / "stamp.json"
+    return file.is_file() and json.loads(file.read_text()) == stamp
+
+
+def _decode(dataset: LeRobotDataset, folder: Path, workers: int) -> None:
+    keys = dataset.meta.camera_keys
+    arrays: dict[str, np.memmap] = {}
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return {key: torch.stack([item[key] for item in items]).mul_(255).round_().byte() for key in keys}
+
+    # Every process decodes on one thread; more would only contend.
+    loader = DataLoader(
+        dataset,
+        batch_size=32,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=lambda _: torch.set_num_threads(1),
+    )
+    done = 0
+    with tqdm(total=len(dataset), desc="decoding frames", unit="frame") as bar:
+        for batch in loader:
+            for key, frames in batch.items():
+                if key not in arrays:
+                    shape = (len(dataset), *frames.shape[1:])
+                    arrays[key] = np.lib.format.open_memmap(folder / f"{key}.npy", "w+", np.uint8, shape)
+                arrays[key][done : done + len(frames)] = frames.numpy()
+            done += len(frames)
+            bar.update(len(frames))
+    for array in arrays.values():
+        array.flush()
+
+
+class TrainingData:
+    """Frames, states, actions and instructions of a dataset, with the time steps that a policy asks for.
+
+    Args:
+        dataset: the demonstrations.
+        config: the policy's; its *_delta_indices say which time steps of each feature a sample has.
+        frames: what `cache_frames` returns.
+    """
+
+    def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: dict[str, np.ndarray]):
+        table = dataset.hf_dataset.with_format("numpy")
+        self.cameras = {key: torch.from_numpy(frames[key]) for key in config.image_features}
+        columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
+        self.columns = {key: torch.from_numpy(np.stack(table[key])).float() for key in columns}
+        names = dataset.meta.tasks
+        text = dict(zip(names["task_index"], names.index, strict=True))
+        self.tasks = [text[index] for index in np.asarray(table["task_index"]).tolist()]
+        starts, ends = (
+            torch.as_tensor(np.asarray(dataset.meta.episodes[key]))
+            for key in ("dataset_from_index", "dataset_to_index")
+        )
+        lengths = ends - starts
+        self.first, self.last = starts.repeat_interleave(lengths), ends.repeat_interleave(lengths) - 1
+        self.deltas = {
+            key: config.action_delta_indices if key == ACTION else config.observation_delta_indices
+            for key in (*self.cameras, *self.columns)
+        }
+        # Diffusion Policy leaves out chunks that would be mostly padding.
+        drop = getattr(config, "drop_n_last_frames", 0)
+        self.eligible = torch.nonzero(torch.arange(len(self.last)) <= self.last - drop).flatten()
+        if not len(self.eligible):
+            raise UserError(
+                "no demonstration is longer than the action chunk; lower policy.chunk_size or policy.horizon"
+            )
+
+    def __len__(self) -> int:
+        return len(self.eligible)
+
+    def batch(self, samples: Tensor) -> dict[str, Any]:
+        """The samples with these numbers (0 <= number < len(self)), batched as LeRobot batches them.
+
+        Images float32 (B, [T,] 3, H, W) in [0, 1]; other features float32 (B, [T,] D); <feature>_is_pad bool (B, T),
+        True where a time step lies outside the episode and its nearest one stands in; task, B instructions.
+        """
+        frames = self.eligible[samples]
+        batch: dict[str, Any] = {"task": [self.tasks[frame] for frame in frames.tolist()]}
+        for key, deltas in self.deltas.items():
+            index = frames
+            if deltas is not None:
+                wanted = frames[:, None] + torch.tensor(deltas)
+                index = wanted.maximum(self.first[frames, None]).minimum(self.last[frames, None])
+                batch[f"{key}_is_pad"] = index != wanted
+            batch[key] = self.cameras[key][index].float().div_(255) if key in self.cameras else self.columns[key][index]
+        return batch
+
+
+def sample_order(length: int, seed: int) -> Callable[[int, int], Tensor]:
+    """Sample numbers by position in an endless stream of shuffled epochs.
+
+    The returned function gives positions start .. start + count. It is a pure function of (length, seed, start, count),
+    so a resumed run, or a process of many, needs only to know where it stands.
+    """
+    epochs: dict[int, Tensor] = {}
+
+    def permutation(epoch: int) -> Tensor:
+        if epoch not in epochs:
+            for old in [e for e in epochs if e < epoch - 1]:
+                del epochs[old]
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            epochs[epoch] = torch.randperm(length, generator=generator)
+        return epochs[epoch]
+
+    def numbers(start: int, count: int) -> Tensor:
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(start, length)
+            part = permutation(epoch)[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return torch.cat(parts)
+
+    return numbers

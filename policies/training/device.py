@@ -1,0 +1,43 @@
+"""What a run computes on."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+
+
+def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
+    """Hugging Face's Accelerator on a device ("auto": the best there is), in bf16 if asked or ("auto") where fast."""
+    if device not in ("auto", "cpu"):
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if (computes_bf16(device) if bf16 == "auto" else bf16) else "no",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # The other processes wait while the first one collects or validates.
+            InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+        ],
+    )
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether bf16 is fast: on a GPU that has it, or on a CPU with matrix instructions for it."""
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device not in ("auto", "cpu"):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def count_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_first_process[T](accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """What `function` returns in the first process of a distributed run, in all of them; it is called only there."""
+    return broadcast_object_list([function() if accelerator.is_main_process else None])[0]

@@ -1,0 +1,37 @@
+"""Optimizer, learning-rate schedule and averaged weights of a run."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from diffusers.training_utils import EMAModel
+from lerobot.policies import PreTrainedPolicy
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_cosine_schedule_with_warmup
+
+
+def make_optimizer(policy: PreTrainedPolicy, trainer: Mapping[str, Any]) -> tuple[Optimizer, LRScheduler]:
+    """The policy's own optimizer at the run's rate and weight decay, with linear warm-up and cosine decay to zero."""
+    preset = replace(policy.config.get_optimizer_preset(), lr=trainer["lr"], weight_decay=trainer["weight_decay"])
+    optimizer = preset.build(policy.get_optim_params())
+    warmup = round(trainer["warmup_ratio"] * trainer["steps"])
+    return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, trainer["steps"])
+
+
+def make_ema(parameters: list[nn.Parameter], decay: float) -> EMAModel:
+    """Exponential moving average of weights. Its first steps average over fewer, so that the start is forgotten."""
+    return EMAModel(parameters, decay=decay, foreach=True)
+
+
+@contextmanager
+def averaged_weights(parameters: list[nn.Parameter], ema: EMAModel) -> Iterator[None]:
+    """Within the block the parameters have the averaged values."""
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
