@@ -1,0 +1,6 @@
+"""What a run ends with: a table in the terminal, and a self-contained page."""
+
+from .page import write_report
+from .text import describe
+
+__all__ = ["describe", "write_report"]

@@ -1,0 +1,153 @@
+"""The page that a run ends with: report.html, in one file that needs no network."""
+
+import base64
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from omegaconf import OmegaConf
+
+from policies.training.tracking import read_metrics
+from tinyvla.errors import UserError
+
+from ..seeds import episode_seed
+from .charts import success_bars, to_svg, training_curves
+from .figures import HOW_TO_READ, confusion, interval, percent, task_rows
+
+MAX_EMBEDDED_BYTES = 30_000_000  # of videos; a browser takes its time to open much more than that
+_OPEN_TASKS = 8  # with more tasks than that, their videos are folded away
+_PACKAGES = ("lerobot_policy_tinyvla", "lerobot", "torch", "transformers", "diffusers", "mujoco", "metaworld")
+_VIDEO_NAME = re.compile(r"(?P<task>.+?)(-told-(?P<told>.+))?-(?P<episode>\d{3,})-(?P<ending>success|failure)")
+
+
+class Video(NamedTuple):
+    """An episode on the page. `source` is a data URL, or None where the file is only linked."""
+
+    path: str
+    task: str
+    told: str | None
+    ending: str | None
+    seed: int | None
+    source: str | None
+
+    @property
+    def caption(self) -> str:
+        """How the episode ended, under which instruction, on which seed."""
+        parts = [self.ending or Path(self.path).name]
+        parts += [f"told to do {self.told}"] if self.told else []
+        parts += [f"seed {self.seed}"] if self.seed is not None else []
+        return ", ".join(parts)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.html from what lies in a run's folder, and return its path.
+
+    eval.json must be there; config.yaml, metrics.jsonl and videos/ add to the page where they are.
+
+    Raises UserError if the run has no eval.json.
+    """
+    if not (run_dir / "eval.json").exists():
+        raise UserError(
+            f"{run_dir} has no eval.json to report on; finish the run with `python train.py run_dir={run_dir} "
+            f"resume=true`, or evaluate it with `python evaluate.py checkpoint={run_dir}`"
+        )
+    result = json.loads((run_dir / "eval.json").read_text())
+    settings = (run_dir / "config.yaml").read_text() if (run_dir / "config.yaml").exists() else ""
+    metrics = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
+    config: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=False) if settings else {}
+    videos = find_videos(run_dir, result)
+    page = _template().render(
+        title=_title(config),
+        result=result,
+        rows=task_rows(result),
+        bars=to_svg(success_bars(result), _bars_label(result)),
+        confusion=confusion(result),
+        how_to_read=HOW_TO_READ,
+        curves={name: to_svg(figure, f"{name} by training step") for name, figure in training_curves(metrics).items()},
+        steps=max((record["step"] for record in metrics), default=None),
+        videos=group_by_task(videos, result["tasks"]),
+        videos_open=len({video.task for video in videos}) <= _OPEN_TASKS,
+        linked=sum(video.source is None for video in videos),
+        command=config.get("command"),
+        settings=settings,
+        versions=_versions(),
+    )
+    report, temporary = run_dir / "report.html", run_dir / "report.html.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    return temporary.replace(report)
+
+
+def find_videos(run_dir: Path, result: Mapping[str, Any], budget: int | None = None) -> list[Video]:
+    """The run's videos by name, embedded until `budget` bytes (by default MAX_EMBEDDED_BYTES) are used up."""
+    left = MAX_EMBEDDED_BYTES if budget is None else budget
+    videos = []
+    for file in sorted((run_dir / "videos").glob("*.mp4")):
+        name = _VIDEO_NAME.fullmatch(file.stem)
+        source = None
+        if (size := file.stat().st_size) <= left:
+            left -= size
+            source = f"data:video/mp4;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        videos.append(
+            Video(
+                path=f"videos/{quote(file.name)}",
+                task=name["task"] if name else "other",
+                told=name["told"] if name else None,
+                ending=name["ending"] if name else None,
+                seed=_seed(result, int(name["episode"])) if name else None,
+                source=source,
+            )
+        )
+    return videos
+
+
+def group_by_task(videos: Iterable[Video], tasks: Iterable[str]) -> dict[str, list[Video]]:
+    """Videos by environment, in the order of `tasks`; own instruction before wrong ones, successes before failures."""
+    groups: dict[str, list[Video]] = {task: [] for task in tasks}
+    for video in sorted(videos, key=lambda video: (video.told or "", video.ending != "success", video.path)):
+        groups.setdefault(video.task, []).append(video)
+    return {task: group for task, group in groups.items() if group}
+
+
+def _seed(result: Mapping[str, Any], episode: int) -> int | None:
+    if "split" not in result or "seed" not in result:
+        return None
+    return episode_seed(result["split"], result["seed"], episode)
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    env = (config.get("env") or {}).get("name")
+    policy = (config.get("policy") or {}).get("type")
+    return f"{policy or 'Evaluation'} on {env}" if env else policy or "Evaluation"
+
+
+def _bars_label(result: Mapping[str, Any]) -> str:
+    rates = [f"{task} {percent(figures['success_rate'])}" for task, figures in result["tasks"].items()]
+    return f"Success with 95% intervals: {', '.join(rates)}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "interval": interval}
+    return environment.get_template("page.html.j2")
