@@ -15,26 +15,26 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from .figures import percent, task_rows
 
 # Stand-ins, which `to_svg` replaces by the page's CSS variables: a chart is legible in light and in dark mode.
-_INK, _ACCENT, _STRONG = "#7f7f7e", "#3b82f5", "#1d4ed7"
-_VARIABLES = {_INK: "var(--muted)", _ACCENT: "var(--accent)", _STRONG: "var(--strong)"}
+_INK, _GREY, _ACCENT, _STRONG = "#202124", "#7f7f7e", "#3b82f5", "#1d4ed7"
+_VARIABLES = {_INK: "var(--ink)", _GREY: "var(--muted)", _ACCENT: "var(--accent)", _STRONG: "var(--strong)"}
 _TASK_COLOURS = ("#f28e2b", "#2fa36b", "#b07aa1", "#d1605e", "#8c7a4f", "#2a9db5")
 _LONGEST_NAME = 36
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar sign in a task's name is just that
     "font.size": 9,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "text.color": _GREY,
+    "axes.edgecolor": _GREY,
+    "axes.labelcolor": _GREY,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _INK,
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "grid.color": _GREY,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
@@ -53,23 +53,24 @@ def success_bars(result: Mapping[str, Any]) -> Figure:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 0.7 + 0.27 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
-        places = np.arange(len(rows))
+        places = range(len(rows))
         axes.barh(
             places,
             rates,
             height=0.62,
-            color=[_STRONG] + [_ACCENT] * (len(rows) - 1),
+            color=_ACCENT,
             xerr=whiskers,
             error_kw={"ecolor": _INK, "elinewidth": 1.4, "capsize": 3},
         )
         axes.set_yticks(places, [_shorten(name) for name in rows])
-        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.get_yticklabels()[0].set_fontweight("bold")
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(visible=False, axis="y")
         for place, figures in zip(places, rows.values(), strict=True):
-            label = f"{percent(figures['success_rate'])}  {figures['successes']}/{figures['episodes']}"
-            axes.text(1.03, place, label, transform=axes.get_yaxis_transform(), va="center")
+            label = f"{percent(figures['success_rate'])} ({figures['successes']}/{figures['episodes']})"
+            axes.text(1.03, place, label, transform=axes.get_yaxis_transform(), va="center", color=_INK)
     return figure
 
 
@@ -85,7 +86,10 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
             "Learning rate": _curve(records, "train/lr", "learning rate", "{x:g}"),
             "Speed": _curve(records, "train/samples_per_s", "samples/s", "{x:,g}"),
         }
-    return {name: figure for name, figure in charts.items() if figure}
+        drawn = {name: figure for name, figure in charts.items() if figure}
+        for figure in drawn.values():
+            figure.axes[0].set_xlim(left=0)  # only now: earlier it would stop the axis from fitting the data
+    return drawn
 
 
 def to_svg(figure: Figure, label: str) -> str:
@@ -138,7 +142,7 @@ def _validation(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     for i, task in enumerate(tasks):
         axes.plot(
             *_series(records, task),
-            color=_TASK_COLOURS[i] if named else _INK,
+            color=_TASK_COLOURS[i] if named else _GREY,
             linewidth=1.1,
             alpha=0.9 if named else 0.3,
             label=_shorten(task.removeprefix(f"{key}/")) if named else "one line a task" if i == 0 else None,

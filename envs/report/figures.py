@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 ALL_TASKS = "all tasks"
 HOW_TO_READ = (
-    "Row: the task that the environment holds. Column: the task whose instruction the policy was given. "
-    "Cell: episodes that did the row's task, of those run. "
-    "A policy that listens is high on the diagonal and low elsewhere."
+    "Row: environment. Column: instruction given. Cell: how often the row's own task was done. "
+    "A policy that listens is high on the diagonal, low elsewhere."
 )
 
 
@@ -29,11 +28,12 @@ class Cell(NamedTuple):
 class Confusion(NamedTuple):
     """What wrong instructions do. A row holds a cell for each of `told`, None where no episode was run.
 
-    others: for each row, the cells off the diagonal taken together.
+    own: for each row, the cell on the diagonal. others: those off it, taken together.
     """
 
     told: list[str]
     rows: dict[str, list[Cell | None]]
+    own: dict[str, Cell | None]
     others: dict[str, Cell]
 
 
@@ -49,14 +49,13 @@ def confusion(result: Mapping[str, Any]) -> Confusion | None:
         return None
     tasks = result["tasks"]
     told = list(dict.fromkeys([*tasks, *wrong, *(other for cells in wrong.values() for other in cells)]))
-    rows, others = {}, {}
+    rows, own, others = {}, {}, {}
     for task in dict.fromkeys([*tasks, *wrong]):
         cells = {other: Cell(c["successes"], c["episodes"]) for other, c in wrong.get(task, {}).items()}
         others[task] = Cell(sum(c.successes for c in cells.values()), sum(c.episodes for c in cells.values()))
-        if task in tasks:
-            cells[task] = Cell(tasks[task]["successes"], tasks[task]["episodes"], own=True)
-        rows[task] = [cells.get(other) for other in told]
-    return Confusion(told, rows, others)
+        own[task] = Cell(tasks[task]["successes"], tasks[task]["episodes"], own=True) if task in tasks else None
+        rows[task] = [own[task] if other == task else cells.get(other) for other in told]
+    return Confusion(told, rows, own, others)
 
 
 def percent(rate: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .figures import HOW_TO_READ, Confusion, confusion, interval, percent, task_rows
+from .figures import HOW_TO_READ, Cell, Confusion, confusion, interval, percent, task_rows
 
 _WIDEST_CONFUSION = 10  # tasks; more columns than that do not fit a terminal
 
@@ -15,7 +15,7 @@ def describe(result: Mapping[str, Any]) -> str:
     """
     parts = [_tasks(result)]
     if table := confusion(result):
-        parts.append(f"{_confusion(table)}\n{HOW_TO_READ}")
+        parts.append(_confusion(table))
     if origin := _origin(result):
         parts.append(origin)
     return "\n\n".join(parts)
@@ -43,22 +43,21 @@ def _tasks(result: Mapping[str, Any]) -> str:
 def _confusion(table: Confusion) -> str:
     """Columns are numbered like the rows. Where they are too many: own instruction against all others."""
     if len(table.told) > _WIDEST_CONFUSION:
+        legend = (
+            "How often the environment's own task was done. A policy that listens is low under others' instructions."
+        )
         header = ["environment", "own instruction", "others' instructions"]
-        rows = [
-            [task, next((str(cell) for cell in cells if cell and cell.own), "-"), str(table.others[task])]
-            for task, cells in table.rows.items()
-        ]
+        rows = [[task, _show(table.own[task]), _show(table.others[task])] for task in table.rows]
     else:
+        legend = HOW_TO_READ
         numbers = {task: f"[{number}]" for number, task in enumerate(table.told, 1)}
         header = ["environment \\ told", *numbers.values()]
-        rows = [
-            [f"{numbers[task]} {task}", *("-" if cell is None else str(cell) for cell in cells)]
-            for task, cells in table.rows.items()
-        ]
-        rows += [
-            [f"{number} {task}"] + ["-"] * len(numbers) for task, number in numbers.items() if task not in table.rows
-        ]
-    return "\n".join(_align([header, *rows]))
+        rows = [[f"{numbers[task]} {task}", *map(_show, cells)] for task, cells in table.rows.items()]
+    return "\n".join([*_align([header, *rows]), legend])
+
+
+def _show(cell: Cell | None) -> str:
+    return "-" if cell is None else str(cell)
 
 
 def _origin(result: Mapping[str, Any]) -> str:
