@@ -3,7 +3,7 @@
 Import this module before `mujoco`, which binds to the backend named by MUJOCO_GL when it is imported.
 """
 
-import ctypes.util
+import atexit
 import os
 import subprocess
 import sys
@@ -11,30 +11,35 @@ import weakref
 
 from tinyvla.errors import UserError
 
+_PACKAGES = {"egl": "libegl-dev", "osmesa": "libosmesa6"}  # that install a backend on Debian and Ubuntu
+_CHECKED = "TINYVLA_GL_CHECKED"  # environment variable that spares worker processes the check
+
 
 def _works(backend: str) -> bool:
-    """Whether MuJoCo can make a GL context with a backend. Asked of a process of its own: drivers may abort."""
-    library = {"egl": "EGL", "osmesa": "OSMesa"}[backend]
-    if ctypes.util.find_library(library) is None:
-        return False
-    probe = f"from mujoco.{backend} import GLContext; GLContext(8, 8).make_current()"
-    environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    """Whether MuJoCo can draw with a backend. Asked of a process of its own: drivers may abort."""
+    probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8)"
+    environment = os.environ | {"MUJOCO_GL": backend}
     return subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0
 
 
 def select_gl_backend() -> str:
     """Set MUJOCO_GL to EGL, or OSMesa where EGL does not work, unless the user has set it; returns the choice.
 
-    The choice is inherited by worker processes. Raises UserError when neither works.
+    The choice is inherited by worker processes. Raises UserError if none works, or the user's does not.
     """
-    if not (chosen := os.environ.get("MUJOCO_GL")):
-        chosen = next((backend for backend in ("egl", "osmesa") if _works(backend)), None)
-        if chosen is None:
-            raise UserError(
-                "no headless OpenGL works here (tried EGL and OSMesa); "
-                "install one: apt-get install libegl1 libgl1-mesa-dri, or: apt-get install libosmesa6"
-            )
-        os.environ["MUJOCO_GL"] = chosen
+    forced = os.environ.get("MUJOCO_GL", "")
+    if sys.platform != "linux" or (forced and os.environ.get(_CHECKED) == forced):
+        return forced  # elsewhere MuJoCo's own choice needs no display
+    chosen = next((backend for backend in ([forced] if forced else _PACKAGES) if _works(backend)), None)
+    if chosen is None and forced:
+        package = f"; or install it: sudo apt install {_PACKAGES[forced]}" if forced in _PACKAGES else ""
+        raise UserError(f"MUJOCO_GL={forced} does not work here; unset it to let one be chosen{package}")
+    if chosen is None:
+        raise UserError(
+            f"no headless OpenGL works here (tried EGL and OSMesa); install one: sudo apt install {_PACKAGES['egl']}, "
+            f"or: sudo apt install {_PACKAGES['osmesa']}"
+        )
+    os.environ.update({"MUJOCO_GL": chosen, _CHECKED: chosen})
     return chosen
 
 
@@ -61,8 +66,11 @@ class CameraRenderer:
             model.vis.quality.shadowsize = 0
             model.vis.quality.offsamples = 0
         self._renderer = mujoco.Renderer(model, size, size)
-        # A GL context must be freed while its library is still loaded: at exit, if nobody closes it before.
+        # Once only: by the owner, by garbage collection, or at exit.
         self.close = weakref.finalize(self, self._renderer.close)
+        # Exit handlers run last in, first out, and MuJoCo's, which ends EGL, was registered by the renderer above.
+        # finalize's own handler may be older than that (anything that uses finalize registers it) and come too late.
+        atexit.register(self.close)
         if fast:
             for flag in _DECORATION:
                 self._renderer.scene.flags[flag] = 0

@@ -13,8 +13,12 @@ from tinyvla.errors import UserError
 
 
 def count_workers(workers: int | str | None) -> int:
-    """Worker processes asked for; "auto" or None is one a core."""
-    return len(os.sched_getaffinity(0)) if workers in (None, "auto") else max(1, int(workers))
+    """Worker processes asked for; "auto" or None is one a core. Raises UserError unless it is a positive number."""
+    if workers not in (None, "auto"):
+        if not str(workers).isdecimal() or int(workers) < 1:
+            raise UserError(f"workers is {workers!r}; use auto or a number from 1")
+        return int(workers)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
