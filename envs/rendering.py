@@ -65,6 +65,8 @@ class CameraRenderer:
         if fast:
             model.vis.quality.shadowsize = 0
             model.vis.quality.offsamples = 0
+        model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(size, model.vis.global_.offheight)
         self._renderer = mujoco.Renderer(model, size, size)
         # Once only: by the owner, by garbage collection, or at exit.
         self.close = weakref.finalize(self, self._renderer.close)

@@ -7,7 +7,7 @@ from tinyvla.errors import UserError
 Split = Literal["train", "validation", "evaluation"]
 
 EPISODES_PER_SEED = 10_000  # episodes of one task before the next value of `seed` would repeat them
-_SEEDS = 10_000
+SEEDS = 10_000  # values of `seed`
 _FIRST: dict[str, int] = {"train": 0, "validation": 1, "evaluation": 2}
 
 
@@ -18,6 +18,6 @@ def episode_seed(split: Split, seed: int, index: int) -> int:
     """
     if not 0 <= index < EPISODES_PER_SEED:
         raise UserError(f"a task has at most {EPISODES_PER_SEED} episodes a seed; ask for fewer episodes")
-    if not 0 <= seed < _SEEDS:
-        raise UserError(f"seed is {seed}; use one from 0 to {_SEEDS - 1}")
-    return (_FIRST[split] * _SEEDS + seed) * EPISODES_PER_SEED + index
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"seed is {seed}; use one from 0 to {SEEDS - 1}")
+    return (_FIRST[split] * SEEDS + seed) * EPISODES_PER_SEED + index

@@ -22,16 +22,27 @@ def count_workers(workers: int | str | None) -> int:
 
 
 @contextlib.contextmanager
+def one_core_each() -> Iterator[None]:
+    """Worker processes started inside keep to one core each, their software renderers included."""
+    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(threads, "1"))
+    try:
+        yield
+    finally:
+        for name, value in threads.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error."""
     context = multiprocessing.get_context("spawn")
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(threads, "1"))  # each worker, its software renderer included, keeps to one core
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     )
     try:
-        yield pool
+        with one_core_each():  # the pool starts its processes as work arrives
+            yield pool
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died (killed, or out of memory); run the same command again: "
@@ -50,5 +61,3 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        for name, value in threads.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError
 
+from ..metaworld import ACTION_DIM, CONTROL_HZ, STATE_DIM
 from ..workers import count_workers, worker_pool
 from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
 
 PROVENANCE = Path("meta/collection.json")
-FPS = 80
 _SHARD_EPISODES = 15
 _STATE_NAMES = ["x", "y", "z", "gripper"]
 _ACTION_NAMES = ["dx", "dy", "dz", "gripper"]
@@ -79,8 +79,8 @@ def _features(cameras: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     # PNG frames: a video codec would smear the goal markers, which are two pixels wide.
     picture = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
     return {f"observation.images.{camera}": picture for camera in cameras} | {
-        "observation.state": {"dtype": "float32", "shape": (4,), "names": _STATE_NAMES},
-        "action": {"dtype": "float32", "shape": (4,), "names": _ACTION_NAMES},
+        "observation.state": {"dtype": "float32", "shape": (STATE_DIM,), "names": _STATE_NAMES},
+        "action": {"dtype": "float32", "shape": (ACTION_DIM,), "names": _ACTION_NAMES},
     }
 
 
@@ -100,7 +100,7 @@ def write_shard(root: Path, files: list[Path]) -> int:
         if dataset is None:
             dataset = LeRobotDataset.create(
                 repo_id=f"local/{root.name}",
-                fps=FPS,
+                fps=CONTROL_HZ,
                 features=_features(demo.images),
                 root=root,
                 robot_type="sawyer",

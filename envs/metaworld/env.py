@@ -11,6 +11,7 @@ from gymnasium import spaces
 from tinyvla.errors import UserError
 
 from ..rendering import CameraRenderer  # before metaworld, which imports mujoco
+from . import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
@@ -20,10 +21,6 @@ CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper"
 # corner2 hangs upside down in Meta-World's model, and from this place it sees the whole table (as LeRobot moves it).
 _CORNER2_POSITION = (0.75, 0.075, 0.7)
 _UPSIDE_DOWN = {"corner2", "corner3", "corner4", "behindGripper"}
-
-STATE_DIM = ACTION_DIM = 4
-CONTROL_HZ = 80
-MAX_EPISODE_STEPS = 500
 
 
 class MetaWorldEnv(gym.Env):
@@ -67,6 +64,8 @@ class MetaWorldEnv(gym.Env):
             raise UserError(f"env.cameras is empty; name one or more of {', '.join(CAMERAS)}")
         if render not in ("fast", "faithful"):
             raise UserError(f"env.render is {render!r}; use fast or faithful")
+        if not 8 <= image_size <= 2048:
+            raise UserError(f"env.image_size is {image_size}; use 8 to 2048 pixels")
         if not 1 <= max_steps <= MAX_EPISODE_STEPS:
             raise UserError(f"env.max_steps is {max_steps}; Meta-World allows 1 to {MAX_EPISODE_STEPS}")
 

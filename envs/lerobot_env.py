@@ -1,0 +1,140 @@
+"""Our Meta-World for LeRobot's own tools: `lerobot-eval --env.type=tinyvla_metaworld --env.task=drawer-open-v3`.
+
+Importing this registers the name; simulators are made when they are needed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from .metaworld import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
+from .registry import instruction_of, make_env, resolve_tasks
+from .seeds import EPISODES_PER_SEED, SEEDS, episode_seed
+from .workers import one_core_each
+
+
+def evaluation_seed(number: int) -> int:
+    """The environment's seed for LeRobot's seed `number` >= 0: one of the evaluation split, never a training seed.
+
+    LeRobot seeds the i-th episode of a task with its `--seed` + i, so `--seed=0` plays what `evaluate.py seed=0` does.
+    """
+    return episode_seed("evaluation", *divmod(number, EPISODES_PER_SEED))
+
+
+class LeRobotMetaWorld(gym.Env):
+    """One task under the names that LeRobot expects of an environment; what is seen and done is `make_env`'s.
+
+    Observation: pixels {camera: uint8 (S, S, 3)} and agent_pos float32 (4,), which LeRobot's tools turn into
+    observation.images.<camera> and observation.state; they read the instruction from `task_description`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
+    render_mode = "rgb_array"
+
+    def __init__(self, env_cfg: Mapping[str, Any], task: str):
+        self.task, self.task_description = task, instruction_of(env_cfg, task)
+        self._max_episode_steps, self._cameras = env_cfg["max_steps"], list(env_cfg["cameras"])
+        self._make = partial(make_env, env_cfg, task)
+        self._env: Any = None  # made at the first reset: LeRobot creates all tasks before it runs the first
+        picture = spaces.Box(0, 255, (env_cfg["image_size"], env_cfg["image_size"], 3), np.uint8)
+        self.observation_space = spaces.Dict(
+            {
+                "pixels": spaces.Dict(dict.fromkeys(self._cameras, picture)),
+                "agent_pos": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
+            }
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
+        """Begin the episode that LeRobot's seed stands for, see `evaluation_seed`; a random one without a seed."""
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(SEEDS * EPISODES_PER_SEED))
+        self._env = self._env or self._make()
+        observation, _ = self._env.reset(seed=evaluation_seed(seed))
+        return self._renamed(observation), {"is_success": False}
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        return self._renamed(observation), reward, terminated, truncated, {"is_success": info["success"]}
+
+    def render(self) -> np.ndarray:
+        return self._env.render()
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+        self._env = None
+
+    def _renamed(self, observation: dict[str, Any]) -> dict[str, Any]:
+        pixels = {camera: observation[f"{OBS_IMAGES}.{camera}"] for camera in self._cameras}
+        return {"pixels": pixels, "agent_pos": observation[OBS_STATE]}
+
+
+class _VectorEnv(_LazyAsyncVectorEnv):
+    """LeRobot's worker processes, which start when their task's turn comes, on one core each."""
+
+    def _ensure(self) -> None:
+        with one_core_each():
+            super()._ensure()
+
+
+@EnvConfig.register_subclass("tinyvla_metaworld")
+@dataclass
+class TinyVLAMetaWorldConfig(EnvConfig):
+    """Options of `--env.type=tinyvla_metaworld`; the defaults are those of configs/env/metaworld.yaml.
+
+    Args:
+        task: tasks and suites, separated by commas: drawer-open-v3,mt10.
+        cameras, image_size, render, max_steps: as in `MetaWorldEnv`; what the policy was trained with.
+    """
+
+    task: str = "default"
+    fps: int = CONTROL_HZ
+    cameras: list[str] = field(default_factory=lambda: ["corner2", "topview"])
+    image_size: int = 96
+    render: str = "fast"
+    max_steps: int = MAX_EPISODE_STEPS
+
+    def __post_init__(self) -> None:
+        picture = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
+        self.features = {f"pixels/{camera}": picture for camera in self.cameras} | {
+            "agent_pos": PolicyFeature(FeatureType.STATE, (STATE_DIM,)),
+            ACTION: PolicyFeature(FeatureType.ACTION, (ACTION_DIM,)),
+        }
+        self.features_map = {f"pixels/{camera}": f"{OBS_IMAGES}.{camera}" for camera in self.cameras} | {
+            "agent_pos": OBS_STATE,
+            ACTION: ACTION,
+        }
+
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        """The environment's configuration, as `make_env` takes it."""
+        names = ("cameras", "image_size", "render", "max_steps")
+        return {"name": "metaworld"} | {name: getattr(self, name) for name in names}
+
+    def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, Any]]:
+        """{task or suite: {number: vector environment of `n_envs` episodes of one task}}, as LeRobot's tools want it.
+
+        Raises UserError for an unknown task or suite, naming the nearest.
+        """
+        vectors: dict[str, dict[int, Any]] = {}
+        for group in (name.strip() for name in self.task.split(",")):
+            tasks = resolve_tasks(self.gym_kwargs | {"tasks": group})
+            vectors[group] = {i: self._vector(task, n_envs, use_async_envs) for i, task in enumerate(tasks)}
+        return vectors
+
+    def _vector(self, task: str, n_envs: int, use_async_envs: bool) -> Any:
+        make = [partial(LeRobotMetaWorld, self.gym_kwargs, task)] * n_envs
+        if use_async_envs and n_envs > 1:
+            return _VectorEnv(make)
+        return gym.vector.SyncVectorEnv([freeze_after_episode_end(make_one) for make_one in make])
