@@ -12,16 +12,18 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
 
+_RUN = 64  # frames that are decoded together
 
-def open_dataset(root: Path) -> LeRobotDataset:
+
+def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = None) -> LeRobotDataset:
     """The LeRobotDataset at `root`. Raises UserError if there is none or it cannot be read."""
     try:
-        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav")
+        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{root} is no readable LeRobotDataset ({reason}); delete it and collect again") from error
@@ -61,29 +63,32 @@ def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
 
 def _decode(dataset: LeRobotDataset, folder: Path, workers: int) -> None:
     keys = dataset.meta.camera_keys
-    arrays: dict[str, np.memmap] = {}
+    # A video is read in runs of frames; one at a time, nearly all time would go into seeking.
+    runs = [i / dataset.fps for i in range(_RUN)]
+    reader = open_dataset(dataset.root, dict.fromkeys(keys, runs))
+    bounds = zip(*(dataset.meta.episodes[key] for key in ("dataset_from_index", "dataset_to_index")), strict=True)
+    spans = [(start, min(start + _RUN, end)) for first, end in bounds for start in range(first, end, _RUN)]
 
-    def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return {key: torch.stack([item[key] for item in items]).mul_(255).round_().byte() for key in keys}
+    def to_bytes(item: dict[str, Any]) -> dict[str, Tensor]:
+        return {key: item[key].mul_(255).round_().byte() for key in keys}
 
     # Every process decodes on one thread; more would only contend.
     loader = DataLoader(
-        dataset,
-        batch_size=32,
+        Subset(reader, [start for start, _ in spans]),
+        batch_size=None,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=to_bytes,
         worker_init_fn=lambda _: torch.set_num_threads(1),
     )
-    done = 0
+    arrays: dict[str, np.memmap] = {}
     with tqdm(total=len(dataset), desc="decoding frames", unit="frame") as bar:
-        for batch in loader:
-            for key, frames in batch.items():
+        for (start, end), run in zip(spans, loader, strict=True):
+            for key, frames in run.items():
                 if key not in arrays:
                     shape = (len(dataset), *frames.shape[1:])
                     arrays[key] = np.lib.format.open_memmap(folder / f"{key}.npy", "w+", np.uint8, shape)
-                arrays[key][done : done + len(frames)] = frames.numpy()
-            done += len(frames)
-            bar.update(len(frames))
+                arrays[key][start:end] = frames[: end - start].numpy()
+            bar.update(end - start)
     for array in arrays.values():
         array.flush()
 

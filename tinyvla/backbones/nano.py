@@ -2,14 +2,13 @@
 
 Same shape as the released one (arXiv 2409.12514, section 3.1): vision tower -> MLP projector -> GPT-NeoX decoder over
 image tokens followed by instruction tokens. What differs is what training from scratch on a few dozen demonstrations
-asks for: a convolutional stem in front of the vision transformer, and a tokenizer that needs no vocabulary.
+asks for: a vision tower whose tokens say where things are, and a tokenizer that needs no vocabulary.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
@@ -23,16 +22,18 @@ class NanoConfig(BackboneConfig):
     """Options of the nano backbone.
 
     Args:
-        image_size: side in pixels that every camera's picture is resized to (a multiple of 16).
-        vision_width, vision_layers, vision_heads: the vision transformer.
+        image_size: side in pixels that every camera's picture is resized to (a multiple of 8).
+        vision_width: channels of the vision tower's last maps.
+        keypoints: places in a picture that the vision tower learns to find.
+        image_tokens: tokens a camera that tell the language model where they are.
         hidden_size, layers, heads: the GPT-NeoX decoder.
         vocab_size: buckets of the hashing tokenizer.
     """
 
     image_size: int = 96
-    vision_width: int = 256
-    vision_layers: int = 2
-    vision_heads: int = 4
+    vision_width: int = 128
+    keypoints: int = 64
+    image_tokens: int = 8
     hidden_size: int = 256
     layers: int = 3
     heads: int = 4
@@ -42,32 +43,34 @@ class NanoConfig(BackboneConfig):
         return NanoBackbone(self)
 
 
-class VisionTower(nn.Module):
-    """Convolutional stem (stride 16), then transformer blocks: (B, 3, S, S) -> (B, (S/16)^2, width)."""
+class KeypointTower(nn.Module):
+    """Convolutions (stride 8), then the expected place of every map's activation: (B, 3, S, S) -> (B, 2 K).
 
-    STRIDE = 16
+    The spatial softmax of end-to-end visuomotor policies (arXiv 1504.00702, section 5.1). A policy that sees a few
+    dozen demonstrations learns from places many times sooner than from patches, and places are finer than pixels.
+    """
 
-    def __init__(self, image_size: int, width: int, layers: int, heads: int):
+    STRIDE = 8
+
+    def __init__(self, image_size: int, width: int, keypoints: int):
         super().__init__()
         # A quarter of the resolution at once: full-resolution maps would cost more than all that follows.
         convolutions = [
-            nn.Conv2d(3, width // 4, 6, stride=4, padding=1),
-            nn.Conv2d(width // 4, width // 2, 3, stride=2, padding=1),
+            nn.Conv2d(3, width // 2, 6, stride=4, padding=1),
             nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+            nn.Conv2d(width, width, 3, padding=1),
         ]
         self.stem = nn.Sequential(
             *(nn.Sequential(layer, nn.GroupNorm(8, layer.out_channels), nn.GELU()) for layer in convolutions),
-            nn.Conv2d(width, width, 1),
+            nn.Conv2d(width, keypoints, 1),
         )
-        self.position = nn.Parameter(torch.randn(1, (image_size // self.STRIDE) ** 2, width) * 0.02)
-        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(layers)))
-        for block in self.blocks:
-            block.attn.fused_attn = False  # on a few dozen tokens plain products train faster on a CPU
-        self.norm = nn.LayerNorm(width)
+        line = torch.linspace(-1, 1, image_size // self.STRIDE)
+        places = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).flatten(0, 1)
+        self.register_buffer("places", places, persistent=False)  # (cells, 2): x, y of every cell
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.stem(images * 2 - 1)
-        return self.norm(self.blocks(maps.flatten(2).transpose(1, 2) + self.position))
+        maps = self.stem(images * 2 - 1).flatten(2)
+        return (maps.float().softmax(-1) @ self.places).flatten(1)
 
 
 class NanoBackbone(Backbone):
@@ -77,18 +80,19 @@ class NanoBackbone(Backbone):
 
     def __init__(self, config: NanoConfig):
         super().__init__()
-        if config.image_size % 16:
-            raise ValueError(f"backbone.image_size must be a multiple of 16, got {config.image_size}")
+        if config.image_size % KeypointTower.STRIDE:
+            raise ValueError(
+                f"backbone.image_size must be a multiple of {KeypointTower.STRIDE}, got {config.image_size}"
+            )
         self.config = config
         self.hidden_size = config.hidden_size
         self.tokenizer = HashTokenizer(config.vocab_size)
-        self.vision_tower = VisionTower(
-            config.image_size, config.vision_width, config.vision_layers, config.vision_heads
-        )
+        self.vision_tower = KeypointTower(config.image_size, config.vision_width, config.keypoints)
         self.projector = nn.Sequential(
-            nn.Linear(config.vision_width, config.hidden_size),
+            nn.Linear(2 * config.keypoints, config.hidden_size),
             nn.GELU(),
-            nn.Linear(config.hidden_size, config.hidden_size),
+            nn.Linear(config.hidden_size, config.image_tokens * config.hidden_size),
+            nn.Unflatten(1, (config.image_tokens, config.hidden_size)),
         )
         self.camera_embedding = nn.Parameter(torch.randn(self.MAX_CAMERAS, 1, config.hidden_size) * 0.02)
         self.language_model = GPTNeoXModel(
@@ -105,7 +109,7 @@ class NanoBackbone(Backbone):
         )
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Image tokens (B, C * n, D) of images (B, C, 3, H, W), with n = (image_size / 16)^2."""
+        """Image tokens (B, C * image_tokens, D) of images (B, C, 3, H, W)."""
         batch, cameras = images.shape[:2]
         size = self.config.image_size
         flat = images.flatten(0, 1)
