@@ -2,6 +2,23 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def dataset_root(tmp_path_factory):
+    """Folder of the small dataset of `tiny.write_dataset`. Shared: tests that damage it work on a copy."""
+    from tiny import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def dataset(dataset_root):
+    from policies.training.data import open_dataset
+
+    return open_dataset(dataset_root)

@@ -1,5 +1,6 @@
 """Diffusion action decoder: the released TinyVLA's (arXiv 2409.12514, section 3.2), with any diffusers scheduler."""
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from ..backbones import Features
 from .base import ActionDecoder, DecoderConfig, GlobalCondition, masked_mse
 from .denoiser import DenoiserConfig
 from .unet1d import UNet1dConfig
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 @DecoderConfig.register_subclass("diffusion")
@@ -24,7 +27,7 @@ class DiffusionConfig(DecoderConfig):
         scheduler_kwargs: further arguments of that scheduler.
         train_steps: diffusion steps that training noises with.
         inference_steps: denoising steps a chunk.
-        prediction_type: what the network predicts, `epsilon`, `sample` or `v_prediction`.
+        prediction_type: what the network predicts, one of PREDICTIONS.
         noise_repeats: noise draws for each observation of a batch. The backbone runs once for all of them, so more
             draws cost little and make the gradient less noisy.
     """
@@ -36,6 +39,37 @@ class DiffusionConfig(DecoderConfig):
     inference_steps: int = 10
     prediction_type: str = "epsilon"
     noise_repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTIONS:
+            raise ValueError(f"prediction_type is '{self.prediction_type}'; use {', '.join(PREDICTIONS)}")
+        self.make_sampler()  # a scheduler that cannot be is refused before anything else is made
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """How much noise each training step has, the same in training and sampling."""
+        return {
+            "num_train_timesteps": self.train_steps,
+            "beta_schedule": "squaredcos_cap_v2",
+            "prediction_type": self.prediction_type,
+        }
+
+    def make_sampler(self) -> Any:
+        """The scheduler that turns noise into chunks. Raises ValueError if there is none of that name and arguments."""
+        scheduler_class = getattr(diffusers, self.scheduler, None)
+        if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
+            known = [name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")]
+            near = difflib.get_close_matches(self.scheduler, known) or ["DDIMScheduler"]
+            raise ValueError(f"'{self.scheduler}' is no scheduler of diffusers; did you mean {' or '.join(near)}?")
+        options = scheduler_class().config
+        # Estimates of a clean chunk may leave the normalised range, so they are clipped (thresholding at 1 clips).
+        # The last training steps are all but pure noise, where a solver would blow the network's error up: left out.
+        clip = {"clip_sample": True} if "clip_sample" in options else {"thresholding": True, "sample_max_value": 1.0}
+        preferred = {key: value for key, value in (clip | {"timestep_spacing": "leading"}).items() if key in options}
+        try:
+            return scheduler_class(**self.schedule, **preferred | dict(self.scheduler_kwargs))
+        except (TypeError, NotImplementedError) as error:
+            raise ValueError(f"{self.scheduler} does not suit action chunks: {error}; use DDIMScheduler") from error
 
     def build(self, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int) -> "DiffusionDecoder":
         return DiffusionDecoder(self, hidden_size, state_dim, action_dim, chunk_size)
@@ -49,16 +83,8 @@ class DiffusionDecoder(ActionDecoder):
         self.config = config
         self.condition = GlobalCondition(hidden_size, state_dim)
         self.network = config.network.build(action_dim, chunk_size, hidden_size)
-        schedule = {"num_train_timesteps": config.train_steps, "beta_schedule": "squaredcos_cap_v2"}
-        self.train_scheduler = diffusers.DDPMScheduler(**schedule, prediction_type=config.prediction_type)
-        scheduler_class = getattr(diffusers, config.scheduler, None)
-        if scheduler_class is None:
-            raise ValueError(f"decoder.scheduler '{config.scheduler}' is no diffusers scheduler, e.g. DDIMScheduler")
-        # Noisy estimates of a clean chunk may leave the normalised range; schedulers that can clip them do.
-        clip = {"clip_sample": True} if "clip_sample" in scheduler_class().config else {}
-        self.sampler = scheduler_class(
-            **schedule, prediction_type=config.prediction_type, **clip | dict(config.scheduler_kwargs)
-        )
+        self.train_scheduler = diffusers.DDPMScheduler(**config.schedule)
+        self.sampler = config.make_sampler()
 
     def loss(self, features: Features, state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
         repeats = self.config.noise_repeats

@@ -1,0 +1,101 @@
+"""What tests train and run instead of the real thing: a small dataset, a backbone of a few thousand weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lerobot.datasets import LeRobotDataset
+from torch import nn
+
+from configs.composing import as_dict, load_config
+from policies import make_policy, make_processors
+from tinyvla.backbones import Backbone, BackboneConfig, Features
+from tinyvla.backbones.tokenizer import HashTokenizer
+
+CAMERAS, SIZE, FPS = ("left", "right"), 32, 20
+TASKS = ("open the drawer", "press the red button")
+LENGTHS = (20, 23, 26, 30)  # frames of the episodes; tasks alternate
+
+
+@BackboneConfig.register_subclass("tiny")
+@dataclass
+class TinyConfig(BackboneConfig):
+    """A backbone for tests: a token a camera and a token a word, without any mixing."""
+
+    width: int = 32
+
+    def build(self) -> "TinyBackbone":
+        return TinyBackbone(self.width)
+
+
+class TinyBackbone(Backbone):
+    def __init__(self, width):
+        super().__init__()
+        self.hidden_size = width
+        self.tokenizer = HashTokenizer(vocab_size=64)
+        self.see = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, width))
+        self.read = nn.Embedding(64, width)
+
+    def forward(self, images, instructions):
+        seen = self.see(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        ids, mask = self.tokenizer(instructions)
+        mask = torch.cat([mask.new_ones(seen.shape[:2]), mask], dim=1)
+        return Features(torch.cat([seen, self.read(ids).to(seen.dtype)], dim=1), mask)
+
+
+def write_dataset(root: Path, video: bool = False) -> Path:
+    """A LeRobotDataset of four episodes: two tasks, two cameras of 32 pixels, 4-d state and action."""
+    picture = {
+        "dtype": "video" if video else "image",
+        "shape": (SIZE, SIZE, 3),
+        "names": ["height", "width", "channels"],
+    }
+    vector = {"dtype": "float32", "shape": (4,), "names": ["x", "y", "z", "gripper"]}
+    features = {f"observation.images.{camera}": picture for camera in CAMERAS}
+    dataset = LeRobotDataset.create(
+        f"local/{root.name}",
+        FPS,
+        features | {"observation.state": vector, "action": vector},
+        root=root,
+        video_backend="pyav",
+    )
+    rng = np.random.default_rng(0)
+    for episode, length in enumerate(LENGTHS):
+        for step in range(length):
+            # Pictures and actions depend on each other and on the task, so that there is something to learn.
+            phase = np.float32(step / length)
+            state = rng.normal(5, 2, 4).astype(np.float32)
+            action = np.array([phase, 1 - phase, episode % 2, rng.random()], np.float32)
+            pictures = rng.integers(0, 80, (2, SIZE, SIZE, 3), dtype=np.uint8)
+            pictures[:, :, : int(phase * SIZE)] += 100 + 50 * (episode % 2)
+            frame = {f"observation.images.{camera}": pictures[i] for i, camera in enumerate(CAMERAS)}
+            dataset.add_frame(frame | {"observation.state": state, "action": action, "task": TASKS[episode % 2]})
+        dataset.save_episode()
+    dataset.finalize()
+    return root
+
+
+# Settings that make every policy small enough for tests.
+SETTINGS = {
+    "tinyvla": ["decoder.network.widths=[16,32]", "decoder.network.step_embedding=16", "policy.chunk_size=8"],
+    "act": ["policy.chunk_size=8", "policy.dim_model=32", "policy.n_heads=2", "policy.dim_feedforward=32"],
+    "diffusion": ["policy.crop_shape=[28,28]", "policy.down_dims=[16,32]", "policy.num_inference_steps=2"],
+}
+
+
+def run_config(policy: str = "tinyvla", *settings: str):
+    """The configuration of train.py for a policy small enough for tests."""
+    usual = ["trainer.batch_size=4", "trainer.bf16=false", "trainer.num_threads=1", "wandb.mode=disabled"]
+    steps = [] if policy == "diffusion" else ["policy.n_action_steps=4"]
+    cfg = load_config("train", [f"policy={policy}", "preset=cpu", *SETTINGS[policy], *steps, *usual, *settings])
+    if policy == "tinyvla":
+        cfg.policy.backbone = {"type": "tiny"}
+    return cfg
+
+
+def tiny_policy(dataset: LeRobotDataset, policy: str = "tinyvla", *settings: str):
+    """A fresh policy with its two pipelines, always the same weights."""
+    torch.manual_seed(0)
+    made = make_policy(as_dict(run_config(policy, *settings).policy), dataset.meta, "cpu").eval()
+    return made, *make_processors(made, dataset.meta.stats)

@@ -1,0 +1,77 @@
+"""Augmentation: what moves, what stays together, and what no augmentation may do to a picture."""
+
+import pytest
+import torch
+
+from tinyvla.augment import augment_images, random_colour, random_shift
+
+NONE = {"shift": 0, "brightness": 0, "contrast": 0, "saturation": 0}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(*shape):
+    """Pictures whose every pixel has a value of its own."""
+    size = torch.Size(shape).numel()
+    return torch.randperm(size, generator=seeded()).view(shape).float() / size
+
+
+def test_a_shift_moves_whole_pictures_by_whole_pixels():
+    images = pictures(32, 3, 9, 7)
+    shifted = random_shift(images, 2, seeded())
+    assert shifted.shape == images.shape
+    offsets = set()
+    for before, after in zip(images, shifted, strict=True):
+        bordered = torch.nn.functional.pad(before[None], (2, 2, 2, 2), mode="replicate")[0]
+        places = [(y, x) for y in range(5) for x in range(5) if bordered[:, y : y + 9, x : x + 7].equal(after)]
+        assert len(places) == 1
+        offsets.add(places[0])
+    assert {y for y, _ in offsets} == {x for _, x in offsets} == {0, 1, 2, 3, 4}
+    assert len(offsets) > 10  # rows and columns move independently
+
+
+def test_time_steps_of_a_sample_move_and_change_colour_together():
+    images = pictures(8, 1, 3, 6, 6).expand(-1, 4, -1, -1, -1)
+    changed = augment_images(images, {"shift": 2, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3}, seeded())
+    assert changed.shape == images.shape
+    torch.testing.assert_close(changed, changed[:, :1].expand_as(changed))
+    assert not torch.allclose(changed, images)
+
+
+def test_nothing_to_do_returns_the_pictures_themselves():
+    images = pictures(2, 3, 4, 4)
+    assert augment_images(images, NONE) is images
+
+
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
+def test_colours_stay_in_range_and_differ_between_samples(kind):
+    images = pictures(1, 3, 5, 5).expand(16, -1, -1, -1)
+    changed = random_colour(
+        images, **{"brightness": 0, "contrast": 0, "saturation": 0} | {kind: 0.8}, generator=seeded()
+    )
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert len({round(float(picture.std()), 6) for picture in changed}) == 16
+
+
+def test_what_each_colour_change_keeps():
+    images = pictures(4, 3, 5, 5) * 0.2 + 0.4  # far from 0 and 1, so that nothing is cut
+    brighter = random_colour(images, 0.2, 0, 0, seeded())
+    factors = brighter / images
+    torch.testing.assert_close(factors, factors[:, :1, :1, :1].expand_as(factors))
+    assert ((factors > 0.8) & (factors < 1.2)).all()
+    contrast = random_colour(images, 0, 0.2, 0, seeded())
+    torch.testing.assert_close(contrast.mean((1, 2, 3)), images.mean((1, 2, 3)))
+    saturation = random_colour(images, 0, 0, 0.2, seeded())
+    torch.testing.assert_close(saturation.mean(1), images.mean(1))
+
+
+def test_draws_follow_the_generator_or_the_global_seed():
+    images, options = pictures(4, 3, 8, 8), {"shift": 2, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1}
+    first = augment_images(images, options, seeded(1))
+    assert torch.equal(first, augment_images(images, options, seeded(1)))
+    assert not torch.equal(first, augment_images(images, options, seeded(2)))
+    torch.manual_seed(1)
+    assert torch.equal(first, augment_images(images, options))

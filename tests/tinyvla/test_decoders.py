@@ -1,0 +1,206 @@
+"""Action decoders: what they learn, what padding does to them, and what they refuse."""
+
+import pytest
+import torch
+from tiny import TinyConfig
+
+from tinyvla.backbones import Features
+from tinyvla.decoders import DiffusionConfig, DiTConfig, FlowConfig, UNet1dConfig
+from tinyvla.decoders.base import GlobalCondition, masked_mse
+from tinyvla.model import TinyVLA
+
+WIDTH, STATE, ACTION, CHUNK = 16, 3, 2, 8
+UNET = UNet1dConfig(widths=[32, 32], kernel_size=3, step_embedding=32)
+DIT = DiTConfig(width=32, layers=2, heads=2, step_embedding=32)
+DECODERS = {
+    "diffusion-unet": DiffusionConfig(network=UNET),
+    "diffusion-dit": DiffusionConfig(network=DIT),
+    "flow-unet": FlowConfig(network=UNET),
+    "flow-dit": FlowConfig(network=DIT),
+}
+
+
+def build(config):
+    torch.manual_seed(0)
+    return config.build(WIDTH, STATE, ACTION, CHUNK)
+
+
+def observations(count):
+    """Features and state of random observations."""
+    generator = torch.Generator().manual_seed(0)
+    features = Features(torch.randn(count, 5, WIDTH, generator=generator), torch.ones(count, 5, dtype=torch.bool))
+    return features, torch.randn(count, STATE, generator=generator)
+
+
+def noise_of(count, seed=1):
+    return torch.randn(count, CHUNK, ACTION, generator=torch.Generator().manual_seed(seed))
+
+
+# Two observations and what to do in each: far enough apart that one chunk for both would be wrong by 0.5.
+TARGETS = torch.tensor([[0.6, -0.4], [-0.6, 0.6]])[:, None].expand(-1, CHUNK, -1)
+CLOSE = 0.3
+
+
+def fit(decoder, steps=300, repeats=16):
+    """Train a decoder on the two observations."""
+    features, state = observations(2)
+    features = Features(*(tensor.repeat(repeats, *[1] * (tensor.ndim - 1)) for tensor in features))
+    state, actions = state.repeat(repeats, 1), TARGETS.repeat(repeats, 1, 1)
+    is_pad = torch.zeros(2 * repeats, CHUNK, dtype=torch.bool)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        loss = decoder.loss(features, state, actions, is_pad)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return decoder
+
+
+@torch.no_grad()
+def error(decoder):
+    """The largest deviation of what is sampled from what was learnt."""
+    torch.manual_seed(0)  # some schedulers draw noise of their own
+    return (decoder.sample(*observations(2), noise_of(2)) - TARGETS).abs().max().item()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_recovers_the_action_that_goes_with_an_observation(name):
+    assert error(fit(build(DECODERS[name]))) < CLOSE
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
+def test_other_predictions_learn_too(prediction):
+    assert error(fit(build(DiffusionConfig(network=DIT, prediction_type=prediction)))) < CLOSE
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    return fit(build(DiffusionConfig(network=DIT))).state_dict()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "PNDMScheduler",
+    ],
+)
+def test_any_scheduler_samples_what_was_learnt(scheduler, learnt):
+    decoder = build(DiffusionConfig(network=DIT, scheduler=scheduler))
+    decoder.load_state_dict(learnt)
+    assert error(decoder) < CLOSE
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_padded_steps_carry_no_loss(name):
+    decoder = build(DECODERS[name])
+    is_pad = torch.zeros(2, CHUNK, dtype=torch.bool)
+    is_pad[:, 5:] = True
+
+    def loss(wrong_by, where):
+        """The loss of a network whose output is off by `wrong_by` at some steps."""
+        hook = decoder.network.register_forward_hook(lambda _, __, out: out + wrong_by * where.unsqueeze(-1))
+        torch.manual_seed(0)
+        value = decoder.loss(*observations(2), TARGETS, is_pad).item()
+        hook.remove()
+        return value
+
+    assert loss(1e3, where=is_pad) == loss(0.0, where=is_pad)
+    assert loss(1e3, where=~is_pad) > 1e5
+
+
+def test_masked_mse_by_hand():
+    prediction, target = torch.tensor([[[1.0, 3.0], [9.0, 9.0]]]), torch.zeros(1, 2, 2)
+    assert masked_mse(prediction, target, torch.tensor([[False, True]])).item() == 5.0
+    assert masked_mse(prediction, target, torch.tensor([[False, False]])).item() == 43.0
+    assert masked_mse(prediction, target, torch.tensor([[True, True]])).item() == 0.0
+
+
+def test_masked_tokens_do_not_reach_the_condition():
+    condition = GlobalCondition(WIDTH, STATE)
+    features, state = observations(2)
+    mask = features.mask.clone()
+    mask[:, 3:] = False
+    other = features.tokens.clone()
+    other[:, 3:] = 7.0
+    expected = condition(Features(features.tokens[:, :3], mask[:, :3]), state)
+    torch.testing.assert_close(condition(Features(other, mask), state), expected)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_sample_is_fixed_by_its_noise(name):
+    decoder = build(DECODERS[name])
+    for parameter in decoder.parameters():  # a fresh DiT puts out zeros whatever it sees
+        torch.nn.init.normal_(parameter, std=0.1)
+    features, state = observations(3)
+    with torch.no_grad():
+        first = decoder.sample(features, state, noise_of(3))
+        again = decoder.sample(features, state, noise_of(3))
+        other = decoder.sample(features, state, noise_of(3, seed=2))
+        alone = decoder.sample(Features(*(tensor[1:2] for tensor in features)), state[1:2], noise_of(3)[1:2])
+    assert first.shape == (3, CHUNK, ACTION)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-3)
+    torch.testing.assert_close(alone, first[1:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [DiffusionConfig, FlowConfig])
+def test_more_noise_draws_share_one_pass_of_the_backbone(config):
+    decoder = build(config(network=UNET, noise_repeats=5))
+    seen = []
+    decoder.network.register_forward_hook(lambda _, inputs, __: seen.append(inputs))
+    decoder.loss(*observations(2), TARGETS, torch.zeros(2, CHUNK, dtype=torch.bool))
+    ((noisy, steps, condition),) = seen
+    assert len(noisy) == len(steps) == len(condition) == 10
+    assert len(set(noisy[:, 0, 0].tolist())) == 10  # each draw is its own
+    torch.testing.assert_close(condition[:2], condition[8:])
+
+
+@pytest.mark.parametrize("decoder", [DiffusionConfig, FlowConfig])
+def test_the_backbone_runs_once_a_chunk(decoder):
+    model = TinyVLA(TinyConfig(), decoder(network=UNET, inference_steps=10), STATE, ACTION, CHUNK)
+    calls = {"backbone": 0, "network": 0}
+
+    def count(name):
+        def hook(*_):
+            calls[name] += 1
+
+        return hook
+
+    model.backbone.register_forward_hook(count("backbone"))
+    model.decoder.network.register_forward_hook(count("network"))
+    with torch.no_grad():
+        chunk = model.sample(torch.rand(2, 2, 3, 16, 16), ["open", "close"], torch.rand(2, STATE))
+    assert chunk.shape == (2, CHUNK, ACTION)
+    assert calls == {"backbone": 1, "network": 10}
+
+
+def test_samples_stay_in_the_normalised_range_where_the_scheduler_can_clip():
+    decoder = build(DiffusionConfig(network=UNET))
+    with torch.no_grad():
+        decoder.network.final[1].weight.mul_(100)  # a network gone wild
+        assert decoder.sample(*observations(4), noise_of(4)).abs().max() <= 1.0 + 1e-5
+
+
+def test_settings_that_cannot_be():
+    with pytest.raises(ValueError, match="'DDIMSchedular' is no scheduler of diffusers; did you mean DDIMScheduler"):
+        DiffusionConfig(scheduler="DDIMSchedular")
+    with pytest.raises(ValueError, match="no scheduler"):
+        DiffusionConfig(scheduler="UNet2DModel")
+    with pytest.raises(ValueError, match="does not suit action chunks"):
+        DiffusionConfig(scheduler="FlowMatchEulerDiscreteScheduler")
+    with pytest.raises(ValueError, match=r"does not suit action chunks.*'eta'"):
+        DiffusionConfig(scheduler_kwargs={"eta": 1})
+    with pytest.raises(ValueError, match="prediction_type is 'eps'; use epsilon"):
+        DiffusionConfig(prediction_type="eps")
+    with pytest.raises(ValueError, match="chunk_size 6 must divide by 4"):
+        UNet1dConfig(widths=[8, 16, 32]).build(ACTION, 6, WIDTH)
+    assert DiTConfig(width=8, layers=1, heads=1).build(ACTION, 7, WIDTH) is not None

@@ -1,0 +1,109 @@
+"""The nano backbone and its tokenizer, as every backbone must behave, whatever is inside."""
+
+import pytest
+import torch
+
+from tinyvla.backbones import NanoConfig
+from tinyvla.backbones.tokenizer import HashTokenizer
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    torch.manual_seed(0)
+    return NanoConfig(image_size=SIZE).build().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def encode(backbone, images, *instructions):
+    return backbone(images, list(instructions))
+
+
+def test_shapes_and_mask(backbone, images):
+    tokens, mask = encode(backbone, images, "open", "open the drawer now")
+    assert tokens.shape == (*mask.shape, backbone.hidden_size)
+    assert mask.dtype == torch.bool
+    assert (~mask).sum() == 3  # the shorter instruction's padding, on the right
+    assert not mask[0, -3:].any()
+    assert tokens.isfinite().all()
+
+
+def test_padding_changes_nothing(backbone, images):
+    alone = encode(backbone, images[:1], "open")
+    beside = encode(backbone, images, "open", "press the red button from above")
+    torch.testing.assert_close(beside.tokens[0][beside.mask[0]], alone.tokens[0], rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_of_several_cameras_are_concatenated(backbone, images):
+    one, two = encode(backbone, images[:, :1], "open", "close"), encode(backbone, images, "open", "close")
+    words = 2  # the beginning and the word
+    assert two.tokens.shape[1] - words == 2 * (one.tokens.shape[1] - words)
+    # Attention is causal: what the first camera's tokens say does not depend on the second camera.
+    torch.testing.assert_close(two.tokens[:, : one.tokens.shape[1] - words], one.tokens[:, :-words])
+
+
+def test_what_features_depend_on(backbone, images):
+    def last(images, instruction):
+        return encode(backbone, images[:1], instruction).tokens[0, -1]
+
+    reference = last(images, "open the drawer")
+    assert not torch.allclose(last(images, "open the window"), reference, atol=1e-3)
+    assert not torch.allclose(last(images.flip(1), "open the drawer"), reference, atol=1e-3)  # cameras change places
+    other = images.clone()
+    other[:, 1, :, 8:20, 8:20] = 1.0
+    assert not torch.allclose(last(other, "open the drawer"), reference, atol=1e-3)
+    torch.testing.assert_close(last(images, "Open  the drawer"), reference)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (17, 40)])
+def test_pictures_of_any_size_are_resized(backbone, size):
+    tokens = encode(backbone, torch.rand(1, 2, 3, *size), "open").tokens
+    assert tokens.shape == encode(backbone, torch.rand(1, 2, 3, SIZE, SIZE), "open").tokens.shape
+    plain = torch.full((1, 1, 3, 1, 1), 0.3)
+    torch.testing.assert_close(
+        encode(backbone, plain.expand(-1, -1, -1, *size), "open").tokens,
+        encode(backbone, plain.expand(-1, -1, -1, SIZE, SIZE), "open").tokens,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_every_parameter_learns(images):
+    backbone = NanoConfig(image_size=SIZE).build()
+    backbone(images, ["open", "close the door"]).tokens.square().mean().backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_size_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="image_size must be a multiple of"):
+        NanoConfig(image_size=33).build()
+
+
+class TestHashTokenizer:
+    def test_ids_stay_in_the_table_and_special_ones_are_kept_free(self):
+        tokenizer = HashTokenizer(vocab_size=16)
+        ids, mask = tokenizer([" ".join(f"word{i}" for i in range(40)), ""])
+        assert ids.max() < 16
+        assert (ids[mask][1:41] >= 2).all()
+        assert ids[1].tolist() == [tokenizer.bos_id] + [tokenizer.pad_id] * 40
+        assert mask.sum(1).tolist() == [41, 1]
+
+    def test_words_and_punctuation(self):
+        encode = HashTokenizer().encode
+        assert encode("Push, the puck!") == encode("push , the  PUCK !")
+        assert len(encode("push-v3 it")) == 1 + 4
+        assert encode("open the drawer") != encode("drawer the open")
+
+    def test_long_texts_are_cut(self):
+        tokenizer = HashTokenizer(max_length=5)
+        assert tokenizer.encode("a b c d e f g") == tokenizer.encode("a b c d")
+
+    def test_ids_never_change(self):
+        """Saved policies depend on them, so they are the same in every process and version."""
+        assert HashTokenizer().encode("open the drawer") == [1, 2898, 4730, 4059]
