@@ -1,9 +1,7 @@
-"""Headless MuJoCo rendering: chooses a GL backend, and draws camera pictures fast.
-
-Import this module before `mujoco`, which binds to the backend named by MUJOCO_GL when it is imported.
-"""
+"""Headless MuJoCo rendering: chooses a GL backend when imported, and draws camera pictures fast."""
 
 import atexit
+import importlib
 import os
 import subprocess
 import sys
@@ -43,10 +41,14 @@ def select_gl_backend() -> str:
     return chosen
 
 
+_imported_before = "mujoco" in sys.modules
 select_gl_backend()
 
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
+
+if _imported_before:  # MuJoCo takes the backend that MUJOCO_GL names when it is imported: have it look again
+    importlib.reload(mujoco.gl_context)
 
 # What fast rendering leaves out: together they are nine tenths of a stock frame's time and show no object.
 _DECORATION = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)

@@ -1,6 +1,7 @@
 """One Meta-World v3 task as a Gymnasium environment: camera pictures, proprioception and an instruction."""
 
 import string
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,12 @@ from .tasks import INSTRUCTIONS, resolve_tasks
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
 from metaworld.policies import ENV_POLICY_MAP  # isort: skip
 
+# The experts warn of actions beyond [-1, 1], which are clipped here on purpose.
+warnings.filterwarnings("ignore", "Constant", module="metaworld.policies")
+
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
-# corner2 hangs upside down in Meta-World's model, and from this place it sees the whole table (as LeRobot moves it).
-_CORNER2_POSITION = (0.75, 0.075, 0.7)
-_UPSIDE_DOWN = {"corner2", "corner3", "corner4", "behindGripper"}
+_UPSIDE_DOWN = {"corner", "corner2", "corner3", "corner4"}  # so they hang in Meta-World's model
+_CORNER2_POSITION = (0.75, 0.075, 0.7)  # from here it sees the whole table; LeRobot moves it likewise
 
 
 class MetaWorldEnv(gym.Env):
