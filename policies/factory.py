@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import draccus
 import lerobot.policies
+from draccus.utils import DraccusException, ParsingError
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import PreTrainedPolicy, get_policy_class, make_pre_post_processors
@@ -41,8 +41,10 @@ def decode_policy_config(policy_cfg: Mapping[str, Any], device: str | None = Non
             raise UserError(f"policy '{name}' has no field '{field}'; the nearest are: {', '.join(near)}")
     try:
         return draccus.decode(config_class, fields | ({"device": device} if device else {}))
-    except (draccus.utils.DraccusException, ValueError, TypeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
+    except (DraccusException, ValueError, TypeError, NotImplementedError) as error:
+        # What a dataclass itself objects to is only the cause of draccus's error.
+        told = error.__cause__ if type(error) is ParsingError and error.__cause__ else error
+        reason = " ".join(str(told).split())
         raise UserError(f"the configuration of policy '{name}' does not fit: {reason}; mend that field") from error
 
 
@@ -98,7 +100,7 @@ def load_policy(path: Path | str, device: str | None = None) -> tuple[PreTrained
         preprocessor, postprocessor = make_pre_post_processors(
             config, pretrained_path=str(folder), preprocessor_overrides=overrides
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, DraccusException) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"the checkpoint {folder} cannot be loaded ({type(error).__name__}: {reason}); "
