@@ -17,4 +17,6 @@ def make_vector_env(env_cfg: Mapping[str, Any], tasks: Sequence[str]) -> AsyncVe
     `if __name__ == "__main__":`, since its worker processes import it afresh.
     """
     with one_core_each():
-        return AsyncVectorEnv([partial(make_env, env_cfg, task) for task in tasks], context="spawn")
+        # Not through shared memory, in which gymnasium loses texts.
+        makers = [partial(make_env, env_cfg, task) for task in tasks]
+        return AsyncVectorEnv(makers, shared_memory=False, context="spawn")

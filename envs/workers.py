@@ -5,9 +5,11 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from tinyvla.errors import UserError
 
@@ -34,25 +36,45 @@ def one_core_each() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+def clear_disk_errors() -> Iterator[None]:
+    """Turn a full disk, which libraries report in many ways, into one UserError."""
     try:
-        with one_core_each():  # the pool starts its processes as work arrives
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            raise UserError(
+                "the disk is full; free some space and run the same command again: what was finished is kept"
+            ) from error
+        raise
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)  # nobody waits for this process's results, and it would wait for work for ever
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error.
+
+    They inherit the GL backend, chosen here. Raises UserError if there is none.
+    """
+    from .rendering import select_gl_backend
+
+    select_gl_backend()
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
+    try:
+        with clear_disk_errors(), one_core_each():  # processes start as work arrives
             yield pool
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died (killed, or out of memory); run the same command again: "
             "what was finished is kept; workers=1 needs the least memory"
-        ) from error
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(
-            "the disk is full; free some space and run the same command again: what was finished is kept"
         ) from error
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on where this stopped", flush=True)

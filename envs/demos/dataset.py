@@ -1,22 +1,22 @@
 """Stored attempts as one LeRobotDataset v3, assembled in parallel and put in place whole."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
 
 from ..metaworld import ACTION_DIM, CONTROL_HZ, STATE_DIM
-from ..workers import count_workers, worker_pool
+from ..workers import clear_disk_errors, count_workers, worker_pool
 from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
 
@@ -48,29 +48,41 @@ def ensure_dataset(
     run that was killed goes on where it stopped, and its dataset is the same, byte for byte of every frame.
     Raises UserError if the disk is full, an expert fails too often, or the dataset there is damaged.
     """
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; collect at least 1 of every task")
     spec = spec_of(env_cfg, seed)
     name = f"{env_cfg['name']}-{len(tasks)}tasks-{episodes}ep-{fingerprint([spec, tasks, episodes])}"
     root = data_dir / name
     if root.exists():
         check_dataset(root)
         return root
-    while True:
-        attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers)
-        try:
-            return _assemble(root, spec, attempts, workers)
-        except DamagedAttempt as damage:
-            tqdm.write(f"{damage}; collecting it again")
+    with clear_disk_errors(), _alone_in(data_dir):
+        while not root.exists():
+            attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers)
+            try:
+                _assemble(root, spec, attempts, workers)
+            except DamagedAttempt as damage:
+                tqdm.write(f"{damage}; collecting it again")
+    return root
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time: another one that wants the folder waits here. A killed one leaves it free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check_dataset(root: Path) -> None:
-    """Raise a UserError unless the LeRobotDataset at `root` has its metadata and all of its frames."""
+    """Raise a UserError unless a dataset of `ensure_dataset` has all its files, none of them cut short."""
     try:
-        info = json.loads((root / "meta/info.json").read_text())
-        frames = sum(pq.ParquetFile(file).metadata.num_rows for file in sorted(root.glob("data/*/*.parquet")))
-        pq.ParquetFile(next(root.glob("meta/episodes/*/*.parquet"), root / "meta/episodes"))
-        if frames != info["total_frames"]:
-            raise ValueError(f"{frames} of {info['total_frames']} frames are there")
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        files = json.loads((root / PROVENANCE).read_text())["files"]
+        damaged = [name for name, size in files.items() if (root / name).stat().st_size != size]
+        if damaged:
+            raise ValueError(f"{damaged[0]} has another size than was written")
+    except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"the dataset {root} is damaged ({reason}); delete that folder and run the same command again "
@@ -122,7 +134,7 @@ def write_shard(root: Path, files: list[Path]) -> int:
     return dataset.meta.total_frames
 
 
-def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts], workers: int | str | None) -> Path:
+def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts], workers: int | str | None) -> None:
     files = [attempt_path(task.folder, a, True) for task in attempts.values() for a in task.successes]
     temporary = root.with_name(f".{root.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -131,15 +143,16 @@ def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts
     temporary.mkdir(parents=True)
     try:
         with worker_pool(min(count_workers(workers), len(parts))) as pool:
-            jobs = pool.map(write_shard, shards, parts)
+            jobs = (pool.map if len(parts) > 1 else map)(write_shard, shards, parts)
             for _ in tqdm(jobs, total=len(parts), desc="writing the dataset", unit="shard"):
                 pass
         merged = _merge(shards, temporary / "merged")
-        (merged / PROVENANCE).write_text(json.dumps(_provenance(spec, attempts), indent=1, default=list))
+        sizes = {str(path.relative_to(merged)): path.stat().st_size for path in merged.rglob("*") if path.is_file()}
+        provenance = _provenance(spec, attempts) | {"files": sizes}
+        (merged / PROVENANCE).write_text(json.dumps(provenance, indent=1, default=list))
         merged.replace(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return root
 
 
 def _merge(shards: list[Path], merged: Path) -> Path:

@@ -49,7 +49,7 @@ def test_all_tasks_have_an_instruction_of_their_own():
 def test_difficulty_groups_are_those_of_lerobot_and_share_out_all_tasks():
     groups = {name: SUITES[name] for name in ("easy", "medium", "hard", "very_hard")}
     assert sorted(itertools.chain(*groups.values())) == sorted(INSTRUCTIONS)
-    theirs = json.loads((resources.files("lerobot.envs") / "metaworld_config.json").read_text())["DIFFICULTY_TO_TASKS"]
+    theirs = json.loads((resources.files("lerobot") / "envs/metaworld_config.json").read_text())["DIFFICULTY_TO_TASKS"]
     assert {name: set(tasks) for name, tasks in groups.items()} == {name: set(theirs[name]) for name in groups}
 
 
