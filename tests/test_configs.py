@@ -71,6 +71,7 @@ def test_paper_presets_are_the_published_setting(size):
     assert (cfg.decoder.train_steps, cfg.decoder.inference_steps) == (100, 10)
     assert (list(cfg.decoder.network.widths), cfg.decoder.network.kernel_size) == ([256, 512, 1024], 5)
     assert (cfg.trainer.steps, cfg.trainer.batch_size) == (10000, 32)
+    assert cfg.decoder.prediction_type == "epsilon"
     assert cfg.env.image_size == 320
     assert (cfg.trainer.warmup_ratio, cfg.trainer.bf16) == (0.005, True)
 

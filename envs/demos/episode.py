@@ -16,8 +16,8 @@ import numpy as np
 from ..registry import make_env
 from ..seeds import episode_seed
 
-_BURST_START = 0.06  # chance at each step that a burst of noise begins
-_BURST_STEPS = (4, 12)
+_BURST_START = 0.05  # chance at each step that a burst of noise begins
+_BURST_STEPS = (5, 25)
 
 
 class Demo(NamedTuple):

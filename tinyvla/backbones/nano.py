@@ -22,7 +22,7 @@ class NanoConfig(BackboneConfig):
     """Options of the nano backbone.
 
     Args:
-        image_size: side in pixels that every camera's picture is resized to (a multiple of 8).
+        image_size: side in pixels that every camera's picture is resized to (a multiple of 4).
         vision_width: channels of the vision tower's last maps.
         keypoints: places in a picture that the vision tower learns to find.
         image_tokens: tokens a camera that tell the language model where they are.
@@ -31,7 +31,7 @@ class NanoConfig(BackboneConfig):
     """
 
     image_size: int = 96
-    vision_width: int = 128
+    vision_width: int = 64
     keypoints: int = 64
     image_tokens: int = 8
     hidden_size: int = 256
@@ -44,33 +44,35 @@ class NanoConfig(BackboneConfig):
 
 
 class KeypointTower(nn.Module):
-    """Convolutions (stride 8), then the expected place of every map's activation: (B, 3, S, S) -> (B, 2 K).
+    """Convolutions (stride 4), then the expected place of every map's activation: (B, 3, S, S) -> (B, 2 K).
 
     The spatial softmax of end-to-end visuomotor policies (arXiv 1504.00702, section 5.1). A policy that sees a few
     dozen demonstrations learns from places many times sooner than from patches, and places are finer than pixels.
     """
 
-    STRIDE = 8
+    STRIDE = 4
 
     def __init__(self, image_size: int, width: int, keypoints: int):
         super().__init__()
         # A quarter of the resolution at once: full-resolution maps would cost more than all that follows.
         convolutions = [
             nn.Conv2d(3, width // 2, 6, stride=4, padding=1),
-            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+            nn.Conv2d(width // 2, width, 3, padding=1),
             nn.Conv2d(width, width, 3, padding=1),
         ]
         self.stem = nn.Sequential(
             *(nn.Sequential(layer, nn.GroupNorm(8, layer.out_channels), nn.GELU()) for layer in convolutions),
             nn.Conv2d(width, keypoints, 1),
+            nn.InstanceNorm2d(keypoints),
         )
+        self.sharpness = nn.Parameter(torch.full((keypoints, 1), 3.0))
         line = torch.linspace(-1, 1, image_size // self.STRIDE)
         places = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).flatten(0, 1)
         self.register_buffer("places", places, persistent=False)  # (cells, 2): x, y of every cell
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.stem(images * 2 - 1).flatten(2)
-        return (maps.float().softmax(-1) @ self.places).flatten(1)
+        maps = self.stem(images * 2 - 1).flatten(2).float() * self.sharpness
+        return (maps.softmax(-1) @ self.places).flatten(1)
 
 
 class NanoBackbone(Backbone):
