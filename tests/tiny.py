@@ -10,6 +10,7 @@ from torch import nn
 
 from configs.composing import as_dict, load_config
 from policies import make_policy, make_processors
+from policies.training.checkpoint import CheckpointWriter
 from tinyvla.backbones import Backbone, BackboneConfig, Features
 from tinyvla.backbones.tokenizer import HashTokenizer
 
@@ -99,3 +100,17 @@ def tiny_policy(dataset: LeRobotDataset, policy: str = "tinyvla", *settings: str
     torch.manual_seed(0)
     made = make_policy(as_dict(run_config(policy, *settings).policy), dataset.meta, "cpu").eval()
     return made, *make_processors(made, dataset.meta.stats)
+
+
+def write_checkpoint(run_dir: Path, step: int, is_best: bool = False, during=None) -> None:
+    """A run's checkpoint without a policy worth the name; `during(folder)` is called while it is written."""
+
+    def save(folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        if during:
+            during(folder)
+
+    with CheckpointWriter(run_dir, step) as checkpoint:
+        checkpoint.add_policy(save)
+        checkpoint.finish({"step": step, "weights": torch.arange(step)}, is_best)

@@ -3,16 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from datasets.exceptions import DatasetsError
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
@@ -24,8 +26,8 @@ def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = N
     """The LeRobotDataset at `root`. Raises UserError if there is none or it cannot be read."""
     try:
         return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (OSError, ValueError, KeyError, DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"{root} is no readable LeRobotDataset ({reason}); delete it and collect again") from error
 
 
@@ -61,36 +63,38 @@ def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
     return file.is_file() and json.loads(file.read_text()) == stamp
 
 
+class _Runs(torch.utils.data.Dataset):
+    """Runs of consecutive frames of every camera, as bytes. A video is read in runs: seeking takes nearly all time."""
+
+    def __init__(self, dataset: LeRobotDataset):
+        times = [i / dataset.fps for i in range(_RUN)]
+        self.reader = open_dataset(dataset.root, dict.fromkeys(dataset.meta.camera_keys, times))
+        bounds = zip(*(dataset.meta.episodes[key] for key in ("dataset_from_index", "dataset_to_index")), strict=True)
+        self.spans = [(start, min(start + _RUN, end)) for first, end in bounds for start in range(first, end, _RUN)]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        start, end = self.spans[index]
+        item = self.reader[start]
+        return {key: item[key][: end - start].mul(255).round().byte() for key in self.reader.meta.camera_keys}
+
+
 def _decode(dataset: LeRobotDataset, folder: Path, workers: int) -> None:
-    keys = dataset.meta.camera_keys
-    # A video is read in runs of frames; one at a time, nearly all time would go into seeking.
-    runs = [i / dataset.fps for i in range(_RUN)]
-    reader = open_dataset(dataset.root, dict.fromkeys(keys, runs))
-    bounds = zip(*(dataset.meta.episodes[key] for key in ("dataset_from_index", "dataset_to_index")), strict=True)
-    spans = [(start, min(start + _RUN, end)) for first, end in bounds for start in range(first, end, _RUN)]
-
-    def to_bytes(item: dict[str, Any]) -> dict[str, Tensor]:
-        return {key: item[key].mul_(255).round_().byte() for key in keys}
-
-    # Every process decodes on one thread; more would only contend.
-    loader = DataLoader(
-        Subset(reader, [start for start, _ in spans]),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=to_bytes,
-        worker_init_fn=lambda _: torch.set_num_threads(1),
-    )
-    arrays: dict[str, np.memmap] = {}
-    with tqdm(total=len(dataset), desc="decoding frames", unit="frame") as bar:
-        for (start, end), run in zip(spans, loader, strict=True):
+    loader = DataLoader(_Runs(dataset), batch_size=None, num_workers=workers)
+    files: dict[str, BinaryIO] = {}
+    with ExitStack() as opened, tqdm(total=len(dataset), desc="decoding frames", unit="frame") as bar:
+        for run in loader:
             for key, frames in run.items():
-                if key not in arrays:
+                if key not in files:
+                    files[key] = opened.enter_context((folder / f"{key}.npy").open("wb"))
                     shape = (len(dataset), *frames.shape[1:])
-                    arrays[key] = np.lib.format.open_memmap(folder / f"{key}.npy", "w+", np.uint8, shape)
-                arrays[key][start:end] = frames[: end - start].numpy()
-            bar.update(end - start)
-    for array in arrays.values():
-        array.flush()
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(files[key], header)
+                # Written, not mapped: on a full disk a write is an error that can be told, a mapped page a crash.
+                files[key].write(frames.numpy().tobytes())
+            bar.update(len(frames))
 
 
 class TrainingData:

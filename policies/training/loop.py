@@ -93,7 +93,7 @@ def train(
             state = {name: part.state_dict() for name, part in parts.items()}
             checkpoint.finish(state | {"step": step, "best": best}, is_best)
 
-    clock, waited, logged = time.perf_counter(), 0.0, start
+    clock, waited, logged, stopping = time.perf_counter(), 0.0, start, False
     with (
         stop_requests() as stop,
         ThreadPoolExecutor(1) as loader,
@@ -144,9 +144,11 @@ def train(
                     save(done, validation_due)
                     clock += time.perf_counter() - paused
                 accelerator.wait_for_everyone()
-            if stopping and not at_end:
-                accelerator.print(f"saved; go on with: python train.py run_dir={run_dir} resume=true")
-                raise KeyboardInterrupt
+            if stopping:
+                break
+    if stopping or stop.asked:  # the wish may have come in the last step, after that step looked
+        accelerator.print(f"saved; go on with: python train.py run_dir={run_dir} resume=true")
+        raise KeyboardInterrupt
     return find_checkpoint(run_dir)
 
 

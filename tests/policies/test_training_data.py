@@ -1,0 +1,181 @@
+"""Batches: those that LeRobot would give, from frames decoded once, in an order that a resumed run can repeat."""
+
+import resource
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from lerobot.datasets.factory import resolve_delta_timestamps
+from tiny import LENGTHS, SETTINGS, TASKS, run_config, tiny_policy, write_dataset
+
+from configs.composing import as_dict
+from policies import decode_policy_config
+from policies.training import data as training_data
+from policies.training.data import TrainingData, cache_frames, open_dataset, sample_order
+from tinyvla.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def video_root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("videos") / "tiny", video=True)
+
+
+@pytest.fixture
+def copy(dataset_root, tmp_path):
+    """A dataset of pictures that a test may damage."""
+    return shutil.copytree(dataset_root, tmp_path / "data" / "tiny")
+
+
+@pytest.fixture
+def video_copy(video_root, tmp_path):
+    return shutil.copytree(video_root, tmp_path / "data" / "tiny")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_batches_are_those_of_lerobots_dataset(name, dataset, dataset_root):
+    config = tiny_policy(dataset, name)[0].config
+    data = TrainingData(dataset, config, cache_frames(dataset, 0))
+    reference = open_dataset(dataset_root, resolve_delta_timestamps(config, dataset.meta))
+    samples = torch.arange(0, len(data), 5)
+    batch = data.batch(samples)
+    items = [reference[frame] for frame in data.eligible[samples].tolist()]
+    assert batch.pop("task") == [item["task"] for item in items]
+    assert set(batch) == {key for key in items[0] if key.startswith(("observation.", "action"))}
+    for key, values in batch.items():
+        torch.testing.assert_close(values, torch.stack([item[key] for item in items]), rtol=0, atol=1e-6)
+    assert batch["action_is_pad"].any()
+
+
+def test_every_frame_but_the_dropped_ones_is_a_sample(dataset):
+    def eligible(name):
+        config = tiny_policy(dataset, name)[0].config
+        return TrainingData(dataset, config, cache_frames(dataset, 0)).eligible.tolist()
+
+    assert eligible("tinyvla") == list(range(sum(LENGTHS)))
+    starts = np.cumsum([0, *LENGTHS[:-1]])
+    assert eligible("diffusion") == [
+        s + i for s, length in zip(starts, LENGTHS, strict=True) for i in range(length - 7)
+    ]
+
+
+def test_demonstrations_shorter_than_a_chunk_are_refused(dataset):
+    config = tiny_policy(dataset, "diffusion", "policy.drop_n_last_frames=40")[0].config
+    with pytest.raises(UserError, match=r"no demonstration is longer.*policy.chunk_size"):
+        TrainingData(dataset, config, cache_frames(dataset, 0))
+
+
+@pytest.mark.parametrize("kind", ["copy", "video_copy"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cached_frames_are_the_decoded_ones(kind, workers, request, monkeypatch):
+    monkeypatch.setattr(training_data, "_RUN", 7)  # runs that do not divide the episodes
+    stored = open_dataset(request.getfixturevalue(kind))
+    frames = cache_frames(stored, workers)
+    assert set(frames) == {"observation.images.left", "observation.images.right"}
+    for key, cached in frames.items():
+        assert (cached.shape, cached.dtype) == ((sum(LENGTHS), 3, 32, 32), np.uint8)
+        for index in range(0, len(stored), 3):
+            decoded = stored[index][key].mul(255).round().byte().numpy()
+            np.testing.assert_array_equal(cached[index], decoded)
+    folder = stored.root.parent / "frames"
+    assert [path.name for path in folder.iterdir()] == ["tiny"]
+
+
+def test_the_cache_is_made_once_and_again_for_another_dataset(copy, monkeypatch):
+    first = cache_frames(open_dataset(copy), 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_data, "_decode", lambda *_: pytest.fail("decoded again"))
+        again = cache_frames(open_dataset(copy), 0)
+    np.testing.assert_array_equal(first["observation.images.left"], again["observation.images.left"])
+    # Somebody collected anew under the same name.
+    shutil.rmtree(copy)
+    write_dataset(copy, video=True)
+    other = cache_frames(open_dataset(copy), 0)
+    assert not np.array_equal(first["observation.images.left"], other["observation.images.left"])
+
+
+def test_a_cache_cut_short_is_made_again(copy, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(training_data.json, "dumps", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            cache_frames(open_dataset(copy), 0)
+    frames = cache_frames(open_dataset(copy), 0)
+    assert frames["observation.images.left"].any()
+
+
+@contextmanager
+def files_limited_to(size):
+    """No file may grow beyond `size` bytes: writing fails as it does on a full disk."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def test_a_full_disk_while_decoding_is_one_line_and_leaves_nothing(copy):
+    stored = open_dataset(copy)
+    with files_limited_to(100_000), pytest.raises(UserError, match=r"cannot be decoded .*free disk space") as mistake:
+        cache_frames(stored, 0)
+    assert "\n" not in str(mistake.value)
+    assert list((copy.parent / "frames").iterdir()) == []
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda root: truncate(next(root.glob("data/*/*.parquet"))),
+        lambda root: next(root.glob("data/*/*.parquet")).unlink(),
+        lambda root: truncate(next(root.glob("meta/episodes/*/*.parquet"))),
+        lambda root: truncate(root / "meta/info.json"),
+        lambda root: (root / "meta/info.json").unlink(),
+        lambda root: (root / "meta/tasks.parquet").unlink(),
+        lambda root: shutil.rmtree(root),
+    ],
+)
+def test_a_damaged_dataset_is_one_line(damage, copy):
+    damage(copy)
+    with pytest.raises(UserError, match=r"no readable LeRobotDataset .*; delete it and collect again") as mistake:
+        open_dataset(copy)
+    assert "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize("damage", [truncate, lambda file: file.unlink()])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_video_is_one_line(damage, workers, video_copy):
+    stored = open_dataset(video_copy)
+    damage(next(video_copy.glob("videos/*/*/*.mp4")))
+    with pytest.raises(UserError, match=r"cannot be decoded|no readable LeRobotDataset") as mistake:
+        cache_frames(stored, workers)
+    assert "\n" not in str(mistake.value)
+
+
+def test_tasks_are_instructions(dataset):
+    config = decode_policy_config(as_dict(run_config().policy), "cpu")
+    data = TrainingData(dataset, config, {})
+    assert [data.tasks[0], data.tasks[LENGTHS[0]], data.tasks[-1]] == [TASKS[0], TASKS[1], TASKS[1]]
+
+
+class TestSampleOrder:
+    def test_every_epoch_has_every_sample_once(self):
+        order = sample_order(10, seed=3)
+        epochs = [order(10 * epoch, 10).tolist() for epoch in range(4)]
+        assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) == 4
+
+    def test_positions_alone_decide(self):
+        whole = sample_order(10, seed=3)(0, 57).tolist()
+        order = sample_order(10, seed=3)
+        assert [number for start in range(0, 57, 3) for number in order(start, 3).tolist()] == whole
+        resumed = sample_order(10, seed=3)
+        assert resumed(44, 9).tolist() == whole[44:53]
+        assert resumed(5, 30).tolist() == whole[5:35]  # over several epochs, and back
+
+    def test_seeds_give_different_orders(self):
+        assert sample_order(50, seed=0)(0, 50).tolist() != sample_order(50, seed=1)(0, 50).tolist()
