@@ -16,7 +16,7 @@ from ..seeds import EPISODES_PER_SEED
 from ..workers import count_workers, worker_pool
 from .episode import attempt_path, collect_attempt
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 _TRIAL = 20  # the first attempts of a task, of which one in four has to succeed
 _BYTES_PER_PIXEL = 3.0  # of a frame on disk: the stored attempt, the dataset's video and some air
 _STEPS_PER_DEMO = 100
