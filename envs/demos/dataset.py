@@ -143,7 +143,8 @@ def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts
     temporary.mkdir(parents=True)
     try:
         with worker_pool(min(count_workers(workers), len(parts))) as pool:
-            jobs = (pool.map if len(parts) > 1 else map)(write_shard, shards, parts)
+            # Also where there is but one shard: LeRobot may write on until its process ends, even after an error.
+            jobs = pool.map(write_shard, shards, parts)
             for _ in tqdm(jobs, total=len(parts), desc="writing the dataset", unit="shard"):
                 pass
         merged = _merge(shards, temporary / "merged")

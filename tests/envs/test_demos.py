@@ -1,6 +1,8 @@
 """Demonstrations: what is recorded, what becomes of a run that is disturbed, and what LeRobot reads of it."""
 
+import atexit
 import errno
+import functools
 import json
 import os
 import shutil
@@ -308,6 +310,15 @@ def test_a_disk_that_is_full_while_collecting_is_one_clear_error_and_loses_nothi
     assert content(make(tmp_path)) == content(root)
 
 
+def half_a_shard(error, shard, _):
+    """In a worker process: `write_shard` that leaves a file and fails, and writes on when its process ends."""
+    atexit.register(half_a_shard, None, shard, None)
+    shard.mkdir(parents=True, exist_ok=True)
+    (shard / "half.mp4").write_bytes(b"half")
+    if error:
+        raise error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -317,12 +328,7 @@ def test_a_disk_that_is_full_while_collecting_is_one_clear_error_and_loses_nothi
     ],
 )
 def test_a_disk_that_is_full_while_writing_the_dataset_likewise(monkeypatch, attempts_only, error):
-    def fail(shard, files):
-        shard.mkdir()
-        (shard / "half.mp4").write_bytes(b"half")
-        raise error
-
-    monkeypatch.setattr(writing, "write_shard", fail)
+    monkeypatch.setattr(writing, "write_shard", functools.partial(half_a_shard, error))
     with pytest.raises(UserError, match="the disk is full"):
         make(attempts_only)
     assert not leftovers(attempts_only)
