@@ -75,9 +75,16 @@ def train(
     model, optimizer = accelerator.prepare(policy, optimizer)
     policy.train()
 
+    def seed_of(step: int) -> int:
+        return (cfg.seed * 1_000_003 + step) * world + accelerator.process_index
+
     def load(step: int) -> dict[str, Any]:
         first = (step * world + accelerator.process_index) * trainer.batch_size
-        return data.batch(order(first, trainer.batch_size))
+        batch = data.batch(order(first, trainer.batch_size))
+        generator = torch.Generator().manual_seed(seed_of(step))
+        for key in policy.config.image_features:
+            batch[key] = augment_images(batch[key], trainer.augment, generator)
+        return batch
 
     def save(step: int, validation_due: bool) -> None:
         nonlocal best
@@ -96,7 +103,7 @@ def train(
     clock, waited, logged, stopping = time.perf_counter(), 0.0, start, False
     with (
         stop_requests() as stop,
-        ThreadPoolExecutor(1) as loader,
+        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as loader,
         tqdm(total=trainer.steps, initial=start, desc="training", unit="step", disable=not tracker.enabled) as bar,
     ):
         upcoming = loader.submit(load, start)
@@ -106,9 +113,7 @@ def train(
             waited += time.perf_counter() - asked
             upcoming = loader.submit(load, step + 1)
 
-            torch.manual_seed((cfg.seed * 1_000_003 + step) * world + accelerator.process_index)
-            for key in policy.config.image_features:
-                batch[key] = augment_images(batch[key], trainer.augment)
+            torch.manual_seed(seed_of(step))
             batch = preprocess(batch)
             loss, _ = model(batch)
             sums = accelerator.reduce(torch.stack([loss.detach().float(), loss.new_tensor(float(stop.asked))]))
@@ -137,8 +142,8 @@ def train(
                 bar.set_postfix(loss=f"{mean_loss:.4f}", samples_s=f"{figures['samples_per_s']:.0f}")
                 clock, waited, logged = time.perf_counter(), 0.0, done
             at_end = done == trainer.steps
-            validation_due = at_end or _due(done, trainer.validate_every)
-            if validation_due or stopping or _due(done, trainer.save_every):
+            validation_due = trainer.validate_every > 0 and (at_end or _due(done, trainer.validate_every))
+            if at_end or validation_due or stopping or _due(done, trainer.save_every):
                 if accelerator.is_main_process:
                     paused = time.perf_counter()
                     save(done, validation_due)

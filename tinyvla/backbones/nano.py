@@ -33,9 +33,9 @@ class NanoConfig(BackboneConfig):
     image_size: int = 96
     vision_width: int = 64
     keypoints: int = 64
-    image_tokens: int = 8
+    image_tokens: int = 4
     hidden_size: int = 256
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     vocab_size: int = 8192
 
