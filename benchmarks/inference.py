@@ -43,7 +43,7 @@ def measure(name: str, device: str, threads: int, repeats: int, seconds: float) 
     import torch
     from lerobot.configs import FeatureType, PolicyFeature
 
-    from configs.composing import load_config
+    from configs.composing import as_dict, load_config
     from policies.factory import decode_policy_config
     from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
 
@@ -55,7 +55,7 @@ def measure(name: str, device: str, threads: int, repeats: int, seconds: float) 
     cfg = load_config("train", ["env.cameras=[corner2,topview]", *overrides])
     size = cfg.env.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    config = decode_policy_config(to_container(cfg.policy), device)
+    config = decode_policy_config(as_dict(cfg.policy), device)
     config.input_features = {
         f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, height, width))
         for camera in cfg.env.cameras
@@ -89,13 +89,6 @@ def measure(name: str, device: str, threads: int, repeats: int, seconds: float) 
         "peak_memory_mb": round(peak_memory_mb(device)),
         "libraries_mb": round(libraries),
     }
-
-
-def to_container(cfg: Any) -> dict[str, Any]:
-    """A composed configuration as plain dicts and lists."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(cfg, resolve=True)
 
 
 def peak_memory_mb(device: str) -> float:
