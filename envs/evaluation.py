@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from policies import PolicyRunner, find_checkpoint
+from tinyvla.errors import UserError
 
 from .registry import instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
@@ -29,7 +30,12 @@ class Job(NamedTuple):
 
 
 def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0) -> list[Job]:
-    """`episodes` episodes of every task, then `wrong_instructions` of each told to do the other tasks in turn."""
+    """`episodes` episodes of every task, then `wrong_instructions` of each told to do the other tasks in turn.
+
+    Raises UserError if there would be none.
+    """
+    if episodes < 1:
+        raise UserError(f"{episodes} episodes a task tell nothing; ask for one or more")
     right = [Job(task, task, episode) for task in tasks for episode in range(episodes)]
     wrong = []
     for task in tasks:
@@ -55,7 +61,7 @@ def run_jobs(
 
     Args:
         checkpoint: a policy's folder.
-        videos: folder for an MP4 of every episode; None: no videos.
+        videos: folder for MP4s of the episodes; None: no videos.
 
     Raises UserError if the policy does not fit the environment.
     """
@@ -111,6 +117,7 @@ def evaluate(
     if run_dir:
         if folder:
             keep_videos(folder, results, videos)
+        run_dir.mkdir(parents=True, exist_ok=True)
         temporary = run_dir / "eval.json.tmp"
         temporary.write_text(json.dumps(result, indent=1))
         temporary.replace(run_dir / "eval.json")
@@ -129,13 +136,16 @@ def _run_job(
             checkpoint=checkpoint, runner=PolicyRunner.from_checkpoint(checkpoint, None if device == "auto" else device)
         )
     if _WORKER.get("task") != job.task:
-        if "env" in _WORKER:
+        if _WORKER.pop("task", None):
             _WORKER.pop("env").close()
         env = make_env(env_cfg, job.task)
-        _WORKER.update(task=job.task, env=env)
         _WORKER["runner"].check(env.observation_space, env.action_space)
+        _WORKER.update(task=job.task, env=env)
     instruction = None if job.told == job.task else instruction_of(env_cfg, job.told)
-    return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, videos and videos / video_name(job))
+    # Told to do something else a policy mostly fails, at full length and all alike: one video of each is enough.
+    recorded = job.told == job.task or job.episode == 0
+    video = videos / video_name(job) if videos and recorded else None
+    return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, video)
 
 
 def video_name(job: Job) -> str:
@@ -172,7 +182,7 @@ def _figures(rollouts: list[Rollout]) -> dict[str, Any]:
         "success_rate": successes / count,
         "successes": successes,
         "episodes": count,
-        "ci95": [round(interval.low, 4), round(interval.high, 4)],
+        "ci95": [round(float(interval.low), 4), round(float(interval.high), 4)],
         "episode_length": round(float(np.mean([rollout.steps for rollout in rollouts])), 1),
         "ms_per_action": round(float(times.mean()), 3),
         "ms_per_action_p95": round(float(np.percentile(times, 95)), 3),
@@ -184,8 +194,9 @@ def keep_videos(folder: Path, results: Mapping[Job, Rollout], each: int) -> list
     kept = []
     for task in dict.fromkeys(job.task for job in results):
         for ending, success in (("success", True), ("failure", False)):
-            chosen = [job for job, rollout in results.items() if job.task == task and rollout.success == success]
-            for job in chosen[:each]:
+            ended_so = [job for job, rollout in results.items() if job.task == task and rollout.success == success]
+            recorded = [job for job in ended_so if (folder / video_name(job)).exists()]
+            for job in recorded[:each]:
                 video = folder / video_name(job)
                 kept.append(video.replace(video.with_stem(f"{video.stem}-{ending}")))
     for video in folder.glob("*.mp4"):
