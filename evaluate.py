@@ -6,17 +6,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from configs.app import app
 from configs.composing import as_dict
+from tinyvla.errors import UserError
 
 
 @app("evaluate")
 def main(cfg: DictConfig) -> None:
+    from envs.evaluation import evaluate
     from envs.report import describe, write_report
 
-    from envs.evaluation import evaluate
-
     run_dir = Path(cfg.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, run_dir / "config.yaml")
+    if (run_dir / "config.yaml").exists():
+        raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     result = evaluate(
         Path(cfg.checkpoint),
         as_dict(cfg.env),
@@ -28,6 +28,7 @@ def main(cfg: DictConfig) -> None:
         run_dir=run_dir,
         videos=cfg.videos,
     )
+    OmegaConf.save(cfg, run_dir / "config.yaml")
     print(describe(result))
     print(write_report(run_dir))
 

@@ -10,16 +10,15 @@ from configs.composing import as_dict, load_config
 
 @app("train")
 def main(cfg: DictConfig) -> None:
-    from envs.report import describe, write_report
-
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
-    from envs.evaluation import evaluate
-    from policies import decode_policy_config
+    from envs.evaluation import evaluate, evaluation_jobs
+    from envs.report import describe, write_report
+    from policies import check_policy
     from policies.training import Tracker, make_accelerator, on_first_process, open_run, train
 
-    decode_policy_config(as_dict(cfg.policy))  # mistakes come up before anything is written
-    resolve_tasks(as_dict(cfg.env))
+    check_policy(as_dict(cfg.policy))  # mistakes come up before anything is written
+    evaluation_jobs(resolve_tasks(as_dict(cfg.env)), cfg.eval.episodes)
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     cfg = on_first_process(accelerator, lambda: open_run(cfg, load_config("train")))
     env_cfg, run_dir, device = as_dict(cfg.env), Path(cfg.run_dir), str(accelerator.device)
@@ -38,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         }
 
     with Tracker(run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
-        policy = train(cfg, dataset, accelerator, tracker, validate)
+        policy = train(cfg, dataset, accelerator, tracker, validate if cfg.trainer.validate_episodes else None)
         if not accelerator.is_main_process:
             return
         result = evaluate(

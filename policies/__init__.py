@@ -2,6 +2,7 @@
 
 from .factory import (
     Pipeline,
+    check_policy,
     decode_policy_config,
     find_checkpoint,
     load_policy,
@@ -14,6 +15,7 @@ from .runner import PolicyRunner
 __all__ = [
     "Pipeline",
     "PolicyRunner",
+    "check_policy",
     "decode_policy_config",
     "find_checkpoint",
     "load_policy",

@@ -8,6 +8,7 @@ from typing import Any
 
 import draccus
 import lerobot.policies
+import torch
 from draccus.utils import DraccusException, ParsingError
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
@@ -16,8 +17,9 @@ from lerobot.processor import PolicyProcessorPipeline
 from safetensors import SafetensorError
 
 from tinyvla.errors import UserError
+from tinyvla.model import TinyVLA
 
-from . import tinyvla as _tinyvla  # noqa: F401  (registers policy.type=tinyvla)
+from .tinyvla import TinyVLAConfig
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
 
@@ -48,15 +50,33 @@ def decode_policy_config(policy_cfg: Mapping[str, Any], device: str | None = Non
         raise UserError(f"the configuration of policy '{name}' does not fit: {reason}; mend that field") from error
 
 
+def check_policy(policy_cfg: Mapping[str, Any]) -> None:
+    """Raise UserError for what is wrong with a policy's settings, as far as that shows without a dataset.
+
+    A pretrained backbone is fetched, so that trouble with the model hub comes up here as well.
+    """
+    config = decode_policy_config(policy_cfg, device="cpu")
+    if isinstance(config, TinyVLAConfig):
+        try:
+            with torch.device("meta"):  # neither computes nor takes memory
+                TinyVLA(config.backbone, config.decoder, state_dim=1, action_dim=1, chunk_size=config.chunk_size)
+        except ValueError as error:
+            raise UserError(f"the configuration of policy 'tinyvla' does not fit: {error}; mend that field") from error
+
+
 def make_policy(
     policy_cfg: Mapping[str, Any], dataset_meta: LeRobotDatasetMetadata, device: str | None = None
 ) -> PreTrainedPolicy:
-    """A fresh policy with the cameras, state and action sizes of a dataset, on `device` (None: the best there is)."""
+    """A fresh policy with the cameras, state and action sizes of a dataset, on `device` (None: the best there is).
+
+    Raises UserError if its settings do not fit each other or the dataset, or its pretrained weights cannot be fetched.
+    """
     config = decode_policy_config(policy_cfg, device)
     try:
         return lerobot.policies.make_policy(config, ds_meta=dataset_meta)
-    except ValueError as error:
-        raise UserError(f"policy '{config.type}' does not fit the dataset: {error}") from error
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"policy '{config.type}' cannot be made: {reason}; mend that setting") from error
 
 
 def make_processors(policy: PreTrainedPolicy, dataset_stats: dict[str, dict[str, Any]]) -> tuple[Pipeline, Pipeline]:

@@ -22,3 +22,12 @@ def dataset(dataset_root):
     from policies.training.data import open_dataset
 
     return open_dataset(dataset_root)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Worker processes' work done at once in this one, which spares a test their start."""
+    from tiny import SerialPool
+
+    for module in ("envs.evaluation", "envs.demos.collect", "envs.demos.dataset"):
+        monkeypatch.setattr(f"{module}.worker_pool", SerialPool)

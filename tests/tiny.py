@@ -1,5 +1,6 @@
 """What tests train and run instead of the real thing: a small dataset, a backbone of a few thousand weights."""
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from lerobot.datasets import LeRobotDataset
 from torch import nn
 
 from configs.composing import as_dict, load_config
+from envs import evaluation
 from policies import make_policy, make_processors
 from policies.training.checkpoint import CheckpointWriter
 from tinyvla.backbones import Backbone, BackboneConfig, Features
@@ -114,3 +116,28 @@ def write_checkpoint(run_dir: Path, step: int, is_best: bool = False, during=Non
     with CheckpointWriter(run_dir, step) as checkpoint:
         checkpoint.add_policy(save)
         checkpoint.finish({"step": step, "weights": torch.arange(step)}, is_best)
+
+
+class SerialPool:
+    """Stands in for `envs.workers.worker_pool`; like its processes, what it has loaded goes when it ends."""
+
+    def __init__(self, workers):
+        assert workers >= 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if "env" in evaluation._WORKER:
+            evaluation._WORKER["env"].close()
+        evaluation._WORKER.clear()
+
+    def submit(self, function, *arguments):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    map = staticmethod(map)

@@ -8,10 +8,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
+from tinyvla.errors import UserError
+
 
 def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
-    """Hugging Face's Accelerator on a device ("auto": the best there is), in bf16 if asked or ("auto") where fast."""
+    """Hugging Face's Accelerator on a device ("auto": the best there is), in bf16 if asked or ("auto") where fast.
+
+    Raises UserError if there is no such device.
+    """
     if device not in ("auto", "cpu"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"device={device} cannot be used here ({reason}); use device=auto or device=cpu") from error
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
     return Accelerator(
         cpu=device == "cpu",

@@ -135,7 +135,7 @@ def test_every_backbone_of_the_configuration_is_known():
 def test_a_policy_that_does_not_fit_the_dataset_is_one_line(dataset):
     cfg = as_dict(run_config().policy)
     cfg["decoder"]["network"]["widths"] = [16, 16, 16, 16, 16]
-    with pytest.raises(UserError, match=r"'tinyvla' does not fit.*chunk_size 8 must divide by 16"):
+    with pytest.raises(UserError, match=r"'tinyvla' cannot be made: chunk_size 8 must divide by 16"):
         make_policy(cfg, dataset.meta, "cpu")
 
 

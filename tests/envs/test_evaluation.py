@@ -1,0 +1,183 @@
+"""Closed-loop evaluation: which episodes, what their figures amount to, and that workers change nothing."""
+
+import json
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from tiny import SETTINGS
+
+from configs.composing import as_dict, load_config
+from envs import evaluation
+from envs.evaluation import Job, evaluate, evaluation_jobs, keep_videos, run_jobs, summarise, video_name
+from envs.rollout import Rollout
+from policies import decode_policy_config, make_processors, save_checkpoint_files
+from tinyvla.errors import UserError
+
+
+def rollout(success, seed=0, steps=10, ms=(1.0, 3.0)):
+    return Rollout(seed, success, steps, np.array(ms))
+
+
+def test_every_task_has_its_episodes_and_is_told_the_others_in_turn():
+    jobs = evaluation_jobs(["a", "b", "c"], 2, wrong_instructions=3)
+    assert jobs[:6] == [Job(task, task, episode) for task in "abc" for episode in (0, 1)]
+    assert jobs[6:] == [
+        *(Job("a", "b", 0), Job("a", "c", 0), Job("a", "b", 1)),
+        *(Job("b", "a", 0), Job("b", "c", 0), Job("b", "a", 1)),
+        *(Job("c", "a", 0), Job("c", "b", 0), Job("c", "a", 1)),
+    ]
+    assert len(set(jobs)) == len(jobs)
+    assert evaluation_jobs(["a"], 1, wrong_instructions=3) == [Job("a", "a", 0)]  # there is no other instruction
+    with pytest.raises(UserError, match="0 episodes"):
+        evaluation_jobs(["a"], 0)
+
+
+def test_figures_by_hand():
+    """Wilson's interval for 8 of 10 at z = 1.96: (0.8 + z²/20 ± z √(0.016 + z²/400)) / (1 + z²/10)."""
+    z = 1.959964
+    centre, half, scale = 0.8 + z**2 / 20, z * np.sqrt(0.016 + z**2 / 400), 1 + z**2 / 10
+    results = {Job("a", "a", i): rollout(i < 8, seed=100 + i, steps=20 + i) for i in range(10)}
+    summary = summarise(results)
+    assert summary["success_rate"] == 0.8
+    assert (summary["successes"], summary["episodes"]) == (8, 10)
+    assert summary["ci95"] == pytest.approx([(centre - half) / scale, (centre + half) / scale], abs=1e-4)
+    assert summary["ci95"] == pytest.approx([0.4902, 0.9433], abs=1e-4)
+    assert summary["episode_length"] == 24.5
+    assert summary["ms_per_action"] == 2.0
+    assert summary["tasks"]["a"]["seeds"] == list(range(100, 110))
+
+
+@pytest.mark.parametrize(("successes", "interval"), [(0, [0.0, 0.1611]), (20, [0.8389, 1.0]), (19, [0.7639, 0.9911])])
+def test_intervals_at_the_ends(successes, interval):
+    summary = summarise({Job("a", "a", i): rollout(i < successes) for i in range(20)})
+    assert summary["ci95"] == pytest.approx(interval, abs=1e-4)
+
+
+def test_latency_weighs_every_action_alike():
+    results = {Job("a", "a", 0): rollout(True, ms=[1.0]), Job("a", "a", 1): rollout(True, ms=[2.0] * 98 + [100.0])}
+    summary = summarise(results)
+    assert summary["ms_per_action"] == pytest.approx((1 + 196 + 100) / 100)
+    assert summary["ms_per_action_p95"] == 2.0
+
+
+def test_wrong_instructions_are_counted_apart():
+    results = {Job("a", "a", 0): rollout(True), Job("b", "b", 0): rollout(False, ms=[9.0])}
+    alone = summarise(results)
+    results |= {Job("a", "b", i): rollout(i == 0, ms=[500.0]) for i in range(3)}
+    summary = summarise(results)
+    assert summary.pop("wrong_instructions") == {"a": {"b": {"successes": 1, "episodes": 3}}}
+    assert summary == alone
+    assert list(summary["tasks"]) == ["a", "b"]
+
+
+def test_a_summary_is_plain_json():
+    results = {Job("a", "a", i): rollout(i < 3, seed=i) for i in range(4)}
+    results |= {Job("a", "b", 0): rollout(True)}
+
+    def types(value):
+        if isinstance(value, dict):
+            return set().union(*map(types, value.values()))
+        return set().union(*map(types, value)) if isinstance(value, list) else {type(value)}
+
+    summary = summarise(results)
+    assert types(summary) <= {int, float, str}
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_the_first_successes_and_failures_are_kept(tmp_path):
+    results = {Job("a", "a", i): rollout(i % 2 == 1) for i in range(6)}
+    results |= {Job("b", "b", i): rollout(True) for i in range(3)}
+    results |= {Job("b", "a", 0): rollout(False)}
+    for job in results:
+        (tmp_path / video_name(job)).write_text(video_name(job))
+    (tmp_path / "a-099.mp4").touch()  # of an earlier evaluation
+    kept = keep_videos(tmp_path, results, 2)
+    names = {
+        *("a-001-success.mp4", "a-003-success.mp4", "a-000-failure.mp4", "a-002-failure.mp4"),
+        *("b-000-success.mp4", "b-001-success.mp4", "b-told-a-000-failure.mp4"),
+    }
+    assert {path.name for path in kept} == {path.name for path in tmp_path.iterdir()} == names
+    assert (tmp_path / "b-told-a-000-failure.mp4").read_text() == "b-told-a-000.mp4"
+
+
+ENV = load_config("evaluate", ["checkpoint=x", "env.image_size=32", "env.max_steps=12", "env.cameras=[corner2]"]).env
+ENV = as_dict(ENV) | {"tasks": ["reach-v3", "drawer-close-v3"]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A fresh policy for Meta-World, one that worker processes can load."""
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    settings = ["backbone.image_size=32", *SETTINGS["tinyvla"], "policy.n_action_steps=4"]
+    config = decode_policy_config(as_dict(load_config("train", settings).policy), "cpu")
+    config.input_features = {
+        "observation.images.corner2": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
+        "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
+    }
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
+    torch.manual_seed(0)
+    from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
+
+    ones = {"min": -torch.ones(4), "max": torch.ones(4), "mean": torch.zeros(4), "std": torch.ones(4)}
+    policy = TinyVLAPolicy(config)
+    processors = make_processors(policy, {"observation.state": ones, "action": ones})
+    folder = tmp_path_factory.mktemp("run") / "checkpoints" / "last" / "pretrained_model"
+    save_checkpoint_files(policy, *processors, folder)
+    return folder
+
+
+def play(checkpoint, jobs, folder, workers=1):
+    """What comes of some episodes, apart from the clock: their results, and what could be seen in each."""
+    results = run_jobs(checkpoint, ENV, jobs, "validation", 0, workers, "cpu", folder)
+    assert list(results) == jobs
+    return {job: (rollout[:3], iio.imread(folder / video_name(job)).tolist()) for job, rollout in results.items()}
+
+
+def test_an_evaluation_and_what_it_writes(checkpoint, tmp_path, in_process):
+    run_dir = tmp_path / "a" / "run"
+    result = evaluate(checkpoint.parents[2], ENV, 2, seed=3, wrong_instructions=1, run_dir=run_dir, videos=1)
+    assert json.loads((run_dir / "eval.json").read_text()) == result
+    assert {"success_rate", "episodes", "ci95", "ms_per_action", "tasks", "wrong_instructions"} <= set(result)
+    assert result["episodes"] == 4
+    assert {task: figures["episodes"] for task, figures in result["tasks"].items()} == dict.fromkeys(ENV["tasks"], 2)
+    seeds = result["tasks"]["reach-v3"]["seeds"]
+    assert seeds == result["tasks"]["drawer-close-v3"]["seeds"]
+    assert seeds == [evaluation.episode_seed("evaluation", 3, i) for i in (0, 1)]
+    assert (result["split"], result["seed"]) == ("evaluation", 3)
+    assert 2 <= len(list((run_dir / "videos").iterdir())) <= 4
+    assert sorted(path.name for path in run_dir.iterdir()) == ["eval.json", "videos"]
+
+
+def test_no_episode_depends_on_those_before_it(checkpoint, tmp_path, in_process):
+    jobs = evaluation_jobs(ENV["tasks"], 2, wrong_instructions=1)
+    first = play(checkpoint, jobs, tmp_path / "first")
+    assert first == play(checkpoint, jobs[::-1], tmp_path / "second")
+    assert len({str(seen) for seen in first.values()}) == len(jobs)
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(checkpoint, tmp_path):
+    jobs = evaluation_jobs(ENV["tasks"], 3, wrong_instructions=1)
+    assert play(checkpoint, jobs, tmp_path / "one", workers=1) == play(checkpoint, jobs, tmp_path / "two", workers=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"cameras": ["corner", "topview"]}, "needs the cameras corner2 but there are corner, topview; add corner2"),
+        ({"image_size": 48}, "set env.image_size=32"),
+        ({"cameras": ["front"]}, "unknown camera 'front'"),
+        ({"tasks": ["reach-v2"]}, "unknown Meta-World task or suite 'reach-v2'"),
+        ({"name": "metawold"}, "unknown env.name 'metawold'"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_one_line_and_leaves_nothing(
+    change, what, checkpoint, tmp_path, in_process
+):
+    with pytest.raises(UserError, match=what) as mistake:
+        evaluate(checkpoint, ENV | change, 2, run_dir=tmp_path / "run", videos=1)
+    assert "\n" not in str(mistake.value)
+    assert not (tmp_path / "run").exists()
