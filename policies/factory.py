@@ -1,5 +1,6 @@
 """One way to make, save and load every policy: ours and LeRobot's own."""
 
+import contextlib
 import dataclasses
 import difflib
 from collections.abc import Mapping
@@ -115,7 +116,8 @@ def load_policy(path: Path | str, device: str | None = None) -> tuple[PreTrained
     folder = find_checkpoint(path)
     try:
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=[f"--device={device}"] if device else [])
-        policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
+        with contextlib.redirect_stdout(None):  # LeRobot prints what it does
+            policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
         overrides = {"device_processor": {"device": config.device}}
         preprocessor, postprocessor = make_pre_post_processors(
             config, pretrained_path=str(folder), preprocessor_overrides=overrides

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
 from tinyvla.errors import UserError
@@ -23,6 +24,7 @@ def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
             reason = str(error).splitlines()[0]
             raise UserError(f"device={device} cannot be used here ({reason}); use device=auto or device=cpu") from error
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    AcceleratorState._reset_state()  # the runs of a sweep share a process, and may differ in precision
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if (computes_bf16(device) if bf16 == "auto" else bf16) else "no",

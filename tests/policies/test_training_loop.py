@@ -6,7 +6,6 @@ import signal
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny import SETTINGS, run_config
 
@@ -20,12 +19,6 @@ from tinyvla.errors import UserError
 
 STEPS = 12
 SCORES = {4: 0.5, 8: 0.75, 12: 0.25}  # of the fake validation, by step
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def validate(folder):
@@ -90,7 +83,6 @@ def assert_same(a, b, where="state"):
 def undisturbed(dataset_root, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("undisturbed")
     run(run_dir, dataset_root)
-    AcceleratorState._reset_state(True)
     return run_dir
 
 
@@ -226,7 +218,7 @@ def test_augmentation_reaches_the_policy(dataset_root, tmp_path):
     assert first == pytest.approx(second, rel=0.5)
 
 
-def test_bf16(dataset_root, tmp_path, undisturbed):
+def test_bf16_after_a_run_without(dataset_root, tmp_path, undisturbed):
     folder = run(tmp_path, dataset_root, "trainer.bf16=true")
     ours, exact = ([r["train/loss"] for r in curve(path) if "train/loss" in r] for path in (tmp_path, undisturbed))
     assert ours != exact

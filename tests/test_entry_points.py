@@ -1,0 +1,277 @@
+"""train.py and evaluate.py from the command line to the last file: what they leave, and how they refuse."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from tiny import SETTINGS
+
+from policies.training import read_metrics
+
+ROOT = Path(__file__).parents[1]
+TASK = "drawer-close-v3"
+ENV = [f"env.tasks=[{TASK}]", "env.image_size=32", "env.cameras=[corner2]", "env.max_steps=120"]
+SMALL = [
+    *("preset=cpu", "episodes=2", "workers=1", "trainer.steps=6", "trainer.batch_size=4", "trainer.log_every=1"),
+    *("trainer.save_every=2", "trainer.num_threads=1", "trainer.bf16=false", "eval.episodes=1", "eval.videos=1"),
+    *("eval.wrong_instructions=0", "eval.workers=1", "logger=none"),
+]
+VALIDATED = ["trainer.validate_every=3", "trainer.validate_episodes=1"]
+POLICY = {name: [f"policy={name}", *settings] for name, settings in SETTINGS.items()}
+POLICY["tinyvla"] += ["backbone.image_size=32", "policy.n_action_steps=4"]
+POLICY["act"] += ["policy.n_action_steps=4"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_fresh_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run an entry point in this process; its exit code and what it wrote to stdout and stderr."""
+
+    def run(entry, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{entry}.py", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            __import__(entry).main()
+        except SystemExit as leaving:
+            code = leaving.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("demonstrations")
+
+
+def check_run(run_dir, episodes=1):
+    """A finished run's folder holds what the README promises."""
+    result = json.loads((run_dir / "eval.json").read_text())
+    assert {"success_rate", "episodes", "ci95", "ms_per_action"} <= set(result)
+    assert list(result["tasks"]) == [TASK]
+    assert {"success_rate", "episodes", "ci95", "ms_per_action"} <= set(result["tasks"][TASK])
+    assert result["episodes"] == episodes
+    page = (run_dir / "report.html").read_text()
+    assert "data:video/mp4" in page
+    assert re.findall(r"<(?:script|link|img|video|source|iframe|use|image)\b[^>]*(?:src|href)=.?https?:", page) == []
+    assert re.findall(r"url\(.?https?:|@import", page) == []
+    assert OmegaConf.load(run_dir / "config.yaml").command.startswith("python ")
+    assert len(list((run_dir / "videos").glob("*.mp4"))) == 1
+
+
+@pytest.mark.parametrize("policy", POLICY)
+def test_one_command_from_nothing_to_a_report(policy, data_dir, tmp_path, command, in_process):
+    run_dir = tmp_path / "run"
+    arguments = [*POLICY[policy], *ENV, *SMALL, *VALIDATED, f"data_dir={data_dir}", f"run_dir={run_dir}"]
+    code, out, err = command("train", *arguments)
+    assert code == 0, err
+    assert str(run_dir / "report.html") in out
+    check_run(run_dir)
+    assert sorted(path.name for path in run_dir.iterdir()) == sorted(
+        ["checkpoints", "config.yaml", "eval.json", "metrics.jsonl", "report.html", "videos"]
+    )
+    records = read_metrics(run_dir / "metrics.jsonl")
+    assert [record["step"] for record in records if "train/loss" in record] == [1, 2, 3, 4, 5, 6]
+    scores = [record for record in records if "validation/success_rate" in record]
+    assert [record["step"] for record in scores] == [3, 6]
+    assert f"validation/success_rate/{TASK}" in scores[0]
+    for name in ("best", "last"):
+        assert (run_dir / "checkpoints" / name / "pretrained_model" / "model.safetensors").is_file()
+    (dataset,) = [folder for folder in data_dir.iterdir() if (folder / "meta/info.json").exists()]
+    assert json.loads((dataset / "meta/info.json").read_text())["total_episodes"] == 2
+
+
+@pytest.fixture
+def trained(data_dir, tmp_path, command, in_process):
+    """A run's folder, as small as they come."""
+    run_dir = tmp_path / "trained"
+    arguments = [*POLICY["tinyvla"], *ENV, *SMALL, f"data_dir={data_dir}", f"run_dir={run_dir}"]
+    settings = ["trainer.steps=1", "trainer.validate_every=0"]
+    code, _, err = command("train", *arguments, *settings)
+    assert code == 0, err
+    return run_dir
+
+
+def test_evaluating_a_run(trained, tmp_path, command):
+    code, out, err = command("evaluate", f"checkpoint={trained}", *ENV, "episodes=2", "videos=1", "workers=1")
+    assert code == 0, err
+    (run_dir,) = (tmp_path / "outputs/evaluate-metaworld").iterdir()
+    check_run(run_dir, episodes=2)
+    assert TASK in out
+    checkpoint = json.loads((run_dir / "eval.json").read_text())["checkpoint"]
+    assert checkpoint == str(trained / "checkpoints/last/pretrained_model")
+    before = (trained / "config.yaml").read_bytes()
+    code, _, err = command("evaluate", f"checkpoint={trained}", *ENV, f"run_dir={trained}")
+    assert (code, err) == (2, f"error: {trained} already holds a run; choose another run_dir\n")
+    assert (trained / "config.yaml").read_bytes() == before
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
+    weights = trained / "checkpoints/last/pretrained_model/model.safetensors"
+    for change, what in [
+        (["env.cameras=[topview]"], "the policy needs the cameras corner2 but there are topview; add corner2"),
+        (["env.image_size=48"], "set env.image_size=32"),
+        (["env.tasks=[drawer-clos-v3]"], "unknown Meta-World task or suite 'drawer-clos-v3'"),
+        (["episodes=0"], "0 episodes"),
+        (["checkpoint=nowhere"], "no policy checkpoint at nowhere"),
+        (["checkpoint=cut"], "cannot be loaded"),
+    ]:
+        if change == ["checkpoint=cut"]:
+            shutil.copytree(trained, tmp_path / "cut", symlinks=True)
+            truncate(tmp_path / "cut" / weights.relative_to(trained))
+        code, out, err = command("evaluate", f"checkpoint={trained}", *ENV, "workers=1", *change)
+        assert (code, out) == (2, ""), change
+        assert "Traceback" not in err
+        assert [line for line in err.splitlines() if line.startswith("error: ")] == err.splitlines()[-1:]
+        assert what in err.splitlines()[-1]
+        assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["env.tasks=[reach-v9]"], "did you mean reach-v3"),
+        (["env.tasks=[]"], "env.tasks is empty"),
+        (["policy=tinyvlla"], "did you mean tinyvla"),
+        (["trainer.stepz=3"], "did you mean trainer.steps"),
+        (["backbone=smolvlm"], "could not be fetched from the model hub .*use backbone=nano, which needs no download"),
+        (["backbone=llava_pythia", "backbone.pretrained=no/where"], "'no/where' is no folder here and could not be"),
+        (["backbone=llava_pythia", "backbone.size=xl"], "unknown backbone.size 'xl'; use one of s, b, h"),
+        (["backbone.image_size=33"], "image_size must be a multiple of"),
+        (["policy.chunk_size=15"], "chunk_size 15 must divide by 2"),
+        (["policy.n_action_steps=17"], "n_action_steps must lie between 1 and chunk_size 16"),
+        (["decoder.scheduler=DDIM"], "'DDIM' is no scheduler of diffusers; did you mean DDIMScheduler"),
+        (["device=cuda:99"], r"device=cuda:99 cannot be used here .*use device=auto"),
+        (["eval.episodes=0"], "0 episodes"),
+        (["resume=true", "run_dir=nowhere"], "there is no run in nowhere to resume"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, what, tmp_path, command):
+    code, out, err = command("train", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert re.search(what, err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_never_overwritten(tmp_path, command):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("seed: 5")
+    code, _, err = command("train", f"run_dir={tmp_path / 'run'}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "already holds a run; add resume=true" in err
+    assert (tmp_path / "run/config.yaml").read_text() == "seed: 5"
+
+
+def test_a_truncated_dataset_is_one_line(data_dir, trained, tmp_path, command):
+    copy = tmp_path / "data"
+    shutil.copytree(data_dir, copy)
+    (dataset,) = [folder for folder in copy.iterdir() if (folder / "meta/info.json").exists()]
+    truncate(next(dataset.glob("data/*/*.parquet")))
+    shutil.rmtree(copy / "frames")
+    code, _, err = command("train", *POLICY["tinyvla"], *ENV, *SMALL, f"data_dir={copy}", f"run_dir={tmp_path / 'run'}")
+    assert (code, err.count("\n"), "Traceback" in err) == (2, 1, False)
+    assert f"error: the dataset {dataset} is damaged" in err
+    assert "delete that folder and run the same command again" in err
+
+
+def start(*arguments):
+    """A real process, in a group of its own."""
+    command = [sys.executable, *arguments]
+    environment = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-3000:]
+    return out, err
+
+
+LONG = [*POLICY["tinyvla"], *ENV, *SMALL, "trainer.steps=400", "trainer.save_every=50", "trainer.validate_every=0"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_dir):
+    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    out, _ = finish(start("train.py", *LONG, "logger=wandb", f"data_dir={data_dir}", f"run_dir={run_dir}"))
+    return run_dir, out
+
+
+@pytest.mark.slow
+def test_the_commands_as_a_user_types_them(undisturbed, tmp_path):
+    run_dir, out = undisturbed
+    check_run(run_dir)
+    assert out.splitlines()[-1] == str(run_dir / "report.html")
+    assert list(run_dir.glob("wandb/offline-run-*"))
+    options = [f"checkpoint={run_dir}", *ENV, "episodes=3", "workers=2", "videos=1", f"run_dir={tmp_path / 'again'}"]
+    finish(start("evaluate.py", *options))
+    check_run(tmp_path / "again", episodes=3)
+
+
+def figures(run_dir):
+    records = read_metrics(run_dir / "metrics.jsonl")
+    return [[record["step"], *(record[f"train/{key}"] for key in ("loss", "lr", "grad_norm"))] for record in records]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_killed_as_a_process_resumes_to_the_same_figures(number, undisturbed, data_dir, tmp_path):
+    run_dir = tmp_path / "killed"
+    process = start("train.py", *LONG, f"data_dir={data_dir}", f"run_dir={run_dir}")
+    while process.poll() is None:
+        metrics = run_dir / "metrics.jsonl"
+        if metrics.exists() and len(read_metrics(metrics)) > 70:
+            break
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
+    assert len(figures(run_dir)) < 400
+    assert not (run_dir / "eval.json").exists()
+    if number == signal.SIGINT:
+        assert f"python train.py run_dir={run_dir} resume=true" in out
+    finish(start("train.py", f"run_dir={run_dir}", "resume=true"))
+    check_run(run_dir)
+    expected = figures(undisturbed[0])
+    assert [row[0] for row in figures(run_dir)] == [row[0] for row in expected] == list(range(1, 401))
+    for ours, theirs in zip(figures(run_dir), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.slow
+def test_several_processes_train_together(data_dir, tmp_path):
+    run_dir = tmp_path / "run"
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "train.py"]
+    settings = [
+        *POLICY["tinyvla"],
+        *ENV,
+        *SMALL,
+        *VALIDATED,
+        "device=cpu",
+        f"data_dir={data_dir}",
+        f"run_dir={run_dir}",
+    ]
+    finish(start(*launch, *settings))
+    check_run(run_dir)
+    records = read_metrics(run_dir / "metrics.jsonl")
+    assert [record["step"] for record in records if "train/loss" in record] == [1, 2, 3, 4, 5, 6]
