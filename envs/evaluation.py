@@ -61,12 +61,13 @@ def run_jobs(
 
     Args:
         checkpoint: a policy's folder.
-        videos: folder for MP4s of the episodes; None: no videos.
+        videos: folder for an MP4 of every episode; None: no videos.
 
     Raises UserError if the policy does not fit the environment.
     """
     results: dict[Job, Rollout] = {}
-    with worker_pool(workers) as pool, tqdm(total=len(jobs), desc=split, unit="episode") as bar:
+    title = "filming" if videos else split
+    with worker_pool(workers) as pool, tqdm(total=len(jobs), desc=title, unit="episode") as bar:
         futures = {
             pool.submit(_run_job, checkpoint, env_cfg, job, episode_seed(split, seed, job.episode), device, videos): job
             for job in jobs
@@ -105,9 +106,8 @@ def evaluate(
     """
     checkpoint = find_checkpoint(checkpoint)
     jobs = evaluation_jobs(resolve_tasks(env_cfg), episodes, wrong_instructions)
-    folder = run_dir / "videos" if run_dir and videos else None
     count = min(count_workers(workers), len(jobs))
-    results = run_jobs(checkpoint, env_cfg, jobs, split, seed, count, device, folder)
+    results = run_jobs(checkpoint, env_cfg, jobs, split, seed, count, device, None)
     result = summarise(results) | {
         "split": split,
         "seed": seed,
@@ -115,7 +115,10 @@ def evaluate(
         "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers",
     }
     if run_dir:
-        if folder:
+        if videos:
+            # Drawing every frame of every episode would take longer than playing it: the chosen few are played again.
+            folder, shown = run_dir / "videos", telling(results, videos)
+            run_jobs(checkpoint, env_cfg, shown, split, seed, min(count, len(shown)), device, folder)
             keep_videos(folder, results, videos)
         run_dir.mkdir(parents=True, exist_ok=True)
         temporary = run_dir / "eval.json.tmp"
@@ -142,10 +145,7 @@ def _run_job(
         _WORKER["runner"].check(env.observation_space, env.action_space)
         _WORKER.update(task=job.task, env=env)
     instruction = None if job.told == job.task else instruction_of(env_cfg, job.told)
-    # Told to do something else a policy mostly fails, at full length and all alike: one video of each is enough.
-    recorded = job.told == job.task or job.episode == 0
-    video = videos / video_name(job) if videos and recorded else None
-    return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, video)
+    return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, videos and videos / video_name(job))
 
 
 def video_name(job: Job) -> str:
@@ -189,16 +189,23 @@ def _figures(rollouts: list[Rollout]) -> dict[str, Any]:
     }
 
 
-def keep_videos(folder: Path, results: Mapping[Job, Rollout], each: int) -> list[Path]:
-    """Of the videos of every task's episodes keep the first `each` successes and failures, named by how they ended."""
-    kept = []
+def telling(results: Mapping[Job, Rollout], each: int) -> list[Job]:
+    """Of every task's episodes the first `each` successes and failures."""
+    chosen = []
     for task in dict.fromkeys(job.task for job in results):
-        for ending, success in (("success", True), ("failure", False)):
+        for success in (True, False):
             ended_so = [job for job, rollout in results.items() if job.task == task and rollout.success == success]
-            recorded = [job for job in ended_so if (folder / video_name(job)).exists()]
-            for job in recorded[:each]:
-                video = folder / video_name(job)
-                kept.append(video.replace(video.with_stem(f"{video.stem}-{ending}")))
+            chosen += ended_so[:each]
+    return chosen
+
+
+def keep_videos(folder: Path, results: Mapping[Job, Rollout], each: int) -> list[Path]:
+    """Keep the videos of the `telling` episodes and no others, named by how they ended."""
+    kept = []
+    for job in telling(results, each):
+        video = folder / video_name(job)
+        ending = "success" if results[job].success else "failure"
+        kept.append(video.replace(video.with_stem(f"{video.stem}-{ending}")))
     for video in folder.glob("*.mp4"):
         if video not in kept:
             video.unlink()
