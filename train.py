@@ -15,12 +15,13 @@ def main(cfg: DictConfig) -> None:
     from envs.evaluation import evaluate, evaluation_jobs
     from envs.report import describe, write_report
     from policies import check_policy
-    from policies.training import Tracker, make_accelerator, on_first_process, open_run, train
+    from policies.training import Tracker, find_run, make_accelerator, on_first_process, open_run, train
 
     check_policy(as_dict(cfg.policy))  # mistakes come up before anything is written
     evaluation_jobs(resolve_tasks(as_dict(cfg.env)), cfg.eval.episodes)
+    cfg = find_run(cfg, load_config("train"))
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
-    cfg = on_first_process(accelerator, lambda: open_run(cfg, load_config("train")))
+    cfg = on_first_process(accelerator, lambda: open_run(cfg))
     env_cfg, run_dir, device = as_dict(cfg.env), Path(cfg.run_dir), str(accelerator.device)
     dataset = on_first_process(
         accelerator,

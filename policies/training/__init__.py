@@ -2,7 +2,7 @@
 
 from .device import make_accelerator, on_first_process
 from .loop import train
-from .run import open_run
+from .run import find_run, open_run
 from .tracking import Tracker, read_metrics
 
-__all__ = ["Tracker", "make_accelerator", "on_first_process", "open_run", "read_metrics", "train"]
+__all__ = ["Tracker", "find_run", "make_accelerator", "on_first_process", "open_run", "read_metrics", "train"]

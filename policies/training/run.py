@@ -11,8 +11,8 @@ CONFIG = "config.yaml"
 _OF_THE_COMMAND = {"command", "resume", "run_dir"}  # may differ between a run and its resumption
 
 
-def open_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
-    """Make the run's folder, or with `resume` read its configuration back; returns the configuration to run with.
+def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
+    """The configuration to run with: `cfg` itself, or with `resume` the one in the run's folder. Writes nothing.
 
     Args:
         cfg: the configuration that the command line asks for.
@@ -28,8 +28,6 @@ def open_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
             raise UserError(
                 f"{run_dir} already holds a run; add resume=true to go on with it, or choose another run_dir"
             )
-        run_dir.mkdir(parents=True, exist_ok=True)
-        _write(cfg, file)
         return cfg
     if not file.exists():
         raise UserError(f"there is no run in {run_dir} to resume; give the run_dir of one, or leave out resume=true")
@@ -46,6 +44,17 @@ def open_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
     return stored
 
 
+def open_run(cfg: DictConfig) -> DictConfig:
+    """Make the folder of a run that `find_run` has found to be new, with its configuration in it; returns `cfg`."""
+    file = Path(cfg.run_dir) / CONFIG
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp")
+        OmegaConf.save(cfg, temporary)
+        temporary.replace(file)
+    return cfg
+
+
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
@@ -54,9 +63,3 @@ def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
         for key, child in tree.items()
         for name, leaf in _leaves(child, f"{prefix}.{key}" if prefix else str(key)).items()
     }
-
-
-def _write(cfg: DictConfig, file: Path) -> None:
-    temporary = file.with_suffix(".tmp")
-    OmegaConf.save(cfg, temporary)
-    temporary.replace(file)

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import run_config
 
-from policies.training import open_run
+from policies.training import find_run, open_run
 from tinyvla.errors import UserError
 
 
@@ -16,6 +16,10 @@ def config(run_dir, resume=False, **settings):
     return cfg
 
 
+def begin(cfg, defaults):
+    return open_run(find_run(cfg, defaults))
+
+
 @pytest.fixture(scope="module")
 def defaults():
     return config("unused")
@@ -23,38 +27,40 @@ def defaults():
 
 def test_a_fresh_run_writes_its_configuration(tmp_path, defaults):
     cfg = config(tmp_path / "a" / "run")
-    assert open_run(cfg, defaults) == cfg
+    find_run(cfg, defaults)
+    assert list(tmp_path.iterdir()) == []
+    assert begin(cfg, defaults) == cfg
     assert [file.name for file in (tmp_path / "a" / "run").iterdir()] == ["config.yaml"]
     assert OmegaConf.load(tmp_path / "a" / "run" / "config.yaml") == cfg
 
 
 def test_a_fresh_run_never_overwrites_one(tmp_path, defaults):
-    open_run(config(tmp_path, seed=1), defaults)
+    begin(config(tmp_path, seed=1), defaults)
     with pytest.raises(UserError, match="already holds a run; add resume=true"):
-        open_run(config(tmp_path, seed=2), defaults)
+        begin(config(tmp_path, seed=2), defaults)
     assert OmegaConf.load(tmp_path / "config.yaml").seed == 1
 
 
 def test_resuming_needs_a_run(tmp_path, defaults):
     with pytest.raises(UserError, match=r"there is no run in .* to resume"):
-        open_run(config(tmp_path / "none", resume=True), defaults)
+        begin(config(tmp_path / "none", resume=True), defaults)
     assert not (tmp_path / "none").exists()
 
 
 def test_a_resumed_run_has_its_own_settings(tmp_path, defaults):
-    open_run(config(tmp_path / "run", seed=5, trainer__steps=77), defaults)
+    begin(config(tmp_path / "run", seed=5, trainer__steps=77), defaults)
     (tmp_path / "run").rename(tmp_path / "moved")
-    resumed = open_run(config(tmp_path / "moved", resume=True), defaults)
+    resumed = begin(config(tmp_path / "moved", resume=True), defaults)
     assert (resumed.seed, resumed.trainer.steps) == (5, 77)
     assert resumed.run_dir == str(tmp_path / "moved")
 
 
 def test_a_setting_may_be_repeated_but_not_changed(tmp_path, defaults):
-    open_run(config(tmp_path, trainer__steps=77), defaults)
-    assert open_run(config(tmp_path, resume=True, trainer__steps=77), defaults).trainer.steps == 77
+    begin(config(tmp_path, trainer__steps=77), defaults)
+    assert begin(config(tmp_path, resume=True, trainer__steps=77), defaults).trainer.steps == 77
     with pytest.raises(UserError, match=r"its trainer.steps is 77, not 99; leave trainer.steps out"):
-        open_run(config(tmp_path, resume=True, trainer__steps=99), defaults)
+        begin(config(tmp_path, resume=True, trainer__steps=99), defaults)
     with pytest.raises(UserError, match=r"its policy.type is tinyvla, not act"):
-        open_run(config(tmp_path, resume=True, policy__type="act"), defaults)
+        begin(config(tmp_path, resume=True, policy__type="act"), defaults)
     with pytest.raises(UserError, match=r"its env.tasks is \['default'\], not \['reach-v3'\]"):
-        open_run(config(tmp_path, resume=True, env__tasks=["reach-v3"]), defaults)
+        begin(config(tmp_path, resume=True, env__tasks=["reach-v3"]), defaults)
