@@ -21,6 +21,22 @@ from .seeds import Split, episode_seed
 from .workers import count_workers, worker_pool
 
 
+class Setting(NamedTuple):
+    """What the episodes of an evaluation have in common.
+
+    checkpoint: a policy's folder. env_cfg: the `env` configuration. split, seed: which seeds. device: what the policy
+    computes on, "auto" for the best there is. runner: how it is run, the further arguments of
+    `PolicyRunner.from_checkpoint`.
+    """
+
+    checkpoint: Path
+    env_cfg: Mapping[str, Any]
+    split: Split
+    seed: int
+    device: str
+    runner: Mapping[str, Any]
+
+
 class Job(NamedTuple):
     """One episode: whose environment, whose instruction the policy is given, and which of the split's episodes."""
 
@@ -45,33 +61,17 @@ def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0
     return right + wrong
 
 
-def run_jobs(
-    checkpoint: Path,
-    env_cfg: Mapping[str, Any],
-    jobs: list[Job],
-    split: Split,
-    seed: int,
-    workers: int,
-    device: str,
-    videos: Path | None,
-) -> dict[Job, Rollout]:
+def run_jobs(setting: Setting, jobs: list[Job], workers: int, videos: Path | None) -> dict[Job, Rollout]:
     """Run episodes in worker processes, each with a policy and a GL context of its own.
 
-    What comes out does not depend on the number of workers.
-
-    Args:
-        checkpoint: a policy's folder.
-        videos: folder for an MP4 of every episode; None: no videos.
+    What comes out does not depend on the number of workers. `videos` is a folder for an MP4 of every episode.
 
     Raises UserError if the policy does not fit the environment.
     """
     results: dict[Job, Rollout] = {}
-    title = "filming" if videos else split
+    title = "filming" if videos else setting.split
     with worker_pool(workers) as pool, tqdm(total=len(jobs), desc=title, unit="episode") as bar:
-        futures = {
-            pool.submit(_run_job, checkpoint, env_cfg, job, episode_seed(split, seed, job.episode), device, videos): job
-            for job in jobs
-        }
+        futures = {pool.submit(_run_job, setting, job, videos): job for job in jobs}
         for future in as_completed(futures):
             results[futures[future]] = future.result()
             bar.update()
@@ -89,6 +89,7 @@ def evaluate(
     seed: int = 0,
     workers: int | str = "auto",
     device: str = "auto",
+    runner: Mapping[str, Any] | None = None,
     wrong_instructions: int = 0,
     run_dir: Path | None = None,
     videos: int = 0,
@@ -98,27 +99,28 @@ def evaluate(
     Args:
         checkpoint: a policy's folder, or a run's.
         episodes: of every task, on seeds of `split` that no other split has.
+        runner: how the policy is run, see `Setting`.
         wrong_instructions: further episodes of every task in which the policy is told to do one of the other tasks.
         run_dir: folder that gets eval.json and videos; None: nothing is written.
         videos: how many successes and failures of every task to keep as MP4.
 
     Raises UserError if the checkpoint is damaged or does not fit the environment.
     """
-    checkpoint = find_checkpoint(checkpoint)
+    setting = Setting(find_checkpoint(checkpoint), env_cfg, split, seed, device, dict(runner or {}))
     jobs = evaluation_jobs(resolve_tasks(env_cfg), episodes, wrong_instructions)
     count = min(count_workers(workers), len(jobs))
-    results = run_jobs(checkpoint, env_cfg, jobs, split, seed, count, device, None)
+    results = run_jobs(setting, jobs, count, None)
     result = summarise(results) | {
         "split": split,
         "seed": seed,
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(setting.checkpoint),
         "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers",
     }
     if run_dir:
         if videos:
             # Drawing every frame of every episode would take longer than playing it: the chosen few are played again.
             folder, shown = run_dir / "videos", telling(results, videos)
-            run_jobs(checkpoint, env_cfg, shown, split, seed, min(count, len(shown)), device, folder)
+            run_jobs(setting, shown, min(count, len(shown)), folder)
             keep_videos(folder, results, videos)
         run_dir.mkdir(parents=True, exist_ok=True)
         temporary = run_dir / "eval.json.tmp"
@@ -130,21 +132,20 @@ def evaluate(
 _WORKER: dict[str, Any] = {}  # a worker process's policy, and its last task's environment
 
 
-def _run_job(
-    checkpoint: Path, env_cfg: Mapping[str, Any], job: Job, env_seed: int, device: str, videos: Path | None
-) -> Rollout:
-    if _WORKER.get("checkpoint") != checkpoint:
+def _run_job(setting: Setting, job: Job, videos: Path | None) -> Rollout:
+    if _WORKER.get("setting") != setting:
         torch.set_num_threads(1)
-        _WORKER.update(
-            checkpoint=checkpoint, runner=PolicyRunner.from_checkpoint(checkpoint, None if device == "auto" else device)
-        )
-    if _WORKER.get("task") != job.task:
-        if _WORKER.pop("task", None):
-            _WORKER.pop("env").close()
-        env = make_env(env_cfg, job.task)
+        device = None if setting.device == "auto" else setting.device
+        runner = PolicyRunner.from_checkpoint(setting.checkpoint, device, **setting.runner)
+        _WORKER.update(setting=setting, runner=runner, task=None)
+    if _WORKER["task"] != job.task:
+        if env := _WORKER.pop("env", None):
+            env.close()
+        env = make_env(setting.env_cfg, job.task)
         _WORKER["runner"].check(env.observation_space, env.action_space)
         _WORKER.update(task=job.task, env=env)
-    instruction = None if job.told == job.task else instruction_of(env_cfg, job.told)
+    instruction = None if job.told == job.task else instruction_of(setting.env_cfg, job.told)
+    env_seed = episode_seed(setting.split, setting.seed, job.episode)
     return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, videos and videos / video_name(job))
 
 

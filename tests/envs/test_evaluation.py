@@ -10,7 +10,7 @@ from tiny import SETTINGS
 
 from configs.composing import as_dict, load_config
 from envs import evaluation
-from envs.evaluation import Job, evaluate, evaluation_jobs, keep_videos, run_jobs, summarise, video_name
+from envs.evaluation import Job, Setting, evaluate, evaluation_jobs, keep_videos, run_jobs, summarise, video_name
 from envs.rollout import Rollout
 from policies import decode_policy_config, make_processors, save_checkpoint_files
 from tinyvla.errors import UserError
@@ -131,7 +131,7 @@ def checkpoint(tmp_path_factory):
 
 def play(checkpoint, jobs, folder, workers=1):
     """What comes of some episodes, apart from the clock: their results, and what could be seen in each."""
-    results = run_jobs(checkpoint, ENV, jobs, "validation", 0, workers, "cpu", folder)
+    results = run_jobs(Setting(checkpoint, ENV, "validation", 0, "cpu", {}), jobs, workers, folder)
     assert list(results) == jobs
     return {job: (rollout[:3], iio.imread(folder / video_name(job)).tolist()) for job, rollout in results.items()}
 
