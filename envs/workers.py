@@ -26,12 +26,13 @@ def count_workers(workers: int | str | None) -> int:
 @contextlib.contextmanager
 def one_core_each() -> Iterator[None]:
     """Worker processes started inside keep to one core each, their software renderers included."""
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(threads, "1"))
+    one_core = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # Mesa: none beside the thread that draws
+    before = {name: os.environ.get(name) for name in one_core}
+    os.environ.update(one_core)
     try:
         yield
     finally:
-        for name, value in threads.items():
+        for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 

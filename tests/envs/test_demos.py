@@ -102,6 +102,11 @@ def test_lerobot_reads_the_dataset(root, demos):
     recorded = np.concatenate([demo.images["corner2"] for demo in demos])[::5]
     assert np.abs(seen - recorded).max() < 2.5  # but for the rounding of colours
 
+    pixels = np.concatenate([demo.images["corner2"] for demo in demos]).reshape(-1, 3) / 255
+    stats = {name: value.flatten() for name, value in dataset.meta.stats[IMAGE].items()}
+    np.testing.assert_allclose(stats["mean"], pixels.mean(0), atol=0.02)
+    np.testing.assert_allclose(stats["std"], pixels.std(0), atol=0.02)
+
 
 def test_pictures_and_states_are_what_the_environment_shows_before_the_action(env, demos):
     """Attempt 0 carries no noise: its recorded actions, played again, go through its recorded states to success."""
