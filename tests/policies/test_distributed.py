@@ -77,11 +77,12 @@ def test_gradients_of_parts_add_up_to_that_of_the_whole(decoder, dataset):
 
 
 SETTINGS = [
-    *("preset=cpu", "backbone.image_size=32", "policy.chunk_size=8", "policy.n_action_steps=4", "decoder.noise_repeats=2"),
+    *("preset=cpu", "backbone.image_size=32", "policy.chunk_size=8", "policy.n_action_steps=4"),
+    "decoder.noise_repeats=2",
     *("decoder.network.widths=[16,32]", "decoder.network.step_embedding=16", "trainer.steps=20", "trainer.log_every=1"),
     *("trainer.bf16=false", "trainer.num_threads=1", "trainer.save_every=0", "trainer.validate_every=0"),
     *("eval.episodes=0", "logger=none", "device=cpu"),
-]  # fmt: skip
+]
 
 
 def train(*command, **environment):
