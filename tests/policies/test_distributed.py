@@ -1,6 +1,7 @@
 """Processes that share a batch compute what one process computes with all of it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from released import save_llava_pythia
 from safetensors.torch import load_file
 from test_training_loop import assert_same, curve
 from tiny import tiny_policy
 
+from policies.training.checkpoint import last_step, read_last_state
 from policies.training.data import TrainingData, cache_frames
 from policies.training.distributed import DrawsOfWholeBatch
 from tinyvla.augment import augment_images
 
 ROOT = Path(__file__).parents[2]
+WEIGHTS = "checkpoints/last/pretrained_model/model.safetensors"
 STRENGTHS = {"shift": 4, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
 
 
@@ -101,5 +105,32 @@ def test_two_processes_train_as_one_does_with_the_same_batch(dataset_root, tmp_p
     train(*launch, *settings, "trainer.batch_size=4", f"run_dir={two}")
     assert len(curve(one)) == 20
     assert_same(curve(two), curve(one), "metrics")
-    ours, theirs = (load_file(run / "checkpoints/last/pretrained_model/model.safetensors") for run in (two, one))
+    ours, theirs = (load_file(run / WEIGHTS) for run in (two, one))
     assert_same(ours, theirs, "weights")
+
+
+@pytest.mark.slow
+def test_a_sharded_run_is_the_same_and_resumes_sharded_or_not(dataset_root, tmp_path):
+    """FSDP as docs/fsdp.yaml sets it up, on two CPU processes."""
+    save_llava_pythia(tmp_path / "hub")
+    script = str(ROOT / "tests/policies/fsdp_on_cpu.py")
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    paths = {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in (".", "tests"))}
+
+    def run(name, sharded, stop=0):
+        settings = ["trainer.validate_every=0", "trainer.log_every=1", "trainer.save_every=0", "trainer.steps=8"]
+        settings += [f"trainer.batch_size={4 if sharded else 8}", f"run_dir={tmp_path / name}"]
+        arguments = ["sharded" if sharded else "whole", stop, tmp_path / "hub", dataset_root, *settings]
+        train(*(launch if sharded else []), script, *map(str, arguments), **paths)
+
+    run("one", sharded=False)
+    run("stopped", sharded=True, stop=3)
+    assert last_step(tmp_path / "stopped") == 4
+    shutil.copytree(tmp_path / "stopped", tmp_path / "merged", symlinks=True)
+    run("stopped", sharded=True)
+    run("merged", sharded=False)
+    for name in ("stopped", "merged"):
+        assert_same(curve(tmp_path / name), curve(tmp_path / "one"), name)
+        weights = [load_file(tmp_path / each / WEIGHTS) for each in (name, "one")]
+        assert_same(*weights, name)
+        assert_same(*(read_last_state(tmp_path / each) for each in (name, "one")), name)
