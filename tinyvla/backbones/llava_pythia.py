@@ -128,7 +128,7 @@ class LlavaPythiaBackbone(PretrainedBackbone):
 
     def _see(self, pixels: Tensor) -> Tensor:
         patches = self.vision_tower(pixels, interpolate_pos_encoding=True).last_hidden_state
-        return patches[:, 1:] if isinstance(self.vision_tower, CLIPVisionModel) else patches  # without the class token
+        return patches[:, 1:] if self.vision_tower.config.model_type == "clip_vision_model" else patches  # class token
 
     def _join(self, features: Tensor) -> Tensor:
         return self.projector(features)
@@ -152,6 +152,7 @@ def _vision_tower(fields: dict[str, Any]) -> tuple[PreTrainedModel, tuple[list[f
         colours = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
     else:
         raise UserError(f"vision tower '{name}' is neither CLIP nor SigLIP; use a checkpoint with one of them")
+    tower = getattr(tower, "vision_model", tower)  # some versions of transformers wrap it
     tower.post_layernorm = nn.Identity()
     return tower, colours
 

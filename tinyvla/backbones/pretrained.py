@@ -44,7 +44,7 @@ class PretrainedBackboneConfig(BackboneConfig):
     def __post_init__(self) -> None:
         if self.cache_features and not self.freeze_vision:
             raise ValueError(
-                "backbone.cache_features=true needs a tower that does not learn: backbone.freeze_vision=true"
+                "cache_features needs a tower that does not learn: set backbone.freeze_vision=true as well"
             )
 
 
