@@ -25,12 +25,12 @@ def cache_features(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
 ) -> dict[str, Tensor]:
-    """The features of every frame of every camera, (N, P, D), memory-mapped from files beside the dataset.
+    """The features of every frame of every camera, (N, 1, P, D), memory-mapped from files beside the dataset.
 
     Made on the first call for a dataset, a tower's weights, an image size and a precision, and put in place whole.
 
     Args:
-        backbone: has `see_images`, (B, C, 3, H, W) -> (B, C, P, D), and its frozen `vision_tower`.
+        backbone: has `see_images`, (B, C, 3, H, W) -> (B, C, 1, P, D), and its frozen `vision_tower`.
         frames: what `policies.training.data.cache_frames` returns.
         autocast: makes the context in which training computes, so that features have its precision.
 

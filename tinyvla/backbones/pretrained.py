@@ -119,14 +119,14 @@ class PretrainedBackbone(Backbone):
         raise NotImplementedError
 
     def see_images(self, images: Tensor) -> Tensor:
-        """The vision tower's features (B, C, P, V) of images (B, C, 3, H, W)."""
+        """The vision tower's features of images (B, C, 3, H, W) as pictures of one channel, (B, C, 1, P, V)."""
         pixels = square_images(images, self.image_size, self.colours).to(self.vision_tower.dtype)
-        return self._see(pixels).unflatten(0, images.shape[:2])
+        return self._see(pixels).unflatten(0, images.shape[:2]).unsqueeze(2)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Image tokens (B, N, D), camera after camera, of images (B, C, 3, H, W) or what `see_images` made of them."""
-        features = self.see_images(images) if images.ndim == 5 else images
-        return self._join(features.flatten(0, 1)).unflatten(0, features.shape[:2]).flatten(1, 2)
+        features = self.see_images(images) if images.shape[2] == 3 else images
+        return self._join(features.flatten(0, 2)).unflatten(0, features.shape[:2]).flatten(1, 2)
 
     @classmethod
     def _find(cls, config: Any) -> Path | None:
