@@ -126,7 +126,8 @@ def evaluate(
         "split": split,
         "seed": seed,
         "checkpoint": str(setting.checkpoint),
-        "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers",
+        "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers"
+        + (" of a Ray cluster" if launcher["name"] == "ray" else ""),
     }
     if run_dir:
         if videos:
