@@ -18,7 +18,15 @@ def main(cfg: DictConfig) -> None:
 
     start = time.monotonic()
     env_cfg = as_dict(cfg.env)
-    root = ensure_dataset(env_cfg, resolve_tasks(env_cfg), cfg.episodes, cfg.seed, Path(cfg.data_dir), cfg.workers)
+    root = ensure_dataset(
+        env_cfg,
+        resolve_tasks(env_cfg),
+        cfg.episodes,
+        cfg.seed,
+        Path(cfg.data_dir),
+        cfg.workers,
+        as_dict(cfg.launcher),
+    )
     info = json.loads((root / "meta/info.json").read_text())
     tasks = json.loads((root / PROVENANCE).read_text())["tasks"]
     failures = sum(task["failures_discarded"] for task in tasks.values())

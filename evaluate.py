@@ -23,6 +23,7 @@ def main(cfg: DictConfig) -> None:
         cfg.episodes,
         seed=cfg.seed,
         workers=cfg.workers,
+        launcher=as_dict(cfg.launcher),
         device=cfg.device,
         wrong_instructions=cfg.wrong_instructions,
         run_dir=run_dir,

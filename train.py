@@ -12,34 +12,31 @@ from configs.composing import as_dict, load_config
 def main(cfg: DictConfig) -> None:
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
-    from envs.evaluation import evaluate, evaluation_jobs
+    from envs.evaluation import check_episodes, evaluate, validator
     from envs.report import describe, write_report
-    from policies import check_policy
-    from policies.training import Tracker, find_run, make_accelerator, on_first_process, open_run, train
+    from policies.training import Tracker, find_dataset, find_run, make_accelerator, on_first_process, open_run, train
+    from policies.training.settings import check_settings
 
-    check_policy(as_dict(cfg.policy))  # mistakes come up before anything is written
-    evaluation_jobs(resolve_tasks(as_dict(cfg.env)), cfg.eval.episodes)
+    check_settings(cfg)  # mistakes come up before anything is written
+    check_episodes(as_dict(cfg.env), cfg.eval.episodes)
     cfg = find_run(cfg, load_config("train"))
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     cfg = on_first_process(accelerator, lambda: open_run(cfg))
-    env_cfg, run_dir, device = as_dict(cfg.env), Path(cfg.run_dir), str(accelerator.device)
-    dataset = on_first_process(
-        accelerator,
-        lambda: ensure_dataset(
-            env_cfg, resolve_tasks(env_cfg), cfg.episodes, cfg.seed, Path(cfg.data_dir), cfg.workers
-        ),
-    )
-    options = {"workers": cfg.eval.workers, "device": device}
+    env_cfg, run_dir, launcher = as_dict(cfg.env), Path(cfg.run_dir), as_dict(cfg.launcher)
 
-    def validate(policy: Path) -> dict[str, float]:
-        result = evaluate(policy, env_cfg, cfg.trainer.validate_episodes, split="validation", **options)
-        return {"success_rate": result["success_rate"]} | {
-            f"success_rate/{task}": figures["success_rate"] for task, figures in result["tasks"].items()
-        }
+    def collected() -> Path:
+        tasks, data_dir = resolve_tasks(env_cfg), Path(cfg.data_dir)
+        return ensure_dataset(env_cfg, tasks, cfg.episodes, cfg.seed, data_dir, cfg.workers, launcher)
 
+    dataset = on_first_process(accelerator, lambda: find_dataset(cfg, collected))
+    options = {"workers": cfg.eval.workers, "launcher": launcher, "device": str(accelerator.device)}
     with Tracker(run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
-        policy = train(cfg, dataset, accelerator, tracker, validate if cfg.trainer.validate_episodes else None)
+        validate = validator(env_cfg, cfg.trainer.validate_episodes, **options)
+        policy = train(cfg, dataset, accelerator, tracker, validate)
         if not accelerator.is_main_process:
+            return
+        if cfg.eval.episodes == 0:
+            print(policy)
             return
         result = evaluate(
             policy,

@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,7 +32,8 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
     """Decorate `main(cfg)` of an entry point so that calling it runs the command line.
 
     `cfg` is the composed configuration with every interpolation resolved and `cfg.command`, the command line that
-    reproduces this run. In a sweep (`-m`) every job's `run_dir` gets the job's number as a sub-folder.
+    reproduces this run. In a sweep (`-m`) every job's `run_dir` gets the job's number as a sub-folder, and a launcher
+    that can (`launcher=ray`) runs the jobs side by side.
 
     A UserError, or one that a worker process raised, is printed as one line on stderr with exit code 2, and so is a
     mistake in the settings; Ctrl-C exits with 130. Everything else is a bug and keeps its traceback.
@@ -41,11 +43,12 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
         @functools.wraps(main)
         def run() -> None:
             failed = False
+            started: list[Any] = []
 
-            def job(cfg: DictConfig) -> None:
+            def attempt(work: Callable[[], None]) -> None:
                 nonlocal failed
                 try:
-                    main(_finish(cfg, config_name))
+                    work()
                 except Exception as error:
                     # In a sweep the other jobs still run.
                     if (mistake := _user_error(error)) is None:
@@ -53,11 +56,27 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                     _complain(mistake)
                     failed = True
 
+            def job(cfg: DictConfig) -> None:
+                finished = _finish(cfg, config_name)
+                launcher = finished.launcher
+                if HydraConfig.get().mode == RunMode.MULTIRUN and "start_job" in launcher:
+                    started.append(get_method(launcher.start_job)(main, finished))
+                else:
+                    main(finished)
+
             _quiet_libraries()
             try:
                 check_arguments(sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)()
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(
+                    lambda cfg: attempt(lambda: job(cfg))
+                )()
+                for handle in started:
+                    attempt(lambda handle=handle: print(handle.result(), end=""))
             except KeyboardInterrupt:
+                for handle in started:
+                    handle.cancel()
+                for handle in started:
+                    handle.wait()
                 print("\ninterrupted", file=sys.stderr)
                 sys.exit(INTERRUPTED)
             except Exception as error:

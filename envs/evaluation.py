@@ -2,7 +2,8 @@
 
 import json
 import platform
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from tinyvla.errors import UserError
 from .registry import instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
 from .seeds import Split, episode_seed
-from .workers import count_workers, worker_pool
+from .workers import LOCAL, count_workers, send_folder, worker_pool
 
 
 class Setting(NamedTuple):
@@ -61,19 +62,26 @@ def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0
     return right + wrong
 
 
-def run_jobs(setting: Setting, jobs: list[Job], workers: int, videos: Path | None) -> dict[Job, Rollout]:
+def run_jobs(
+    setting: Setting, jobs: list[Job], workers: int, videos: Path | None, launcher: Mapping[str, Any] = LOCAL
+) -> dict[Job, Rollout]:
     """Run episodes in worker processes, each with a policy and a GL context of its own.
 
-    What comes out does not depend on the number of workers. `videos` is a folder for an MP4 of every episode.
+    What comes out does not depend on the number of workers, nor on where they are. `videos` is a folder for an MP4 of
+    every episode.
 
     Raises UserError if the policy does not fit the environment.
     """
     results: dict[Job, Rollout] = {}
     title = "filming" if videos else setting.split
-    with worker_pool(workers) as pool, tqdm(total=len(jobs), desc=title, unit="episode") as bar:
-        futures = {pool.submit(_run_job, setting, job, videos): job for job in jobs}
+    with worker_pool(workers, launcher) as pool, tqdm(total=len(jobs), desc=title, unit="episode") as bar:
+        policy = send_folder(pool, setting.checkpoint)
+        futures = {pool.submit(_run_job, setting, policy, job, videos is not None): job for job in jobs}
         for future in as_completed(futures):
-            results[futures[future]] = future.result()
+            job = futures.pop(future)  # with the film in it
+            results[job], film = future.result()
+            if videos and film:
+                write_file(videos / video_name(job), film)
             bar.update()
             right = [rollout.success for job, rollout in results.items() if job.task == job.told]
             bar.set_postfix(success=f"{sum(right)}/{len(right)}")
@@ -88,6 +96,7 @@ def evaluate(
     split: Split = "evaluation",
     seed: int = 0,
     workers: int | str = "auto",
+    launcher: Mapping[str, Any] = LOCAL,
     device: str = "auto",
     runner: Mapping[str, Any] | None = None,
     wrong_instructions: int = 0,
@@ -99,6 +108,7 @@ def evaluate(
     Args:
         checkpoint: a policy's folder, or a run's.
         episodes: of every task, on seeds of `split` that no other split has.
+        launcher: where worker processes run, the `launcher` configuration.
         runner: how the policy is run, see `Setting`.
         wrong_instructions: further episodes of every task in which the policy is told to do one of the other tasks.
         run_dir: folder that gets eval.json and videos; None: nothing is written.
@@ -106,38 +116,70 @@ def evaluate(
 
     Raises UserError if the checkpoint is damaged or does not fit the environment.
     """
+    if launcher["name"] == "ray":  # this machine's devices say nothing about the nodes'
+        device = "auto" if launcher["gpus"] else "cpu"
     setting = Setting(find_checkpoint(checkpoint), env_cfg, split, seed, device, dict(runner or {}))
     jobs = evaluation_jobs(resolve_tasks(env_cfg), episodes, wrong_instructions)
-    count = min(count_workers(workers), len(jobs))
-    results = run_jobs(setting, jobs, count, None)
+    count = min(count_workers(workers, launcher), len(jobs))
+    results = run_jobs(setting, jobs, count, None, launcher)
     result = summarise(results) | {
         "split": split,
         "seed": seed,
         "checkpoint": str(setting.checkpoint),
-        "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers",
+        "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers"
+        + (" of a Ray cluster" if launcher["name"] == "ray" else ""),
     }
     if run_dir:
         if videos:
             # Drawing every frame of every episode would take longer than playing it: the chosen few are played again.
             folder, shown = run_dir / "videos", telling(results, videos)
-            run_jobs(setting, shown, min(count, len(shown)), folder)
+            run_jobs(setting, shown, min(count, len(shown)), folder, launcher)
             keep_videos(folder, results, videos)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = run_dir / "eval.json.tmp"
-        temporary.write_text(json.dumps(result, indent=1))
-        temporary.replace(run_dir / "eval.json")
+        write_file(run_dir / "eval.json", json.dumps(result, indent=1).encode())
     return result
+
+
+def validator(env_cfg: Mapping[str, Any], episodes: int, **options: Any) -> Callable[[Path], dict[str, float]] | None:
+    """A function that scores a policy on validation seeds, as training wants it; None for no episodes.
+
+    options: further arguments of `evaluate`.
+    """
+    if not episodes:
+        return None
+
+    def validate(policy: Path) -> dict[str, float]:
+        result = evaluate(policy, env_cfg, episodes, split="validation", **options)
+        return {"success_rate": result["success_rate"]} | {
+            f"success_rate/{task}": figures["success_rate"] for task, figures in result["tasks"].items()
+        }
+
+    return validate
+
+
+def check_episodes(env_cfg: Mapping[str, Any], episodes: int) -> None:
+    """Raise UserError unless the environment has tasks and `episodes` is a number of them, 0 included."""
+    evaluation_jobs(resolve_tasks(env_cfg), episodes or 1)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put a file in its place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 _WORKER: dict[str, Any] = {}  # a worker process's policy, and its last task's environment
 
 
-def _run_job(setting: Setting, job: Job, videos: Path | None) -> Rollout:
-    if _WORKER.get("setting") != setting:
+def _run_job(setting: Setting, policy: Any, job: Job, film: bool) -> tuple[Rollout, bytes | None]:
+    """One episode in a worker, and its MP4 if asked: the worker may have no disk in common with who asks."""
+    if _WORKER.get("setting") != (setting, policy):
         torch.set_num_threads(1)
         device = None if setting.device == "auto" else setting.device
-        runner = PolicyRunner.from_checkpoint(setting.checkpoint, device, **setting.runner)
-        _WORKER.update(setting=setting, runner=runner, task=None)
+        with policy.opened() as checkpoint:
+            runner = PolicyRunner.from_checkpoint(checkpoint, device, **setting.runner)
+        _WORKER.update(setting=(setting, policy), runner=runner, task=None)
     if _WORKER["task"] != job.task:
         if env := _WORKER.pop("env", None):
             env.close()
@@ -146,7 +188,10 @@ def _run_job(setting: Setting, job: Job, videos: Path | None) -> Rollout:
         _WORKER.update(task=job.task, env=env)
     instruction = None if job.told == job.task else instruction_of(setting.env_cfg, job.told)
     env_seed = episode_seed(setting.split, setting.seed, job.episode)
-    return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, videos and videos / video_name(job))
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "episode.mp4" if film else None
+        rollout = roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, video)
+        return rollout, video.read_bytes() if video else None
 
 
 def video_name(job: Job) -> str:
@@ -158,14 +203,19 @@ def video_name(job: Job) -> str:
 def summarise(results: Mapping[Job, Rollout]) -> dict[str, Any]:
     """What eval.json holds: success with Wilson's 95% interval, episode length and milliseconds an action.
 
-    The same for every task under `tasks`; under `wrong_instructions`, by task and by the task whose instruction was
-    given instead, how often the environment's own task was done all the same.
+    The same for every task under `tasks`, with each episode's seed, outcome (1 is success) and length; under
+    `wrong_instructions`, by task and by the task whose instruction was given instead, how often the environment's own
+    task was done all the same.
     """
     right = {job: rollout for job, rollout in results.items() if job.task == job.told}
     tasks: dict[str, Any] = {}
     for task in dict.fromkeys(job.task for job in right):
         rollouts = [rollout for job, rollout in right.items() if job.task == task]
-        tasks[task] = _figures(rollouts) | {"seeds": [rollout.seed for rollout in rollouts]}
+        tasks[task] = _figures(rollouts) | {
+            "seeds": [rollout.seed for rollout in rollouts],
+            "outcomes": [int(rollout.success) for rollout in rollouts],
+            "lengths": [rollout.steps for rollout in rollouts],
+        }
     wrong: dict[str, dict[str, dict[str, int]]] = {}
     for job, rollout in results.items():
         if job.task != job.told:

@@ -6,20 +6,30 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tinyvla.errors import UserError
 
+LOCAL: Mapping[str, Any] = {"name": "local"}  # the `launcher` configuration of processes on this machine
 
-def count_workers(workers: int | str | None) -> int:
-    """Worker processes asked for; "auto" or None is one a core. Raises UserError unless it is a positive number."""
+
+def count_workers(workers: int | str | None, launcher: Mapping[str, Any] = LOCAL) -> int:
+    """Workers asked for; "auto" or None is one a core, of the cluster if there is one.
+
+    Raises UserError unless it is a positive number, or if there is no such cluster.
+    """
     if workers not in (None, "auto"):
         if not str(workers).isdecimal() or int(workers) < 1:
             raise UserError(f"workers is {workers!r}; use auto or a number from 1")
         return int(workers)
+    if launcher["name"] == "ray":
+        from .ray_pool import count_cluster_cores
+
+        return count_cluster_cores(launcher)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -59,8 +69,40 @@ def _end_with(parent: Any) -> None:
     os._exit(1)  # nobody waits for this process's results, and it would wait for work for ever
 
 
+class Folder(NamedTuple):
+    """A folder that workers read, where they see the same disk as the process that sends them work."""
+
+    path: Path
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Path]:
+        """Where the folder lies for the worker, within the block."""
+        yield self.path
+
+
+def send_folder(pool: Executor, path: Path) -> Any:
+    """What gives the workers of a pool a folder of this machine's: a value with the method `opened` of `Folder`."""
+    return getattr(pool, "send_folder", Folder)(path)
+
+
 @contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int, launcher: Mapping[str, Any] = LOCAL) -> Iterator[Executor]:
+    """Worker processes of the `launcher` configuration: on this machine, or on all nodes of a Ray cluster.
+
+    Raises UserError if the workers cannot be had, keep dying, or raise one themselves.
+    """
+    if launcher["name"] == "ray":
+        from .ray_pool import ray_pool
+
+        with clear_disk_errors(), ray_pool(workers, launcher) as pool:
+            yield pool
+    else:
+        with _process_pool(workers) as pool:
+            yield pool
+
+
+@contextlib.contextmanager
+def _process_pool(workers: int) -> Iterator[Executor]:
     """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error.
 
     They inherit the GL backend, chosen here. Raises UserError if there is none.

@@ -86,11 +86,18 @@ def make_processors(policy: PreTrainedPolicy, dataset_stats: dict[str, dict[str,
 
 
 def save_checkpoint_files(
-    policy: PreTrainedPolicy, preprocessor: Pipeline, postprocessor: Pipeline, directory: Path
+    policy: PreTrainedPolicy,
+    preprocessor: Pipeline,
+    postprocessor: Pipeline,
+    directory: Path,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a policy as LeRobot does: config.json, model.safetensors and the two pipelines, all in `directory`."""
+    """Write a policy as LeRobot does: config.json, model.safetensors and the two pipelines, all in `directory`.
+
+    weights: what to write instead of the policy's own, by name.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    policy.save_pretrained(directory)
+    policy.save_pretrained(directory, state_dict=weights)
     preprocessor.save_pretrained(directory)
     postprocessor.save_pretrained(directory)
 

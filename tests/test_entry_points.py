@@ -177,7 +177,10 @@ def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
         (["policy.n_action_steps=17"], "n_action_steps must lie between 1 and chunk_size 16"),
         (["decoder.scheduler=DDIM"], "'DDIM' is no scheduler of diffusers; did you mean DDIMScheduler"),
         (["device=cuda:99"], r"device=cuda:99 cannot be used here .*use device=auto"),
-        (["eval.episodes=0"], "0 episodes"),
+        (["eval.episodes=-1"], "-1 episodes"),
+        (["trainer.streaming=true"], "needs a dataset; add dataset.repo_id"),
+        (["trainer.streaming=true", "dataset.root=no/where"], "no readable LeRobotDataset no/where"),
+        (["dataset.repo_id=no/such"], "no readable LeRobotDataset no/such .*give the id of one on the hub"),
         (["resume=true", "run_dir=nowhere"], "there is no run in nowhere to resume"),
     ],
 )

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.datasets import LeRobotDataset
 from torch import nn
 
 from configs.composing import as_dict, load_config
 from envs import evaluation
-from policies import make_policy, make_processors
+from policies import decode_policy_config, make_policy, make_processors, save_checkpoint_files
+from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
 from policies.training.checkpoint import CheckpointWriter
 from tinyvla.backbones import Backbone, BackboneConfig, Features
 from tinyvla.backbones.tokenizer import HashTokenizer
@@ -104,6 +106,22 @@ def tiny_policy(dataset: LeRobotDataset, policy: str = "tinyvla", *settings: str
     return made, *make_processors(made, dataset.meta.stats)
 
 
+def write_metaworld_policy(folder: Path) -> Path:
+    """A fresh policy for Meta-World with one camera of 32 pixels, one that worker processes can load."""
+    settings = ["backbone.image_size=32", *SETTINGS["tinyvla"], "policy.n_action_steps=4"]
+    config = decode_policy_config(as_dict(load_config("train", settings).policy), "cpu")
+    config.input_features = {
+        "observation.images.corner2": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
+        "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
+    }
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
+    torch.manual_seed(0)
+    ones = {"min": -torch.ones(4), "max": torch.ones(4), "mean": torch.zeros(4), "std": torch.ones(4)}
+    policy = TinyVLAPolicy(config)
+    save_checkpoint_files(policy, *make_processors(policy, {"observation.state": ones, "action": ones}), folder)
+    return folder
+
+
 def write_checkpoint(run_dir: Path, step: int, is_best: bool = False, during=None) -> None:
     """A run's checkpoint without a policy worth the name; `during(folder)` is called while it is written."""
 
@@ -121,7 +139,7 @@ def write_checkpoint(run_dir: Path, step: int, is_best: bool = False, during=Non
 class SerialPool:
     """Stands in for `envs.workers.worker_pool`; like its processes, what it has loaded goes when it ends."""
 
-    def __init__(self, workers):
+    def __init__(self, workers, launcher=None):
         assert workers >= 1
 
     def __enter__(self):

@@ -1,13 +1,21 @@
 """Image augmentation on the tensor side, after decoding and before the policy's pre-processor."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Part = tuple[int, int]  # (index, of): images that are one of so many equal parts of a batch
 
-def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None = None) -> Tensor:
+
+def _draws(draw: Callable[[int], Tensor], images: Tensor, part: Part) -> Tensor:
+    """What `draw` (samples -> (..., samples)) gives the images when it draws for the whole batch."""
+    index, of = part
+    return draw(of * len(images))[..., index * len(images) : (index + 1) * len(images)]
+
+
+def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None = None, part: Part = (0, 1)) -> Tensor:
     """Shift each sample by up to `pixels` whole pixels in x and y, repeating the border (DrQ, arXiv 2004.13649).
 
     images: (B, [T,] 3, H, W); all time steps of a sample move together.
@@ -15,7 +23,8 @@ def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None 
     if pixels == 0:
         return images
     height, width = images.shape[-2:]
-    offsets = torch.randint(2 * pixels + 1, (2, len(images)), generator=generator).to(images.device)
+    offsets = _draws(lambda n: torch.randint(2 * pixels + 1, (2, n), generator=generator), images, part)
+    offsets = offsets.to(images.device)
     padded = F.pad(images.flatten(0, -4), (pixels,) * 4, mode="replicate").unflatten(0, images.shape[:-3])
     rows = offsets[0, :, None] + torch.arange(height, device=images.device)
     columns = offsets[1, :, None] + torch.arange(width, device=images.device)
@@ -25,15 +34,20 @@ def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None 
 
 
 def random_colour(
-    images: Tensor, brightness: float, contrast: float, saturation: float, generator: torch.Generator | None = None
+    images: Tensor,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    generator: torch.Generator | None = None,
+    part: Part = (0, 1),
 ) -> Tensor:
     """Jitter each sample's colours by factors drawn from [1 - x, 1 + x]; images (B, [T,] 3, H, W) float in [0, 1]."""
     if brightness == contrast == saturation == 0:
         return images
-    shape = (len(images),) + (1,) * (images.ndim - 1)
 
     def factor(strength: float) -> Tensor:
-        return (1 + strength * (2 * torch.rand(shape, generator=generator) - 1)).to(images)
+        draws = _draws(lambda n: torch.rand(n, generator=generator), images, part)
+        return (1 + strength * (2 * draws - 1)).view(-1, *[1] * (images.ndim - 1)).to(images)
 
     images = images * factor(brightness)
     images = torch.lerp(images.mean((-3, -2, -1), keepdim=True), images, factor(contrast))
@@ -41,7 +55,15 @@ def random_colour(
     return images.clamp(0, 1)
 
 
-def augment_images(images: Tensor, options: Mapping[str, float], generator: torch.Generator | None = None) -> Tensor:
-    """Random shift and colour jitter; options: shift (pixels), brightness, contrast, saturation; 0 is off."""
-    images = random_shift(images, int(options["shift"]), generator)
-    return random_colour(images, options["brightness"], options["contrast"], options["saturation"], generator)
+def augment_images(
+    images: Tensor,
+    options: Mapping[str, float],
+    generator: torch.Generator | None = None,
+    part: Part = (0, 1),
+) -> Tensor:
+    """Random shift and colour jitter; options: shift (pixels), brightness, contrast, saturation; 0 is off.
+
+    Equal parts of a batch, each with a generator of the same seed, come out as they do from the whole batch.
+    """
+    images = random_shift(images, int(options["shift"]), generator, part)
+    return random_colour(images, options["brightness"], options["contrast"], options["saturation"], generator, part)

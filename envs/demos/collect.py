@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from tqdm import tqdm
 from tinyvla.errors import UserError
 
 from ..seeds import EPISODES_PER_SEED
-from ..workers import count_workers, worker_pool
-from .episode import attempt_path, collect_attempt
+from ..workers import LOCAL, count_workers, worker_pool
+from .episode import attempt_path, collect_attempt, write_attempt
 
 STORE_VERSION = 2
 _TRIAL = 20  # the first attempts of a task, of which one in four has to succeed
@@ -77,7 +77,13 @@ class TaskAttempts:
 
 
 def collect(
-    env_cfg: Mapping[str, Any], tasks: list[str], episodes: int, seed: int, data_dir: Path, workers: int | str | None
+    env_cfg: Mapping[str, Any],
+    tasks: list[str],
+    episodes: int,
+    seed: int,
+    data_dir: Path,
+    workers: int | str | None,
+    launcher: Mapping[str, Any] = LOCAL,
 ) -> dict[str, TaskAttempts]:
     """Play what is missing until every task has `episodes` successful attempts stored; returns them by task."""
     store = store_folder(env_cfg, seed, data_dir)
@@ -85,7 +91,7 @@ def collect(
     total = sum(len(task.missing()) for task in attempts.values())
     if total == 0:
         return attempts
-    with worker_pool(count_workers(workers)) as pool:
+    with worker_pool(count_workers(workers, launcher), launcher) as pool:
         _check_disk(env_cfg, total, data_dir)
         store.mkdir(parents=True, exist_ok=True)
         (store / "spec.json").write_text(json.dumps(spec_of(env_cfg, seed), indent=2, default=list))
@@ -96,21 +102,24 @@ def collect(
 
 
 def _play_round(
-    pool: ProcessPoolExecutor, env_cfg: Mapping[str, Any], seed: int, attempts: dict[str, TaskAttempts], bar: tqdm
+    pool: Executor, env_cfg: Mapping[str, Any], seed: int, attempts: dict[str, TaskAttempts], bar: tqdm
 ) -> None:
-    futures = {}
+    futures, outcomes = {}, []
     for task in attempts.values():
         for attempt in task.missing():
             # Left over when an earlier run stopped with later attempts finished before this one.
             stored = task._stored(attempt)
             if stored is None:
-                futures[pool.submit(collect_attempt, env_cfg, task.task, seed, attempt, task.folder)] = (task, attempt)
+                futures[pool.submit(collect_attempt, env_cfg, task.task, seed, attempt)] = (task, attempt)
             else:
-                futures[pool.submit(bool, stored)] = (task, attempt)
-    outcomes = []
+                outcomes.append((task, attempt, stored))
+    bar.update(sum(success for _, _, success in outcomes))
     for future in as_completed(futures):
-        outcomes.append((*futures[future], future.result()))
-        bar.update(outcomes[-1][2])
+        task, attempt = futures.pop(future)  # with the frames in it
+        content = future.result()
+        write_attempt(task.folder, attempt, content)
+        outcomes.append((task, attempt, content is not None))
+        bar.update(content is not None)
         bar.set_postfix(failed=sum(len(task.failures) for task in attempts.values()) + sum(not o[2] for o in outcomes))
     for task, attempt, success in sorted(outcomes, key=lambda outcome: outcome[1]):
         task.note(attempt, success)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tinyvla.errors import UserError
 
 from ..metaworld import ACTION_DIM, CONTROL_HZ, STATE_DIM
-from ..workers import clear_disk_errors, count_workers, worker_pool
+from ..workers import LOCAL, clear_disk_errors, count_workers, worker_pool
 from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
 
@@ -42,6 +42,7 @@ def ensure_dataset(
     seed: int,
     data_dir: Path,
     workers: int | str | None = "auto",
+    launcher: Mapping[str, Any] = LOCAL,
 ) -> Path:
     """Folder of a LeRobotDataset with `episodes` demonstrations of every task, in the order of `tasks`.
 
@@ -59,9 +60,9 @@ def ensure_dataset(
         return root
     with clear_disk_errors(), _alone_in(data_dir):
         while not root.exists():
-            attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers)
+            attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers, launcher)
             try:
-                _assemble(root, spec, attempts, workers)
+                _assemble(root, spec, attempts, workers if launcher["name"] == "local" else "auto")
             except DamagedAttempt as damage:
                 tqdm.write(f"{damage}; collecting it again")
     return root

@@ -5,6 +5,7 @@ the action that is *applied*, so that the hand leaves the expert's path, while t
 expert would have done. A policy so sees recoveries and never learns to make the noise.
 """
 
+import io
 import os
 import zlib
 from collections.abc import Mapping
@@ -68,18 +69,17 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
     )
 
 
-def collect_attempt(env_cfg: Mapping[str, Any], task: str, seed: int, attempt: int, folder: Path) -> bool:
-    """Play one attempt of a task and store it in `folder`; returns whether it succeeded.
+def collect_attempt(env_cfg: Mapping[str, Any], task: str, seed: int, attempt: int) -> bytes | None:
+    """Play one attempt of a task; returns it as `encode_demo` does, None if it failed.
 
-    An attempt is a pure function of its arguments. Its file appears at once and whole, or not at all.
+    An attempt is a pure function of its arguments.
     """
     env = _cached_env(env_cfg, task)
     rng = np.random.default_rng([seed, attempt, zlib.crc32(task.encode())])
     noise = env_cfg["noise"]
     noise_std = noise["std"] if is_noisy(attempt, noise["share"]) else 0.0
     demo = record_demo(env, episode_seed("train", seed, attempt), noise_std, rng)
-    write_attempt(folder, attempt, demo)
-    return demo is not None
+    return None if demo is None else encode_demo(demo)
 
 
 _ENVS: dict[str, Any] = {}  # the last task's environment in this worker process
@@ -100,17 +100,23 @@ def attempt_path(folder: Path, attempt: int, success: bool) -> Path:
     return folder / f"{attempt:05d}.{'npz' if success else 'failed'}"
 
 
-def write_attempt(folder: Path, attempt: int, demo: Demo | None) -> None:
-    """Store an attempt atomically: written beside its place, flushed to disk, then renamed."""
+def encode_demo(demo: Demo) -> bytes:
+    """A demonstration as a compressed npz file that `read_demo` reads."""
+    arrays: dict[str, Any] = {"state": demo.state, "action": demo.action, "text": demo.instruction}
+    arrays |= {f"images.{camera}": frames for camera, frames in demo.images.items()}
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def write_attempt(folder: Path, attempt: int, content: bytes | None) -> None:
+    """Store what `collect_attempt` returned atomically: written beside its place, flushed to disk, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = attempt_path(folder, attempt, demo is not None)
+    path = attempt_path(folder, attempt, content is not None)
     temporary = path.with_suffix(f".tmp{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            if demo is not None:
-                arrays: dict[str, Any] = {"state": demo.state, "action": demo.action, "text": demo.instruction}
-                arrays |= {f"images.{camera}": frames for camera, frames in demo.images.items()}
-                np.savez_compressed(file, **arrays)
+            file.write(content or b"")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -66,6 +66,11 @@ class TinyVLAPolicy(PreTrainedPolicy):
         images, instructions, state = self._inputs(batch)
         return self.model.loss(images, instructions, state, batch[ACTION], is_pad), None
 
+    @staticmethod
+    def loss_weight(batch: dict[str, Any]) -> Tensor:
+        """How many action steps the loss of a batch is the mean of."""
+        return (~batch["action_is_pad"]).sum().clamp(min=1)
+
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any) -> Tensor:
         """Normalised action chunk (B, chunk_size, A); `noise` of that shape fixes the draw."""

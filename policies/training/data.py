@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,11 +13,14 @@ from datasets.exceptions import DatasetsError
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
+
+from .streaming import READING_TROUBLE, no_dataset
 
 _RUN = 64  # frames that are decoded together
 
@@ -29,6 +32,24 @@ def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = N
     except (OSError, ValueError, KeyError, DatasetsError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"{root} is no readable LeRobotDataset ({reason}); delete it and collect again") from error
+
+
+def find_dataset(cfg: DictConfig, collected: Callable[[], Path]) -> Path | None:
+    """Folder of the dataset to train on: the one that `cfg.dataset` names, fetched if need be, else `collected()`.
+
+    None if it is to be streamed. Raises UserError if there is none of that name.
+    """
+    repo_id, root = cfg.dataset.repo_id, cfg.dataset.root
+    if not (repo_id or root):
+        return collected()
+    if cfg.trainer.streaming:
+        return None
+    if root:
+        return Path(root)
+    try:
+        return LeRobotDataset(repo_id, root=Path(cfg.data_dir) / repo_id.replace("/", "--")).root
+    except READING_TROUBLE as error:
+        raise no_dataset(repo_id, error) from error
 
 
 def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]:
@@ -103,12 +124,12 @@ class TrainingData:
     Args:
         dataset: the demonstrations.
         config: the policy's; its *_delta_indices say which time steps of each feature a sample has.
-        frames: what `cache_frames` returns.
+        frames: what `cache_frames` returns; features of a camera's frames may stand in for it.
     """
 
-    def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: dict[str, np.ndarray]):
+    def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: Mapping[str, np.ndarray | Tensor]):
         table = dataset.hf_dataset.with_format("numpy")
-        self.cameras = {key: torch.from_numpy(frames[key]) for key in config.image_features}
+        self.cameras = {key: torch.as_tensor(frames[key]) for key in config.image_features}
         columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
         self.columns = {key: torch.from_numpy(np.stack(table[key])).float() for key in columns}
         names = dataset.meta.tasks
@@ -149,7 +170,8 @@ class TrainingData:
                 wanted = frames[:, None] + torch.tensor(deltas)
                 index = wanted.maximum(self.first[frames, None]).minimum(self.last[frames, None])
                 batch[f"{key}_is_pad"] = index != wanted
-            batch[key] = self.cameras[key][index].float().div_(255) if key in self.cameras else self.columns[key][index]
+            values = (self.cameras if key in self.cameras else self.columns)[key][index]
+            batch[key] = values.float().div_(255) if values.dtype == torch.uint8 else values
         return batch
 
 

@@ -1,15 +1,17 @@
 """The training loop: reads top to bottom, and is the same on a CPU, a GPU and many."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from lerobot.datasets import LeRobotDataset
+from lerobot.policies import PreTrainedPolicy
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -19,8 +21,12 @@ from ..factory import find_checkpoint, make_policy, make_processors, save_checkp
 from .checkpoint import CheckpointWriter, read_last_state
 from .data import TrainingData, cache_frames, open_dataset, sample_order
 from .device import count_cores
+from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
+from .features import cache_features
 from .guard import LossGuard, stop_requests
 from .optim import averaged_weights, make_ema, make_optimizer
+from .streaming import open_metadata, stream_batches
+from .timing import StepTimer
 from .tracking import Tracker
 
 Validate = Callable[[Path], Mapping[str, float]]
@@ -28,21 +34,23 @@ Validate = Callable[[Path], Mapping[str, float]]
 
 def train(
     cfg: DictConfig,
-    dataset_root: Path,
+    dataset_root: Path | None,
     accelerator: Accelerator,
     tracker: Tracker,
     validate: Validate | None = None,
+    timer: StepTimer | None = None,
 ) -> Path:
     """Train a policy, from the start or from the run's newest checkpoint; returns the folder of the best policy.
 
-    Every step draws its samples and its noise from (seed, step, process) alone, so a run that was stopped, however
-    roughly, goes on along the very curve of one that was not.
+    Every step draws its samples and its noise from (seed, step) alone, so a run that was stopped, however roughly, goes
+    on along the very curve of one that was not; and processes that share a batch draw what one process would.
 
     Args:
-        cfg: the run's configuration: policy, trainer, seed, run_dir.
-        dataset_root: a LeRobotDataset.
+        cfg: the run's configuration: policy, trainer, dataset, seed, run_dir.
+        dataset_root: a LeRobotDataset; None: the one that `cfg.dataset` names is streamed.
         tracker: takes the figures.
         validate: scores the policy saved in a folder, `success_rate` among its figures; the highest is the best.
+        timer: measures the parts of the steps.
 
     Raises UserError if the loss is no number or diverges (the batch is saved), and KeyboardInterrupt, once all is
     saved, if the user stops the run.
@@ -51,110 +59,166 @@ def train(
     if accelerator.device.type == "cpu":
         torch.set_num_threads(count_cores() if trainer.num_threads == "auto" else trainer.num_threads)
 
-    dataset = open_dataset(dataset_root)
+    meta = open_metadata(cfg.dataset.repo_id, cfg.dataset.root) if dataset_root is None else None
+    dataset = None if dataset_root is None else open_dataset(dataset_root)
+    meta = dataset.meta if dataset else meta
     torch.manual_seed(cfg.seed)
-    policy = make_policy(
-        cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), dataset.meta, str(accelerator.device)
-    )
-    preprocess, postprocess = make_processors(policy, dataset.meta.stats)
-    with accelerator.main_process_first():
-        data = TrainingData(dataset, policy.config, cache_frames(dataset, count_cores()))
-    order = sample_order(len(data), cfg.seed)
-    optimizer, schedule = make_optimizer(policy, trainer)
-    trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    ema = make_ema(trainable, trainer.ema_decay)
-    guard = LossGuard(run_dir)
-
-    parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
+    policy = make_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), meta, str(accelerator.device))
+    preprocess, postprocess = make_processors(policy, meta.stats)
     start, best = 0, -math.inf
     if state := read_last_state(run_dir):
         start, best = state["step"], state["best"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    ema.to(accelerator.device)
+        policy.load_state_dict(state["policy"])
+    load = _batches(cfg, policy, dataset, accelerator, start)
+
+    optimizer, schedule = make_optimizer(policy, trainer)
+    if trainer.compile:
+        policy.compile()
     model, optimizer = accelerator.prepare(policy, optimizer)
+    sharded = accelerator.is_fsdp2  # the parameters are other ones now
+    trainable = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    ema = make_ema(list(trainable.values()), trainer.ema_decay)
+    guard = LossGuard(run_dir)
+    if state:
+        load_optimizer(optimizer, state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        ema.load_state_dict(state["ema"])
+        ema.shadow_params = shard_like(ema.shadow_params, list(trainable.values()))
+        guard.load_state_dict(state["guard"])
+    ema.to(accelerator.device)
+    parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
+    weight_of = getattr(policy, "loss_weight", None) if world > 1 else None
     policy.train()
-
-    def seed_of(step: int) -> int:
-        return (cfg.seed * 1_000_003 + step) * world + accelerator.process_index
-
-    def load(step: int) -> dict[str, Any]:
-        first = (step * world + accelerator.process_index) * trainer.batch_size
-        batch = data.batch(order(first, trainer.batch_size))
-        generator = torch.Generator().manual_seed(seed_of(step))
-        for key in policy.config.image_features:
-            batch[key] = augment_images(batch[key], trainer.augment, generator)
-        return batch
 
     def save(step: int, validation_due: bool) -> None:
         nonlocal best
+        state = {name: part.state_dict() for name, part in parts.items()} | {"step": step}
+        weights = None
+        if sharded:
+            state = gather_shards(state)
+            weights = state["policy"] | dict(zip(trainable, state["ema"]["shadow_params"], strict=True))
+        if not accelerator.is_main_process:
+            return
         with CheckpointWriter(run_dir, step) as checkpoint:
-            with averaged_weights(trainable, ema):
-                folder = checkpoint.add_policy(partial(save_checkpoint_files, policy, preprocess, postprocess))
+            with nullcontext() if sharded else averaged_weights(list(trainable.values()), ema):
+                folder = checkpoint.add_policy(
+                    partial(save_checkpoint_files, policy, preprocess, postprocess, weights=weights)
+                )
             is_best = False
             if validation_due and validate:
                 scores = validate(folder)
                 is_best = scores["success_rate"] >= best
                 best = max(best, scores["success_rate"])
                 tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
-            state = {name: part.state_dict() for name, part in parts.items()}
-            checkpoint.finish(state | {"step": step, "best": best}, is_best)
+            checkpoint.finish(state | {"best": best}, is_best)
 
-    clock, waited, logged, stopping = time.perf_counter(), 0.0, start, False
+    timer, logged, stopping = timer or StepTimer(), start, False
     with (
         stop_requests() as stop,
         ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as loader,
         tqdm(total=trainer.steps, initial=start, desc="training", unit="step", disable=not tracker.enabled) as bar,
     ):
         upcoming = loader.submit(load, start)
+        timer.restart()
         for step in range(start, trainer.steps):
-            asked = time.perf_counter()
             batch = upcoming.result()
-            waited += time.perf_counter() - asked
             upcoming = loader.submit(load, step + 1)
+            timer.lap("data")
 
-            torch.manual_seed(seed_of(step))
+            torch.manual_seed(_seed_of(cfg, step))
             batch = preprocess(batch)
-            loss, _ = model(batch)
-            sums = accelerator.reduce(torch.stack([loss.detach().float(), loss.new_tensor(float(stop.asked))]))
-            mean_loss, stopping = sums[0].item() / world, bool(sums[1])
+            timer.lap("preprocess")
+            with draws_of_whole_batch(accelerator, trainer.batch_size):
+                loss, _ = model(batch)
+            weight = weight_of(batch) if weight_of else 1.0
+            sums = accelerator.reduce(torch.stack([loss.detach() * weight, *loss.new_tensor([weight, stop.asked])]))
+            mean_loss, stopping = (sums[0] / sums[1]).item(), bool(sums[2])
             guard.check(step, mean_loss, batch)
+            timer.lap("forward")
 
-            accelerator.backward(loss)
+            # Processes average their gradients; those with more to tell count for more.
+            accelerator.backward(loss * (weight * world / sums[1]))
+            timer.lap("backward")
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), trainer.grad_clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            ema.step(trainable)
+            timer.lap("optimizer")
+            ema.step(trainable.values())
+            timer.lap("averaging")
 
             done = step + 1
             bar.update()
             if _due(done, trainer.log_every) or done == trainer.steps:
-                seconds, since = time.perf_counter() - clock, done - logged
+                seconds = sum(timer.seconds.values())
                 figures = {
                     "loss": mean_loss,
                     "lr": schedule.get_last_lr()[0],
                     "grad_norm": float(grad_norm),
-                    "samples_per_s": since * trainer.batch_size * world / seconds,
-                    "data_share": waited / seconds,
+                    "samples_per_s": (done - logged) * trainer.batch_size * world / seconds,
+                    "data_share": timer.seconds["data"] / seconds,
                 }
                 tracker.log(done, {f"train/{name}": value for name, value in figures.items()})
                 bar.set_postfix(loss=f"{mean_loss:.4f}", samples_s=f"{figures['samples_per_s']:.0f}")
-                clock, waited, logged = time.perf_counter(), 0.0, done
+                logged = done
+                timer.restart()
             at_end = done == trainer.steps
             validation_due = trainer.validate_every > 0 and (at_end or _due(done, trainer.validate_every))
             if at_end or validation_due or stopping or _due(done, trainer.save_every):
-                if accelerator.is_main_process:
-                    paused = time.perf_counter()
+                if accelerator.is_main_process or sharded:
                     save(done, validation_due)
-                    clock += time.perf_counter() - paused
                 accelerator.wait_for_everyone()
+                timer.lap(None)
             if stopping:
                 break
     if stopping or stop.asked:  # the wish may have come in the last step, after that step looked
         accelerator.print(f"saved; go on with: python train.py run_dir={run_dir} resume=true")
         raise KeyboardInterrupt
     return find_checkpoint(run_dir)
+
+
+def _seed_of(cfg: DictConfig, step: int) -> int:
+    return cfg.seed * 1_000_003 + step
+
+
+def _batches(
+    cfg: DictConfig, policy: PreTrainedPolicy, dataset: LeRobotDataset | None, accelerator: Accelerator, start: int
+) -> Callable[[int], dict[str, Any]]:
+    """A function that makes this process's part of a step's batch, with augmented pictures; steps come in order."""
+    trainer, part = cfg.trainer, (accelerator.process_index, accelerator.num_processes)
+    if dataset is None:
+        # There is no way back into a stream: a resumed run goes on with another draw of it.
+        seed = _seed_of(cfg, start) * part[1] + part[0]
+        stream = stream_batches(
+            *(cfg.dataset.repo_id, cfg.dataset.root, policy.config, trainer.batch_size, seed),
+            buffer=cfg.dataset.shuffle_buffer,
+        )
+        return lambda step: _augment(stream(), policy, cfg, step, part)
+
+    cached = bool(getattr(getattr(policy.config, "backbone", None), "cache_features", False))
+    with accelerator.main_process_first():
+        frames = cache_frames(dataset, count_cores())
+        if cached:
+            used = {key: frames[key] for key in policy.config.image_features}
+            backbone = cast(Any, policy).model.backbone
+            frames |= cache_features(backbone, dataset.root, used, accelerator.device, accelerator.autocast)
+        data = TrainingData(dataset, policy.config, frames)
+    order = sample_order(len(data), cfg.seed)
+
+    def load(step: int) -> dict[str, Any]:
+        batch = data.batch(order((step * part[1] + part[0]) * trainer.batch_size, trainer.batch_size))
+        return batch if cached else _augment(batch, policy, cfg, step, part)
+
+    return load
+
+
+def _augment(
+    batch: dict[str, Any], policy: PreTrainedPolicy, cfg: DictConfig, step: int, part: tuple[int, int]
+) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(_seed_of(cfg, step))
+    for key in policy.config.image_features:
+        batch[key] = augment_images(batch[key], cfg.trainer.augment, generator, part)
+    return batch
 
 
 def _due(step: int, every: int) -> bool:

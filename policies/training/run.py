@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from tinyvla.errors import UserError
 
 CONFIG = "config.yaml"
-_OF_THE_COMMAND = {"command", "resume", "run_dir"}  # may differ between a run and its resumption
+_OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ between a run and its resumption
 
 
 def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
@@ -40,7 +40,7 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
                 f"resume=true goes on with the run's own settings, and its {name} is {own.get(name)}, not {value}; "
                 f"leave {name} out, or start a new run"
             )
-    stored.run_dir = str(run_dir)  # the folder may have been moved
+    stored.run_dir, stored.launcher = str(run_dir), cfg.launcher  # the folder may have been moved, and the cluster
     return stored
 
 

@@ -23,7 +23,15 @@ from envs.demos import dataset as writing
 from envs.demos import ensure_dataset, episode
 from envs.demos.collect import collect, store_folder
 from envs.demos.dataset import PROVENANCE, check_dataset
-from envs.demos.episode import attempt_path, collect_attempt, is_noisy, read_demo, record_demo, write_attempt
+from envs.demos.episode import (
+    attempt_path,
+    collect_attempt,
+    encode_demo,
+    is_noisy,
+    read_demo,
+    record_demo,
+    write_attempt,
+)
 from envs.metaworld.tasks import INSTRUCTIONS
 from envs.seeds import EPISODES_PER_SEED, SEEDS, episode_seed
 from tinyvla.errors import UserError
@@ -157,11 +165,11 @@ def test_noise_is_applied_and_what_the_expert_wanted_is_recorded(env):
     np.testing.assert_array_equal(demo.action, calm.applied)
 
 
-def test_demonstrations_are_collected_on_training_seeds(monkeypatch, env, tmp_path):
+def test_demonstrations_are_collected_on_training_seeds(monkeypatch, env):
     spy = Spy(env)
     monkeypatch.setattr(episode, "_cached_env", lambda *_: spy)
     for seed, attempt in ((0, 0), (3, 17), (SEEDS - 1, EPISODES_PER_SEED - 1)):
-        collect_attempt(CONFIG, TASK, seed, attempt, tmp_path)
+        collect_attempt(CONFIG, TASK, seed, attempt)
     assert spy.seeds == [episode_seed("train", 0, 0), episode_seed("train", 3, 17), SEEDS * EPISODES_PER_SEED - 1]
 
 
@@ -292,20 +300,23 @@ def test_a_truncated_dataset_is_one_clear_error(pattern, data_dir, root, tmp_pat
         check_dataset(copy)
 
 
-def full_disk_after_the_first(env_cfg, task, seed, attempt, folder):
-    """In a worker process: `collect_attempt` on a disk that has room for one attempt."""
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk that has room for one attempt."""
+    sync, stored = os.fsync, []
 
-    def fill(file, **_):
-        file.write(b"some bytes")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fill(file):
+        if stored:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        stored.append(file)
+        sync(file)
 
-    if attempt > 0:
-        np.savez_compressed = fill
-    return collect_attempt(env_cfg, task, seed, attempt, folder)
+    monkeypatch.setattr(os, "fsync", fill)
 
 
-def test_a_disk_that_is_full_while_collecting_is_one_clear_error_and_loses_nothing(monkeypatch, tmp_path, root):
-    monkeypatch.setattr(collecting, "collect_attempt", full_disk_after_the_first)
+def test_a_disk_that_is_full_while_collecting_is_one_clear_error_and_loses_nothing(
+    monkeypatch, full_disk, tmp_path, root
+):
     with pytest.raises(UserError, match="the disk is full; free some space and run the same command again"):
         make(tmp_path)
     assert [path.name for path in tmp_path.rglob("*.npz")] == ["00000.npz"]
@@ -350,7 +361,7 @@ def test_a_disk_with_too_little_room_is_refused_before_anything_is_written(monke
 
 
 def test_an_attempt_is_stored_whole_or_not_at_all(monkeypatch, tmp_path, demos):
-    write_attempt(tmp_path, 0, demos[0])
+    write_attempt(tmp_path, 0, encode_demo(demos[0]))
     write_attempt(tmp_path, 1, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.npz", "00001.failed"]
     stored = read_demo(tmp_path / "00000.npz")
@@ -362,7 +373,7 @@ def test_an_attempt_is_stored_whole_or_not_at_all(monkeypatch, tmp_path, demos):
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_attempt(tmp_path, 2, demos[0])
+        write_attempt(tmp_path, 2, encode_demo(demos[0]))
     assert len(list(tmp_path.iterdir())) == 2
 
 

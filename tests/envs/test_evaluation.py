@@ -5,14 +5,12 @@ import json
 import imageio.v3 as iio
 import numpy as np
 import pytest
-import torch
-from tiny import SETTINGS
+from tiny import write_metaworld_policy
 
 from configs.composing import as_dict, load_config
 from envs import evaluation
 from envs.evaluation import Job, Setting, evaluate, evaluation_jobs, keep_videos, run_jobs, summarise, video_name
 from envs.rollout import Rollout
-from policies import decode_policy_config, make_processors, save_checkpoint_files
 from tinyvla.errors import UserError
 
 
@@ -108,25 +106,7 @@ ENV = as_dict(ENV) | {"tasks": ["reach-v3", "drawer-close-v3"]}
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A fresh policy for Meta-World, one that worker processes can load."""
-    from lerobot.configs import FeatureType, PolicyFeature
-
-    settings = ["backbone.image_size=32", *SETTINGS["tinyvla"], "policy.n_action_steps=4"]
-    config = decode_policy_config(as_dict(load_config("train", settings).policy), "cpu")
-    config.input_features = {
-        "observation.images.corner2": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
-        "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
-    }
-    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
-    torch.manual_seed(0)
-    from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
-
-    ones = {"min": -torch.ones(4), "max": torch.ones(4), "mean": torch.zeros(4), "std": torch.ones(4)}
-    policy = TinyVLAPolicy(config)
-    processors = make_processors(policy, {"observation.state": ones, "action": ones})
-    folder = tmp_path_factory.mktemp("run") / "checkpoints" / "last" / "pretrained_model"
-    save_checkpoint_files(policy, *processors, folder)
-    return folder
+    return write_metaworld_policy(tmp_path_factory.mktemp("run") / "checkpoints" / "last" / "pretrained_model")
 
 
 def play(checkpoint, jobs, folder, workers=1):

@@ -22,7 +22,7 @@ from transformers import (
 
 from ..errors import UserError
 from .base import BackboneConfig
-from .pretrained import PretrainedBackbone, PretrainedBackboneConfig, square_images
+from .pretrained import PretrainedBackbone, PretrainedBackboneConfig
 
 # Layers, width and heads of Pythia-70M, -410M and -1B.
 PYTHIA_SHAPES = {"s": (6, 512, 8), "b": (24, 1024, 16), "h": (16, 2048, 8)}
@@ -126,12 +126,12 @@ class LlavaPythiaBackbone(PretrainedBackbone):
             return None
         return name.replace("vision_model.", "", 1)
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        pixels = square_images(images, self.image_size, self.colours)
+    def _see(self, pixels: Tensor) -> Tensor:
         patches = self.vision_tower(pixels, interpolate_pos_encoding=True).last_hidden_state
-        if isinstance(self.vision_tower, CLIPVisionModel):
-            patches = patches[:, 1:]  # the class token
-        return self.projector(patches).unflatten(0, images.shape[:2]).flatten(1, 2)
+        return patches[:, 1:] if self.vision_tower.config.model_type == "clip_vision_model" else patches  # class token
+
+    def _join(self, features: Tensor) -> Tensor:
+        return self.projector(features)
 
 
 def _vision_tower(fields: dict[str, Any]) -> tuple[PreTrainedModel, tuple[list[float], list[float]]]:
@@ -152,6 +152,7 @@ def _vision_tower(fields: dict[str, Any]) -> tuple[PreTrainedModel, tuple[list[f
         colours = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
     else:
         raise UserError(f"vision tower '{name}' is neither CLIP nor SigLIP; use a checkpoint with one of them")
+    tower = getattr(tower, "vision_model", tower)  # some versions of transformers wrap it
     tower.post_layernorm = nn.Identity()
     return tower, colours
 

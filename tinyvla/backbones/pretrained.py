@@ -28,6 +28,9 @@ class PretrainedBackboneConfig(BackboneConfig):
         assets: folder that `save_assets` wrote; the architecture comes from it and the weights from elsewhere.
         lora: low-rank adaptation of vision tower and language model; what joins the two is trained in full.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+        freeze_vision: leave the vision tower as it is, without LoRA.
+        cache_features: compute the frozen tower's features once, keep them beside the dataset and train on them; needs
+            freeze_vision, and pictures that are not augmented.
     """
 
     size: str = ""
@@ -35,6 +38,14 @@ class PretrainedBackboneConfig(BackboneConfig):
     assets: str | None = None
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     gradient_checkpointing: bool = False
+    freeze_vision: bool = False
+    cache_features: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cache_features and not self.freeze_vision:
+            raise ValueError(
+                "cache_features needs a tower that does not learn: set backbone.freeze_vision=true as well"
+            )
 
 
 class PretrainedBackbone(Backbone):
@@ -79,7 +90,9 @@ class PretrainedBackbone(Backbone):
         if folder and not config.assets:
             load_weights(self, folder, self._rename)
 
-        for tower in (self.vision_tower, self.language_model):
+        if config.freeze_vision:
+            self.vision_tower.requires_grad_(False)
+        for tower in (self.language_model,) if config.freeze_vision else (self.vision_tower, self.language_model):
             add_lora(tower, config.lora)
             if config.gradient_checkpointing:
                 tower.gradient_checkpointing_enable({"use_reentrant": False})
@@ -97,9 +110,23 @@ class PretrainedBackbone(Backbone):
         """The name here of a tensor of a checkpoint, None for one that has no use here."""
         raise NotImplementedError
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Image tokens (B, N, D) of images (B, C, 3, H, W), camera after camera."""
+    def _see(self, pixels: Tensor) -> Tensor:
+        """The vision tower's features (N, P, V) of pictures (N, 3, S, S) that `square_images` has made."""
         raise NotImplementedError
+
+    def _join(self, features: Tensor) -> Tensor:
+        """Image tokens (N, T, D) of what `_see` returns."""
+        raise NotImplementedError
+
+    def see_images(self, images: Tensor) -> Tensor:
+        """The vision tower's features of images (B, C, 3, H, W) as pictures of one channel, (B, C, 1, P, V)."""
+        pixels = square_images(images, self.image_size, self.colours).to(self.vision_tower.dtype)
+        return self._see(pixels).unflatten(0, images.shape[:2]).unsqueeze(2)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Image tokens (B, N, D), camera after camera, of images (B, C, 3, H, W) or what `see_images` made of them."""
+        features = self.see_images(images) if images.shape[2] == 3 else images
+        return self._join(features.flatten(0, 2)).unflatten(0, features.shape[:2]).flatten(1, 2)
 
     @classmethod
     def _find(cls, config: Any) -> Path | None:

@@ -10,7 +10,7 @@ from transformers import SmolVLMConfig as Architecture
 from transformers import SmolVLMModel
 
 from .base import BackboneConfig
-from .pretrained import PretrainedBackbone, PretrainedBackboneConfig, square_images
+from .pretrained import PretrainedBackbone, PretrainedBackboneConfig
 
 # Layers, width, feed-forward width, heads and key-value heads of SmolLM2-135M and -360M.
 TEXT_SHAPES = {"256M": (30, 576, 1536, 9, 3), "500M": (32, 960, 2560, 15, 5)}
@@ -95,8 +95,10 @@ class SmolVLMBackbone(PretrainedBackbone):
         names = {"vision_model": "vision_tower", "text_model": "language_model"}
         return f"{names.get(part, part)}.{rest}"
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        pixels = square_images(images, self.image_size, self.colours).to(self.vision_tower.dtype)
-        tiles = self.connector(self.vision_tower(pixels).last_hidden_state)
+    def _see(self, pixels: Tensor) -> Tensor:
+        return self.vision_tower(pixels).last_hidden_state
+
+    def _join(self, features: Tensor) -> Tensor:
+        tiles = self.connector(features)
         before, after = (self.embed([mark])[0].expand(len(tiles), -1, -1).to(tiles.dtype) for mark in self.IMAGE_MARKS)
-        return torch.cat([before, tiles, after], dim=1).unflatten(0, images.shape[:2]).flatten(1, 2)
+        return torch.cat([before, tiles, after], dim=1)

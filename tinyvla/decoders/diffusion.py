@@ -88,8 +88,8 @@ class DiffusionDecoder(ActionDecoder):
 
     def loss(self, features: Features, state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
         repeats = self.config.noise_repeats
-        condition = self.condition(features, state).repeat(repeats, 1)
-        actions, is_pad = actions.repeat(repeats, 1, 1), is_pad.repeat(repeats, 1)
+        condition = self.condition(features, state).repeat_interleave(repeats, 0)
+        actions, is_pad = actions.repeat_interleave(repeats, 0), is_pad.repeat_interleave(repeats, 0)
         noise = torch.randn_like(actions)
         steps = torch.randint(self.config.train_steps, (len(actions),), device=actions.device)
         noisy = self.train_scheduler.add_noise(actions, noise, steps)

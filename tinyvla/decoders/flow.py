@@ -44,8 +44,8 @@ class FlowDecoder(ActionDecoder):
 
     def loss(self, features: Features, state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
         repeats = self.config.noise_repeats
-        condition = self.condition(features, state).repeat(repeats, 1)
-        actions, is_pad = actions.repeat(repeats, 1, 1), is_pad.repeat(repeats, 1)
+        condition = self.condition(features, state).repeat_interleave(repeats, 0)
+        actions, is_pad = actions.repeat_interleave(repeats, 0), is_pad.repeat_interleave(repeats, 0)
         noise = torch.randn_like(actions)
         time = torch.rand(len(actions), 1, 1, device=actions.device, dtype=actions.dtype)
         point = torch.lerp(noise, actions, time)

@@ -74,7 +74,8 @@ class LlavaPythiaReference:
         """Tensors under the released names."""
         named = {f"gpt_neox.{key}": tensor for key, tensor in self.language.state_dict().items()}
         named["embed_out.weight"] = torch.randn(320, 48)
-        named |= {f"gpt_neox.vision_tower.vision_model.{key}": v for key, v in self.vision.state_dict().items()}
+        tower = getattr(self.vision, "vision_model", self.vision)
+        named |= {f"gpt_neox.vision_tower.vision_model.{key}": v for key, v in tower.state_dict().items()}
         named |= {f"gpt_neox.mm_projector.{key}": v for key, v in self.projector.state_dict().items()}
         # Older libraries stored buffers as well.
         named["gpt_neox.layers.0.attention.rotary_emb.inv_freq"] = torch.ones(2)

@@ -1,0 +1,57 @@
+"""Run by test_distributed.py under `accelerate launch`: train.py's loop with FSDP, on CPUs.
+
+Accelerate shards on accelerators only, so its state is told here that this is one; all that follows is as on GPUs.
+"""
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+import yaml
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from tiny import run_config
+
+from configs.composing import as_dict
+from policies.training import Tracker, make_accelerator, train
+
+ROOT = Path(__file__).parents[2]
+
+
+class StoppingTracker(Tracker):
+    """Presses Ctrl-C once the figures of a step are written."""
+
+    stop = 0
+
+    def log(self, step, values):
+        super().log(step, values)
+        if step == self.stop:
+            signal.raise_signal(signal.SIGINT)
+
+
+def main() -> None:
+    sharded, stop, pretrained, root, *settings = sys.argv[1:]
+    cfg = run_config("tinyvla", *settings)
+    cfg.policy.backbone = {"type": "llava_pythia", "pretrained": pretrained, "lora": {"r": 4}}
+    accelerator = make_accelerator("cpu", False)
+    if sharded == "sharded":
+        options = yaml.safe_load((ROOT / "docs/fsdp.yaml").read_text())["fsdp_config"]
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=options["fsdp_version"],
+            auto_wrap_policy=options["fsdp_auto_wrap_policy"].lower(),
+            transformer_cls_names_to_wrap=options["fsdp_transformer_layer_cls_to_wrap"].split(","),
+            reshard_after_forward=options["fsdp_reshard_after_forward"],
+            cpu_ram_efficient_loading=options["fsdp_cpu_ram_efficient_loading"],
+        )
+        accelerator.state.distributed_type = DistributedType.FSDP
+        assert accelerator.is_fsdp2
+    run_dir = Path(cfg.run_dir)
+    run_dir.mkdir(exist_ok=True)
+    with StoppingTracker(run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
+        tracker.stop = int(stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            train(cfg, Path(root), accelerator, tracker)
+
+
+if __name__ == "__main__":
+    main()
