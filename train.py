@@ -14,21 +14,20 @@ def main(cfg: DictConfig) -> None:
     from envs.demos import ensure_dataset
     from envs.evaluation import evaluate, evaluation_jobs
     from envs.report import describe, write_report
+    from envs.shifts import with_randomisation
     from policies import check_policy
     from policies.training import Tracker, find_run, make_accelerator, on_first_process, open_run, train
 
     check_policy(as_dict(cfg.policy))  # mistakes come up before anything is written
     evaluation_jobs(resolve_tasks(as_dict(cfg.env)), cfg.eval.episodes)
+    with_randomisation(as_dict(cfg.env), cfg.randomise)
     cfg = find_run(cfg, load_config("train"))
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     cfg = on_first_process(accelerator, lambda: open_run(cfg))
     env_cfg, run_dir, device = as_dict(cfg.env), Path(cfg.run_dir), str(accelerator.device)
-    dataset = on_first_process(
-        accelerator,
-        lambda: ensure_dataset(
-            env_cfg, resolve_tasks(env_cfg), cfg.episodes, cfg.seed, Path(cfg.data_dir), cfg.workers
-        ),
-    )
+    demos_cfg, tasks = with_randomisation(env_cfg, cfg.randomise), resolve_tasks(env_cfg)
+    demos = (demos_cfg, tasks, cfg.episodes, cfg.seed, Path(cfg.data_dir), cfg.workers)
+    dataset = on_first_process(accelerator, lambda: ensure_dataset(*demos))
     options = {"workers": cfg.eval.workers, "device": device}
 
     def validate(policy: Path) -> dict[str, float]:

@@ -113,6 +113,7 @@ def evaluate(
     result = summarise(results) | {
         "split": split,
         "seed": seed,
+        "shift": env_cfg.get("shift"),
         "checkpoint": str(setting.checkpoint),
         "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers",
     }
@@ -144,8 +145,8 @@ def _run_job(setting: Setting, job: Job, videos: Path | None) -> Rollout:
         env = make_env(setting.env_cfg, job.task)
         _WORKER["runner"].check(env.observation_space, env.action_space)
         _WORKER.update(task=job.task, env=env)
-    instruction = None if job.told == job.task else instruction_of(setting.env_cfg, job.told)
     env_seed = episode_seed(setting.split, setting.seed, job.episode)
+    instruction = None if job.told == job.task else instruction_of(setting.env_cfg, job.told, env_seed)
     return roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, videos and videos / video_name(job))
 
 
