@@ -4,8 +4,10 @@
     uv run benchmarks/generalisation.py outputs/<run> --shifts lighting camera_pose --severities 1 3 --episodes 50
 
 A checkpoint is a run folder or a pretrained_model folder, with a name before it where the folder's would not do. The
-environment is that of the run's config.yaml. Finished cells are kept in cells.json of --out, so that the same command
-goes on where it stopped, and one that asks for more plays only what is new. The last line is one JSON object.
+environment is that of the run's config.yaml. `expert` in place of a checkpoint is a row of the scripted expert under
+the shifts that change the physics: where it fails, a policy's failure tells nothing. Finished cells are kept in
+cells.json of --out, so that the same command goes on where it stopped, and one that asks for more plays only what is
+new. The last line is one JSON object.
 """
 
 import argparse
@@ -19,26 +21,34 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from inference import processor
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from configs.composing import as_dict, load_config
-from envs import resolve_tasks
-from envs.evaluation import evaluate
+from envs import make_env, resolve_tasks
+from envs.evaluation import Job, evaluate, summarise
 from envs.report.heat_map import UNSHIFTED, markdown, write_heat_map
-from envs.shifts import AXES, SEVERITIES, with_shift
+from envs.rollout import Rollout
+from envs.seeds import episode_seed
+from envs.shifts import AXES, PHYSICAL, SEVERITIES, with_shift
 from envs.shifts.examples import example_frames
+from envs.workers import count_workers, worker_pool
 from policies import find_checkpoint
 from tinyvla.errors import UserError
 
 _KEPT = ("success_rate", "successes", "episodes", "ci95", "episode_length", "ms_per_action", "tasks")
 
 
+EXPERT = "expert"
+
+
 class Row(NamedTuple):
-    """A policy of the map. weights: fingerprint of what it has learnt."""
+    """A policy of the map, or without a checkpoint the expert. weights: fingerprint of what it has learnt."""
 
     name: str
-    checkpoint: Path
+    checkpoint: Path | None
     env_cfg: dict[str, Any]
     weights: str
 
@@ -46,6 +56,9 @@ class Row(NamedTuple):
 def read_row(argument: str, changes: list[str]) -> Row:
     """A row from `name=folder` or `folder`, in its run's environment with `changes` to that."""
     name, _, folder = argument.rpartition("=")
+    if folder == EXPERT:
+        env = load_config("evaluate", ["checkpoint=x"]).env
+        return Row(name or EXPERT, None, as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes))), EXPERT)
     checkpoint = find_checkpoint(Path(folder))
     run = next(
         (parent for parent in (Path(folder), *checkpoint.parents[:3]) if (parent / "config.yaml").exists()), None
@@ -54,6 +67,34 @@ def read_row(argument: str, changes: list[str]) -> Row:
     env_cfg = as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes)))
     weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()[:12]
     return Row(name or (run or Path(folder)).name, checkpoint, env_cfg, weights)
+
+
+def play_expert(env_cfg: dict[str, Any], task: str, seeds: list[int]) -> list[Rollout]:
+    """Episodes of the scripted expert in a task."""
+    env: Any = make_env(env_cfg | {"cameras": env_cfg["cameras"][:1], "image_size": 8}, task)
+    rollouts = []
+    for seed in seeds:
+        env.reset(seed=seed)
+        success = truncated = False
+        steps = 0
+        while not success and not truncated:
+            _, success, truncated, _ = env.apply(env.expert_action())
+            steps += 1
+        rollouts.append(Rollout(seed, success, steps, np.zeros(1)))
+    env.close()
+    return rollouts
+
+
+def evaluate_expert(env_cfg: dict[str, Any], episodes: int, seed: int, workers: int | str) -> dict[str, Any]:
+    """What `evaluate` returns of a policy, of the expert, on the same seeds."""
+    tasks = resolve_tasks(env_cfg)
+    seeds = [episode_seed("evaluation", seed, episode) for episode in range(episodes)]
+    results = {}
+    with worker_pool(min(count_workers(workers), len(tasks))) as pool:
+        played = pool.map(play_expert, [env_cfg] * len(tasks), tasks, [seeds] * len(tasks))
+        for task, rollouts in zip(tasks, tqdm(played, total=len(tasks), desc="expert", unit="task"), strict=True):
+            results |= {Job(task, task, episode): rollout for episode, rollout in enumerate(rollouts)}
+    return summarise(results)
 
 
 class Cells:
@@ -96,12 +137,19 @@ def run(args: argparse.Namespace) -> None:
     kept = Cells(args.out / "cells.json")
     cells: dict[str, dict[tuple[str, int], dict[str, Any]]] = {row.name: {} for row in rows}
     for number, (row, column) in enumerate(((row, column) for column in columns for row in rows), 1):
+        if row.checkpoint is None and column[0] not in ("none", *PHYSICAL):
+            continue
         key = kept.key(row, *column, setting)
         if (figures := kept.get(key)) is None:
             print(f"{number} of {len(rows) * len(columns)}: {row.name}, {column[0]} {column[1] or ''}", file=sys.stderr)
             env_cfg = row.env_cfg if column == UNSHIFTED else with_shift(row.env_cfg, [column[0]], column[1])
-            options = {"seed": args.seed, "workers": args.workers, "device": args.device}
-            result = evaluate(row.checkpoint, env_cfg, args.episodes, **options)
+            result = (
+                evaluate(
+                    row.checkpoint, env_cfg, args.episodes, seed=args.seed, workers=args.workers, device=args.device
+                )
+                if row.checkpoint
+                else evaluate_expert(env_cfg, args.episodes, args.seed, args.workers)
+            )
             figures = {name: result[name] for name in _KEPT}
             kept.add(key, figures)
         cells[row.name][column] = figures
@@ -112,7 +160,7 @@ def run(args: argparse.Namespace) -> None:
     facts = {
         "tasks": ", ".join(tasks),
         "seeds": f"evaluation split, seed {args.seed}, {args.episodes} episodes a task",
-        **{row.name: f"{row.checkpoint} (weights {row.weights})" for row in rows},
+        **{row.name: f"{row.checkpoint} (weights {row.weights})" for row in rows if row.checkpoint},
         "machine": machine,
         **versions,
     }

@@ -5,6 +5,6 @@ The axes are those of TinyVLA's generalisation experiments (arXiv 2409.12514, se
 `with_randomisation` randomised ones, for collecting; `make_env` then wraps what it makes in a `ShiftedEnv`.
 """
 
-from .axes import AXES, SEVERITIES, Shift, shift_of, with_randomisation, with_shift
+from .axes import AXES, PHYSICAL, SEVERITIES, Shift, shift_of, with_randomisation, with_shift
 
-__all__ = ["AXES", "SEVERITIES", "Shift", "shift_of", "with_randomisation", "with_shift"]
+__all__ = ["AXES", "PHYSICAL", "SEVERITIES", "Shift", "shift_of", "with_randomisation", "with_shift"]

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from .scene import ModelEdits, Scene, bodies_below
 
 _SHARE = 0.3  # of another colour that a unit of strength mixes in
-_LIGHT_GAIN, _LIGHT_TINT, _LIGHT_TURN = 0.25, 0.1, 20.0  # logarithm, share of a channel, degrees
+_LIGHT_GAIN, _LIGHT_TINT, _LIGHT_TURN = 0.2, 0.1, 20.0  # logarithm, share of a channel, degrees
 _CAMERA_TURN, _CAMERA_DISTANCE = 5.0, 0.03  # degrees, logarithm
 
 

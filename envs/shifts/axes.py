@@ -21,6 +21,7 @@ AXES: dict[str, str] = {
     "distractors": "objects that are not part of the task",
     "sensor_noise": "noise and blur in pictures, noise in proprioception",
 }
+PHYSICAL = ("object_size", "position")  # those that the physics sees; the others only what is seen, sensed or told
 SEVERITIES = (1, 2, 3)
 
 

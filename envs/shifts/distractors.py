@@ -12,7 +12,7 @@ _SHAPES = {  # disjoint, so that what evaluation shows was never seen in trainin
     True: (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_SPHERE),
     False: (mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CAPSULE),
 }
-_RADIUS = (0.02, 0.035)  # metres
+_RADIUS = (0.02, 0.04)  # metres
 _MARGIN = 0.03  # metres between a distractor and what matters
 _LOW = 0.15  # metres above the table; what is higher is not in the way
 _TRIES = 300
@@ -65,14 +65,15 @@ def _task_area(model: mujoco.MjModel, data: mujoco.MjData, scene: Scene) -> tupl
             continue
         middle = data.geom_xpos[geom] + data.geom_xmat[geom].reshape(3, 3) @ model.geom_aabb[geom, :3]
         half = np.abs(data.geom_xmat[geom].reshape(3, 3)) @ model.geom_aabb[geom, 3:]
-        if int(model.geom_bodyid[geom]) in bodies or middle[2] - half[2] < z + _LOW:
-            corners += [middle - half, middle + half]
+        low, high = np.maximum((middle - half)[:2], (x0, y0)), np.minimum((middle + half)[:2], (x1, y1))
+        in_the_way = int(model.geom_bodyid[geom]) in bodies or middle[2] - half[2] < z + _LOW
+        if in_the_way and (low < high).all():
+            corners += [low, high]
     for site in range(model.nsite):
         place, seen = data.site_xpos[site], model.site_rgba[site, 3] > 0 and model.site_group[site] <= 2
         if seen and x0 <= place[0] <= x1 and y0 <= place[1] <= y1:
-            corners.append(place)
+            corners.append(place[:2])
     if not corners:
         return scene.centre[:2], np.zeros(2)
-    low = np.maximum(np.min(corners, axis=0)[:2], (x0, y0))
-    high = np.minimum(np.max(corners, axis=0)[:2], (x1, y1))
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
     return (low + high) / 2, (high - low) / 2

@@ -13,14 +13,13 @@ from envs.metaworld.tasks import INSTRUCTIONS, paraphrases
 from envs.registry import instruction_of
 from envs.rendering import Eyes
 from envs.seeds import episode_seed
-from envs.shifts import AXES, SEVERITIES, Shift, with_randomisation, with_shift
+from envs.shifts import AXES, PHYSICAL, SEVERITIES, Shift, with_randomisation, with_shift
 from envs.shifts.scene import Scene
 from envs.shifts.wrapper import ShiftedEnv
 from tinyvla.errors import UserError
 
 CONFIG = {"name": "metaworld", "cameras": ["corner2"], "image_size": 48, "render": "fast", "max_steps": 500}
 IMAGE = "observation.images.corner2"
-PHYSICAL = {"object_size", "position"}
 UNSEEN = {"instruction", *PHYSICAL}  # that change no picture, or not that alone
 
 
@@ -159,7 +158,9 @@ def test_an_axis_changes_what_it_claims_and_nothing_else(plain, axis):
     shifted = wrapped(env, axis)
     own_states, own_first, own_last = play(shifted, 5)
     again = play(shifted, 5)
-    for left, right in zip((own_states, picture(own_first), picture(own_last)), (again[0], *map(picture, again[1:]))):
+    for left, right in zip(
+        (own_states, picture(own_first), picture(own_last)), (again[0], *map(picture, again[1:])), strict=True
+    ):
         np.testing.assert_array_equal(left, right)  # a function of axis, severity and seed
 
     assert (own_first["task"] != first["task"]) == (axis == "instruction")
