@@ -43,7 +43,7 @@ def heat_map(cells: Cells) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.6 + 0.34 * places[-1] + 0.6, 1.5 + 0.42 * len(cells)), layout="constrained")
         axes = figure.add_subplot()
-        colours = matplotlib.colormaps["RdYlGn"]
+        colours = matplotlib.colormaps["RdYlBu"]
         for row, column in np.ndindex(rates.shape):
             rate = rates[row, column]
             face = "none" if np.isnan(rate) else colours(0.08 + 0.84 * rate)
@@ -56,7 +56,11 @@ def heat_map(cells: Cells) -> Figure:
             words = axis.replace("_", "\n") if axis != "none" else "no\nshift"
             axes.text(np.mean(own), -0.62, words, ha="center", va="bottom", fontsize=8)
         axes.set_yticks(range(len(cells)), list(cells))
-        axes.set(xlim=(-0.6, places[-1] + 0.6), ylim=(len(cells) - 0.4, -0.6), xlabel="severity")
+        axes.set(
+            xlim=(-0.6, places[-1] + 0.6),
+            ylim=(len(cells) - 0.4, -0.6),
+            xlabel=f"severity (cells: success in percent, n = {_count(cells)})",
+        )
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -105,11 +109,14 @@ def _in_words(figures: Mapping[str, Any] | None) -> str:
 
 def caption(cells: Cells) -> str:
     """What the heat map shows, with its number of episodes."""
-    episodes = sorted({figures["episodes"] for row in cells.values() for figures in row.values()})
     return (
         "Success in percent by policy and shift, severities 1 to 3 of every axis; "
-        f"n = {' or '.join(map(str, episodes))} episodes a cell, the same unseen seeds in all of them."
+        f"n = {_count(cells)} episodes a cell, the same unseen seeds in all of them."
     )
+
+
+def _count(cells: Cells) -> str:
+    return " or ".join(map(str, sorted({figures["episodes"] for row in cells.values() for figures in row.values()})))
 
 
 def write_heat_map(
