@@ -65,7 +65,7 @@ def camera_pose(edits: ModelEdits, scene: Scene, strength: float, rng: np.random
     A camera on the robot is turned about itself, by half of that.
     """
     model = edits.model
-    position, orientation = edits.array("cam_pos"), edits.array("cam_quat")
+    position, orientation, tracking = (edits.array(name) for name in ("cam_pos", "cam_quat", "cam_mat0"))
     for camera in range(model.ncam):
         axis = rng.normal(size=3)
         angle = np.radians(_CAMERA_TURN) * strength
@@ -77,6 +77,8 @@ def camera_pose(edits: ModelEdits, scene: Scene, strength: float, rng: np.random
             turned = turn * own
         else:
             turned = own * turn**0.5
+            # What MuJoCo uses of a camera that follows a body and keeps its direction.
+            tracking[camera] = (Rotation.from_matrix(tracking[camera].reshape(3, 3)) * turn**0.5).as_matrix().ravel()
         orientation[camera] = turned.as_quat(scalar_first=True)
 
 

@@ -79,7 +79,7 @@ def shift_of(env_cfg: Mapping[str, Any]) -> Shift | None:
 
 def _in_order(names: Iterable[str], setting: str) -> list[str]:
     """Each axis once, in the order of AXES, in which they are applied: so the same set is always the same setting."""
-    names = list(names)
+    names = list(names or ())
     if unknown := [name for name in names if name not in AXES]:
         near = difflib.get_close_matches(str(unknown[0]), AXES, n=3, cutoff=0.4)
         guess = f"did you mean {' or '.join(near)}? There is" if near else "there is"

@@ -57,8 +57,9 @@ class ShiftedEnv(gym.Wrapper):
     @property
     def instruction(self) -> str:
         """What the policy is told in this episode."""
-        shifted = self._instruct is not None and "instruction" in self.shift.names
-        return self._instruct(self._seed) if shifted and self._instruct else self._env.instruction
+        if "instruction" in self.shift.names and self._instruct:
+            return self._instruct(self._seed)
+        return self._env.instruction
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
         """Begin an episode. Without a seed, one with a random seed."""

@@ -278,6 +278,21 @@ def test_positions_lie_outside_the_range_of_training_in_reach(drawer, severity):
     shifted.restore()
 
 
+def test_every_camera_is_displaced(drawer):
+    def views():
+        drawer.reset(seed=1)
+        return [drawer.eyes.draw(drawer.data, camera, 48).astype(int) for camera in cameras]
+
+    cameras = ["corner2", "topview", "gripperPOV", "behindGripper"]
+    usual = views()
+    shifted = wrapped(drawer, "camera_pose", severity=1)
+    shifted.reset(seed=1)
+    for camera, plain in zip(cameras, usual, strict=True):
+        assert np.abs(drawer.eyes.draw(drawer.data, camera, 48) - plain).mean() > 3, camera
+    shifted.restore()
+    np.testing.assert_array_equal(views(), usual)
+
+
 @pytest.mark.parametrize("env_name", ["block", "drawer"])
 def test_distractors_stand_on_the_table_off_the_task(request, env_name):
     env = request.getfixturevalue(env_name)
