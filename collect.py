@@ -15,9 +15,10 @@ def main(cfg: DictConfig) -> None:
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
     from envs.demos.dataset import PROVENANCE
+    from envs.shifts import with_randomisation
 
     start = time.monotonic()
-    env_cfg = as_dict(cfg.env)
+    env_cfg = with_randomisation(as_dict(cfg.env), cfg.randomise)
     root = ensure_dataset(
         env_cfg,
         resolve_tasks(env_cfg),

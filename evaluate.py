@@ -13,13 +13,14 @@ from tinyvla.errors import UserError
 def main(cfg: DictConfig) -> None:
     from envs.evaluation import evaluate
     from envs.report import describe, write_report
+    from envs.shifts import with_shift
 
     run_dir = Path(cfg.run_dir)
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     result = evaluate(
         Path(cfg.checkpoint),
-        as_dict(cfg.env),
+        with_shift(as_dict(cfg.env), cfg.shift, cfg.severity),
         cfg.episodes,
         seed=cfg.seed,
         workers=cfg.workers,

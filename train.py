@@ -14,10 +14,12 @@ def main(cfg: DictConfig) -> None:
     from envs.demos import ensure_dataset
     from envs.evaluation import check_episodes, evaluate, validator
     from envs.report import describe, write_report
+    from envs.shifts import with_randomisation
     from policies.training import Tracker, find_dataset, find_run, make_accelerator, on_first_process, open_run, train
     from policies.training.settings import check_settings
 
     check_settings(cfg)  # mistakes come up before anything is written
+    with_randomisation(as_dict(cfg.env), cfg.randomise)
     check_episodes(as_dict(cfg.env), cfg.eval.episodes)
     cfg = find_run(cfg, load_config("train"))
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
@@ -25,8 +27,9 @@ def main(cfg: DictConfig) -> None:
     env_cfg, run_dir, launcher = as_dict(cfg.env), Path(cfg.run_dir), as_dict(cfg.launcher)
 
     def collected() -> Path:
+        demos_cfg = with_randomisation(env_cfg, cfg.randomise)
         tasks, data_dir = resolve_tasks(env_cfg), Path(cfg.data_dir)
-        return ensure_dataset(env_cfg, tasks, cfg.episodes, cfg.seed, data_dir, cfg.workers, launcher)
+        return ensure_dataset(demos_cfg, tasks, cfg.episodes, cfg.seed, data_dir, cfg.workers, launcher)
 
     dataset = on_first_process(accelerator, lambda: find_dataset(cfg, collected))
     options = {"workers": cfg.eval.workers, "launcher": launcher, "device": str(accelerator.device)}

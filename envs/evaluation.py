@@ -125,6 +125,7 @@ def evaluate(
     result = summarise(results) | {
         "split": split,
         "seed": seed,
+        "shift": env_cfg.get("shift"),
         "checkpoint": str(setting.checkpoint),
         "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers"
         + (" of a Ray cluster" if launcher["name"] == "ray" else ""),
@@ -186,8 +187,8 @@ def _run_job(setting: Setting, policy: Any, job: Job, film: bool) -> tuple[Rollo
         env = make_env(setting.env_cfg, job.task)
         _WORKER["runner"].check(env.observation_space, env.action_space)
         _WORKER.update(task=job.task, env=env)
-    instruction = None if job.told == job.task else instruction_of(setting.env_cfg, job.told)
     env_seed = episode_seed(setting.split, setting.seed, job.episode)
+    instruction = None if job.told == job.task else instruction_of(setting.env_cfg, job.told, env_seed)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "episode.mp4" if film else None
         rollout = roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, video)

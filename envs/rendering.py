@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from tinyvla.errors import UserError
 
@@ -54,6 +56,19 @@ if _imported_before:  # MuJoCo takes the backend that MUJOCO_GL names when it is
 _DECORATION = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
 
 
+class Prop(NamedTuple):
+    """A shape that is drawn among the model's own and is no part of its physics: nothing touches it.
+
+    kind: a primitive of mujoco.mjtGeom. size: (3,), as of a geom of that kind, and position: (3,), in metres.
+    rgba: (4,), up to 1.
+    """
+
+    kind: int
+    size: np.ndarray
+    position: np.ndarray
+    rgba: np.ndarray
+
+
 class CameraRenderer:
     """Draws named cameras of one MuJoCo model as square RGB pictures. `close()` frees its GL context.
 
@@ -79,7 +94,61 @@ class CameraRenderer:
             for flag in _DECORATION:
                 self._renderer.scene.flags[flag] = 0
 
-    def draw(self, data: mujoco.MjData, camera: str) -> np.ndarray:
+    def draw(self, data: mujoco.MjData, camera: str, props: Iterable[Prop] = ()) -> np.ndarray:
         """One picture, uint8 (size, size, 3)."""
         self._renderer.update_scene(data, camera)
+        scene = self._renderer.scene
+        for prop in props:
+            upright = np.eye(3).ravel()
+            mujoco.mjv_initGeom(
+                scene.geoms[scene.ngeom], prop.kind, prop.size, prop.position, upright, prop.rgba.astype(np.float32)
+            )
+            scene.ngeom += 1
         return self._renderer.render()
+
+    def upload(self, textures: Iterable[int], meshes: Iterable[int]) -> None:
+        """Take over textures and meshes, by their ids, that have changed in the model since it was last drawn."""
+        renderer = self._renderer
+        if renderer._gl_context:
+            renderer._gl_context.make_current()
+        for texture in textures:
+            mujoco.mjr_uploadTexture(renderer.model, renderer._mjr_context, texture)
+        for mesh in meshes:
+            mujoco.mjr_uploadMesh(renderer.model, renderer._mjr_context, mesh)
+
+
+class Eyes:
+    """An environment's renderers, one a picture size, each made on first use: in the process that draws.
+
+    props: what is drawn besides the model.
+
+    Args:
+        model, fast: as of `CameraRenderer`.
+    """
+
+    def __init__(self, model: mujoco.MjModel, fast: bool = True):
+        self.props: list[Prop] = []
+        self._model, self._fast = model, fast
+        self._renderers: dict[int, CameraRenderer] = {}
+        self._changed: dict[int, tuple[set[int], set[int]]] = {}  # textures and meshes, by the size that has old ones
+
+    def draw(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
+        """One picture, uint8 (size, size, 3)."""
+        if size not in self._renderers:
+            self._renderers[size] = CameraRenderer(self._model, size, self._fast)
+        elif size in self._changed:
+            self._renderers[size].upload(*self._changed[size])
+        self._changed.pop(size, None)
+        return self._renderers[size].draw(data, camera, self.props)
+
+    def note_changes(self, textures: Iterable[int], meshes: Iterable[int]) -> None:
+        """The model's textures and meshes with these ids are no longer what was drawn last."""
+        for size in self._renderers:
+            changed = self._changed.setdefault(size, (set(), set()))
+            changed[0].update(textures)
+            changed[1].update(meshes)
+
+    def close(self) -> None:
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()

@@ -119,6 +119,24 @@ def test_evaluating_a_run(trained, tmp_path, command):
     assert (trained / "config.yaml").read_bytes() == before
 
 
+def test_evaluating_under_a_shift(trained, tmp_path, command):
+    settings = [
+        "episodes=1",
+        "videos=0",
+        "workers=1",
+        "shift=lighting",
+        "severity=2",
+        f"run_dir={tmp_path / 'shifted'}",
+    ]
+    code, out, err = command("evaluate", f"checkpoint={trained}", *ENV, *settings)
+    assert code == 0, err
+    assert "shift: lighting at severity 2" in out
+    result = json.loads((tmp_path / "shifted/eval.json").read_text())
+    assert result["shift"] == {"names": ["lighting"], "severity": 2}
+    assert "lighting at severity 2" in (tmp_path / "shifted/report.html").read_text()
+    assert OmegaConf.load(tmp_path / "shifted/config.yaml").severity == 2
+
+
 def test_resuming_goes_on_with_the_runs_own_settings(trained, command, monkeypatch):
     """Precision and device, too, which are needed before anything else; the command's own would be bf16=auto."""
     asked = []
@@ -148,6 +166,8 @@ def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
         (["env.image_size=48"], "set env.image_size=32"),
         (["env.tasks=[drawer-clos-v3]"], "unknown Meta-World task or suite 'drawer-clos-v3'"),
         (["episodes=0"], "0 episodes"),
+        (["shift=lightning"], "unknown axis 'lightning' in shift; did you mean lighting"),
+        (["shift=[lighting,position]", "severity=5"], "severity is 5; use 1, 2 or 3"),
         (["checkpoint=nowhere"], "no policy checkpoint at nowhere"),
         (["checkpoint=cut"], "cannot be loaded"),
     ]:
@@ -167,6 +187,7 @@ def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
     [
         (["env.tasks=[reach-v9]"], "did you mean reach-v3"),
         (["env.tasks=[]"], "env.tasks is empty"),
+        (["randomise=[lightning]"], "unknown axis 'lightning' in randomise; did you mean lighting"),
         (["policy=tinyvlla"], "did you mean tinyvla"),
         (["trainer.stepz=3"], "did you mean trainer.steps"),
         (["backbone=smolvlm"], "could not be fetched from the model hub .*use backbone=nano, which needs no download"),

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tinyvla.errors import UserError
 
 from ..seeds import EPISODES_PER_SEED
+from ..shifts import shift_of
 from ..workers import LOCAL, count_workers, worker_pool
 from .episode import attempt_path, collect_attempt, write_attempt
 
@@ -23,9 +24,11 @@ _STEPS_PER_DEMO = 100
 
 
 def spec_of(env_cfg: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """What shapes an attempt besides its task and number."""
+    """What shapes an attempt besides its task and number; `randomise` only where something is randomised."""
     keys = ("name", "cameras", "image_size", "render", "max_steps", "noise")
-    return {key: env_cfg[key] for key in keys} | {"seed": seed, "version": STORE_VERSION}
+    shift = shift_of(env_cfg)
+    randomise = {"randomise": list(shift.names)} if shift else {}
+    return {key: env_cfg[key] for key in keys} | {"seed": seed, "version": STORE_VERSION} | randomise
 
 
 def fingerprint(content: Any) -> str:

@@ -11,8 +11,10 @@ from gymnasium import spaces
 
 from tinyvla.errors import UserError
 
-from ..rendering import CameraRenderer  # before metaworld, which imports mujoco
+from ..rendering import Eyes  # before metaworld, which imports mujoco
+from ..shifts.scene import Scene
 from . import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
+from .scene import describe_scene, start_outside
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
@@ -79,9 +81,8 @@ class MetaWorldEnv(gym.Env):
         self._sim.seeded_rand_vec = True
         self._sim._set_task_called = True
         self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
-        self._fast = render == "fast"
+        self.eyes = Eyes(self._sim.model, render == "fast")
         self._image_size = image_size
-        self._eyes: dict[int, CameraRenderer] = {}
         self._expert = ENV_POLICY_MAP[self.task]()
         self._full_state: np.ndarray | None = None
         self._steps = 0
@@ -97,10 +98,14 @@ class MetaWorldEnv(gym.Env):
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
-        """Begin an episode. With a seed it is a pure function of (task, seed, actions)."""
+        """Begin an episode. With a seed it is a pure function of (task, seed, options, actions).
+
+        options: {"outside": metres} starts with object and goal that far outside the range they usually start in.
+        """
         super().reset(seed=seed)
         self._sim.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
-        self._full_state, _ = self._sim.reset()
+        with start_outside(self._sim, (options or {}).get("outside", 0.0)):
+            self._full_state, _ = self._sim.reset()
         for marker in self._sim._target_site_config:
             self._sim._set_pos_site(*marker)  # Meta-World itself puts the goal marker in place only after a step
         self._steps = 0
@@ -147,15 +152,24 @@ class MetaWorldEnv(gym.Env):
         """A picture for people, uint8 (256, 256, 3), of the first camera."""
         return self._look(self.cameras[0], self.RENDER_SIZE)
 
+    @property
+    def model(self) -> Any:
+        """The MuJoCo model."""
+        return self._sim.model
+
+    @property
+    def data(self) -> Any:
+        """The MuJoCo data."""
+        return self._sim.data
+
+    def scene(self) -> Scene:
+        """What is what in the model, for `envs.shifts`."""
+        return describe_scene(self.model)
+
     def close(self) -> None:
-        for eye in self._eyes.values():
-            eye.close()
-        self._eyes.clear()
+        self.eyes.close()
         self._sim.close()
 
     def _look(self, camera: str, size: int) -> np.ndarray:
-        # Renderers are made on first use, so that a worker process makes its own GL context.
-        if size not in self._eyes:
-            self._eyes[size] = CameraRenderer(self._sim.model, size, self._fast)
-        picture = self._eyes[size].draw(self._sim.data, camera)
+        picture = self.eyes.draw(self._sim.data, camera, size)
         return np.ascontiguousarray(picture[::-1, ::-1]) if camera in _UPSIDE_DOWN else picture

@@ -1,7 +1,12 @@
 """The 50 Meta-World v3 tasks: their instructions, and the suites that group them."""
 
 import difflib
+import functools
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tinyvla.errors import UserError
 
@@ -79,6 +84,17 @@ SUITES: dict[str, list[str]] = {
     "very_hard": _v3("shelf-place disassemble stick-pull stick-push pick-place-wall"),
 }
 SUITES["easy"] = [t for t in INSTRUCTIONS if t not in {*SUITES["medium"], *SUITES["hard"], *SUITES["very_hard"]}]
+
+
+@functools.cache
+def _paraphrases() -> dict[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name("paraphrases.yaml").read_text())
+
+
+def paraphrases(task: str, severity: int | None) -> list[str]:
+    """Other words for a task's instruction: those held out for a severity, or with None those to train on."""
+    of_task = _paraphrases()[task]
+    return of_task["training"] if severity is None else of_task["held_out"][severity]
 
 
 def resolve_tasks(names: str | Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ _INK, _GREY, _ACCENT, _STRONG = "#202124", "#7f7f7e", "#3b82f5", "#1d4ed7"
 _VARIABLES = {_INK: "var(--ink)", _GREY: "var(--muted)", _ACCENT: "var(--accent)", _STRONG: "var(--strong)"}
 _TASK_COLOURS = ("#f28e2b", "#2fa36b", "#b07aa1", "#d1605e", "#8c7a4f", "#2a9db5")
 _LONGEST_NAME = 36
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar sign in a task's name is just that
     "font.size": 9,
@@ -50,7 +50,7 @@ def success_bars(result: Mapping[str, Any]) -> Figure:
     ci95 = np.array([figures["ci95"] for figures in rows.values()])
     # The interval is rounded and may miss a rate of 0 or 1 by a hair, which matplotlib would refuse.
     whiskers = np.abs(np.clip([rates - ci95[:, 0], ci95[:, 1] - rates], 0, None))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.7 + 0.27 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(rows))
@@ -79,7 +79,7 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 
     A loss that is not finite leaves a gap, and the chart's title counts them.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         charts = {
             "Training loss": _loss(records),
             "Validation success": _validation(records),
@@ -96,7 +96,7 @@ def to_svg(figure: Figure, label: str) -> str:
     """A figure as an inline SVG element, the same every time, that `label` describes to a screen reader."""
     name = re.sub(r"\W+", "-", label.lower())[:40]
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()

@@ -58,6 +58,12 @@ def confusion(result: Mapping[str, Any]) -> Confusion | None:
     return Confusion(told, rows, own, others)
 
 
+def shift_in_words(result: Mapping[str, Any]) -> str | None:
+    """What was different from training, as `lighting, camera_pose at severity 2`; None if nothing was."""
+    shift = result.get("shift")
+    return f"{', '.join(shift['names'])} at severity {shift['severity']}" if shift else None
+
+
 def percent(rate: float) -> str:
     """0.85 as 85%; one decimal only where it says something."""
     return f"{100 * rate:.1f}".removesuffix(".0") + "%"

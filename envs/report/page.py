@@ -18,7 +18,7 @@ from tinyvla.errors import UserError
 
 from ..seeds import episode_seed
 from .charts import success_bars, to_svg, training_curves
-from .figures import HOW_TO_READ, confusion, interval, percent, task_rows
+from .figures import HOW_TO_READ, confusion, interval, percent, shift_in_words, task_rows
 
 MAX_EMBEDDED_BYTES = 30_000_000  # of videos; a browser takes its time to open much more than that
 _OPEN_TASKS = 8  # with more tasks than that, their videos are folded away
@@ -62,13 +62,14 @@ def write_report(run_dir: Path) -> Path:
     metrics = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
     config: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=False) if settings else {}
     videos = find_videos(run_dir, result)
-    page = _template().render(
+    page = template("page.html.j2").render(
         title=_title(config),
         result=result,
         rows=task_rows(result),
         bars=to_svg(success_bars(result), _bars_label(result)),
         confusion=confusion(result),
         how_to_read=HOW_TO_READ,
+        shift=shift_in_words(result),
         curves={name: to_svg(figure, f"{name} by training step") for name, figure in training_curves(metrics).items()},
         steps=max((record["step"] for record in metrics), default=None),
         videos=group_by_task(videos, result["tasks"]),
@@ -141,7 +142,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """One of this folder's Jinja templates."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -150,4 +152,4 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "interval": interval}
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .figures import HOW_TO_READ, Cell, Confusion, confusion, interval, percent, task_rows
+from .figures import HOW_TO_READ, Cell, Confusion, confusion, interval, percent, shift_in_words, task_rows
 
 _WIDEST_CONFUSION = 10  # tasks; more columns than that do not fit a terminal
 
@@ -61,10 +61,12 @@ def _show(cell: Cell | None) -> str:
 
 
 def _origin(result: Mapping[str, Any]) -> str:
-    """Which seeds, which checkpoint, which machine, as far as the result says."""
+    """Which seeds, which shift, which checkpoint, which machine, as far as the result says."""
     lines = []
     if "split" in result:
         lines.append(f"seeds: {result['split']} split, seed {result.get('seed', 0)}")
+    if shift := shift_in_words(result):
+        lines.append(f"shift: {shift}")
     lines += [f"{key}: {result[key]}" for key in ("checkpoint", "machine") if key in result]
     return "\n".join(lines)
 

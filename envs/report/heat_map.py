@@ -1,0 +1,156 @@
+"""The page of a generalisation test: success of policies under shifts as a heat map, and what the shifts look like."""
+
+import base64
+import io
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..shifts import AXES
+from .charts import STYLE, to_svg
+from .figures import interval
+from .page import template
+
+Cells = Mapping[str, Mapping[tuple[str, int], Mapping[str, Any]]]  # by policy, then by axis and severity
+Frames = Mapping[tuple[str, int], Any]  # of `envs.shifts.examples.Example`
+UNSHIFTED = ("none", 0)
+_PAPER = "#ffffff"
+
+
+def columns_of(cells: Cells) -> list[tuple[str, int]]:
+    """The columns that any policy has: without a shift first, then in the order of AXES."""
+    found = {column for row in cells.values() for column in row}
+    return sorted(found, key=lambda column: (["none", *AXES].index(column[0]), column[1]))
+
+
+def heat_map(cells: Cells) -> Figure:
+    """A row for each policy, a column for each severity of each axis; cells are success rates in percent."""
+    columns = columns_of(cells)
+    rates = np.full((len(cells), len(columns)), np.nan)
+    for row, figures in enumerate(cells.values()):
+        for column, name in enumerate(columns):
+            if name in figures:
+                rates[row, column] = figures[name]["success_rate"]
+    axes_names = list(dict.fromkeys(axis for axis, _ in columns))
+    # A gap before every axis.
+    places = [column + 0.35 * axes_names.index(axis) for column, (axis, _) in enumerate(columns)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.6 + 0.34 * places[-1] + 0.6, 1.5 + 0.42 * len(cells)), layout="constrained")
+        axes = figure.add_subplot()
+        colours = matplotlib.colormaps["RdYlBu"]
+        for row, column in np.ndindex(rates.shape):
+            rate = rates[row, column]
+            face = "none" if np.isnan(rate) else colours(0.08 + 0.84 * rate)
+            axes.bar(places[column], 0.94, 0.94, row - 0.47, color=face, edgecolor="none")
+            label = "·" if np.isnan(rate) else f"{100 * rate:.0f}"
+            axes.text(places[column], row, label, ha="center", va="center", fontsize=8, color="#000000")
+        axes.set_xticks(places, [str(severity) if severity else "–" for _, severity in columns])
+        for axis in axes_names:
+            own = [place for place, (name, _) in zip(places, columns, strict=True) if name == axis]
+            words = axis.replace("_", "\n") if axis != "none" else "no\nshift"
+            axes.text(np.mean(own), -0.62, words, ha="center", va="bottom", fontsize=8)
+        axes.set_yticks(range(len(cells)), list(cells))
+        axes.set(
+            xlim=(-0.6, places[-1] + 0.6),
+            ylim=(len(cells) - 0.4, -0.6),
+            xlabel=f"severity (cells: success in percent, n = {_count(cells)})",
+        )
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def frames_figure(frames: Frames) -> Figure:
+    """Example frames: a row for each axis, a column for each severity, and the unshifted one beside each row."""
+    axes_names = [axis for axis in AXES if any(name == axis for name, _ in frames)]
+    severities = sorted({severity for _, severity in frames} - {0})
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.3 * (1 + len(severities)), 2.6 * len(axes_names)), layout="constrained")
+        grid = figure.subplots(len(axes_names), 1 + len(severities), squeeze=False)
+        for row, axis in zip(grid, axes_names, strict=True):
+            for cell, column in zip(row, [UNSHIFTED, *((axis, severity) for severity in severities)], strict=True):
+                cell.imshow(frames[column].picture)
+                cell.set_axis_off()
+                title = "no shift" if column == UNSHIFTED else f"{axis} {column[1]}"
+                if axis == "instruction":
+                    title += "\n" + textwrap.fill(frames[column].instruction, 34)
+                cell.set_title(title, fontsize=8)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG on white paper."""
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, format="png", dpi=150, facecolor=_PAPER)
+    temporary.replace(path)
+
+
+def markdown(cells: Cells) -> str:
+    """The figures as a Markdown table: a row for each axis and severity, a column for each policy."""
+    lines = [["shift", "severity", *cells], ["---"] * (2 + len(cells))]
+    for axis, severity in columns_of(cells):
+        row = [_in_words(cells[policy].get((axis, severity))) for policy in cells]
+        lines.append([axis, str(severity) if severity else "", *row])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _in_words(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return "·"
+    return f"{figures['successes']}/{figures['episodes']} ({interval(figures['ci95'])})"
+
+
+def caption(cells: Cells) -> str:
+    """What the heat map shows, with its number of episodes."""
+    return (
+        "Success in percent by policy and shift, severities 1 to 3 of every axis; "
+        f"n = {_count(cells)} episodes a cell, the same unseen seeds in all of them."
+    )
+
+
+def _count(cells: Cells) -> str:
+    return " or ".join(map(str, sorted({figures["episodes"] for row in cells.values() for figures in row.values()})))
+
+
+def write_heat_map(
+    folder: Path, cells: Cells, frames: Frames, facts: Mapping[str, Any], task: str, command: str
+) -> list[Path]:
+    """Write heat_map.html, self-contained, heat_map.png and frames.png to a folder; returns their paths.
+
+    facts: name -> value, how the figures came about. task: what the frames show.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = heat_map(cells)
+    html = template("heat_map.html.j2").render(
+        caption=caption(cells),
+        chart=to_svg(figure, "success by policy and shift"),
+        policies=list(cells),
+        columns=columns_of(cells),
+        cells=cells,
+        axes={axis: text for axis, text in AXES.items() if any(name == axis for name, _ in frames)},
+        severities=sorted({severity for _, severity in frames} - {0}),
+        frames={column: (_data_url(example.picture), example.instruction) for column, example in frames.items()},
+        unshifted=UNSHIFTED,
+        task=task,
+        facts=facts,
+        command=command,
+    )
+    page, temporary = folder / "heat_map.html", folder / "heat_map.html.tmp"
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(page)
+    save_png(figure, folder / "heat_map.png")
+    save_png(frames_figure(frames), folder / "frames.png")
+    return [page, folder / "heat_map.png", folder / "frames.png"]
+
+
+def _data_url(picture: Any) -> str:
+    buffer = io.BytesIO()
+    iio.imwrite(buffer, picture, extension=".png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,38 @@
+"""What the axes look like, for reports."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..registry import instruction_of, make_env
+from .axes import Shift, with_shift
+from .wrapper import ShiftedEnv
+
+
+class Example(NamedTuple):
+    """How an episode begins: a picture, uint8 (256, 256, 3), and the instruction."""
+
+    picture: np.ndarray
+    instruction: str
+
+
+def example_frames(
+    env_cfg: Mapping[str, Any], task: str, seed: int, axes: Iterable[str], severities: Iterable[int]
+) -> dict[tuple[str, int], Example]:
+    """The first frame of one episode under every axis at every severity, and under ("none", 0) without any."""
+    plain = {key: value for key, value in env_cfg.items() if key != "shift"}
+    env: Any = make_env(plain, task)
+    env.reset(seed=seed)
+    frames = {("none", 0): Example(env.render(), env.instruction)}
+    severities = list(severities)
+    for axis in axes:
+        for severity in severities:
+            instruct = partial(instruction_of, with_shift(plain, [axis], severity), task)
+            shifted = ShiftedEnv(env, Shift((axis,), severity), instruct)
+            shifted.reset(seed=seed)
+            frames[axis, severity] = Example(shifted.render(), shifted.instruction)
+            shifted.restore()
+    env.close()
+    return frames

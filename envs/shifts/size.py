@@ -1,0 +1,46 @@
+"""Larger and smaller objects: the one shift besides `position` that the physics sees."""
+
+import mujoco
+import numpy as np
+
+from .scene import ModelEdits, Scene, bodies_below
+
+_SCALE = 0.08  # logarithm, a unit of strength
+
+
+def object_size(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Generator) -> None:
+    """All of the task's objects larger or smaller by the same factor, each about its own origin.
+
+    What belongs together so still fits: a drawer its cabinet, a peg its hole. Masses, and how far joints go, stay as
+    they are. Meshes that something else has too keep their size.
+    """
+    model = edits.model
+    scale = np.exp(rng.choice([-1, 1]) * _SCALE * strength)
+    bodies = bodies_below(model, scene.objects)
+    geoms = np.flatnonzero(np.isin(model.geom_bodyid, bodies) & (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE))
+    meshes = _meshes_of(model, geoms)
+    kept = set(_meshes_of(model, np.setdiff1d(np.arange(model.ngeom), geoms)))
+    geoms = np.array([geom for geom in geoms if _mesh_of(model, geom) not in kept], dtype=int)
+
+    for field in ("geom_pos", "geom_size", "geom_rbound", "geom_aabb"):
+        edits.array(field)[geoms] *= scale
+    children = [body for body in bodies if body not in scene.objects]
+    edits.array("body_pos")[children] *= scale
+    edits.array("body_ipos")[bodies] *= scale
+    edits.array("jnt_pos")[np.isin(model.jnt_bodyid, bodies)] *= scale
+    edits.array("site_pos")[np.isin(model.site_bodyid, bodies)] *= scale
+    boxes = edits.array("bvh_aabb")  # what tells MuJoCo early that bodies or meshes are far apart
+    for body in bodies:
+        boxes[model.body_bvhadr[body] : model.body_bvhadr[body] + model.body_bvhnum[body]] *= scale
+    for mesh in meshes:
+        if mesh not in kept:
+            edits.vertices(mesh)[...] *= np.float32(scale)
+            boxes[model.mesh_bvhadr[mesh] : model.mesh_bvhadr[mesh] + model.mesh_bvhnum[mesh]] *= scale
+
+
+def _mesh_of(model: mujoco.MjModel, geom: int) -> int:
+    return int(model.geom_dataid[geom]) if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH else -1
+
+
+def _meshes_of(model: mujoco.MjModel, geoms: np.ndarray) -> list[int]:
+    return sorted({_mesh_of(model, geom) for geom in geoms} - {-1})

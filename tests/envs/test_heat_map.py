@@ -1,0 +1,132 @@
+"""The generalisation benchmark and its page: the right cells, nothing played twice, no network."""
+
+import json
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from envs.report.heat_map import markdown, write_heat_map
+from envs.shifts.examples import Example
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def figures(successes, episodes=10):
+    low, high = successes / episodes / 2, min(1.0, successes / episodes + 0.2)
+    rate = successes / episodes
+    return {
+        "success_rate": rate, "successes": successes, "episodes": episodes, "ci95": [low, high],
+        "episode_length": 50.0, "ms_per_action": 1.0, "tasks": {},
+    }  # fmt: skip
+
+
+CELLS = {
+    "plain": {("none", 0): figures(9), ("lighting", 1): figures(6), ("lighting", 3): figures(1)},
+    "<b>randomised</b>": {("none", 0): figures(8), ("lighting", 3): figures(7)},
+}
+FRAMES = {
+    column: Example(np.full((16, 16, 3), 40 * i, np.uint8), f"words {i}")
+    for i, column in enumerate([("none", 0), ("instruction", 1), ("lighting", 1), ("lighting", 3)])
+}
+
+
+def test_the_page_and_the_pictures_hold_every_cell(tmp_path):
+    frames = FRAMES | {("instruction", 3): FRAMES["instruction", 1]}
+    page, heat_map, frames_png = write_heat_map(tmp_path, CELLS, frames, {"machine": "a machine"}, "reach-v3", "cmd")
+    text = page.read_text()
+    for words in ("9/10", "6/10", "1/10", "7/10", "n = 10 episodes", "a machine", "words 1", "&lt;b&gt;randomised"):
+        assert words in text, words
+    assert "<b>randomised" not in text
+    assert text.count("data:image/png") == 3 + 3  # each axis beside the frame without a shift
+    assert "://" not in text.replace("http://www.w3.org", "")
+    for file in (heat_map, frames_png):
+        assert iio.imread(file).std() > 5
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_table_has_intervals_and_says_what_is_missing():
+    lines = markdown(CELLS).splitlines()
+    assert lines[0] == "| shift | severity | plain | <b>randomised</b> |"
+    assert lines[2] == "| none |  | 9/10 (45.0–100.0%) | 8/10 (40.0–100.0%) |"
+    assert lines[3] == "| lighting | 1 | 6/10 (30.0–80.0%) | · |"
+    assert len(lines) == 5
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """The benchmark with evaluation and drawing replaced; its command line, and what it has evaluated."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import generalisation
+
+    played = []
+
+    def evaluate(checkpoint, env_cfg, episodes, **_):
+        played.append((checkpoint.name, env_cfg.get("shift"), episodes))
+        if len(played) == stop_at[0]:
+            raise KeyboardInterrupt
+        return figures(5)
+
+    stop_at = [0]
+    frames = {("none", 0): FRAMES["none", 0], ("lighting", 1): FRAMES["lighting", 1]}
+    monkeypatch.setattr(generalisation, "evaluate", evaluate)
+    monkeypatch.setattr(generalisation, "example_frames", lambda *_: frames)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_text(name)
+
+    def run(*arguments, stop=0):
+        stop_at[0] = stop
+        played.clear()
+        command = [str(tmp_path / "one"), f"other={tmp_path / 'two'}", "--shifts", "lighting", "--severities", "1"]
+        monkeypatch.setattr("sys.argv", ["generalisation.py", *command, "--out", str(tmp_path / "out"), *arguments])
+        generalisation.main()
+
+    return run, played
+
+
+def test_a_map_is_finished_where_it_was_stopped(benchmark, tmp_path, capsys):
+    run, played = benchmark
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=3)
+    run()
+    assert [(name, shift and shift["names"]) for name, shift, _ in played] == [
+        ("one", ["lighting"]), ("two", ["lighting"]),
+    ]  # fmt: skip
+    run()
+    assert not played
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(cell["policy"], cell["shift"]) for cell in last["cells"]] == [
+        ("one", "none"), ("one", "lighting"), ("other", "none"), ("other", "lighting"),
+    ]  # fmt: skip
+    assert (tmp_path / "out/heat_map.html").exists()
+
+
+def test_other_weights_and_other_settings_are_played_again(benchmark, tmp_path):
+    run, played = benchmark
+    run()
+    assert len(played) == 4
+    (tmp_path / "two/model.safetensors").write_text("trained again")
+    run()
+    assert [name for name, *_ in played] == ["two", "two"]
+    run("--episodes", "3")
+    assert [episodes for *_, episodes in played] == [3] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--shifts", "lightning"], "did you mean lighting"),
+        (["--severities", "7"], "severity is 7"),
+        (["--tasks", "raech-v3"], "did you mean"),
+    ],
+)
+def test_mistakes_come_up_before_anything_is_played(benchmark, capsys, arguments, what):
+    run, played = benchmark
+    with pytest.raises(SystemExit) as leaving:
+        run(*arguments)
+    assert leaving.value.code == 2
+    assert what in capsys.readouterr().err
+    assert not played
