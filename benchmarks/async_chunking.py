@@ -63,12 +63,18 @@ class Borders:
         self.join = asynchronous.join
         self.steps: set[int] = set()  # of this episode
         self.unjoined: list[float] = []
+        self.predicted: list[float] = []  # jumps inside the chunks as they were predicted, where they were executed
         self.faded: list[int] = []
+        self.last: tuple[Any, int] | None = None  # the chunk before as it was predicted, and when it was entered
 
     def __call__(self, old: Any, new: Any, step: int) -> Any:
         end = max(old.end, step + asynchronous._SHORTEST_FADE)
         self.steps.update(range(step, min(end, new.end) + 1))  # the last is the step out of the fade
         self.faded.append(end - step)
+        before_it, entered = self.last if self.last and self.last[0].step == old.step else (old, old.step)
+        executed = before_it.actions[entered - before_it.step : step - before_it.step]
+        self.predicted += np.linalg.norm(np.diff(executed, axis=0), axis=1).tolist()
+        self.last = (new, step)
         before = old.actions[min(step - 1 - old.step, len(old.actions) - 1)]
         self.unjoined.append(float(np.linalg.norm(new.actions[step - new.step] - before)))
         return self.join(old, new, step)

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,8 +68,8 @@ ROWS = [
 ]
 
 
-def our_episode(setting: Any, job: Any, every_step: bool) -> int:
-    """One episode in a worker process: its control steps."""
+def our_episode(setting: Any, job: Any, every_step: bool) -> tuple[int, int]:
+    """One episode in a worker process: its control steps, and which process it was."""
     from envs.evaluation import _run_job
     from policies import PolicyRunner
 
@@ -77,7 +77,7 @@ def our_episode(setting: Any, job: Any, every_step: bool) -> int:
     try:
         if every_step:
             PolicyRunner.needs_observation = property(lambda runner: True)  # type: ignore[assignment, misc]
-        return _run_job(setting, job, None).steps
+        return _run_job(setting, job, None).steps, os.getpid()
     finally:
         PolicyRunner.needs_observation = usual  # type: ignore[method-assign]
 
@@ -85,12 +85,16 @@ def our_episode(setting: Any, job: Any, every_step: bool) -> int:
 def our_turn(pool: ProcessPoolExecutor, setting: Any, row: Row, task: str, episodes: int) -> Turn:
     from envs.evaluation import Job
 
+    def play(count: int) -> list[tuple[int, int]]:
+        jobs = [Job(task, task, i) for i in range(count)]
+        return [future.result() for future in [pool.submit(our_episode, setting, job, row.every_step) for job in jobs]]
+
     began = time.perf_counter()
-    # Every process starts with an episode that does not count.
-    wait([pool.submit(our_episode, setting, Job(task, task, i), row.every_step) for i in range(row.workers)])
+    started: set[int] = set()
+    while len(started) < row.workers:  # every process plays an episode that does not count
+        started |= {process for _, process in play(row.workers)}
     start = time.perf_counter()
-    running = [pool.submit(our_episode, setting, Job(task, task, i), row.every_step) for i in range(episodes)]
-    steps = sum(future.result() for future in running)
+    steps = sum(length for length, _ in play(episodes))
     return Turn(steps, episodes, time.perf_counter() - start, start - began)
 
 
