@@ -26,6 +26,7 @@ def main(cfg: DictConfig) -> None:
         workers=cfg.workers,
         launcher=as_dict(cfg.launcher),
         device=cfg.device,
+        runner=as_dict(cfg.runner),
         wrong_instructions=cfg.wrong_instructions,
         run_dir=run_dir,
         videos=cfg.videos,

@@ -1,5 +1,6 @@
 """What can be trained and run, behind one interface: TinyVLA and LeRobot's own policies."""
 
+from .asynchronous import AsynchronousRunner
 from .factory import (
     Pipeline,
     check_policy,
@@ -13,6 +14,7 @@ from .factory import (
 from .runner import PolicyRunner
 
 __all__ = [
+    "AsynchronousRunner",
     "Pipeline",
     "PolicyRunner",
     "check_policy",

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+from torch import Tensor
 
 from tinyvla.errors import UserError
 
@@ -25,9 +26,24 @@ class PolicyRunner:
         self.reset()
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str, device: str | None = None) -> Self:
-        """Load from a checkpoint or run folder; see `policies.load_policy`."""
-        return cls(*load_policy(path, device))
+    def from_checkpoint(
+        cls,
+        path: Path | str,
+        device: str | None = None,
+        *,
+        asynchronous: bool = False,
+        latency_steps: int | None = None,
+    ) -> "PolicyRunner":
+        """Load from a checkpoint or run folder; see `policies.load_policy`.
+
+        asynchronous, latency_steps: compute the next chunk while one is executed, see `policies.AsynchronousRunner`.
+        """
+        loaded = load_policy(path, device)
+        if asynchronous:
+            from .asynchronous import AsynchronousRunner
+
+            return AsynchronousRunner(*loaded, latency_steps)
+        return cls(*loaded)
 
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the cameras, their size, the state and the action are those of the policy.
@@ -79,10 +95,13 @@ class PolicyRunner:
         The observation may be None when `needs_observation` is False. Raises UserError if the policy puts out NaN.
         """
         batch = self._batch(observation) if self.needs_observation else {}
-        action = self.postprocessor(self.policy.select_action(batch)).squeeze(0).float().cpu().numpy()
-        if not np.isfinite(action).all():
-            raise UserError(f"the policy put out a non-finite action {action}; train again or use another checkpoint")
-        return action
+        return self._in_robot_units(self.policy.select_action(batch)).squeeze(0)
+
+    def _in_robot_units(self, actions: Tensor) -> np.ndarray:
+        taken = self.postprocessor(actions).float().cpu().numpy()
+        if not np.isfinite(taken).all():
+            raise UserError(f"the policy put out a non-finite action {taken}; train again or use another checkpoint")
+        return taken
 
     def _batch(self, observation: Mapping[str, Any] | None) -> dict[str, Any]:
         if observation is None:

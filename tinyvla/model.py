@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import BackboneConfig
-from .decoders import DecoderConfig
+from .decoders import DecoderConfig, Known
 
 
 class TinyVLA(nn.Module):
@@ -22,8 +22,15 @@ class TinyVLA(nn.Module):
         """Scalar loss of B samples: images (B, C, 3, H, W), state (B, S), actions (B, H, A), is_pad (B, H) bool."""
         return self.decoder.loss(self.backbone(images, instructions), state, actions, is_pad)
 
-    def sample(self, images: Tensor, instructions: list[str], state: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Action chunks (B, H, A) for B observations; `noise` (B, H, A) fixes the draw."""
+    def sample(
+        self,
+        images: Tensor,
+        instructions: list[str],
+        state: Tensor,
+        noise: Tensor | None = None,
+        known: Known | None = None,
+    ) -> Tensor:
+        """Action chunks (B, H, A) for B observations; `noise` (B, H, A) fixes the draw, `known` what they continue."""
         if noise is None:
             noise = torch.randn(len(state), *self.chunk_shape, device=state.device, dtype=state.dtype)
-        return self.decoder.sample(self.backbone(images, instructions), state, noise)
+        return self.decoder.sample(self.backbone(images, instructions), state, noise, known)

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.act.modeling_act import ACTTemporalEnsembler
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.rtc import RTCConfig, RTCProcessor
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
+from tinyvla.decoders import Known
 from tinyvla.model import TinyVLA
 
 from .configuration_tinyvla import TinyVLAConfig
@@ -72,10 +75,40 @@ class TinyVLAPolicy(PreTrainedPolicy):
         return (~batch["action_is_pad"]).sum().clamp(min=1)
 
     @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any) -> Tensor:
-        """Normalised action chunk (B, chunk_size, A); `noise` of that shape fixes the draw."""
+    def predict_action_chunk(
+        self,
+        batch: dict[str, Any],
+        noise: Tensor | None = None,
+        inference_delay: int = 0,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Normalised action chunk (B, chunk_size, A); `noise` of that shape fixes the draw.
+
+        The others are LeRobot's for real-time chunking (arXiv 2506.07339): `prev_chunk_left_over` (B, T, A) or (T, A),
+        the normalised actions that will be executed meanwhile, is kept for `inference_delay` steps and then less and
+        less, up to `execution_horizon`.
+        """
         self.eval()
-        return self.model.sample(*self._inputs(batch), noise=noise)
+        known = None
+        if prev_chunk_left_over is not None:
+            known = self._known(prev_chunk_left_over, inference_delay, execution_horizon)
+        return self.model.sample(*self._inputs(batch), noise=noise, known=known)
+
+    def supports_rtc(self) -> bool:
+        """LeRobot asks this before it hands over `prev_chunk_left_over`."""
+        return True
+
+    def _known(self, left_over: Tensor, delay: int, horizon: int | None) -> Known:
+        chunk_size = self.config.chunk_size
+        left_over = left_over.reshape(-1, *left_over.shape[-2:])[:, :chunk_size]
+        steps = left_over.shape[1]
+        rtc = getattr(self.config, "rtc_config", None) or RTCConfig()  # where LeRobot's tools leave their settings
+        end = min(steps, horizon or rtc.execution_horizon)
+        weights = RTCProcessor(rtc).get_prefix_weights(delay, end, chunk_size)
+        actions = F.pad(left_over, (0, 0, 0, chunk_size - steps))  # where it is padded its weight is zero
+        return Known(actions, weights.to(actions).unsqueeze(-1))
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any) -> Tensor:

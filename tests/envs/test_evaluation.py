@@ -138,6 +138,18 @@ def test_no_episode_depends_on_those_before_it(checkpoint, tmp_path, in_process)
     assert len({str(seen) for seen in first.values()}) == len(jobs)
 
 
+def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):
+    runner = as_dict(
+        load_config("evaluate", ["checkpoint=x", "runner.asynchronous=true", "runner.latency_steps=2"]).runner
+    )
+    result = evaluate(checkpoint, ENV, 1, runner=runner)
+    assert result["episodes"] == 2
+    with pytest.raises(UserError, match="chunk of 8 actions took the policy 8 control steps"):
+        evaluate(checkpoint, ENV, 1, runner=runner | {"latency_steps": 8})
+    usual = as_dict(load_config("evaluate", ["checkpoint=x"]).runner)
+    assert evaluate(checkpoint, ENV, 1, runner=usual)["episodes"] == 2
+
+
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(checkpoint, tmp_path):
     jobs = evaluation_jobs(ENV["tasks"], 3, wrong_instructions=1)

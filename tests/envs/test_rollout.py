@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_policy
 
 from envs.rollout import roll_out, write_video
-from policies import PolicyRunner
+from policies import AsynchronousRunner, PolicyRunner
 
 
 class Room:
@@ -60,6 +60,15 @@ def test_a_policy_that_wants_to_see_everything_does(dataset):
     room = Room(length=5)
     roll_out(room, PolicyRunner(*tiny_policy(dataset, "diffusion")), seed=0)
     assert room.looks == [0, 1, 2, 3, 4]
+
+
+def test_asynchronous_execution_looks_when_the_next_chunk_is_asked_for(dataset):
+    runner = AsynchronousRunner(*tiny_policy(dataset), latency_steps=2)
+    room = Room()
+    done = [(roll_out(room, runner, seed), np.stack(room.actions))[1] for seed in (1, 1, 2)]
+    assert room.looks == [0, 4, 8] * 3
+    np.testing.assert_array_equal(done[0], done[1])
+    assert not np.allclose(done[0], done[2], atol=1e-3)
 
 
 def test_an_episode_that_runs_out_of_time_has_failed(runner):

@@ -1,6 +1,6 @@
 """Action decoders. `DecoderConfig` is the registry: `decoder.type` names an entry, `config.build(...)` makes it."""
 
-from .base import ActionDecoder, DecoderConfig
+from .base import ActionDecoder, DecoderConfig, Known
 from .denoiser import DenoiserConfig
 from .diffusion import DiffusionConfig
 from .dit import DiTConfig
@@ -14,5 +14,6 @@ __all__ = [
     "DiTConfig",
     "DiffusionConfig",
     "FlowConfig",
+    "Known",
     "UNet1dConfig",
 ]

@@ -1,12 +1,20 @@
 """The action-decoder seam: token features and proprioception in, an action chunk out."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import draccus
 import torch
 from torch import Tensor, nn
 
 from ..backbones import Features
+
+
+class Known(NamedTuple):
+    """What a new chunk is to continue: actions (B, H, A), and how much of each step is theirs, (H, 1) in [0, 1]."""
+
+    actions: Tensor
+    share: Tensor
 
 
 class ActionDecoder(nn.Module):
@@ -27,8 +35,13 @@ class ActionDecoder(nn.Module):
         """
         raise NotImplementedError
 
-    def sample(self, features: Features, state: Tensor, noise: Tensor) -> Tensor:
-        """Denoise `noise` (B, H, A) into action chunks (B, H, A), one for each of B observations."""
+    def sample(self, features: Features, state: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
+        """Denoise `noise` (B, H, A) into action chunks (B, H, A), one for each of B observations.
+
+        With `known` they are inpainted by replacement: after every denoising step, its share of each action is set to
+        what lies on the way from `noise` to the known one. It costs nothing, and the network fits the rest to it. The
+        shares are those of real-time chunking (Black et al., arXiv 2506.07339, section 3.2).
+        """
         raise NotImplementedError
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backbones import Features
-from .base import ActionDecoder, DecoderConfig, GlobalCondition, masked_mse
+from .base import ActionDecoder, DecoderConfig, GlobalCondition, Known, masked_mse
 from .denoiser import DenoiserConfig
 from .unet1d import UNet1dConfig
 
@@ -100,12 +100,17 @@ class DiffusionDecoder(ActionDecoder):
         }[self.config.prediction_type]()
         return masked_mse(self.network(noisy, steps, condition), target, is_pad)
 
-    def sample(self, features: Features, state: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, features: Features, state: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
         condition = self.condition(features, state)
         self.sampler.set_timesteps(self.config.inference_steps)
         actions = noise * self.sampler.init_noise_sigma
-        for step in self.sampler.timesteps:
+        for step, following in zip(self.sampler.timesteps, [*self.sampler.timesteps[1:], None], strict=True):
             model_input = self.sampler.scale_model_input(actions, step)
             output = self.network(model_input, step.to(noise.device).expand(len(noise)), condition)
             actions = self.sampler.step(output.to(actions.dtype), step, actions).prev_sample
+            if known is not None:
+                on_the_way = known.actions
+                if following is not None:
+                    on_the_way = self.sampler.add_noise(known.actions, noise, following.reshape(1))
+                actions = torch.lerp(actions, on_the_way, known.share)
         return actions

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..backbones import Features
-from .base import ActionDecoder, DecoderConfig, GlobalCondition, masked_mse
+from .base import ActionDecoder, DecoderConfig, GlobalCondition, Known, masked_mse
 from .denoiser import DenoiserConfig
 from .unet1d import UNet1dConfig
 
@@ -52,10 +52,13 @@ class FlowDecoder(ActionDecoder):
         velocity = self.network(point, time.flatten() * self.TIME_SCALE, condition)
         return masked_mse(velocity, actions - noise, is_pad)
 
-    def sample(self, features: Features, state: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, features: Features, state: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
         condition = self.condition(features, state)
         actions, steps = noise, self.config.inference_steps
         for step in range(steps):
             time = torch.full((len(noise),), step / steps * self.TIME_SCALE, device=noise.device)
             actions = actions + self.network(actions, time, condition).to(actions.dtype) / steps
+            if known is not None:
+                on_the_way = torch.lerp(noise, known.actions, (step + 1) / steps)
+                actions = torch.lerp(actions, on_the_way, known.share)
         return actions

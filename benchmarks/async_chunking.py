@@ -1,0 +1,210 @@
+"""Real-time control at 20 Hz with a model three times slower than a control step: asynchronous beside synchronous.
+
+    uv run benchmarks/async_chunking.py outputs/tinyvla-metaworld/<time>
+    uv run benchmarks/async_chunking.py outputs/a outputs/b --slow torch --ticks 500
+
+Closed loop in Meta-World with a trained policy, on the wall clock. Every chunk takes --model-ms, the policy's own time
+filled up with `sleep` (as a GPU or a server would take it), `torch` (matrix products on all cores) or `python` (a loop
+that keeps the interpreter to itself). In the asynchronous runs the next chunk is computed meanwhile. Episodes follow
+one another until --ticks control steps are counted; the clock starts after an episode's first action, which has nothing
+to wait behind. A tick is late by how long after its time its action is there.
+
+Jumps are Euclidean distances between the actions of successive control steps: at a border from the step at which a
+chunk is entered to the end of the cross-fade, inside everywhere else. `unjoined_jump` is what switching to the chunks
+without a fade would have made. The last line is one JSON object.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import sys
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from inference import processor
+
+from configs.composing import as_dict, load_config
+from envs import make_env
+from envs.registry import resolve_tasks
+from envs.seeds import episode_seed
+from policies import AsynchronousRunner, PolicyRunner, asynchronous, load_policy
+
+SYNCHRONOUS = "synchronous"
+
+
+def make_slow(policy: Any, seconds: float, kind: str) -> None:
+    """Have every chunk of a policy take `seconds`."""
+    predict = policy.predict_action_chunk
+    square = torch.rand(256, 256)
+
+    def slow(*arguments: Any, **named: Any) -> torch.Tensor:
+        end = time.perf_counter() + seconds
+        chunk = predict(*arguments, **named)
+        if kind == "sleep":
+            time.sleep(max(0.0, end - time.perf_counter()))
+        while time.perf_counter() < end:
+            if kind == "torch":
+                torch.matmul(square, square)
+        return chunk
+
+    policy.predict_action_chunk = slow
+
+
+class Borders:
+    """Stands in for `policies.asynchronous.join` and notes where chunks are joined."""
+
+    def __init__(self) -> None:
+        self.join = asynchronous.join
+        self.steps: set[int] = set()  # of this episode
+        self.unjoined: list[float] = []
+        self.predicted: list[float] = []  # jumps inside the chunks as they were predicted, where they were executed
+        self.faded: list[int] = []
+        self.last: tuple[Any, int] | None = None  # the chunk before as it was predicted, and when it was entered
+
+    def __call__(self, old: Any, new: Any, step: int) -> Any:
+        end = max(old.end, step + asynchronous._SHORTEST_FADE)
+        self.steps.update(range(step, min(end, new.end) + 1))  # the last is the step out of the fade
+        self.faded.append(end - step)
+        before_it, entered = self.last if self.last and self.last[0].step == old.step else (old, old.step)
+        executed = before_it.actions[entered - before_it.step : step - before_it.step]
+        self.predicted += np.linalg.norm(np.diff(executed, axis=0), axis=1).tolist()
+        self.last = (new, step)
+        before = old.actions[min(step - 1 - old.step, len(old.actions) - 1)]
+        self.unjoined.append(float(np.linalg.norm(new.actions[step - new.step] - before)))
+        return self.join(old, new, step)
+
+
+def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One run of `args.ticks` control steps; `kind` is how the model is slow, or SYNCHRONOUS."""
+    env_cfg = as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks={args.tasks}"]).env)
+    loaded = load_policy(checkpoint, args.device)
+    make_slow(loaded[0], args.model_ms / 1e3, "sleep" if kind == SYNCHRONOUS else kind)
+    runner: Any = PolicyRunner(*loaded) if kind == SYNCHRONOUS else AsynchronousRunner(*loaded)
+    borders = asynchronous.join = Borders()
+    envs = [make_env(env_cfg, task) for task in resolve_tasks(env_cfg)]
+    runner.check(envs[0].observation_space, envs[0].action_space)
+    for env in envs:
+        env.reset(seed=0)  # makes its GL context, long before anything is timed
+    late: list[float] = []
+    inside: list[float] = []
+    border: list[float] = []
+    successes = []
+    gc.collect()
+    for episode in count():
+        env = envs[episode % len(envs)]
+        done, taken = False, []
+        observation, _ = env.reset(seed=episode_seed("evaluation", 0, episode // len(envs)))
+        runner.reset(episode)
+        borders.steps.clear()
+        start = None
+        while not done and len(late) < args.ticks:
+            # The simulator stands still between two steps, so what is seen in the idle time is this tick's.
+            observation = (env.observe() if taken else observation) if runner.needs_observation else None
+            if start is not None:
+                due = start + len(taken) / args.hz
+                time.sleep(max(0.0, due - time.perf_counter()))
+            action = runner.act(observation)
+            now = time.perf_counter()
+            if start is None:
+                start = now
+            else:
+                late.append(max(0.0, now - due) * 1e3)
+                jump = float(np.linalg.norm(action - taken[-1]))
+                (border if is_border(runner, borders, len(taken)) else inside).append(jump)
+            taken.append(action)
+            _, terminated, truncated, info = env.apply(action)
+            done = terminated or truncated
+        if not done:
+            break
+        successes.append(info["success"])
+    asynchronous.join = borders.join
+    if kind != SYNCHRONOUS:
+        runner.reset()
+        runner.close()
+    for env in envs:
+        env.close()
+    figures = {
+        "checkpoint": str(checkpoint),
+        "policy": loaded[0].config.type,
+        "slow": kind,
+        "ticks": len(late),
+        "late_ticks": int(np.sum(np.array(late) > args.margin_ms)),
+        "max_late_ms": round(max(late), 2),
+        "border_jump": round(max(border, default=0.0), 4),
+        "inside_jump": round(max(inside, default=0.0), 4),
+        "ratio": round(max(border, default=0.0) / max(inside, default=1.0), 3),
+        "mean_border_jump": round(float(np.mean(border)), 4) if border else None,
+        "mean_inside_jump": round(float(np.mean(inside)), 4) if inside else None,
+        "successes": int(sum(successes)),
+        "episodes": len(successes),
+    }
+    if kind != SYNCHRONOUS:
+        figures |= {
+            "unjoined_jump": round(max(borders.unjoined), 4),
+            "mean_unjoined_jump": round(float(np.mean(borders.unjoined)), 4),
+            "held": runner.held,
+            "chunks": len(borders.unjoined),
+            "fade_steps": float(np.mean(borders.faded)),
+        }
+    return figures
+
+
+def is_border(runner: Any, borders: Borders, step: int) -> bool:
+    if isinstance(runner, AsynchronousRunner):
+        return step in borders.steps
+    return step % runner.policy.config.n_action_steps == 0
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    titles = ["policy", "slow", "late_ticks", "ticks", "max_late_ms", "border_jump", "inside_jump", "ratio"]
+    titles += ["mean_border_jump", "mean_inside_jump", "unjoined_jump", "held", "successes", "episodes"]
+    lines = [titles, ["---"] * len(titles), *([str(row.get(title, "")) for title in titles] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="run folders of train.py, or checkpoints")
+    parser.add_argument("--tasks", default="[default]", help="as env.tasks; the episodes take turns")
+    parser.add_argument("--ticks", type=int, default=1000, help="control steps a run")
+    parser.add_argument("--hz", type=float, default=20, help="control rate")
+    parser.add_argument("--model-ms", type=float, default=150, help="time of a chunk")
+    parser.add_argument("--margin-ms", type=float, default=5, help="from when on a tick counts as late")
+    parser.add_argument("--slow", nargs="+", choices=["sleep", "torch", "python"], default=["sleep", "torch", "python"])
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"other programs keep {busy:.1f} cores busy: ticks may be late for that", file=sys.stderr)
+    rows = []
+    for checkpoint in args.checkpoints:
+        for kind in [*args.slow, SYNCHRONOUS]:
+            rows.append(run(checkpoint, kind, args))
+            print(f"{rows[-1]}", file=sys.stderr, flush=True)
+    machine = f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores"
+    print(f"{machine}; {args.hz:g} Hz, {args.model_ms:g} ms a chunk\n\n{table(rows)}\n")
+    ours = [row for row in rows if row["slow"] != SYNCHRONOUS]
+    waiting = [row for row in rows if row["slow"] == SYNCHRONOUS]
+    worst = max(ours, key=lambda row: row["ratio"])
+    figures = {
+        "late_ticks": sum(row["late_ticks"] for row in ours),
+        "max_late_ms": max(row["max_late_ms"] for row in ours),
+        **{key: worst[key] for key in ("border_jump", "inside_jump", "ratio")},
+        "synchronous_late_ticks": sum(row["late_ticks"] for row in waiting),
+        "synchronous_max_late_ms": max(row["max_late_ms"] for row in waiting),
+    }
+    setting = {"machine": machine, "load_before": round(busy, 2)}
+    settings = {key: value for key, value in vars(args).items() if key != "checkpoints"}
+    print(json.dumps(figures | setting | settings | {"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
