@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
     from policies import check_policy
     from policies.training import Tracker, find_run, make_accelerator, on_first_process, open_run, train
 
-    check_policy(as_dict(cfg.policy))  # mistakes come up before anything is written
+    check_policy(as_dict(cfg.policy), cfg.trainer.steps)  # mistakes come up before anything is written
     evaluation_jobs(resolve_tasks(as_dict(cfg.env)), cfg.eval.episodes)
     cfg = find_run(cfg, load_config("train"))
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)

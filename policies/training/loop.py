@@ -21,6 +21,7 @@ from .data import TrainingData, cache_frames, open_dataset, sample_order
 from .device import count_cores
 from .guard import LossGuard, stop_requests
 from .optim import averaged_weights, make_ema, make_optimizer
+from .phases import averaged_parameters, resume_phase, training_phase
 from .tracking import Tracker
 
 Validate = Callable[[Path], Mapping[str, float]]
@@ -61,8 +62,8 @@ def train(
         data = TrainingData(dataset, policy.config, cache_frames(dataset, count_cores()))
     order = sample_order(len(data), cfg.seed)
     optimizer, schedule = make_optimizer(policy, trainer)
-    trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    ema = make_ema(trainable, trainer.ema_decay)
+    averaged = averaged_parameters(policy)
+    ema = make_ema(averaged, trainer.ema_decay)
     guard = LossGuard(run_dir)
 
     parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
@@ -74,6 +75,7 @@ def train(
     ema.to(accelerator.device)
     model, optimizer = accelerator.prepare(policy, optimizer)
     policy.train()
+    resume_phase(policy, start)
 
     def seed_of(step: int) -> int:
         return (cfg.seed * 1_000_003 + step) * world + accelerator.process_index
@@ -89,7 +91,7 @@ def train(
     def save(step: int, validation_due: bool) -> None:
         nonlocal best
         with CheckpointWriter(run_dir, step) as checkpoint:
-            with averaged_weights(trainable, ema):
+            with averaged_weights(averaged, ema):
                 folder = checkpoint.add_policy(partial(save_checkpoint_files, policy, preprocess, postprocess))
             is_best = False
             if validation_due and validate:
@@ -115,17 +117,18 @@ def train(
 
             torch.manual_seed(seed_of(step))
             batch = preprocess(batch)
+            phase = training_phase(policy)
             loss, _ = model(batch)
             sums = accelerator.reduce(torch.stack([loss.detach().float(), loss.new_tensor(float(stop.asked))]))
             mean_loss, stopping = sums[0].item() / world, bool(sums[1])
-            guard.check(step, mean_loss, batch)
+            guard.check(step, mean_loss, batch, phase)
 
             accelerator.backward(loss)
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), trainer.grad_clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            ema.step(trainable)
+            ema.step(averaged)
 
             done = step + 1
             bar.update()
