@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from tinyvla.errors import UserError
 from tinyvla.model import TinyVLA
@@ -88,11 +90,26 @@ def make_policy(
         resolve_models(config)
         if config.type == "vqbet":
             config.input_features = _with_one_camera(dataset_meta)
-        with contextlib.redirect_stdout(None):  # LeRobot prints what it does
+        with _quietly():
             return lerobot.policies.make_policy(config, ds_meta=dataset_meta)
     except (ValueError, OSError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"policy '{config.type}' cannot be made: {reason}; mend that setting") from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep off the screen what LeRobot prints, and what transformers says about weights that are yet to come."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _with_one_camera(dataset_meta: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:
@@ -140,7 +157,7 @@ def load_policy(path: Path | str, device: str | None = None) -> tuple[PreTrained
     try:
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=[f"--device={device}"] if device else [])
         overrides = use_carried_models(config, folder) | {"device_processor": {"device": config.device}}
-        with contextlib.redirect_stdout(None):  # LeRobot prints what it does
+        with _quietly():
             policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
         preprocessor, postprocessor = make_pre_post_processors(
             config, pretrained_path=str(folder), preprocessor_overrides=overrides

@@ -47,9 +47,9 @@ def save_models(policy: PreTrainedPolicy, preprocessor: Any, directory: Path) ->
     elif policy.config.type == "multi_task_dit":
         encoder = model.observation_encoder
         vision = encoder.vision_encoder or encoder.vision_encoders[0]
-        tokenizer = next(step.input_tokenizer for step in preprocessor.steps if isinstance(step, TokenizerProcessorStep))
+        reading = next(step for step in preprocessor.steps if isinstance(step, TokenizerProcessorStep))
         write_model(directory / FOLDER / "clip_vision", vision.model.config)
-        write_model(directory / FOLDER / "clip_text", encoder.text_encoder.text_encoder.config, tokenizer)
+        write_model(directory / FOLDER / "clip_text", encoder.text_encoder.text_encoder.config, reading.input_tokenizer)
 
 
 def use_carried_models(config: PreTrainedConfig, directory: Path) -> dict[str, dict[str, Any]]:
@@ -80,8 +80,8 @@ def fetch_pretrained(config: PreTrainedConfig) -> None:
             ) from error
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"torchvision's weights '{weights}' could not be fetched ({_reason(error)}); check the network, or start "
-                "from scratch with policy.pretrained_backbone_weights=null, as preset=cpu does"
+                f"torchvision's weights '{weights}' could not be fetched ({_reason(error)}); check the network, or "
+                "start from scratch with policy.pretrained_backbone_weights=null, as preset=cpu does"
             ) from error
     for field in _MODELS.get(config.type, ()):
         name = getattr(config, field)

@@ -90,8 +90,9 @@ SETTINGS = {
         *("policy.chunk_size=8", "policy.n_action_steps=4"),
     ],
     "diffusion": [
-        *("policy.crop_shape=[28,28]", "policy.down_dims=[16,32]", "policy.num_inference_steps=2"),
-        *("policy.n_obs_steps=2", "policy.n_action_steps=4", "policy.drop_n_last_frames=7"),
+        *("policy.resize_shape=null", "policy.crop_shape=[28,28]", "policy.down_dims=[16,32]"),
+        *("policy.num_inference_steps=2", "policy.n_obs_steps=2", "policy.n_action_steps=4"),
+        "policy.drop_n_last_frames=7",
     ],
     "vqbet": [
         *("policy.crop_shape=[28,28]", "policy.gpt_input_dim=32", "policy.gpt_output_dim=32"),
