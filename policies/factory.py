@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ import draccus
 import lerobot.policies
 import torch
 from draccus.utils import DraccusException, ParsingError
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import PreTrainedPolicy, get_policy_class, make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
+from lerobot.utils.constants import ACTION
+from lerobot.utils.feature_utils import dataset_to_policy_features
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from tinyvla.errors import UserError
 from tinyvla.model import TinyVLA
 
+from .hub_models import fetch_pretrained, resolve_models, save_models, use_carried_models
 from .tinyvla import TinyVLAConfig
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
@@ -51,12 +56,20 @@ def decode_policy_config(policy_cfg: Mapping[str, Any], device: str | None = Non
         raise UserError(f"the configuration of policy '{name}' does not fit: {reason}; mend that field") from error
 
 
-def check_policy(policy_cfg: Mapping[str, Any]) -> None:
+def check_policy(policy_cfg: Mapping[str, Any], steps: int | None = None) -> None:
     """Raise UserError for what is wrong with a policy's settings, as far as that shows without a dataset.
 
-    A pretrained backbone is fetched, so that trouble with the model hub comes up here as well.
+    What is pretrained is fetched, so that trouble with the model hub comes up here as well. `steps`: how many the
+    policy is to be trained for, if it is.
     """
     config = decode_policy_config(policy_cfg, device="cpu")
+    resolve_models(config)
+    fetch_pretrained(config)
+    if config.type == "vqbet" and steps is not None and steps <= config.n_vqvae_training_steps:
+        raise UserError(
+            f"of {steps} training steps the first {config.n_vqvae_training_steps} only learn VQ-BeT's action codes; "
+            "raise trainer.steps or lower policy.n_vqvae_training_steps"
+        )
     if isinstance(config, TinyVLAConfig):
         try:
             with torch.device("meta"):  # neither computes nor takes memory
@@ -74,10 +87,36 @@ def make_policy(
     """
     config = decode_policy_config(policy_cfg, device)
     try:
-        return lerobot.policies.make_policy(config, ds_meta=dataset_meta)
-    except (ValueError, OSError) as error:
+        resolve_models(config)
+        if config.type == "vqbet":
+            config.input_features = _with_one_camera(dataset_meta)
+        with _quietly():
+            return lerobot.policies.make_policy(config, ds_meta=dataset_meta)
+    except (ValueError, OSError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"policy '{config.type}' cannot be made: {reason}; mend that setting") from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep off the screen what LeRobot prints, and what transformers says about weights that are yet to come."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _with_one_camera(dataset_meta: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:
+    """A dataset's inputs for a policy that takes one camera: the first one, and all that is no camera."""
+    features = dataset_to_policy_features(dataset_meta.features)
+    unused = {*dataset_meta.camera_keys[1:], ACTION}
+    return {key: feature for key, feature in features.items() if key not in unused}
 
 
 def make_processors(policy: PreTrainedPolicy, dataset_stats: dict[str, dict[str, Any]]) -> tuple[Pipeline, Pipeline]:
@@ -98,6 +137,7 @@ def save_checkpoint_files(
     """
     directory.mkdir(parents=True, exist_ok=True)
     policy.save_pretrained(directory, state_dict=weights)
+    save_models(policy, preprocessor, directory)
     preprocessor.save_pretrained(directory)
     postprocessor.save_pretrained(directory)
 
@@ -123,9 +163,9 @@ def load_policy(path: Path | str, device: str | None = None) -> tuple[PreTrained
     folder = find_checkpoint(path)
     try:
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=[f"--device={device}"] if device else [])
-        with contextlib.redirect_stdout(None):  # LeRobot prints what it does
+        overrides = use_carried_models(config, folder) | {"device_processor": {"device": config.device}}
+        with _quietly():
             policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
-        overrides = {"device_processor": {"device": config.device}}
         preprocessor, postprocessor = make_pre_post_processors(
             config, pretrained_path=str(folder), preprocessor_overrides=overrides
         )

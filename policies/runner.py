@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from lerobot.policies import PreTrainedPolicy
-from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
 from tinyvla.errors import UserError
@@ -80,13 +80,18 @@ class PolicyRunner:
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode. `seed` fixes every random draw of the policy until the next reset."""
         self.policy.reset()
+        self._seen: dict[str, Any] = {}
         if seed is not None:
             torch.manual_seed(seed)
 
     @property
     def needs_observation(self) -> bool:
-        """False while the policy executes a chunk that it has already predicted and would not look anyway."""
-        return self.policy.config.n_obs_steps > 1 or not getattr(self.policy, "_action_queue", None)
+        """False while the policy executes a chunk that it has already predicted and would not look anyway.
+
+        A policy that sees several steps at once looks at the last of them before the next prediction.
+        """
+        queue = getattr(self.policy, "_action_queue", None) or getattr(self.policy, "_queues", {}).get(ACTION, ())
+        return len(queue) < self.policy.config.n_obs_steps
 
     @torch.inference_mode()
     def act(self, observation: Mapping[str, Any] | None) -> np.ndarray:
@@ -94,8 +99,10 @@ class PolicyRunner:
 
         The observation may be None when `needs_observation` is False. Raises UserError if the policy puts out NaN.
         """
-        batch = self._batch(observation) if self.needs_observation else {}
-        return self._in_robot_units(self.policy.select_action(batch)).squeeze(0)
+        if self.needs_observation:
+            self._seen = self._batch(observation)
+        # A policy that need not look forgets what it is given before it predicts, but may ask for it.
+        return self._in_robot_units(self.policy.select_action(dict(self._seen))).squeeze(0)
 
     def _in_robot_units(self, actions: Tensor) -> np.ndarray:
         taken = self.postprocessor(actions).float().cpu().numpy()

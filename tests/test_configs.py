@@ -84,6 +84,41 @@ def test_a_preset_gives_way_to_what_is_spelled_out():
     assert "train_steps" not in cfg.policy.decoder
 
 
+def test_a_preset_has_values_for_the_chosen_policy():
+    published, small = (load_config("train", ["policy=act", f"preset={preset}"]) for preset in ("gpu", "cpu"))
+    assert (published.policy.chunk_size, published.policy.optimizer_lr) == (100, 1e-5)
+    assert (small.policy.chunk_size, small.policy.pretrained_backbone_weights) == (16, None)
+    assert small.trainer.lr == small.policy.optimizer_lr != 1e-5
+    mine = load_config("train", ["policy=act", "preset=cpu", "policy.chunk_size=20", "trainer.steps=7"])
+    assert (mine.policy.chunk_size, mine.trainer.steps, mine.policy.n_action_steps) == (20, 7, 8)
+
+
+@pytest.mark.parametrize(("devices", "preset"), [([], "cpu"), (["x"], "gpu")])
+def test_the_machines_own_preset_has_them_too(devices, preset, monkeypatch):
+    monkeypatch.setattr(composing, "glob", lambda pattern: devices)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    own, chosen = (load_config("train", ["policy=act", *more]) for more in ([], [f"preset={preset}"]))
+    own.run_dir = chosen.run_dir = ""
+    assert own == chosen
+
+
+def test_a_sweep_over_policies_gives_each_its_own_values():
+    seen = []
+    assert run_app(["-m", "preset=cpu", "policy=tinyvla,act,diffusion", "trainer.steps=5"], seen.append) == 0
+    assert ["horizon" in cfg.policy for cfg in seen] == [False, False, True]
+    assert {cfg.policy.get("chunk_size", cfg.policy.get("horizon")) for cfg in seen} == {16}
+
+
+@pytest.mark.parametrize("file", sorted((CONFIG_DIR / "preset/policy").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_presets_values_for_a_policy_are_of_settings_that_there_are(file):
+    preset, _, policy = file.stem.partition("_")
+    assert preset in groups()["preset"]
+    for section, values in OmegaConf.load(file).items():
+        name = "trainer/default" if section == "trainer" else f"policy/{policy}"
+        known = OmegaConf.load(CONFIG_DIR / f"{name}.yaml")
+        assert set(values) <= set(known)
+
+
 @pytest.mark.parametrize(("devices", "hidden", "preset"), [([], "0", "cpu"), (["x"], "0", "gpu"), (["x"], "", "cpu")])
 def test_the_default_preset_follows_the_machine(monkeypatch, devices, hidden, preset):
     monkeypatch.setattr(composing, "glob", lambda pattern: devices)
@@ -95,7 +130,7 @@ def test_unknown_settings_name_the_nearest(refused):
     assert "trainer.batch_size" in refused("trainer.batchsize=3")
     assert "trainer.steps" in refused("steps=3")
     assert "policy" in refused("polcy=act")
-    assert "+policy.dropout" in refused("policy=act", "policy.dropout=0.2")
+    assert "+policy.pre_norm" in refused("policy=act", "policy.pre_norm=true")
     assert "backbone.layers" in refused("policy.backbone.layers=2")
     assert "trainer.augment.shift" in refused("-m", "seed=1,2", "trainer.augment.shfit=3")
     assert "env.tasks" in refused("env.task=[reach-v3]", config_name="collect")

@@ -26,8 +26,7 @@ SMALL = [
 ]
 VALIDATED = ["trainer.validate_every=3", "trainer.validate_episodes=1"]
 POLICY = {name: [f"policy={name}", *settings] for name, settings in SETTINGS.items()}
-POLICY["tinyvla"] += ["backbone.image_size=32", "policy.n_action_steps=4"]
-POLICY["act"] += ["policy.n_action_steps=4"]
+POLICY["tinyvla"] += ["backbone.image_size=32"]
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +71,9 @@ def check_run(run_dir, episodes=1):
     assert len(list((run_dir / "videos").glob("*.mp4"))) == 1
 
 
-@pytest.mark.parametrize("policy", POLICY)
+@pytest.mark.parametrize(
+    "policy", [pytest.param(name, marks=() if name in ("tinyvla", "act") else pytest.mark.slow) for name in POLICY]
+)
 def test_one_command_from_nothing_to_a_report(policy, data_dir, tmp_path, command, in_process):
     run_dir = tmp_path / "run"
     arguments = [*POLICY[policy], *ENV, *SMALL, *VALIDATED, f"data_dir={data_dir}", f"run_dir={run_dir}"]
@@ -194,6 +195,8 @@ def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
         (["backbone=llava_pythia", "backbone.pretrained=no/where"], "'no/where' is no folder here and could not be"),
         (["backbone=llava_pythia", "backbone.size=xl"], "unknown backbone.size 'xl'; use one of s, b, h"),
         (["backbone.image_size=33"], "image_size must be a multiple of"),
+        (["policy=smolvla", "preset=gpu"], "could not be fetched from the model hub .*or use preset=cpu"),
+        (["policy=vqbet", "trainer.steps=100"], "raise trainer.steps or lower policy.n_vqvae_training_steps"),
         (["policy.chunk_size=15"], "chunk_size 15 must divide by 2"),
         (["policy.n_action_steps=17"], "n_action_steps must lie between 1 and chunk_size 16"),
         (["decoder.scheduler=DDIM"], "'DDIM' is no scheduler of diffusers; did you mean DDIMScheduler"),

@@ -81,19 +81,41 @@ def write_dataset(root: Path, video: bool = False) -> Path:
     return root
 
 
-# Settings that make every policy small enough for tests.
+# Settings that make every policy small enough for tests. Chunks of 8 actions or more, 4 of which are executed.
 SETTINGS = {
-    "tinyvla": ["decoder.network.widths=[16,32]", "decoder.network.step_embedding=16", "policy.chunk_size=8"],
-    "act": ["policy.chunk_size=8", "policy.dim_model=32", "policy.n_heads=2", "policy.dim_feedforward=32"],
-    "diffusion": ["policy.crop_shape=[28,28]", "policy.down_dims=[16,32]", "policy.num_inference_steps=2"],
+    "tinyvla": [
+        *("decoder.network.widths=[16,32]", "decoder.network.step_embedding=16"),
+        *("policy.chunk_size=8", "policy.n_action_steps=4"),
+    ],
+    "act": [
+        *("policy.dim_model=32", "policy.n_heads=2", "policy.dim_feedforward=32"),
+        *("policy.chunk_size=8", "policy.n_action_steps=4"),
+    ],
+    "diffusion": [
+        *("policy.resize_shape=null", "policy.crop_shape=[28,28]", "policy.down_dims=[16,32]"),
+        *("policy.num_inference_steps=2", "policy.n_obs_steps=2", "policy.n_action_steps=4"),
+        "policy.drop_n_last_frames=7",
+    ],
+    "vqbet": [
+        *("policy.crop_shape=[28,28]", "policy.gpt_input_dim=32", "policy.gpt_output_dim=32"),
+        *("policy.gpt_hidden_dim=32", "policy.gpt_n_layer=1", "policy.vqvae_enc_hidden_dim=16"),
+        *("policy.n_obs_steps=2", "policy.action_chunk_size=4", "policy.n_vqvae_training_steps=3"),
+    ],
+    "smolvla": [
+        *("policy.resize_imgs_with_padding=[32,32]", "policy.num_vlm_layers=2", "policy.num_steps=2"),
+        *("policy.chunk_size=8", "policy.n_action_steps=4"),
+    ],
+    "multi_task_dit": [
+        *("policy.image_resize_shape=[84,84]", "policy.hidden_dim=32", "policy.num_layers=1", "policy.num_heads=2"),
+        *("policy.num_inference_steps=2", "policy.n_obs_steps=2", "policy.n_action_steps=4"),
+    ],
 }
 
 
 def run_config(policy: str = "tinyvla", *settings: str):
     """The configuration of train.py for a policy small enough for tests."""
     usual = ["trainer.batch_size=4", "trainer.bf16=false", "trainer.num_threads=1", "wandb.mode=disabled"]
-    steps = [] if policy == "diffusion" else ["policy.n_action_steps=4"]
-    cfg = load_config("train", [f"policy={policy}", "preset=cpu", *SETTINGS[policy], *steps, *usual, *settings])
+    cfg = load_config("train", [f"policy={policy}", "preset=cpu", *SETTINGS[policy], *usual, *settings])
     if policy == "tinyvla":
         cfg.policy.backbone = {"type": "tiny"}
     return cfg

@@ -24,9 +24,15 @@ class LossGuard:
         self.file = run_dir / "bad_batch.pt"
         self.beginning: list[float] = []
         self.mean = 0.0
+        self.phase = 0
 
-    def check(self, step: int, loss: float, batch: dict[str, Any]) -> None:
-        """Take note of a step's loss. Raises UserError if training must not go on."""
+    def check(self, step: int, loss: float, batch: dict[str, Any], phase: int = 0) -> None:
+        """Take note of a step's loss; every `phase` of training has a beginning of its own.
+
+        Raises UserError if training must not go on.
+        """
+        if phase != self.phase:
+            self.phase, self.beginning = phase, []
         if not math.isfinite(loss):
             self._stop(step, f"the loss is {loss}", batch)
         if len(self.beginning) < self.BEGINNING:
@@ -45,10 +51,10 @@ class LossGuard:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"beginning": self.beginning, "mean": self.mean}
+        return {"beginning": self.beginning, "mean": self.mean, "phase": self.phase}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.beginning, self.mean = list(state["beginning"]), state["mean"]
+        self.beginning, self.mean, self.phase = list(state["beginning"]), state["mean"], state["phase"]
 
 
 class StopRequest:

@@ -25,6 +25,7 @@ from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, sh
 from .features import cache_features
 from .guard import LossGuard, stop_requests
 from .optim import averaged_weights, make_ema, make_optimizer
+from .phases import averaged_parameters, resume_phase, training_phase
 from .streaming import open_metadata, stream_batches
 from .timing import StepTimer
 from .tracking import Tracker
@@ -76,19 +77,20 @@ def train(
         policy.compile()
     model, optimizer = accelerator.prepare(policy, optimizer)
     sharded = accelerator.is_fsdp2  # the parameters are other ones now
-    trainable = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    ema = make_ema(list(trainable.values()), trainer.ema_decay)
+    averaged = averaged_parameters(policy)
+    ema = make_ema(list(averaged.values()), trainer.ema_decay)
     guard = LossGuard(run_dir)
     if state:
         load_optimizer(optimizer, state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         ema.load_state_dict(state["ema"])
-        ema.shadow_params = shard_like(ema.shadow_params, list(trainable.values()))
+        ema.shadow_params = shard_like(ema.shadow_params, list(averaged.values()))
         guard.load_state_dict(state["guard"])
     ema.to(accelerator.device)
     parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
     weight_of = getattr(policy, "loss_weight", None) if world > 1 else None
     policy.train()
+    resume_phase(policy, start)
 
     def save(step: int, validation_due: bool) -> None:
         nonlocal best
@@ -96,11 +98,11 @@ def train(
         weights = None
         if sharded:
             state = gather_shards(state)
-            weights = state["policy"] | dict(zip(trainable, state["ema"]["shadow_params"], strict=True))
+            weights = state["policy"] | dict(zip(averaged, state["ema"]["shadow_params"], strict=True))
         if not accelerator.is_main_process:
             return
         with CheckpointWriter(run_dir, step) as checkpoint:
-            with nullcontext() if sharded else averaged_weights(list(trainable.values()), ema):
+            with nullcontext() if sharded else averaged_weights(list(averaged.values()), ema):
                 folder = checkpoint.add_policy(
                     partial(save_checkpoint_files, policy, preprocess, postprocess, weights=weights)
                 )
@@ -128,12 +130,13 @@ def train(
             torch.manual_seed(_seed_of(cfg, step))
             batch = preprocess(batch)
             timer.lap("preprocess")
+            phase = training_phase(policy)
             with draws_of_whole_batch(accelerator, trainer.batch_size):
                 loss, _ = model(batch)
             weight = weight_of(batch) if weight_of else 1.0
             sums = accelerator.reduce(torch.stack([loss.detach() * weight, *loss.new_tensor([weight, stop.asked])]))
             mean_loss, stopping = (sums[0] / sums[1]).item(), bool(sums[2])
-            guard.check(step, mean_loss, batch)
+            guard.check(step, mean_loss, batch, phase)
             timer.lap("forward")
 
             # Processes average their gradients; those with more to tell count for more.
@@ -144,7 +147,7 @@ def train(
             schedule.step()
             optimizer.zero_grad()
             timer.lap("optimizer")
-            ema.step(trainable.values())
+            ema.step(averaged.values())
             timer.lap("averaging")
 
             done = step + 1

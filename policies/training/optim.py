@@ -14,7 +14,11 @@ from transformers import get_cosine_schedule_with_warmup
 
 
 def make_optimizer(policy: PreTrainedPolicy, trainer: Mapping[str, Any]) -> tuple[Optimizer, LRScheduler]:
-    """The policy's own optimizer at the run's rate and weight decay, with linear warm-up and cosine decay to zero."""
+    """The policy's own optimizer and parameter groups at the run's rate and weight decay.
+
+    Every group's rate rises linearly and falls to zero along a cosine.
+    """
+    policy.config.optimizer_lr = trainer["lr"]  # groups whose rate is a multiple of it follow
     preset = replace(policy.config.get_optimizer_preset(), lr=trainer["lr"], weight_decay=trainer["weight_decay"])
     optimizer = preset.build(policy.get_optim_params())
     for group in optimizer.param_groups:

@@ -12,7 +12,7 @@ from .streaming import open_metadata
 
 def check_settings(cfg: DictConfig) -> None:
     """Raise UserError for what is wrong with a run's settings, as far as that shows without data."""
-    check_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy, resolve=True)))
+    check_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy, resolve=True)), cfg.trainer.steps)
     streaming, given = cfg.trainer.streaming, cfg.dataset.repo_id or cfg.dataset.root
     if streaming and not given:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")

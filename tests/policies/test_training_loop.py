@@ -101,7 +101,7 @@ def assert_same_run(run_dir, undisturbed):
         assert_same(ours, theirs, name)
 
 
-@pytest.mark.parametrize("policy", SETTINGS)
+@pytest.mark.parametrize("policy", [name for name in SETTINGS if name != "vqbet"])  # see test_peers.py
 def test_every_policy_learns(policy, dataset_root, tmp_path):
     steps = 100 if policy == "tinyvla" else 30
     settings = (f"trainer.steps={steps}", "trainer.lr=1e-3", "trainer.save_every=0", "trainer.batch_size=8")
