@@ -24,6 +24,7 @@ def main(cfg: DictConfig) -> None:
         seed=cfg.seed,
         workers=cfg.workers,
         device=cfg.device,
+        runner=as_dict(cfg.runner),
         wrong_instructions=cfg.wrong_instructions,
         run_dir=run_dir,
         videos=cfg.videos,

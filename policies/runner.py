@@ -12,6 +12,7 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from tinyvla.errors import UserError
 
 from .factory import Pipeline, load_policy
+from .runtimes import adapt_policy
 
 
 class PolicyRunner:
@@ -25,9 +26,11 @@ class PolicyRunner:
         self.reset()
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str, device: str | None = None) -> Self:
-        """Load from a checkpoint or run folder; see `policies.load_policy`."""
-        return cls(*load_policy(path, device))
+    def from_checkpoint(cls, path: Path | str, device: str | None = None, **how: Any) -> Self:
+        """Load from a checkpoint or run folder, see `policies.load_policy`; `how`: see `runtimes.adapt_policy`."""
+        policy, preprocessor, postprocessor = load_policy(path, device)
+        adapt_policy(policy, **how)
+        return cls(policy, preprocessor, postprocessor)
 
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the cameras, their size, the state and the action are those of the policy.

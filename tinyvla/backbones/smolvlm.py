@@ -98,5 +98,6 @@ class SmolVLMBackbone(PretrainedBackbone):
     def encode_images(self, images: Tensor) -> Tensor:
         pixels = square_images(images, self.image_size, self.colours).to(self.vision_tower.dtype)
         tiles = self.connector(self.vision_tower(pixels).last_hidden_state)
-        before, after = (self.embed([mark])[0].expand(len(tiles), -1, -1).to(tiles.dtype) for mark in self.IMAGE_MARKS)
+        marks = (self.read([mark]).embedded for mark in self.IMAGE_MARKS)
+        before, after = (mark.expand(len(tiles), -1, -1).to(tiles.dtype) for mark in marks)
         return torch.cat([before, tiles, after], dim=1).unflatten(0, images.shape[:2]).flatten(1, 2)

@@ -1,20 +1,26 @@
 """The action-decoder seam: token features and proprioception in, an action chunk out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import draccus
 import torch
 from torch import Tensor, nn
 
 from ..backbones import Features
+from .denoiser import Denoiser
 
 
 class ActionDecoder(nn.Module):
     """A conditional generative model of action chunks.
 
     Every decoder learns from `loss` and acts through `sample`. Actions are in the normalised space of the policy's
-    pre-processor, roughly [-1, 1].
+    pre-processor, roughly [-1, 1]. Subclasses set what is annotated here, and implement `loss` and `denoise`.
     """
+
+    config: Any
+    condition: "GlobalCondition"
+    network: Denoiser
 
     def loss(self, features: Features, state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
         """Scalar training loss.
@@ -29,7 +35,15 @@ class ActionDecoder(nn.Module):
 
     def sample(self, features: Features, state: Tensor, noise: Tensor) -> Tensor:
         """Denoise `noise` (B, H, A) into action chunks (B, H, A), one for each of B observations."""
+        return self.denoise(self.condition(features, state), noise)
+
+    def denoise(self, condition: Tensor, noise: Tensor) -> Tensor:
+        """The second half of `sample`: conditions (B, D) and noise (B, H, A) to action chunks (B, H, A)."""
         raise NotImplementedError
+
+    def use_sampler(self, config: Any) -> None:
+        """Sample from now on as `config` says, which differs from the decoder's own in nothing but the sampler."""
+        self.config = config
 
 
 @dataclass
