@@ -13,6 +13,7 @@ from torch import Tensor
 from tinyvla.errors import UserError
 
 from .factory import Pipeline, load_policy
+from .runtimes import adapt_policy
 
 
 class PolicyRunner:
@@ -33,17 +34,20 @@ class PolicyRunner:
         *,
         asynchronous: bool = False,
         latency_steps: int | None = None,
+        **how: Any,
     ) -> "PolicyRunner":
-        """Load from a checkpoint or run folder; see `policies.load_policy`.
+        """Load from a checkpoint or run folder, see `policies.load_policy`.
 
         asynchronous, latency_steps: compute the next chunk while one is executed, see `policies.AsynchronousRunner`.
+        how: see `runtimes.adapt_policy`.
         """
-        loaded = load_policy(path, device)
+        policy, preprocessor, postprocessor = load_policy(path, device)
+        adapt_policy(policy, **how)
         if asynchronous:
             from .asynchronous import AsynchronousRunner
 
-            return AsynchronousRunner(*loaded, latency_steps)
-        return cls(*loaded)
+            return AsynchronousRunner(policy, preprocessor, postprocessor, latency_steps)
+        return cls(policy, preprocessor, postprocessor)
 
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the cameras, their size, the state and the action are those of the policy.

@@ -40,13 +40,15 @@ class TinyBackbone(Backbone):
         self.hidden_size = width
         self.tokenizer = HashTokenizer(vocab_size=64)
         self.see = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, width))
-        self.read = nn.Embedding(64, width)
+        self.words = nn.Embedding(64, width)
 
-    def forward(self, images, instructions):
+    def get_input_embeddings(self):
+        return self.words
+
+    def encode(self, images, words):
         seen = self.see(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        ids, mask = self.tokenizer(instructions)
-        mask = torch.cat([mask.new_ones(seen.shape[:2]), mask], dim=1)
-        return Features(torch.cat([seen, self.read(ids).to(seen.dtype)], dim=1), mask)
+        mask = torch.cat([words.mask.new_ones(seen.shape[:2]), words.mask], dim=1)
+        return Features(torch.cat([seen, words.embedded.to(seen.dtype)], dim=1), mask)
 
 
 def write_dataset(root: Path, video: bool = False) -> Path:

@@ -97,8 +97,8 @@ class TinyVLAPolicy(PreTrainedPolicy):
         return self.model.sample(*self._inputs(batch), noise=noise, known=known)
 
     def supports_rtc(self) -> bool:
-        """LeRobot asks this before it hands over `prev_chunk_left_over`."""
-        return True
+        """LeRobot asks this before it hands over `prev_chunk_left_over`; an exported model takes none."""
+        return isinstance(self.model, TinyVLA)
 
     def _known(self, left_over: Tensor, delay: int, horizon: int | None) -> Known:
         chunk_size = self.config.chunk_size

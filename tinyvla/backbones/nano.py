@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXModel
 
-from .base import Backbone, BackboneConfig, Features
+from .base import Backbone, BackboneConfig, Features, Words
 from .tokenizer import HashTokenizer
 
 
@@ -72,7 +72,7 @@ class KeypointTower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.stem(images * 2 - 1).flatten(2).float() * self.sharpness
-        return (maps.softmax(-1) @ self.places).flatten(1)
+        return (maps.softmax(-1) @ self.places).flatten(1).to(images.dtype)
 
 
 class NanoBackbone(Backbone):
@@ -114,18 +114,18 @@ class NanoBackbone(Backbone):
         """Image tokens (B, C * image_tokens, D) of images (B, C, 3, H, W)."""
         batch, cameras = images.shape[:2]
         size = self.config.image_size
-        flat = images.flatten(0, 1)
+        flat = images.flatten(0, 1).to(self.camera_embedding.dtype)
         if flat.shape[-2:] != (size, size):
             flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True)
         tokens = self.projector(self.vision_tower(flat)).unflatten(0, (batch, cameras))
         return (tokens + self.camera_embedding[:cameras]).flatten(1, 2)
 
-    def forward(self, images: Tensor, instructions: list[str]) -> Features:
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.language_model.embed_in
+
+    def encode(self, images: Tensor, words: Words) -> Features:
         image_tokens = self.encode_images(images)
-        ids, text_mask = (t.to(images.device) for t in self.tokenizer(instructions))
-        text_tokens = self.language_model.embed_in(ids).to(image_tokens.dtype)
-        mask = torch.cat([text_mask.new_ones(image_tokens.shape[:2]), text_mask], dim=1)
-        hidden = self.language_model(
-            inputs_embeds=torch.cat([image_tokens, text_tokens], dim=1), attention_mask=mask.long()
-        ).last_hidden_state
+        tokens = torch.cat([image_tokens, words.embedded.to(image_tokens.dtype)], dim=1)
+        mask = torch.cat([words.mask.new_ones(image_tokens.shape[:2]), words.mask], dim=1)
+        hidden = self.language_model(inputs_embeds=tokens, attention_mask=mask.long()).last_hidden_state
         return Features(hidden, mask)

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from .base import Backbone, BackboneConfig, Features
+from .base import Backbone, BackboneConfig, Features, Words
 from .checkpoint import FileTokenizer, find_checkpoint, load_weights, read_json
 from .lora import LoRAConfig, add_lora
 from .tokenizer import HashTokenizer
@@ -57,6 +57,7 @@ class PretrainedBackbone(Backbone):
 
     MODEL_TYPE: str  # of config.json
     HUB_IDS: ClassVar[dict[str, str]]  # by size
+    exportable = False  # fixed texts are read in between
     PROMPT: tuple[str, str]  # before the images, and after them with {instruction}
 
     vision_tower: PreTrainedModel
@@ -136,21 +137,19 @@ class PretrainedBackbone(Backbone):
             return None
         return find_checkpoint(cls.HUB_IDS[config.size] if config.pretrained == "released" else config.pretrained)
 
-    def embed(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Word embeddings (B, L, D) and mask (B, L) of B texts."""
-        table = self.language_model.get_input_embeddings()
-        ids, mask = (tensor.to(table.weight.device) for tensor in self.tokenizer(texts))
-        return table(ids), mask
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.language_model.get_input_embeddings()
 
-    def forward(self, images: Tensor, instructions: list[str]) -> Features:
-        opening, closing = self.PROMPT
+    def prompt(self, instruction: str) -> str:
+        return self.PROMPT[1].format(instruction=instruction)
+
+    def encode(self, images: Tensor, words: Words) -> Features:
         image_tokens = self.encode_images(images)
-        before, _ = self.embed([opening])
-        after, text_mask = self.embed([closing.format(instruction=text) for text in instructions])
-        words = (before.expand(len(after), -1, -1), after)
-        before, after = (tensor.to(image_tokens.dtype) for tensor in words)
+        opening = self.read([self.PROMPT[0]]).embedded.expand(len(images), -1, -1)
+        before, after = (embedded.to(image_tokens.dtype) for embedded in (opening, words.embedded))
         tokens = torch.cat([before, image_tokens, after], dim=1)
-        mask = torch.cat([text_mask.new_ones(len(after), tokens.shape[1] - after.shape[1]), text_mask], dim=1)
+        seen = words.mask.new_ones(len(tokens), tokens.shape[1] - after.shape[1])
+        mask = torch.cat([seen, words.mask], dim=1)
         # Attention is causal and padding comes last, so no real token sees padding: no mask is needed.
         hidden = self.language_model(inputs_embeds=tokens, use_cache=False).last_hidden_state
         return Features(hidden, mask)

@@ -100,5 +100,6 @@ class SmolVLMBackbone(PretrainedBackbone):
 
     def _join(self, features: Tensor) -> Tensor:
         tiles = self.connector(features)
-        before, after = (self.embed([mark])[0].expand(len(tiles), -1, -1).to(tiles.dtype) for mark in self.IMAGE_MARKS)
+        marks = (self.read([mark]).embedded for mark in self.IMAGE_MARKS)
+        before, after = (mark.expand(len(tiles), -1, -1).to(tiles.dtype) for mark in marks)
         return torch.cat([before, tiles, after], dim=1)

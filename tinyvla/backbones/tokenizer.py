@@ -1,12 +1,9 @@
 """A tokenizer that needs no vocabulary file and no download."""
 
-import re
-import zlib
-
 import torch
 from torch import Tensor
 
-_WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
+from ..hashing import BOS_ID, PAD_ID, hash_words
 
 
 class HashTokenizer:
@@ -21,15 +18,14 @@ class HashTokenizer:
         max_length: tokens kept from the start of a text.
     """
 
-    pad_id, bos_id = 0, 1
+    pad_id, bos_id = PAD_ID, BOS_ID
 
     def __init__(self, vocab_size: int = 8192, max_length: int = 48):
         self.vocab_size, self.max_length = vocab_size, max_length
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text, the leading `bos_id` included."""
-        words = _WORD.findall(text.lower())[: self.max_length - 1]
-        return [self.bos_id] + [2 + zlib.crc32(word.encode()) % (self.vocab_size - 2) for word in words]
+        return hash_words(text, self.vocab_size, self.max_length)
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) long and mask (B, L) bool, padded on the right to the longest text of the batch."""

@@ -1,13 +1,14 @@
 """The action-decoder seam: token features and proprioception in, an action chunk out."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import draccus
 import torch
 from torch import Tensor, nn
 
 from ..backbones import Features
+from .denoiser import Denoiser
 
 
 class Known(NamedTuple):
@@ -21,8 +22,12 @@ class ActionDecoder(nn.Module):
     """A conditional generative model of action chunks.
 
     Every decoder learns from `loss` and acts through `sample`. Actions are in the normalised space of the policy's
-    pre-processor, roughly [-1, 1].
+    pre-processor, roughly [-1, 1]. Subclasses set what is annotated here, and implement `loss` and `denoise`.
     """
+
+    config: Any
+    condition: "GlobalCondition"
+    network: Denoiser
 
     def loss(self, features: Features, state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
         """Scalar training loss.
@@ -36,13 +41,21 @@ class ActionDecoder(nn.Module):
         raise NotImplementedError
 
     def sample(self, features: Features, state: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
-        """Denoise `noise` (B, H, A) into action chunks (B, H, A), one for each of B observations.
+        """Denoise `noise` (B, H, A) into action chunks (B, H, A), one for each of B observations; see `denoise`."""
+        return self.denoise(self.condition(features, state), noise, known)
+
+    def denoise(self, condition: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
+        """The second half of `sample`: conditions (B, D) and noise (B, H, A) to action chunks (B, H, A).
 
         With `known` they are inpainted by replacement: after every denoising step, its share of each action is set to
         what lies on the way from `noise` to the known one. It costs nothing, and the network fits the rest to it. The
         shares are those of real-time chunking (Black et al., arXiv 2506.07339, section 3.2).
         """
         raise NotImplementedError
+
+    def use_sampler(self, config: Any) -> None:
+        """Sample from now on as `config` says, which differs from the decoder's own in nothing but the sampler."""
+        self.config = config
 
 
 @dataclass

@@ -43,6 +43,10 @@ class DiffusionConfig(DecoderConfig):
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTIONS:
             raise ValueError(f"prediction_type is '{self.prediction_type}'; use {', '.join(PREDICTIONS)}")
+        if not 1 <= self.inference_steps <= self.train_steps:
+            raise ValueError(
+                f"inference_steps must lie between 1 and train_steps {self.train_steps}, got {self.inference_steps}"
+            )
         self.make_sampler()  # a scheduler that cannot be is refused before anything else is made
 
     @property
@@ -67,9 +71,13 @@ class DiffusionConfig(DecoderConfig):
         clip = {"clip_sample": True} if "clip_sample" in options else {"thresholding": True, "sample_max_value": 1.0}
         preferred = {key: value for key, value in (clip | {"timestep_spacing": "leading"}).items() if key in options}
         try:
-            return scheduler_class(**self.schedule, **preferred | dict(self.scheduler_kwargs))
+            sampler = scheduler_class(**self.schedule, **preferred | dict(self.scheduler_kwargs))
         except (TypeError, NotImplementedError) as error:
             raise ValueError(f"{self.scheduler} does not suit action chunks: {error}; use DDIMScheduler") from error
+        if sampler.config.get("thresholding") and sampler.config.sample_max_value == 1:
+            # It would sort every estimate for a quantile that the limit makes irrelevant.
+            sampler._threshold_sample = lambda sample: sample.clamp(-1, 1)
+        return sampler
 
     def build(self, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int) -> "DiffusionDecoder":
         return DiffusionDecoder(self, hidden_size, state_dim, action_dim, chunk_size)
@@ -100,14 +108,18 @@ class DiffusionDecoder(ActionDecoder):
         }[self.config.prediction_type]()
         return masked_mse(self.network(noisy, steps, condition), target, is_pad)
 
-    def sample(self, features: Features, state: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
-        condition = self.condition(features, state)
-        self.sampler.set_timesteps(self.config.inference_steps)
+    def use_sampler(self, config: DiffusionConfig) -> None:
+        self.config, self.sampler = config, config.make_sampler()
+
+    def denoise(self, condition: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
+        self.sampler.set_timesteps(self.config.inference_steps)  # a multi-step solver forgets the chunk before, too
+        steps = self.sampler.timesteps
+        modulations = self.network.modulate_all(steps.to(noise.device), condition)
         actions = noise * self.sampler.init_noise_sigma
-        for step, following in zip(self.sampler.timesteps, [*self.sampler.timesteps[1:], None], strict=True):
-            model_input = self.sampler.scale_model_input(actions, step)
-            output = self.network(model_input, step.to(noise.device).expand(len(noise)), condition)
-            actions = self.sampler.step(output.to(actions.dtype), step, actions).prev_sample
+        for step, following, modulation in zip(steps, [*steps[1:], None], modulations, strict=True):
+            noisy = self.sampler.scale_model_input(actions, step).to(condition.dtype)
+            output = self.network.denoise(noisy, modulation).to(actions.dtype)
+            actions = self.sampler.step(output, step, actions).prev_sample
             if known is not None:
                 on_the_way = known.actions
                 if following is not None:

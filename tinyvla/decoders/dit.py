@@ -1,6 +1,8 @@
 """Diffusion transformer over action chunks: adaLN-Zero blocks (DiT, arXiv 2212.09748, section 3.2) on action tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from .denoiser import DenoiserConfig
+from .denoiser import Denoiser, DenoiserConfig
 
 
 @DenoiserConfig.register_subclass("dit")
@@ -34,6 +36,8 @@ class DiTConfig(DenoiserConfig):
 class DiTBlock(nn.Module):
     """Self-attention and MLP, each scaled, shifted and gated by the condition; the gates start at zero."""
 
+    PARTS = 6  # shift, scale and gate of either layer
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
@@ -44,17 +48,21 @@ class DiTBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        modulation = self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
+    def modulate(self, condition: Tensor) -> list[Tensor]:
+        """Shift, scale and gate (N, 1, width) of either layer for conditions (N, width), already activated."""
+        parts = self.modulation(condition).unsqueeze(1).chunk(self.PARTS, dim=-1)
+        return [1 + part if i % 3 == 1 else part for i, part in enumerate(parts)]
+
+    def forward(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         for norm, layer, (shift, scale, gate) in zip(
             self.norms, (self.attention, self.mlp), (modulation[:3], modulation[3:]), strict=True
         ):
-            x = x + gate * layer(norm(x) * (1 + scale) + shift)
+            x = x + gate * layer(norm(x) * scale + shift)
         return x
 
 
-class DiT(nn.Module):
-    """Predicts the noise (or velocity) of a chunk: (B, H, A), steps (B,), condition (B, D) -> (B, H, A)."""
+class DiT(Denoiser):
+    """See the module's docstring."""
 
     def __init__(self, config: DiTConfig, action_dim: int, chunk_size: int, condition_dim: int):
         super().__init__()
@@ -70,10 +78,13 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, actions: Tensor, steps: Tensor, condition: Tensor) -> Tensor:
+    def modulate(self, steps: Tensor, condition: Tensor) -> list[Tensor]:
         embedded = self.step_embedding(self.step_frequencies(steps).to(condition.dtype))
-        condition = embedded + self.condition(condition)
+        condition = F.silu(embedded + self.condition(condition))
+        return [tensor for block in self.blocks for tensor in cast(DiTBlock, block).modulate(condition)]
+
+    def denoise(self, actions: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         x = self.embed(actions) + self.position
-        for block in self.blocks:
-            x = block(x, condition)
+        for i, block in enumerate(self.blocks):
+            x = block(x, modulation[i * DiTBlock.PARTS : (i + 1) * DiTBlock.PARTS])
         return self.head(self.norm(x))

@@ -26,6 +26,10 @@ class FlowConfig(DecoderConfig):
     inference_steps: int = 10
     noise_repeats: int = 1
 
+    def __post_init__(self) -> None:
+        if self.inference_steps < 1:
+            raise ValueError(f"inference_steps must be 1 or more, got {self.inference_steps}")
+
     def build(self, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int) -> "FlowDecoder":
         return FlowDecoder(self, hidden_size, state_dim, action_dim, chunk_size)
 
@@ -52,12 +56,12 @@ class FlowDecoder(ActionDecoder):
         velocity = self.network(point, time.flatten() * self.TIME_SCALE, condition)
         return masked_mse(velocity, actions - noise, is_pad)
 
-    def sample(self, features: Features, state: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
-        condition = self.condition(features, state)
+    def denoise(self, condition: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
         actions, steps = noise, self.config.inference_steps
-        for step in range(steps):
-            time = torch.full((len(noise),), step / steps * self.TIME_SCALE, device=noise.device)
-            actions = actions + self.network(actions, time, condition).to(actions.dtype) / steps
+        times = torch.arange(steps, device=noise.device) / steps * self.TIME_SCALE
+        for step, modulation in enumerate(self.network.modulate_all(times, condition)):
+            velocity = self.network.denoise(actions.to(condition.dtype), modulation)
+            actions = actions + velocity.to(actions.dtype) / steps
             if known is not None:
                 on_the_way = torch.lerp(noise, known.actions, (step + 1) / steps)
                 actions = torch.lerp(actions, on_the_way, known.share)

@@ -1,5 +1,6 @@
 """Conditional 1-D U-Net over the time axis of an action chunk (Diffusion Policy, arXiv 2303.04137, section IV-A)."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
-from .denoiser import DenoiserConfig
+from .denoiser import Denoiser, DenoiserConfig
 
 
 @DenoiserConfig.register_subclass("unet")
@@ -55,14 +56,18 @@ class ResidualBlock(nn.Module):
         self.film = nn.Linear(condition_dim, 2 * c_out)
         self.skip = nn.Conv1d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (B, c_in, T), condition (B, condition_dim), already activated -> (B, c_out, T)."""
+    def modulate(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift (N, c_out, 1) for conditions (N, condition_dim), already activated."""
         scale, shift = self.film(condition).unsqueeze(-1).chunk(2, dim=1)
-        return self.second(self.first(x) * (1 + scale) + shift) + self.skip(x)
+        return 1 + scale, shift
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """x (B, c_in, T), scale and shift (B, c_out, 1) -> (B, c_out, T)."""
+        return self.second(self.first(x) * scale + shift) + self.skip(x)
 
 
-class UNet1d(nn.Module):
-    """Predicts the noise (or velocity) of a chunk: (B, H, A), steps (B,), condition (B, D) -> (B, H, A)."""
+class UNet1d(Denoiser):
+    """See the module's docstring."""
 
     def __init__(self, config: UNet1dConfig, action_dim: int, condition_dim: int):
         super().__init__()
@@ -88,23 +93,32 @@ class UNet1d(nn.Module):
             ConvBlock(widths[0], widths[0], config.kernel_size, config.groups), nn.Conv1d(widths[0], action_dim, 1)
         )
 
-    def forward(self, actions: Tensor, steps: Tensor, condition: Tensor) -> Tensor:
+    def _blocks(self) -> Iterator[ResidualBlock]:
+        """The residual blocks in the order in which a chunk passes them."""
+        for pair in (*self.down, self.middle, *self.up):
+            yield from cast(Iterator[ResidualBlock], iter(cast(nn.ModuleList, pair)))
+
+    def modulate(self, steps: Tensor, condition: Tensor) -> list[Tensor]:
         embedded = self.step_embedding[1:](self.step_embedding[0](steps).to(condition.dtype))
         condition = F.mish(torch.cat([embedded, condition], dim=-1))
+        return [tensor for block in self._blocks() for tensor in block.modulate(condition)]
+
+    def denoise(self, actions: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         x = actions.transpose(1, 2)
+        film = zip(modulation[::2], modulation[1::2], strict=True)
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down):
             for block in cast(nn.ModuleList, blocks):
-                x = block(x, condition)
+                x = block(x, *next(film))
             if level < len(self.shrink):
                 skips.append(x)
                 x = self.shrink[level](x)
         skips.append(x)
         for block in self.middle:
-            x = block(x, condition)
+            x = block(x, *next(film))
         for blocks, grow in zip(self.up, self.grow, strict=True):
             x = torch.cat([x, skips.pop()], dim=1)
             for block in cast(nn.ModuleList, blocks):
-                x = block(x, condition)
+                x = block(x, *next(film))
             x = grow(x)
         return self.final(x).transpose(1, 2)

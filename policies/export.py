@@ -1,0 +1,93 @@
+"""A trained TinyVLA policy as a folder that runs without PyTorch."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.utils.constants import ACTION, OBS_STATE
+
+from tinyvla.backbones.tokenizer import HashTokenizer
+from tinyvla.errors import UserError
+from tinyvla.inference.exported import DESCRIPTION_FILE, MODEL_FILE
+from tinyvla.inference.graph import OPSET, onnx_bytes
+
+from .factory import Pipeline, find_checkpoint, load_policy
+from .runtimes import adapt_policy, input_sizes
+from .tinyvla.modeling_tinyvla import TinyVLAPolicy
+
+
+def export_policy(
+    checkpoint: Path | str, folder: Path, scheduler: str | None = None, inference_steps: int | None = None
+) -> Path:
+    """Write a policy's chunk computation as `model.onnx`, and what it takes and gives as `policy.json`.
+
+    Args:
+        checkpoint: a policy's folder, or a run's.
+        folder: is made, whole or not at all.
+        scheduler, inference_steps: see `runtimes.adapt_policy`.
+
+    Raises UserError if the policy cannot be exported or the folder exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already; choose another export_dir")
+    policy, preprocessor, postprocessor = load_policy(checkpoint, "cpu")
+    adapt_policy(policy, "torch", scheduler, inference_steps)
+    if not isinstance(policy, TinyVLAPolicy):
+        raise UserError(f"only TinyVLA policies can be exported, and this is one of type '{policy.config.type}'")
+    content = onnx_bytes(policy.model, *input_sizes(policy))
+    description = describe(policy, preprocessor, postprocessor) | {"checkpoint": str(find_checkpoint(checkpoint))}
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        (temporary / MODEL_FILE).write_bytes(content)
+        (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1))
+        temporary.replace(folder)
+    except OSError as error:
+        raise UserError(f"{folder} could not be written ({error}); free some space or choose another export_dir") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def describe(policy: TinyVLAPolicy, preprocessor: Pipeline, postprocessor: Pipeline) -> dict[str, Any]:
+    """What whoever runs the exported model must know: inputs, output, tokens, normalisation, sampler."""
+    cameras, (height, width), state_dim = input_sizes(policy)
+    horizon, action_dim = policy.model.chunk_shape
+    tokenizer, decoder = policy.model.backbone.tokenizer, policy.config.decoder
+    assert isinstance(tokenizer, HashTokenizer)
+    return {
+        "format": f"ONNX, opset {OPSET}",
+        "cameras": policy.cameras,
+        "inputs": {
+            "images": _input([1, cameras, 3, height, width], "float32", "cameras in this order, RGB in [0, 1]"),
+            "ids": _input([1, "length"], "int64", "token ids of the instruction, length 2 or more"),
+            "mask": _input([1, "length"], "bool", "false where a token is padding, which comes last"),
+            "state": _input([1, state_dim], "float32", "proprioception, times scale plus offset"),
+            "noise": _input([1, horizon, action_dim], "float32", "standard normal"),
+        },
+        "output": {"actions": _input([1, horizon, action_dim], "float32", "times scale plus offset: robot's units")},
+        "tokenizer": {"type": "hash", "vocab_size": tokenizer.vocab_size, "max_length": tokenizer.max_length},
+        "normalisation": {
+            "state": _affine(lambda x: preprocessor({OBS_STATE: x})[OBS_STATE], state_dim),
+            "action": _affine(lambda x: postprocessor(x), action_dim),
+        },
+        "chunk_size": horizon,
+        "n_action_steps": policy.config.n_action_steps,
+        "sampler": {
+            "scheduler": getattr(decoder, "scheduler", "Euler steps of the flow"),
+            "inference_steps": decoder.inference_steps,
+        },
+    }
+
+
+def _input(shape: list[int | str], dtype: str, meaning: str) -> dict[str, Any]:
+    return {"shape": shape, "dtype": dtype, "meaning": meaning}
+
+
+def _affine(function: Any, size: int) -> dict[str, list[float]]:
+    """Scale and offset of a pipeline's (un-)normalisation, which is affine in every mode that LeRobot has."""
+    zero, one = (function(torch.full((1, size), value, dtype=torch.float64)).squeeze(0) for value in (0, 1))
+    return {"scale": (one - zero).tolist(), "offset": zero.tolist()}

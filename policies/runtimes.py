@@ -1,0 +1,122 @@
+"""How a trained TinyVLA policy computes its chunks: with which sampler, and on what."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from lerobot.policies import PreTrainedPolicy
+from lerobot.utils.constants import OBS_STATE
+
+from tinyvla.decoders import DiffusionConfig
+from tinyvla.errors import UserError
+from tinyvla.inference.eager import compile_chunks, quantise, to_bfloat16
+from tinyvla.inference.session_model import SessionModel
+
+from .tinyvla.modeling_tinyvla import TinyVLAPolicy
+from .training.device import computes_bf16
+
+RUNTIMES = ("torch", "compile", "bf16", "int8", "onnx", "openvino")
+
+
+def adapt_policy(
+    policy: PreTrainedPolicy, runtime: str = "torch", scheduler: str | None = None, inference_steps: int | None = None
+) -> None:
+    """Change in place how a trained policy computes its chunks.
+
+    Args:
+        policy: as it was loaded.
+        runtime: one of RUNTIMES. `torch` computes as in training. `compile`: PyTorch's compiler; with `bf16`: weights in
+            bfloat16; `int8`: linear layers in int8 (torchao) and compiled, since that alone makes them fast; `onnx` and
+            `openvino`: exported and run by ONNX Runtime or OpenVINO on the CPU.
+        scheduler: class name of another diffusers scheduler to sample with, with its own default arguments.
+        inference_steps: denoising steps a chunk.
+
+    Raises UserError for what this policy or this machine cannot do.
+    """
+    if runtime not in RUNTIMES:
+        raise UserError(f"unknown runner.runtime '{runtime}'; use one of {', '.join(RUNTIMES)}")
+    if (runtime, scheduler, inference_steps) == ("torch", None, None):
+        return
+    if not isinstance(policy, TinyVLAPolicy):
+        raise UserError(
+            f"runner.runtime, runner.scheduler and runner.inference_steps are for TinyVLA policies, and this is one of "
+            f"type '{policy.config.type}'; leave them out"
+        )
+    if scheduler is not None or inference_steps is not None:
+        _change_sampler(policy, scheduler, inference_steps)
+    _START[runtime](policy)
+
+
+def _change_sampler(policy: TinyVLAPolicy, scheduler: str | None, inference_steps: int | None) -> None:
+    decoder: Any = policy.model.decoder
+    changes: dict[str, Any] = {} if inference_steps is None else {"inference_steps": inference_steps}
+    if scheduler is not None:
+        if not isinstance(decoder.config, DiffusionConfig):
+            raise UserError("a flow decoder has no noise scheduler; leave runner.scheduler out")
+        if scheduler != decoder.config.scheduler:
+            changes |= {"scheduler": scheduler, "scheduler_kwargs": {}}
+    try:
+        decoder.use_sampler(replace(decoder.config, **changes))
+        condition = torch.zeros(1, policy.model.backbone.hidden_size, device=policy.config.device)
+        chunk = decoder.denoise(condition, torch.zeros(1, *policy.model.chunk_shape, device=policy.config.device))
+        if not chunk.isfinite().all():
+            raise ValueError("it puts out numbers that are not finite")
+    except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the policy cannot be sampled so: {reason}; mend runner.scheduler or runner.inference_steps"
+        ) from error
+    policy.config.decoder = decoder.config
+
+
+def _compile(policy: TinyVLAPolicy) -> None:
+    compile_chunks(policy.model)
+    _warm_up(policy)
+
+
+def _bf16(policy: TinyVLAPolicy) -> None:
+    if not computes_bf16(str(policy.config.device)):
+        raise UserError("this processor does not compute in bfloat16; use runner.runtime=torch or onnx")
+    to_bfloat16(policy.model)
+
+
+def _int8(policy: TinyVLAPolicy) -> None:
+    if torch.device(str(policy.config.device)).type != "cpu":
+        raise UserError("runner.runtime=int8 is for the CPU; add device=cpu")
+    quantise(policy.model)
+    _compile(policy)
+
+
+def _session(engine: str) -> Callable[[TinyVLAPolicy], None]:
+    def start(policy: TinyVLAPolicy) -> None:
+        policy.model = cast(Any, SessionModel(policy.model, engine, *input_sizes(policy)))
+
+    return start
+
+
+_START: dict[str, Callable[[TinyVLAPolicy], None]] = {
+    "torch": lambda policy: None,
+    "compile": _compile,
+    "bf16": _bf16,
+    "int8": _int8,
+    "onnx": _session("onnx"),
+    "openvino": _session("openvino"),
+}
+
+
+def input_sizes(policy: TinyVLAPolicy) -> tuple[int, tuple[int, int], int]:
+    """Number of cameras, height and width of their pictures, and size of the state."""
+    height, width = next(iter(policy.config.image_features.values())).shape[1:]
+    assert policy.config.robot_state_feature is not None
+    return len(policy.cameras), (height, width), policy.config.robot_state_feature.shape[0]
+
+
+@torch.inference_mode()
+def _warm_up(policy: TinyVLAPolicy) -> None:
+    """Compile now, and not while the arm waits for its first action."""
+    cameras, image_size, state_dim = input_sizes(policy)
+    device = policy.config.device
+    images, state = torch.zeros(1, cameras, 3, *image_size, device=device), torch.zeros(1, state_dim, device=device)
+    for _ in range(3):  # CUDA graphs are recorded in the second run
+        policy.model.sample(images, ["press the red button"], state, torch.zeros(1, *policy.model.chunk_shape, device=device))

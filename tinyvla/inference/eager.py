@@ -1,0 +1,57 @@
+"""Ways to compute chunks that stay within PyTorch: compiled, in bfloat16, in int8. Each changes a model in place."""
+
+import shutil
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..model import TinyVLA
+
+
+def compile_chunks(model: TinyVLA) -> None:
+    """Compile the encoder and the denoising step; on a GPU the step becomes a CUDA graph.
+
+    Shapes are static but for the instruction's length, so that nothing is compiled again between chunks. The sampler
+    stays outside: unrolling it would compile the step as many times as it is taken.
+
+    Raises UserError if there is no C++ compiler, which PyTorch's compiler needs on a CPU.
+    """
+    device = next(model.parameters()).device
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
+        raise UserError("runner.runtime=compile needs a C++ compiler; install one (sudo apt install g++) or use onnx")
+    network = model.decoder.network
+    network.denoise = torch.compile(  # type: ignore[method-assign]
+        network.denoise, dynamic=False, fullgraph=True, mode="reduce-overhead" if device.type == "cuda" else None
+    )
+    if model.backbone.exportable:
+        encode = torch.compile(model.backbone.encode, fullgraph=True)
+
+        def encode_any_length(images: Tensor, words):
+            for tensor in words:
+                torch._dynamo.mark_dynamic(tensor, 1, min=2)
+            return encode(images, words)
+
+        model.backbone.encode = encode_any_length  # type: ignore[method-assign]
+
+
+def to_bfloat16(model: TinyVLA) -> None:
+    """Weights in bfloat16, buffers as they are; images and state follow, the noisy chunk stays in float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+
+
+def quantise(model: TinyVLA) -> list[str]:
+    """Linear layers in int8 through torchao, activations quantised as they come; returns the layers' names.
+
+    All of the backbone's and the denoiser's, but not those that read proprioception or put out actions: they are small,
+    and an error in them is an error of the arm.
+    """
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    keep = {"decoder.condition.combine", "decoder.network.embed", "decoder.network.head"}
+    chosen = [
+        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in keep
+    ]
+    quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=lambda _, name: name in chosen)
+    return chosen

@@ -1,0 +1,48 @@
+"""Engines that run an exported model. Imports neither PyTorch nor anything that does."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+
+type Session = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+def onnxruntime_session(model: bytes | Path, threads: int) -> Session:
+    """ONNX Runtime on the CPU: inputs by name -> the model's output."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that spin while they wait for work would take the cores of whatever else runs between two chunks.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, dict(inputs))[0]
+
+
+def openvino_session(model: bytes | Path, threads: int) -> Session:
+    """OpenVINO on the CPU, in float32: inputs by name -> the model's output. Raises UserError if it is not installed."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(
+            "runner.runtime=openvino needs OpenVINO; install it with uv sync --extra openvino, or use onnx"
+        ) from error
+    core = openvino.Core()
+    # It would compute in bfloat16 where the CPU can.
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(core.read_model(model), "CPU", options)
+    request = compiled.create_infer_request()
+    return lambda inputs: request.infer(dict(inputs))[0].copy()
+
+
+SESSIONS: dict[str, Callable[[bytes | Path, int], Session]] = {
+    "onnx": onnxruntime_session,
+    "openvino": openvino_session,
+}
