@@ -11,7 +11,7 @@ to wait behind. A tick is late by how long after its time its action is there.
 
 Jumps are Euclidean distances between the actions of successive control steps: at a border from the step at which a
 chunk is entered to the end of what it shares with the one before, inside everywhere else. `unjoined_jump` is that from
-the last action to the new chunk as the policy predicted it: what a cross-fade has to even out, and guidance already has.
+the last action to the new chunk as the policy predicted it: what a cross-fade has to even out, or guidance has.
 The last line is one JSON object.
 """
 
