@@ -10,8 +10,9 @@ one another until --ticks control steps are counted; the clock starts after an e
 to wait behind. A tick is late by how long after its time its action is there.
 
 Jumps are Euclidean distances between the actions of successive control steps: at a border from the step at which a
-chunk is entered to the end of the cross-fade, inside everywhere else. `unjoined_jump` is what switching to the chunks
-without a fade would have made. The last line is one JSON object.
+chunk is entered to the end of what it shares with the one before, inside everywhere else. `unjoined_jump` is that from
+the last action to the new chunk as the policy predicted it: what a cross-fade has to even out, or guidance has.
+The last line is one JSON object.
 """
 
 import argparse
@@ -56,28 +57,28 @@ def make_slow(policy: Any, seconds: float, kind: str) -> None:
     policy.predict_action_chunk = slow
 
 
-class Borders:
-    """Stands in for `policies.asynchronous.join` and notes where chunks are joined."""
+class WatchedRunner(AsynchronousRunner):
+    """Notes where chunks are joined."""
 
-    def __init__(self) -> None:
-        self.join = asynchronous.join
-        self.steps: set[int] = set()  # of this episode
-        self.unjoined: list[float] = []
-        self.predicted: list[float] = []  # jumps inside the chunks as they were predicted, where they were executed
-        self.faded: list[int] = []
-        self.last: tuple[Any, int] | None = None  # the chunk before as it was predicted, and when it was entered
+    def __init__(self, *arguments: Any):
+        self.borders: set[int] = set()  # control steps of this episode
+        self.unjoined: list[float] = []  # jumps that there would have been
+        super().__init__(*arguments)
 
-    def __call__(self, old: Any, new: Any, step: int) -> Any:
+    def reset(self, seed: int | None = None) -> None:
+        super().reset(seed)
+        self.borders.clear()
+
+    def _enter(self, at_once: bool = False) -> None:
+        old, pending = self._plan, self._pending
+        super()._enter(at_once)
+        if old is None or pending is None or self._pending is not None:
+            return
+        new, step = pending.result(), self._step
         end = max(old.end, step + asynchronous._SHORTEST_FADE)
-        self.steps.update(range(step, min(end, new.end) + 1))  # the last is the step out of the fade
-        self.faded.append(end - step)
-        before_it, entered = self.last if self.last and self.last[0].step == old.step else (old, old.step)
-        executed = before_it.actions[entered - before_it.step : step - before_it.step]
-        self.predicted += np.linalg.norm(np.diff(executed, axis=0), axis=1).tolist()
-        self.last = (new, step)
+        self.borders.update(range(step, min(end, new.end) + 1))  # the last is the step out of the mask
         before = old.actions[min(step - 1 - old.step, len(old.actions) - 1)]
         self.unjoined.append(float(np.linalg.norm(new.actions[step - new.step] - before)))
-        return self.join(old, new, step)
 
 
 def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -85,8 +86,7 @@ def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]
     env_cfg = as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks={args.tasks}"]).env)
     loaded = load_policy(checkpoint, args.device)
     make_slow(loaded[0], args.model_ms / 1e3, "sleep" if kind == SYNCHRONOUS else kind)
-    runner: Any = PolicyRunner(*loaded) if kind == SYNCHRONOUS else AsynchronousRunner(*loaded)
-    borders = asynchronous.join = Borders()
+    runner: Any = PolicyRunner(*loaded) if kind == SYNCHRONOUS else WatchedRunner(*loaded)
     envs = [make_env(env_cfg, task) for task in resolve_tasks(env_cfg)]
     runner.check(envs[0].observation_space, envs[0].action_space)
     for env in envs:
@@ -101,7 +101,6 @@ def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]
         done, taken = False, []
         observation, _ = env.reset(seed=episode_seed("evaluation", 0, episode // len(envs)))
         runner.reset(episode)
-        borders.steps.clear()
         start = None
         while not done and len(late) < args.ticks:
             # The simulator stands still between two steps, so what is seen in the idle time is this tick's.
@@ -116,14 +115,13 @@ def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]
             else:
                 late.append(max(0.0, now - due) * 1e3)
                 jump = float(np.linalg.norm(action - taken[-1]))
-                (border if is_border(runner, borders, len(taken)) else inside).append(jump)
+                (border if is_border(runner, len(taken)) else inside).append(jump)
             taken.append(action)
             _, terminated, truncated, info = env.apply(action)
             done = terminated or truncated
         if not done:
             break
         successes.append(info["success"])
-    asynchronous.join = borders.join
     if kind != SYNCHRONOUS:
         runner.reset()
         runner.close()
@@ -146,18 +144,18 @@ def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]
     }
     if kind != SYNCHRONOUS:
         figures |= {
-            "unjoined_jump": round(max(borders.unjoined), 4),
-            "mean_unjoined_jump": round(float(np.mean(borders.unjoined)), 4),
+            "unjoined_jump": round(max(runner.unjoined), 4),
+            "mean_unjoined_jump": round(float(np.mean(runner.unjoined)), 4),
             "held": runner.held,
-            "chunks": len(borders.unjoined),
-            "fade_steps": float(np.mean(borders.faded)),
+            "joined_chunks": len(runner.unjoined),
         }
     return figures
 
 
-def is_border(runner: Any, borders: Borders, step: int) -> bool:
-    if isinstance(runner, AsynchronousRunner):
-        return step in borders.steps
+def is_border(runner: Any, step: int) -> bool:
+    """Whether the action of a step, as compared with the one before it, is at a border of chunks."""
+    if isinstance(runner, WatchedRunner):
+        return step in runner.borders
     return step % runner.policy.config.n_action_steps == 0
 
 

@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a run folder of train.py, or a checkpoint")
     parser.add_argument("--task", default="drawer-open-v3")
-    parser.add_argument("--turns", type=int, default=3, help="turns of every row (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=2, help="turns of every row (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=8, help="episodes a turn (default: %(default)s)")
     parser.add_argument("--own-episodes", type=int, default=1, help="a turn, in LeRobot's own environment")
     parser.add_argument("--own-steps", type=int, default=40, help="steps an episode, in LeRobot's own environment")

@@ -2,11 +2,9 @@
 
 Real-time chunking (Black et al., arXiv 2506.07339) in the parts that every chunked policy here can have. Actions are
 counted from the control step of their observation, so a chunk that arrives d steps later is entered at its d-th action
-(section 2), and the overlap with the chunk before is shared between the two by a soft mask (section 3.2): all the old
-chunk's as long as the new one cannot have arrived, then less with every step. A policy that samples in steps and says
-so (`supports_rtc`: TinyVLA, SmolVLA) is given the mask while it samples, so that the rest of its chunk continues what
-is being executed. The mask is laid over every chunk once more when it is entered, which is a cross-fade for policies
-that predict at one go.
+(section 2). A policy that samples in steps and says so (`supports_rtc`: TinyVLA, SmolVLA) is told while it samples what
+will be executed meanwhile, and continues it under a soft mask (section 3.2). The chunks of all others, and those that
+come later than was foreseen, are cross-faded with the one before.
 """
 
 import sys
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lerobot.configs import RTCAttentionSchedule
 from lerobot.policies import PreTrainedPolicy
 from lerobot.policies.rtc import RTCConfig
 from lerobot.policies.utils import populate_queues
@@ -36,11 +35,13 @@ class Chunk(NamedTuple):
     """Actions for the control steps from `step` on, that of their observation.
 
     normalised: (H, A) as the policy puts them out. actions: the same in the robot's units, float32 (H, A).
+    foreseen: the delay in control steps for which it was sampled to continue the chunk before; None: it was not.
     """
 
     step: int
     normalised: Tensor
     actions: np.ndarray
+    foreseen: int | None = None
 
     @property
     def end(self) -> int:
@@ -99,9 +100,9 @@ class AsynchronousRunner(PolicyRunner):
             # These policies cut what they predict to n_action_steps; the rest bridges the wait for the next chunk.
             config.n_action_steps = config.horizon - config.n_obs_steps + 1
         self._guided = policy.supports_rtc()
-        if self._guided and hasattr(policy, "init_rtc_processor"):
-            config.rtc_config = RTCConfig()
-            policy.init_rtc_processor()
+        if self._guided:
+            config.rtc_config = RTCConfig(prefix_attention_schedule=RTCAttentionSchedule.EXP)  # the paper's
+            getattr(policy, "init_rtc_processor", lambda: None)()
         self._seen: deque[Mapping[str, Any]] = deque(maxlen=config.n_obs_steps)
         self._delays: deque[int] = deque(maxlen=5)  # control steps that the last chunks took
         self._pending: Future[Chunk] | None = None
@@ -188,7 +189,8 @@ class AsynchronousRunner(PolicyRunner):
                     "use longer chunks, a faster model or a lower control rate"
                 )
             self._delays.append(self._step - chunk.step)
-            chunk = join(self._plan, chunk, self._step)
+            if chunk.foreseen is None or self._step - chunk.step > chunk.foreseen:
+                chunk = join(self._plan, chunk, self._step)
         self._plan = chunk
 
     @torch.no_grad()  # not inference_mode: real-time chunking's guidance differentiates the sampler
@@ -205,7 +207,7 @@ class AsynchronousRunner(PolicyRunner):
                 "execution_horizon": left.shape[1],
             }
         chunk = self.policy.predict_action_chunk(batch, **guidance).squeeze(0)
-        return Chunk(step, chunk.float().cpu(), self._in_robot_units(chunk))
+        return Chunk(step, chunk.float().cpu(), self._in_robot_units(chunk), delay if guidance else None)
 
     def _remember(self, batch: dict[str, Any]) -> None:
         """Hand an observation to the queues that some policies read their inputs from, as their select_action does."""

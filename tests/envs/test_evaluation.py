@@ -144,8 +144,8 @@ def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):
     )
     result = evaluate(checkpoint, ENV, 1, runner=runner)
     assert result["episodes"] == 2
-    with pytest.raises(UserError, match="chunk of 8 actions took the policy 8 control steps"):
-        evaluate(checkpoint, ENV, 1, runner=runner | {"latency_steps": 8})
+    with pytest.raises(UserError, match="latency_steps is -1"):
+        evaluate(checkpoint, ENV, 1, runner=runner | {"latency_steps": -1})
     usual = as_dict(load_config("evaluate", ["checkpoint=x"]).runner)
     assert evaluate(checkpoint, ENV, 1, runner=usual)["episodes"] == 2
 

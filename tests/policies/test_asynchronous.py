@@ -128,6 +128,35 @@ def test_chunks_that_disagree_are_joined_without_a_jerk(latency, overlap):
     assert taken.min() < -0.7
 
 
+class Guided(Script):
+    """One that continues what it is given, with a jump where its own begins."""
+
+    def supports_rtc(self):
+        return True
+
+    def predict_action_chunk(self, batch, inference_delay=0, prev_chunk_left_over=None, execution_horizon=None):
+        chunk = super().predict_action_chunk(batch)
+        if prev_chunk_left_over is not None:
+            chunk[:, :inference_delay] = prev_chunk_left_over[:, :inference_delay]
+        return chunk
+
+
+def test_a_chunk_that_continues_the_one_before_is_faded_in_only_if_it_is_late():
+    runner = AsynchronousRunner(Guided(lambda step: [step] * 16), unchanged, unchanged)
+    runner._worker = ByHand()
+    taken = []
+    for step in range(32):
+        if step in (10, 18, 28):  # those asked for at 8, 16 and 24, after 2, 2 and 4 steps
+            runner._worker.finish()
+        taken.append(runner.act(seen(step))[0])
+    fade = np.arange(1, 7) / 7
+    np.testing.assert_allclose(
+        taken[:16], [0] * 10 + list(8 * fade), atol=1e-5
+    )  # it was not known how late it would be
+    np.testing.assert_allclose(taken[16:27], [8, 8] + [16] * 9, atol=1e-5)
+    np.testing.assert_allclose(taken[28:32], 16 + 8 * np.arange(1, 5) / 5, atol=1e-5)
+
+
 def test_the_last_action_is_held_while_there_is_no_other():
     runner = scripted(lambda step: step + np.arange(4), 3, interval=4)  # asks every 2, or when the last has come
     taken = play(runner, 9).squeeze(1)
