@@ -6,13 +6,13 @@
 
 Weights are random in the true shape, LoRA counts as merged, and every model runs in a process of its own, so that peak
 memory is that model's alone. On a CPU it is the whole process's; `libraries_mb` of it are there before the model is.
-`--runtimes` adds the nano model under every runtime of evaluate.py's runner.runtime, each timed in turns with torch; the
-peak memory of exported models is that of a process without PyTorch. The last line is one JSON object.
+`--runtimes` adds the nano model under runtimes of evaluate.py's runner.runtime, each timed in turns with torch; the peak
+memory of exported models is that of a process without PyTorch. The last line is one JSON object.
 """
 
 import argparse
-import json
 import io
+import json
 import os
 import resource
 import statistics
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import Machine, markdown, processor
+from machine import Machine, markdown
 
 # Settings of train.py, and the dtype: the large ones in float32 would not fit a laptop's memory.
 MODELS: dict[str, tuple[list[str], str]] = {

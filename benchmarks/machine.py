@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("torch", "transformers", "diffusers", "torchao", "onnxruntime")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -19,15 +20,25 @@ class Machine:
         self.cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         self.name = f"{platform.system()} {platform.machine()}, {processor()}"
 
-    def describe(self, threads: int, packages: Sequence[str] = ("torch", "transformers", "diffusers")) -> dict[str, Any]:
+    def describe(
+        self, threads: int, packages: Sequence[str] = ("torch", "transformers", "diffusers")
+    ) -> dict[str, Any]:
         versions = {package: importlib.metadata.version(package) for package in packages}
         load = round(os.getloadavg()[0], 2)
-        return {"machine": self.name, "cores": self.cores, "threads": threads, "versions": versions, "load_before": load}
+        return {
+            "machine": self.name,
+            "cores": self.cores,
+            "threads": threads,
+            "versions": versions,
+            "load_before": load,
+        }
 
     def title(self, threads: int, packages: Sequence[str] = ("torch", "transformers", "diffusers")) -> str:
         """The same as the line above a table."""
         versions = self.describe(threads, packages)["versions"]
-        return f"{self.name}; {threads} threads; " + ", ".join(f"{name} {version}" for name, version in versions.items())
+        return f"{self.name}; {threads} threads; " + ", ".join(
+            f"{name} {version}" for name, version in versions.items()
+        )
 
 
 def processor() -> str:

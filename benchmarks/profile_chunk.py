@@ -140,7 +140,11 @@ def profile(settings: list[str], chunks: int, clock: Callable[[], float]) -> dic
     rest = total - sum(row["ms"] for row in rows)
     rows.append({"stage": "the rest", "calls": 1, "ms": rest, "ms_a_call": rest})
     for row in rows:
-        row |= {"ms": round(row["ms"], 3), "ms_a_call": round(row["ms_a_call"], 3), "share": round(row["ms"] / total, 3)}
+        row |= {
+            "ms": round(row["ms"], 3),
+            "ms_a_call": round(row["ms_a_call"], 3),
+            "share": round(row["ms"] / total, 3),
+        }
     return {"plain_ms": round(plain, 2), "total_ms": round(total, 2), "stages": rows}
 
 
@@ -161,7 +165,12 @@ def compare(revision: str, settings: list[str], threads: int, chunks: int, round
                 print(f"{name}: {times[name][-1]:.2f} ms", file=sys.stderr, flush=True)
     before, after = (statistics.median(times[name]) for name in ("before", "after"))
     commit = subprocess.run(["git", "rev-parse", "--short", revision], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    return {"revision": commit.stdout.strip(), "before_ms": before, "after_ms": after, "ratio": round(before / after, 2)}
+    return {
+        "revision": commit.stdout.strip(),
+        "before_ms": before,
+        "after_ms": after,
+        "ratio": round(before / after, 2),
+    }
 
 
 def main() -> None:
@@ -191,7 +200,9 @@ def main() -> None:
     text += f"\n\n{result['total_ms']} ms a chunk, {result['plain_ms']} ms without the stopwatches."
     if args.against:
         result["against"] = compare(args.against, args.settings, args.threads, args.chunks, args.rounds)
-        text += " Revision {revision}: {before_ms} ms, this one {after_ms} ms, ratio {ratio}.".format(**result["against"])
+        text += " Revision {revision}: {before_ms} ms, this one {after_ms} ms, ratio {ratio}.".format(
+            **result["against"]
+        )
     print(text + "\n")
     keep(args.name, result, text)
     print(json.dumps(result))

@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--workers", default="auto")
     parser.add_argument("--runtime", default="torch", help="of runner.runtime")
     parser.add_argument("--chunks", type=int, default=50, help="timed chunks")
-    parser.add_argument("--settings", nargs="*", default=[], help="further settings of evaluate.py, as in env.max_steps=200")
+    parser.add_argument(
+        "--settings", nargs="*", default=[], help="further settings of evaluate.py, as in env.max_steps=200"
+    )
     parser.add_argument("--name", default="samplers", help="of the files in benchmarks/results")
     args = parser.parse_args()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import OBS_STATE
 
 from tinyvla.backbones.tokenizer import HashTokenizer
 from tinyvla.errors import UserError
@@ -46,7 +46,9 @@ def export_policy(
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1))
         temporary.replace(folder)
     except OSError as error:
-        raise UserError(f"{folder} could not be written ({error}); free some space or choose another export_dir") from error
+        raise UserError(
+            f"{folder} could not be written ({error}); free some space or choose another export_dir"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -6,12 +6,10 @@ from typing import Any, cast
 
 import torch
 from lerobot.policies import PreTrainedPolicy
-from lerobot.utils.constants import OBS_STATE
 
 from tinyvla.decoders import DiffusionConfig
 from tinyvla.errors import UserError
 from tinyvla.inference.eager import compile_chunks, quantise, to_bfloat16
-from tinyvla.inference.session_model import SessionModel
 
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
 from .training.device import computes_bf16
@@ -90,6 +88,8 @@ def _int8(policy: TinyVLAPolicy) -> None:
 
 def _session(engine: str) -> Callable[[TinyVLAPolicy], None]:
     def start(policy: TinyVLAPolicy) -> None:
+        from tinyvla.inference.session_model import SessionModel  # takes seconds, and most runs do without
+
         policy.model = cast(Any, SessionModel(policy.model, engine, *input_sizes(policy)))
 
     return start
@@ -119,4 +119,6 @@ def _warm_up(policy: TinyVLAPolicy) -> None:
     device = policy.config.device
     images, state = torch.zeros(1, cameras, 3, *image_size, device=device), torch.zeros(1, state_dim, device=device)
     for _ in range(3):  # CUDA graphs are recorded in the second run
-        policy.model.sample(images, ["press the red button"], state, torch.zeros(1, *policy.model.chunk_shape, device=device))
+        policy.model.sample(
+            images, ["press the red button"], state, torch.zeros(1, *policy.model.chunk_shape, device=device)
+        )

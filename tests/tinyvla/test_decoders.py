@@ -167,20 +167,36 @@ def test_more_noise_draws_share_one_pass_of_the_backbone(config):
 @pytest.mark.parametrize("decoder", [DiffusionConfig, FlowConfig])
 def test_the_backbone_runs_once_a_chunk(decoder):
     model = TinyVLA(TinyConfig(), decoder(network=UNET, inference_steps=10), STATE, ACTION, CHUNK)
-    calls = {"backbone": 0, "network": 0}
+    calls = {"backbone": 0, "modulate": 0, "denoise": 0}
 
-    def count(name):
-        def hook(*_):
+    def count(name, owner, method):
+        function = getattr(owner, method)
+
+        def counted(*inputs):
             calls[name] += 1
+            return function(*inputs)
 
-        return hook
+        setattr(owner, method, counted)
 
-    model.backbone.register_forward_hook(count("backbone"))
-    model.decoder.network.register_forward_hook(count("network"))
+    count("backbone", model.backbone, "forward")
+    count("modulate", model.decoder.network, "modulate")
+    count("denoise", model.decoder.network, "denoise")
     with torch.no_grad():
         chunk = model.sample(torch.rand(2, 2, 3, 16, 16), ["open", "close"], torch.rand(2, STATE))
     assert chunk.shape == (2, CHUNK, ACTION)
-    assert calls == {"backbone": 1, "network": 10}
+    assert calls == {"backbone": 1, "modulate": 1, "denoise": 10}
+
+
+@pytest.mark.parametrize("network", [UNET, DIT], ids=["unet", "dit"])
+def test_all_steps_modulated_at_once_are_the_steps_one_by_one(network):
+    network = build(FlowConfig(network=network)).network
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    steps, condition = torch.tensor([90, 40, 3]), torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        for step, modulation in zip(steps, network.modulate_all(steps, condition), strict=True):
+            expected = network(noise_of(2), step.expand(2), condition)
+            torch.testing.assert_close(network.denoise(noise_of(2), modulation), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_samples_stay_in_the_normalised_range_where_the_scheduler_can_clip():
@@ -199,8 +215,34 @@ def test_settings_that_cannot_be():
         DiffusionConfig(scheduler="FlowMatchEulerDiscreteScheduler")
     with pytest.raises(ValueError, match=r"does not suit action chunks.*'eta'"):
         DiffusionConfig(scheduler_kwargs={"eta": 1})
+    for steps in (0, 101):
+        with pytest.raises(ValueError, match=f"inference_steps must lie between 1 and train_steps 100, got {steps}"):
+            DiffusionConfig(inference_steps=steps)
+    with pytest.raises(ValueError, match="inference_steps must be 1 or more"):
+        FlowConfig(inference_steps=0)
     with pytest.raises(ValueError, match="prediction_type is 'eps'; use epsilon"):
         DiffusionConfig(prediction_type="eps")
     with pytest.raises(ValueError, match="chunk_size 6 must divide by 4"):
         UNet1dConfig(widths=[8, 16, 32]).build(ACTION, 6, WIDTH)
     assert DiTConfig(width=8, layers=1, heads=1).build(ACTION, 7, WIDTH) is not None
+
+
+@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
+def test_few_steps_begin_where_a_chunk_begins(scheduler):
+    """As pure noise; with the spacing of many steps, two would begin half-way."""
+
+    def first(steps, **options):
+        sampler = DiffusionConfig(scheduler=scheduler, inference_steps=steps, **options).make_sampler()
+        sampler.set_timesteps(steps)
+        return sampler.timesteps[0].item()
+
+    assert first(2, prediction_type="sample") >= 95
+    assert first(2, prediction_type="epsilon") < 70
+    assert first(2, prediction_type="sample", scheduler_kwargs={"timestep_spacing": "leading"}) < 70
+    assert first(10, prediction_type="sample") == first(10, prediction_type="epsilon") < 95
+
+
+def test_clipping_in_a_solver_is_what_diffusers_computes():
+    sampler = DiffusionConfig(scheduler="DPMSolverMultistepScheduler").make_sampler()
+    estimate = 3 * noise_of(4)
+    torch.testing.assert_close(sampler._threshold_sample(estimate), type(sampler)._threshold_sample(sampler, estimate))

@@ -85,6 +85,55 @@ def test_a_size_that_does_not_divide_is_refused():
         NanoConfig(image_size=33).build()
 
 
+class TestRememberedTexts:
+    """What was read is not read again, and is never what it was before the weights changed."""
+
+    @pytest.fixture
+    def backbone(self):
+        torch.manual_seed(0)
+        return NanoConfig(image_size=SIZE).build().eval()
+
+    def test_a_text_is_read_once(self, backbone, images):
+        read, tokenizer = [], backbone.tokenizer
+        backbone.tokenizer = lambda texts: read.append(list(texts)) or tokenizer(texts)
+        first = encode(backbone, images, "open", "close").tokens
+        torch.testing.assert_close(encode(backbone, images, "open", "close").tokens, first, rtol=0, atol=0)
+        assert read == [["open", "close"]]
+        other = encode(backbone, images, "open", "open").tokens
+        assert read == [["open", "close"], ["open", "open"]]
+        assert not torch.allclose(other[1], first[1], atol=1e-4)
+
+    @pytest.mark.parametrize("change", ["in place", "load_state_dict", "replaced", "data"])
+    def test_new_weights_are_read_anew(self, backbone, images, change):
+        encode(backbone, images[:1], "open")
+        table = backbone.language_model.embed_in
+        new = torch.randn_like(table.weight)
+        with torch.no_grad():
+            if change == "in place":
+                table.weight.copy_(new)
+            elif change == "load_state_dict":
+                backbone.load_state_dict(backbone.state_dict() | {"language_model.embed_in.weight": new})
+            elif change == "replaced":
+                table.weight = torch.nn.Parameter(new)
+            else:  # what an optimiser of old might do, between training and evaluation mode
+                backbone.train()
+                table.weight.data.copy_(new)
+                backbone.eval()
+            ids = torch.tensor([backbone.tokenizer.encode("open")])
+            torch.testing.assert_close(backbone.read(["open"]).embedded, new[ids])
+
+    def test_training_remembers_nothing(self, backbone, images):
+        backbone.train()
+        backbone(images, ["open", "close"]).tokens.sum().backward()
+        assert backbone.language_model.embed_in.weight.grad.abs().sum() > 0
+        assert not backbone._remembered
+
+    def test_memory_is_bounded(self, backbone, images):
+        for number in range(2 * backbone.REMEMBERED):
+            encode(backbone, images[:1], f"open drawer {number}")
+        assert len(backbone._remembered) <= backbone.REMEMBERED
+
+
 class TestHashTokenizer:
     def test_ids_stay_in_the_table_and_special_ones_are_kept_free(self):
         tokenizer = HashTokenizer(vocab_size=16)

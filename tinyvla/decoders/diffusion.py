@@ -67,9 +67,12 @@ class DiffusionConfig(DecoderConfig):
             raise ValueError(f"'{self.scheduler}' is no scheduler of diffusers; did you mean {' or '.join(near)}?")
         options = scheduler_class().config
         # Estimates of a clean chunk may leave the normalised range, so they are clipped (thresholding at 1 clips).
-        # The last training steps are all but pure noise, where a solver would blow the network's error up: left out.
+        # The last training steps are all but pure noise, where a solver would blow the error of a predicted noise up:
+        # "leading" leaves them out. Few steps would then begin far from the noise that a chunk begins as, so a network
+        # that predicts something better behaved begins at the last step.
+        spacing = "leading" if self.prediction_type == "epsilon" or self.inference_steps >= 10 else "trailing"
         clip = {"clip_sample": True} if "clip_sample" in options else {"thresholding": True, "sample_max_value": 1.0}
-        preferred = {key: value for key, value in (clip | {"timestep_spacing": "leading"}).items() if key in options}
+        preferred = {key: value for key, value in (clip | {"timestep_spacing": spacing}).items() if key in options}
         try:
             sampler = scheduler_class(**self.schedule, **preferred | dict(self.scheduler_kwargs))
         except (TypeError, NotImplementedError) as error:

@@ -1,10 +1,13 @@
 """Ways to compute chunks that stay within PyTorch: compiled, in bfloat16, in int8. Each changes a model in place."""
 
 import shutil
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..backbones import Features, Words
 from ..errors import UserError
 from ..model import TinyVLA
 
@@ -21,15 +24,24 @@ def compile_chunks(model: TinyVLA) -> None:
     if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
         raise UserError("runner.runtime=compile needs a C++ compiler; install one (sudo apt install g++) or use onnx")
     network = model.decoder.network
-    network.denoise = torch.compile(  # type: ignore[method-assign]
-        network.denoise, dynamic=False, fullgraph=True, mode="reduce-overhead" if device.type == "cuda" else None
-    )
+    if device.type == "cuda":
+        step = torch.compile(network.denoise, dynamic=False, fullgraph=True, mode="reduce-overhead")
+
+        def denoise(actions: Tensor, modulation: Sequence[Tensor]) -> Tensor:
+            torch.compiler.cudagraph_mark_step_begin()
+            return step(actions, modulation).clone()  # the next replay overwrites what the graph put out
+
+        network.denoise = denoise  # type: ignore[method-assign]
+    else:
+        network.denoise = torch.compile(network.denoise, dynamic=False, fullgraph=True)  # type: ignore[method-assign]
     if model.backbone.exportable:
         encode = torch.compile(model.backbone.encode, fullgraph=True)
 
-        def encode_any_length(images: Tensor, words):
+        def encode_any_length(images: Tensor, words: Words) -> Features:
+            if words.mask.shape[1] < 2:  # a length of one would be compiled by itself
+                words = Words(F.pad(words.embedded, (0, 0, 0, 1)), F.pad(words.mask, (0, 1)))
             for tensor in words:
-                torch._dynamo.mark_dynamic(tensor, 1, min=2)
+                torch._dynamo.mark_dynamic(tensor, 1, min=2, max=1024)
             return encode(images, words)
 
         model.backbone.encode = encode_any_length  # type: ignore[method-assign]
@@ -50,8 +62,6 @@ def quantise(model: TinyVLA) -> list[str]:
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     keep = {"decoder.condition.combine", "decoder.network.embed", "decoder.network.head"}
-    chosen = [
-        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in keep
-    ]
+    chosen = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in keep]
     quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=lambda _, name: name in chosen)
     return chosen

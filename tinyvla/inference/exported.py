@@ -47,8 +47,9 @@ class ExportedPolicy:
         inputs, tokenizer = self.description["inputs"], self.description["tokenizer"]
         pictures = [np.asarray(observation[camera]).transpose(2, 0, 1) for camera in self.description["cameras"]]
         ids = np.array([hash_words(observation["task"], tokenizer["vocab_size"], tokenizer["max_length"])])
-        if ids.shape[1] < 2:  # an empty instruction
-            raise UserError("the instruction is empty; tell the policy what to do")
+        mask = np.ones(ids.shape, bool)
+        if ids.shape[1] < 2:  # the model takes two tokens or more
+            ids, mask = (np.pad(array, ((0, 0), (0, 1))) for array in (ids, mask))
         if noise is None:
             noise = (rng or np.random.default_rng()).standard_normal(inputs["noise"]["shape"][1:])
         state = self._scaled("state", np.asarray(observation["observation.state"]))
@@ -56,7 +57,7 @@ class ExportedPolicy:
             {
                 "images": np.stack(pictures)[None].astype(np.float32) / 255,
                 "ids": ids,
-                "mask": np.ones(ids.shape, bool),
+                "mask": mask,
                 "state": state[None].astype(np.float32),
                 "noise": np.asarray(noise, np.float32)[None],
             }

@@ -3,9 +3,8 @@
 import contextlib
 import io
 import logging
-from pathlib import Path
+from collections.abc import Iterator
 
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -99,7 +98,7 @@ def onnx_bytes(model: TinyVLA, cameras: int, image_size: tuple[int, int], state_
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Keep what the exporter prints and logs off the screen."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
