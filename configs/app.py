@@ -71,7 +71,7 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                     lambda cfg: attempt(lambda: job(cfg))
                 )()
                 for handle in started:
-                    attempt(lambda handle=handle: print(handle.result(), end=""))
+                    attempt(functools.partial(_show, handle))
             except KeyboardInterrupt:
                 for handle in started:
                     handle.cancel()
@@ -90,6 +90,10 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
         return run
 
     return decorate
+
+
+def _show(handle: Any) -> None:
+    print(handle.result(), end="")
 
 
 def _finish(cfg: DictConfig, config_name: str) -> DictConfig:

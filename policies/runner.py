@@ -84,7 +84,7 @@ class PolicyRunner:
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode. `seed` fixes every random draw of the policy until the next reset."""
         self.policy.reset()
-        self._seen: dict[str, Any] = {}
+        self._batch_seen: dict[str, Any] = {}
         if seed is not None:
             torch.manual_seed(seed)
 
@@ -104,9 +104,9 @@ class PolicyRunner:
         The observation may be None when `needs_observation` is False. Raises UserError if the policy puts out NaN.
         """
         if self.needs_observation:
-            self._seen = self._batch(observation)
+            self._batch_seen = self._batch(observation)
         # A policy that need not look forgets what it is given before it predicts, but may ask for it.
-        return self._in_robot_units(self.policy.select_action(dict(self._seen))).squeeze(0)
+        return self._in_robot_units(self.policy.select_action(dict(self._batch_seen))).squeeze(0)
 
     def _in_robot_units(self, actions: Tensor) -> np.ndarray:
         taken = self.postprocessor(actions).float().cpu().numpy()

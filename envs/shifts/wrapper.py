@@ -1,7 +1,7 @@
 """An environment that is not quite the one that the policy was trained in."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -49,7 +49,7 @@ class ShiftedEnv(gym.Wrapper):
             raise UserError("there are no other words for this environment's instructions; leave instruction out")
         self.shift = shift
         self._instruct = instruct
-        self._env: Any = env.unwrapped
+        self._env = cast(Any, env.unwrapped)
         self._scene = self._env.scene()
         self._edits = ModelEdits(self._env.model, self._env.eyes)
         self._seed = self._steps = 0

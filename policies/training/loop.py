@@ -60,9 +60,8 @@ def train(
     if accelerator.device.type == "cpu":
         torch.set_num_threads(count_cores() if trainer.num_threads == "auto" else trainer.num_threads)
 
-    meta = open_metadata(cfg.dataset.repo_id, cfg.dataset.root) if dataset_root is None else None
     dataset = None if dataset_root is None else open_dataset(dataset_root)
-    meta = dataset.meta if dataset else meta
+    meta = dataset.meta if dataset else open_metadata(cfg.dataset.repo_id, cfg.dataset.root)
     torch.manual_seed(cfg.seed)
     policy = make_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), meta, str(accelerator.device))
     preprocess, postprocess = make_processors(policy, meta.stats)
@@ -200,7 +199,7 @@ def _batches(
 
     cached = bool(getattr(getattr(policy.config, "backbone", None), "cache_features", False))
     with accelerator.main_process_first():
-        frames = cache_frames(dataset, count_cores())
+        frames: dict[str, Any] = dict(cache_frames(dataset, count_cores()))
         if cached:
             used = {key: frames[key] for key in policy.config.image_features}
             backbone = cast(Any, policy).model.backbone

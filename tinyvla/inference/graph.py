@@ -58,7 +58,9 @@ def unroll(decoder: ActionDecoder, hidden_size: int, chunk_shape: tuple[int, int
         if node.target is torch.ops.aten._local_scalar_dense.default:
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
-    unrolled = CSEPass()(graph).graph_module  # every step transposes the same weights
+    merged = CSEPass()(graph)  # every step transposes the same weights
+    assert merged is not None
+    unrolled = merged.graph_module
     unrolled.recompile()
     return unrolled
 
