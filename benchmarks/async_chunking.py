@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from inference import processor
+from machine import processor
 
 from configs.composing import as_dict, load_config
 from envs import make_env

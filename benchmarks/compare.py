@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import RESULTS, ROOT, Cell, in_own_process, machine, markdown, training_speed, write_json
+from harness import ROOT, Cell, in_own_process, training_speed
+from machine import RESULTS, Machine, keep, markdown
 
 SUITES = {
     "default": ["default"],
     "harder": ["pick-place-v3", "push-v3", "reach-v3", "door-open-v3", "window-open-v3", "peg-unplug-side-v3"],
 }
+PACKAGES = ("lerobot", "torch", "transformers", "diffusers", "mujoco", "metaworld")
 POLICIES = ["tinyvla", "act", "diffusion", "vqbet", "smolvla", "multi_task_dit"]
 CALIBRATION_STEPS = 60
 TITLES = {
@@ -100,7 +102,10 @@ class Comparison:
         if name not in self.measured:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             self.measured[name] = in_own_process(__file__, *arguments)
-            write_json(self.file, self.measured)
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.measured, indent=1))
+            temporary.replace(self.file)
         return self.measured[name]
 
     def speed(self, policy: str) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def by_task(rows: list[dict[str, Any]]) -> str:
 
     tasks = list(rows[0]["tasks"])
     titles = {"policy": "policy"} | {task: task for task in tasks}
-    return markdown(titles, [{"policy": r["policy"]} | {t: cell(r["tasks"][t]) for t in tasks} for r in rows])
+    return markdown([{"policy": r["policy"]} | {t: cell(r["tasks"][t]) for t in tasks} for r in rows], titles)
 
 
 def plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -204,7 +209,8 @@ def main() -> None:
         return
 
     comparison = Comparison(args)
-    where = machine()
+    machine = Machine()
+    where = machine.describe(machine.cores, PACKAGES)
     rates = {policy: comparison.speed(policy)["samples_per_s"] for policy in args.policies}
     samples = args.samples or round(min(rates.values()) * args.minutes * 60)
     budgets = {
@@ -217,19 +223,17 @@ def main() -> None:
         tables[budget] = [comparison.row(name, policy, count) for policy, count in wanted.items()]
 
     stem = f"{date.today()}-{args.suite}"
-    text = [
-        f"{where['machine']}, {where['cores']} cores; {', '.join(SUITES[args.suite])}; {args.demos} demonstrations and "
-        f"{args.episodes} unseen seeds a task; "
-        + ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    paragraphs = [
+        f"{machine.title(machine.cores, PACKAGES)}; {', '.join(SUITES[args.suite])}; {args.demos} demonstrations and "
+        f"{args.episodes} unseen seeds a task"
     ]
     for budget, rows in tables.items():
-        text += [f"### {budget}", markdown(TITLES, rows), by_task(rows)]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{stem}.md").write_text("\n\n".join(text) + "\n")
-    plot(tables, RESULTS / f"{stem}.png")
+        paragraphs += [f"### {budget}", markdown(rows, TITLES), by_task(rows)]
+    text = "\n\n".join(paragraphs)
     result = where | {"suite": args.suite, "setting": comparison.measured["setting"], "tables": tables}
-    write_json(RESULTS / f"{stem}.json", result)
-    print("\n\n".join(text) + "\n")
+    keep(stem, result, text)
+    plot(tables, RESULTS / f"{stem}.png")
+    print(text + "\n")
     print(json.dumps(result))
 
 

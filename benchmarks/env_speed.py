@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from inference import processor
+from machine import processor
 
 from envs import make_env
 

@@ -29,7 +29,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from inference import processor
+from machine import processor
 
 CAMERA = "corner2"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from inference import processor
+from machine import processor
 from omegaconf import OmegaConf
 from tqdm import tqdm
 

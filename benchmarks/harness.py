@@ -4,24 +4,17 @@ A cell is a run folder of train.py. An unfinished one is resumed, a finished one
 read from such folders or measured here: none is typed.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference import processor
-
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("lerobot", "torch", "transformers", "diffusers", "mujoco", "metaworld")
 
 
 @dataclass(frozen=True)
@@ -82,27 +75,3 @@ def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, script, *arguments]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
-
-
-def machine() -> dict[str, Any]:
-    """Where figures come from: processor, cores, library versions, and how busy the machine is otherwise."""
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(path)
-
-
-def markdown(titles: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table: `titles` maps a row's key to its column's title."""
-    lines = [list(titles.values()), ["---"] * len(titles), *([str(row[key]) for key in titles] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference import peak_memory_mb, processor
+from inference import peak_memory_mb
+from machine import processor
 
 from configs.composing import as_dict, load_config
 from envs import resolve_tasks
