@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -51,10 +50,10 @@ class DrawsOfWholeBatch(TorchFunctionMode):
         return self._rows(tuple(shape), lambda shape: function(shape, **options))
 
     def _randint(self, *args: Any, **options: Any) -> Tensor:
-        *low, high = [arg for arg in args if isinstance(arg, int)]
+        bounds = [arg for arg in args if isinstance(arg, int)]
         shape = options.pop("size", None) or args[-1]
-        draw = partial(torch.randint, *low, high, **options)
-        return self._rows(tuple(shape), lambda shape: draw(shape))
+        randint: Any = torch.randint
+        return self._rows(tuple(shape), lambda shape: randint(*bounds, size=shape, **options))
 
     def _like(self, function: Any, like: Tensor, **options: Any) -> Tensor:
         options = {"dtype": like.dtype, "device": like.device} | {k: v for k, v in options.items() if v is not None}

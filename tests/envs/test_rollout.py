@@ -56,10 +56,10 @@ def test_looks_only_when_a_chunk_is_due(runner):
     assert (rollout.action_ms > 0).all()
 
 
-def test_a_policy_that_wants_to_see_everything_does(dataset):
-    room = Room(length=5)
+def test_a_policy_that_sees_two_steps_at_once_looks_at_both(dataset):
+    room = Room(length=9)
     roll_out(room, PolicyRunner(*tiny_policy(dataset, "diffusion")), seed=0)
-    assert room.looks == [0, 1, 2, 3, 4]
+    assert room.looks == [0, 3, 4, 7, 8]
 
 
 def test_asynchronous_execution_looks_when_the_next_chunk_is_asked_for(dataset):

@@ -298,7 +298,7 @@ def test_every_policy_runs_asynchronously_and_a_seed_fixes_what_it_does(name, da
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, episode(1))
     length, interval = len(runner._plan.actions), runner._interval
-    assert runner.held == (0 if 1 + min(interval, length // 2) <= length else runner.held)
+    assert runner.held == (0 if 1 + min(interval or length, length // 2) <= length else runner.held)
     # What is executed is never further from the step before than chunks are, apart from a fraction of their distance.
     fade = length - min(interval, length // 2) - 1
     assert fade >= 1

@@ -28,8 +28,15 @@ class SessionModel(nn.Module):
         self._tokenizer, self._prompt = model.backbone.tokenizer, model.backbone.prompt
         self._run = SESSIONS[engine](content, torch.get_num_threads())
 
-    def sample(self, images: Tensor, instructions: list[str], state: Tensor, noise: Tensor | None = None) -> Tensor:
-        """As TinyVLA.sample, for a batch of one."""
+    def sample(
+        self,
+        images: Tensor,
+        instructions: list[str],
+        state: Tensor,
+        noise: Tensor | None = None,
+        known: None = None,
+    ) -> Tensor:
+        """As TinyVLA.sample, for a batch of one; an exported model cannot be told what a chunk is to continue."""
         if noise is None:
             noise = torch.randn(len(state), *self.chunk_shape, device=state.device, dtype=state.dtype)
         ids, mask = self._tokenizer([self._prompt(instruction) for instruction in instructions])
