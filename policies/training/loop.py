@@ -20,7 +20,7 @@ from tinyvla.augment import augment_images
 from ..factory import find_checkpoint, make_policy, make_processors, save_checkpoint_files
 from .checkpoint import CheckpointWriter, read_last_state
 from .data import TrainingData, cache_frames, open_dataset, sample_order
-from .device import count_cores
+from .device import count_cores, device_of
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
 from .features import cache_features
 from .guard import LossGuard, stop_requests
@@ -59,11 +59,10 @@ def train(
     if accelerator.device.type == "cpu":
         torch.set_num_threads(count_cores() if trainer.num_threads == "auto" else trainer.num_threads)
 
-    meta = open_metadata(cfg.dataset.repo_id, cfg.dataset.root) if dataset_root is None else None
     dataset = None if dataset_root is None else open_dataset(dataset_root)
-    meta = dataset.meta if dataset else meta
+    meta = dataset.meta if dataset else open_metadata(cfg.dataset.repo_id, cfg.dataset.root)
     torch.manual_seed(cfg.seed)
-    policy = make_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), meta, str(accelerator.device))
+    policy = make_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), meta, device_of(accelerator))
     preprocess, postprocess = make_processors(policy, meta.stats)
     start, best = 0, -math.inf
     if state := read_last_state(run_dir):
@@ -197,7 +196,7 @@ def _batches(
 
     cached = bool(getattr(getattr(policy.config, "backbone", None), "cache_features", False))
     with accelerator.main_process_first():
-        frames = cache_frames(dataset, count_cores())
+        frames: dict[str, Any] = dict(cache_frames(dataset, count_cores()))
         if cached:
             used = {key: frames[key] for key in policy.config.image_features}
             backbone = cast(Any, policy).model.backbone
