@@ -16,6 +16,7 @@ def main(cfg: DictConfig) -> None:
     from envs.report import describe, write_report
     from envs.shifts import with_randomisation
     from policies.training import Tracker, find_dataset, find_run, make_accelerator, on_first_process, open_run, train
+    from policies.training.device import device_of
     from policies.training.settings import check_settings
 
     check_settings(cfg)  # mistakes come up before anything is written
@@ -32,7 +33,7 @@ def main(cfg: DictConfig) -> None:
         return ensure_dataset(demos_cfg, tasks, cfg.episodes, cfg.seed, data_dir, cfg.workers, launcher)
 
     dataset = on_first_process(accelerator, lambda: find_dataset(cfg, collected))
-    options = {"workers": cfg.eval.workers, "launcher": launcher, "device": str(accelerator.device)}
+    options = {"workers": cfg.eval.workers, "launcher": launcher, "device": device_of(accelerator)}
     with Tracker(run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
         validate = validator(env_cfg, cfg.trainer.validate_episodes, **options)
         policy = train(cfg, dataset, accelerator, tracker, validate)

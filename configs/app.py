@@ -56,6 +56,9 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                     _complain(mistake)
                     failed = True
 
+            def show(handle: Any) -> None:
+                print(handle.result(), end="")
+
             def job(cfg: DictConfig) -> None:
                 finished = _finish(cfg, config_name)
                 launcher = finished.launcher
@@ -71,7 +74,7 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                     lambda cfg: attempt(lambda: job(cfg))
                 )()
                 for handle in started:
-                    attempt(functools.partial(_show, handle))
+                    attempt(functools.partial(show, handle))
             except KeyboardInterrupt:
                 for handle in started:
                     handle.cancel()
@@ -90,10 +93,6 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
         return run
 
     return decorate
-
-
-def _show(handle: Any) -> None:
-    print(handle.result(), end="")
 
 
 def _finish(cfg: DictConfig, config_name: str) -> DictConfig:

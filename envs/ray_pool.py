@@ -36,7 +36,7 @@ def connect(launcher: Mapping[str, Any]) -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     address = launcher["address"]
     _check_reachable(address)
-    here: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+    here: Any = {"include_dashboard": False} if address is None else {}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:

@@ -306,7 +306,8 @@ def test_a_run_killed_as_a_process_resumes_to_the_same_figures(number, undisturb
 @pytest.mark.slow
 def test_several_processes_train_together(data_dir, tmp_path):
     run_dir = tmp_path / "run"
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "train.py"]
+    # Not `accelerate launch`, which starts several processes on accelerators only.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
     settings = [
         *POLICY["tinyvla"],
         *ENV,

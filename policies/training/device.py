@@ -36,6 +36,11 @@ def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
     )
 
 
+def device_of(accelerator: Accelerator) -> str:
+    """The device that this process computes on; torch numbers the CPUs of several processes, and nobody knows cpu:1."""
+    return "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
+
+
 def computes_bf16(device: str) -> bool:
     """Whether bf16 is fast: on a GPU that has it, or on a CPU with matrix instructions for it."""
     if device != "cpu" and torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class DrawsOfWholeBatch(TorchFunctionMode):
         self.replacements: dict[Any, Callable[..., Tensor]] = {
             torch.randn: lambda *a, **k: self._sized(torch.randn, *a, **k),
             torch.rand: lambda *a, **k: self._sized(torch.rand, *a, **k),
-            torch.randint: self._randint,
+            torch.randint: lambda *a, **k: self._sized(partial(torch.randint, *a[:-1]), *a[-1:], **k),
             torch.randn_like: lambda x, **k: self._like(torch.randn, x, **k),
             torch.rand_like: lambda x, **k: self._like(torch.rand, x, **k),
             F.dropout: self._dropout,
@@ -47,13 +48,7 @@ class DrawsOfWholeBatch(TorchFunctionMode):
 
     def _sized(self, function: Any, *size: Any, **options: Any) -> Tensor:
         shape = options.pop("size", size[0] if size and not isinstance(size[0], int) else size)
-        return self._rows(tuple(shape), lambda shape: function(shape, **options))
-
-    def _randint(self, *args: Any, **options: Any) -> Tensor:
-        bounds = [arg for arg in args if isinstance(arg, int)]
-        shape = options.pop("size", None) or args[-1]
-        randint: Any = torch.randint
-        return self._rows(tuple(shape), lambda shape: randint(*bounds, size=shape, **options))
+        return self._rows(tuple(shape), lambda shape: function(size=shape, **options))
 
     def _like(self, function: Any, like: Tensor, **options: Any) -> Tensor:
         options = {"dtype": like.dtype, "device": like.device} | {k: v for k, v in options.items() if v is not None}

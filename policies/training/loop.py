@@ -20,7 +20,7 @@ from tinyvla.augment import augment_images
 from ..factory import find_checkpoint, make_policy, make_processors, save_checkpoint_files
 from .checkpoint import CheckpointWriter, read_last_state
 from .data import TrainingData, cache_frames, open_dataset, sample_order
-from .device import count_cores
+from .device import count_cores, device_of
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
 from .features import cache_features
 from .guard import LossGuard, stop_requests
@@ -63,7 +63,7 @@ def train(
     dataset = None if dataset_root is None else open_dataset(dataset_root)
     meta = dataset.meta if dataset else open_metadata(cfg.dataset.repo_id, cfg.dataset.root)
     torch.manual_seed(cfg.seed)
-    policy = make_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), meta, str(accelerator.device))
+    policy = make_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), meta, device_of(accelerator))
     preprocess, postprocess = make_processors(policy, meta.stats)
     start, best = 0, -math.inf
     if state := read_last_state(run_dir):

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py under `accelerate launch`: train.py's loop with FSDP, on CPUs.
+"""Run by test_distributed.py under `torchrun`: train.py's loop with FSDP, on CPUs.
 
 Accelerate shards on accelerators only, so its state is told here that this is one; all that follows is as on GPUs.
 """

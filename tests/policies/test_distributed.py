@@ -20,6 +20,8 @@ from policies.training.distributed import DrawsOfWholeBatch
 from tinyvla.augment import augment_images
 
 ROOT = Path(__file__).parents[2]
+# Not `accelerate launch`, which starts several processes on accelerators only.
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 WEIGHTS = "checkpoints/last/pretrained_model/model.safetensors"
 STRENGTHS = {"shift": 4, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
 
@@ -117,8 +119,7 @@ def test_two_processes_train_as_one_does_with_the_same_batch(dataset_root, tmp_p
     one, two = tmp_path / "one", tmp_path / "two"
     settings = [*SETTINGS, f"dataset.root={dataset_root}"]
     train("train.py", *settings, "trainer.batch_size=8", f"run_dir={one}")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "train.py"]
-    train(*launch, *settings, "trainer.batch_size=4", f"run_dir={two}")
+    train(*LAUNCH, "train.py", *settings, "trainer.batch_size=4", f"run_dir={two}")
     assert len(curve(one)) == 20
     assert_close(two, one)
 
@@ -128,14 +129,13 @@ def test_a_sharded_run_is_the_same_and_resumes_sharded_or_not(dataset_root, tmp_
     """FSDP as docs/fsdp.yaml sets it up, on two CPU processes."""
     save_llava_pythia(tmp_path / "hub")
     script = str(ROOT / "tests/policies/fsdp_on_cpu.py")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
     paths = {"PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in (".", "tests"))}
 
     def run(name, sharded, stop=0):
         settings = ["trainer.validate_every=0", "trainer.log_every=1", "trainer.save_every=0", "trainer.steps=8"]
         settings += [f"trainer.batch_size={4 if sharded else 8}", f"run_dir={tmp_path / name}"]
         arguments = ["sharded" if sharded else "whole", stop, tmp_path / "hub", dataset_root, *settings]
-        train(*(launch if sharded else []), script, *map(str, arguments), **paths)
+        train(*(LAUNCH if sharded else []), script, *map(str, arguments), **paths)
 
     run("one", sharded=False)
     run("stopped", sharded=True, stop=3)
