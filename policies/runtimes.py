@@ -24,9 +24,9 @@ def adapt_policy(
 
     Args:
         policy: as it was loaded.
-        runtime: one of RUNTIMES. `torch` computes as in training. `compile`: PyTorch's compiler; with `bf16`: weights in
-            bfloat16; `int8`: linear layers in int8 (torchao) and compiled, since that alone makes them fast; `onnx` and
-            `openvino`: exported and run by ONNX Runtime or OpenVINO on the CPU.
+        runtime: one of RUNTIMES. `torch` computes as in training. `compile`: encoder and denoising step through
+            PyTorch's compiler. `bf16`: weights in bfloat16. `int8`: linear layers in int8 (torchao), and compiled,
+            which alone makes them fast. `onnx`, `openvino`: exported and run by that engine on the CPU.
         scheduler: class name of another diffusers scheduler to sample with, with its own default arguments.
         inference_steps: denoising steps a chunk.
 
