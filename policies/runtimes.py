@@ -46,9 +46,12 @@ def adapt_policy(
     _START[runtime](policy)
 
 
+@torch.no_grad()
 def _change_sampler(policy: TinyVLAPolicy, scheduler: str | None, inference_steps: int | None) -> None:
     decoder: Any = policy.model.decoder
     changes: dict[str, Any] = {} if inference_steps is None else {"inference_steps": inference_steps}
+    if inference_steps is not None and not isinstance(inference_steps, int):
+        raise UserError(f"runner.inference_steps={inference_steps} is not a whole number; give one, as in 3")
     if scheduler is not None:
         if not isinstance(decoder.config, DiffusionConfig):
             raise UserError("a flow decoder has no noise scheduler; leave runner.scheduler out")

@@ -69,7 +69,8 @@ class TinyVLAPolicy(PreTrainedPolicy):
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **_: Any) -> Tensor:
         """Normalised action chunk (B, chunk_size, A); `noise` of that shape fixes the draw."""
-        self.eval()
+        if self.training:  # going through every module would take a share of a chunk's time
+            self.eval()
         return self.model.sample(*self._inputs(batch), noise=noise)
 
     @torch.no_grad()

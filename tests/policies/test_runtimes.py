@@ -70,7 +70,7 @@ class TestSamplers:
         [
             ({"inference_steps": 0}, "between 1 and train_steps 100, got 0; mend runner.scheduler or runner.infer"),
             ({"inference_steps": 101}, "between 1 and train_steps 100, got 101"),
-            ({"inference_steps": "three"}, "cannot be sampled so"),
+            ({"inference_steps": 2.5}, "inference_steps=2.5 is not a whole number"),
             ({"scheduler": "DDIMSchedular"}, "no scheduler of diffusers; did you mean DDIMScheduler"),
             ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "does not suit action chunks"),
             ({"runtime": "tensorrt"}, "unknown runner.runtime 'tensorrt'; use one of torch, compile"),
