@@ -6,8 +6,8 @@
 
 Weights are random in the true shape, LoRA counts as merged, and every model runs in a process of its own, so that peak
 memory is that model's alone. On a CPU it is the whole process's; `libraries_mb` of it are there before the model is.
-`--runtimes` adds the nano model under runtimes of evaluate.py's runner.runtime, each timed in turns with torch; the peak
-memory of exported models is that of a process without PyTorch. The last line is one JSON object.
+`--runtimes` adds the nano model under runtimes of evaluate.py (runner.runtime), each timed in turns with torch; the
+peak memory of exported models is that of a process without PyTorch. The last line is one JSON object.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "diffusers", "torchao", "onnxruntime")
+PACKAGES = ("torch", "transformers", "diffusers", "torchao", "onnxruntime")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -20,25 +21,17 @@ class Machine:
         self.cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         self.name = f"{platform.system()} {platform.machine()}, {processor()}"
 
-    def describe(
-        self, threads: int, packages: Sequence[str] = ("torch", "transformers", "diffusers")
-    ) -> dict[str, Any]:
-        versions = {package: importlib.metadata.version(package) for package in packages}
-        load = round(os.getloadavg()[0], 2)
-        return {
-            "machine": self.name,
-            "cores": self.cores,
-            "threads": threads,
-            "versions": versions,
-            "load_before": load,
-        }
+        self.versions = {package: importlib.metadata.version(package) for package in PACKAGES}
 
-    def title(self, threads: int, packages: Sequence[str] = ("torch", "transformers", "diffusers")) -> str:
+    def describe(self, threads: int) -> dict[str, Any]:
+        """What the figures of a benchmark on so many threads belong to."""
+        setting = {"machine": self.name, "cores": self.cores, "threads": threads, "versions": self.versions}
+        return setting | {"load_before": round(os.getloadavg()[0], 2)}
+
+    def title(self, threads: int) -> str:
         """The same as the line above a table."""
-        versions = self.describe(threads, packages)["versions"]
-        return f"{self.name}; {threads} threads; " + ", ".join(
-            f"{name} {version}" for name, version in versions.items()
-        )
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"{self.name}; threads: {threads}; {versions}"
 
 
 def processor() -> str:

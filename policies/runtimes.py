@@ -24,9 +24,9 @@ def adapt_policy(
 
     Args:
         policy: as it was loaded.
-        runtime: one of RUNTIMES. `torch` computes as in training. `compile`: PyTorch's compiler; with `bf16`: weights in
-            bfloat16; `int8`: linear layers in int8 (torchao) and compiled, since that alone makes them fast; `onnx` and
-            `openvino`: exported and run by ONNX Runtime or OpenVINO on the CPU.
+        runtime: one of RUNTIMES. `torch` computes as in training. `compile`: encoder and denoising step through
+            PyTorch's compiler. `bf16`: weights in bfloat16. `int8`: linear layers in int8 (torchao), and compiled,
+            which alone makes them fast. `onnx`, `openvino`: exported and run by that engine on the CPU.
         scheduler: class name of another diffusers scheduler to sample with, with its own default arguments.
         inference_steps: denoising steps a chunk.
 
@@ -46,9 +46,12 @@ def adapt_policy(
     _START[runtime](policy)
 
 
+@torch.no_grad()
 def _change_sampler(policy: TinyVLAPolicy, scheduler: str | None, inference_steps: int | None) -> None:
     decoder: Any = policy.model.decoder
     changes: dict[str, Any] = {} if inference_steps is None else {"inference_steps": inference_steps}
+    if inference_steps is not None and not isinstance(inference_steps, int):
+        raise UserError(f"runner.inference_steps={inference_steps} is not a whole number; give one, as in 3")
     if scheduler is not None:
         if not isinstance(decoder.config, DiffusionConfig):
             raise UserError("a flow decoder has no noise scheduler; leave runner.scheduler out")

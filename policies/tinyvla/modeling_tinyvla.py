@@ -90,7 +90,8 @@ class TinyVLAPolicy(PreTrainedPolicy):
         the normalised actions that will be executed meanwhile, is kept for `inference_delay` steps and then less and
         less, up to `execution_horizon`.
         """
-        self.eval()
+        if self.training:  # going through every module would take a share of a chunk's time
+            self.eval()
         known = None
         if prev_chunk_left_over is not None:
             known = self._known(prev_chunk_left_over, inference_delay, execution_horizon)

@@ -47,7 +47,8 @@ class Backbone(nn.Module):
         """The language model's word embeddings."""
         raise NotImplementedError
 
-    def prompt(self, instruction: str) -> str:
+    @classmethod
+    def prompt(cls, instruction: str) -> str:
         """The text that follows the images. Default: the instruction."""
         return instruction
 
@@ -78,7 +79,8 @@ class Backbone(nn.Module):
         return Words(table(ids), mask)
 
     def train(self, mode: bool = True) -> "Backbone":
-        self._remembered.clear()
+        if mode != self.training:  # policies call eval() before every chunk
+            self._remembered.clear()
         return super().train(mode)
 
     def save_assets(self, directory: Path) -> None:

@@ -27,7 +27,7 @@ def onnxruntime_session(model: bytes | Path, threads: int) -> Session:
 
 
 def openvino_session(model: bytes | Path, threads: int) -> Session:
-    """OpenVINO on the CPU, in float32: inputs by name -> the model's output. Raises UserError if it is not installed."""
+    """OpenVINO on the CPU, in float32: inputs by name -> the output. Raises UserError if it is not installed."""
     try:
         import openvino
     except ImportError as error:
