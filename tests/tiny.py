@@ -46,7 +46,7 @@ class TinyBackbone(Backbone):
         return self.words
 
     def encode(self, images, words):
-        seen = self.see(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        seen = self.see(images.flatten(0, 1).to(self.words.weight.dtype)).unflatten(0, images.shape[:2])
         mask = torch.cat([words.mask.new_ones(seen.shape[:2]), words.mask], dim=1)
         return Features(torch.cat([seen, words.embedded.to(seen.dtype)], dim=1), mask)
 
