@@ -58,7 +58,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, instructions: list[str]) -> Features:
         """Encode images (B, C, 3, H, W), float in [0, 1], of C cameras, with B instructions."""
-        return self.encode(images, self.read([self.prompt(instruction) for instruction in instructions]))
+        words = self.read([self.prompt(instruction) for instruction in instructions])
+        return self.encode(images.to(words.embedded.dtype), words)
 
     def read(self, texts: list[str]) -> Words:
         """Tokenise and embed B texts; in evaluation mode and without gradients, what was read before is remembered."""
