@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import draccus
 import torch
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         ids, mask = (tensor.to(table.weight.device) for tensor in self.tokenizer(texts))
         return Words(table(ids), mask)
 
-    def train(self, mode: bool = True) -> "Backbone":
+    def train(self, mode: bool = True) -> Self:
         if mode != self.training:  # policies call eval() before every chunk
             self._remembered.clear()
         return super().train(mode)
