@@ -36,6 +36,15 @@ def loss(policy, batch):
     return policy(batch)[0]
 
 
+def test_a_fixed_instruction_is_tokenised_once(policy):
+    texts, tokenizer = [], policy.model.backbone.tokenizer
+    policy.model.backbone.tokenizer = lambda batch: texts.append(list(batch)) or tokenizer(batch)
+    batch = {key: value for key, value in make_batch(policy, 1).items() if key != "action"}
+    for task in ("open", "open", "close", "open"):
+        policy.predict_action_chunk(batch | {"task": [task]})
+    assert texts == [["open"], ["close"]]
+
+
 def test_lerobot_finds_the_policy_by_its_plug_in():
     assert importlib.metadata.distribution("lerobot_policy_tinyvla")
     register_third_party_plugins()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import draccus
 import torch
@@ -58,7 +58,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, instructions: list[str]) -> Features:
         """Encode images (B, C, 3, H, W), float in [0, 1], of C cameras, with B instructions."""
-        return self.encode(images, self.read([self.prompt(instruction) for instruction in instructions]))
+        words = self.read([self.prompt(instruction) for instruction in instructions])
+        return self.encode(images.to(words.embedded.dtype), words)
 
     def read(self, texts: list[str]) -> Words:
         """Tokenise and embed B texts; in evaluation mode and without gradients, what was read before is remembered."""
@@ -78,7 +79,7 @@ class Backbone(nn.Module):
         ids, mask = (tensor.to(table.weight.device) for tensor in self.tokenizer(texts))
         return Words(table(ids), mask)
 
-    def train(self, mode: bool = True) -> "Backbone":
+    def train(self, mode: bool = True) -> Self:
         if mode != self.training:  # policies call eval() before every chunk
             self._remembered.clear()
         return super().train(mode)

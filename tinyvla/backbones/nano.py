@@ -114,7 +114,7 @@ class NanoBackbone(Backbone):
         """Image tokens (B, C * image_tokens, D) of images (B, C, 3, H, W)."""
         batch, cameras = images.shape[:2]
         size = self.config.image_size
-        flat = images.flatten(0, 1).to(self.camera_embedding.dtype)
+        flat = images.flatten(0, 1)
         if flat.shape[-2:] != (size, size):
             flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True)
         tokens = self.projector(self.vision_tower(flat)).unflatten(0, (batch, cameras))
