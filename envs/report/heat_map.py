@@ -54,7 +54,7 @@ def heat_map(cells: Cells) -> Figure:
         for axis in axes_names:
             own = [place for place, (name, _) in zip(places, columns, strict=True) if name == axis]
             words = axis.replace("_", "\n") if axis != "none" else "no\nshift"
-            axes.text(np.mean(own), -0.62, words, ha="center", va="bottom", fontsize=8)
+            axes.text(float(np.mean(own)), -0.62, words, ha="center", va="bottom", fontsize=8)
         axes.set_yticks(range(len(cells)), list(cells))
         axes.set(
             xlim=(-0.6, places[-1] + 0.6),
