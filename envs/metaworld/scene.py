@@ -9,27 +9,30 @@ import numpy as np
 
 from ..shifts.scene import Scene
 
-_NO_OBJECTS = {"base", "mocap", "tablelink", "RetainingWall"}  # the arm, what drags it, and the room
-_SURFACE = (-0.4, 0.4, 0.4, 0.85, 0.0)  # of the table, what corner2 and topview see
+_ARM, _TABLE, _ROOM = {"base", "mocap"}, {"tablelink"}, {"world", "RetainingWall"}  # bodies; some tasks have no wall
+_SURFACE = (-0.4, 0.4, 0.4, 0.85)  # of the table, what corner2 and topview see
 _STATE_NOISE = (0.003, 0.003, 0.003, 0.02)  # metres, and the gripper's opening
+_BOX, _SHOWN = mujoco.mjtGeom.mjGEOM_BOX, 2  # groups of geoms up to this are drawn
 
 
 def describe_scene(model: mujoco.MjModel) -> Scene:
     """The scene of any of the 50 tasks: they share arm, table and room, and all else is the task's."""
     roots = [body for body in range(1, model.nbody) if model.body_parentid[body] == 0]
-    geoms = {name: _geoms_of(model, name) for name in ("tablelink", "RetainingWall", "world")}
+    table = _geoms_of(model, _TABLE)
+    # Where there is a hole in the table, its top is higher.
+    boards = [geom for geom in table if model.geom_group[geom] <= _SHOWN and model.geom_type[geom] == _BOX]
+    top = max(model.body_pos[model.geom_bodyid[g], 2] + model.geom_pos[g, 2] + model.geom_size[g, 2] for g in boards)
     return Scene(
-        objects=tuple(body for body in roots if model.body(body).name not in _NO_OBJECTS),
-        table=geoms["tablelink"],
-        background=geoms["RetainingWall"] + geoms["world"],
-        surface=_SURFACE,
+        objects=tuple(body for body in roots if model.body(body).name not in _ARM | _TABLE | _ROOM),
+        table=table,
+        background=_geoms_of(model, _ROOM),
+        surface=(*_SURFACE, float(top)),
         state_noise=np.array(_STATE_NOISE),
     )
 
 
-def _geoms_of(model: mujoco.MjModel, body: str) -> tuple[int, ...]:
-    start, count = int(model.body(body).geomadr[0]), int(model.body(body).geomnum[0])
-    return tuple(range(start, start + count))
+def _geoms_of(model: mujoco.MjModel, bodies: set[str]) -> tuple[int, ...]:
+    return tuple(geom for geom in range(model.ngeom) if model.body(model.geom_bodyid[geom]).name in bodies)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """An environment that is not quite the one that the policy was trained in."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -43,13 +43,13 @@ class ShiftedEnv(gym.Wrapper):
         instruct: the instruction of the episode with a seed, for the axis instruction.
     """
 
-    def __init__(self, env: gym.Env, shift: Shift, instruct: Callable[[int], str] | None = None):
+    def __init__(self, env: Any, shift: Shift, instruct: Callable[[int], str] | None = None):
         super().__init__(env)
         if "instruction" in shift.names and instruct is None:
             raise UserError("there are no other words for this environment's instructions; leave instruction out")
         self.shift = shift
         self._instruct = instruct
-        self._env = cast(Any, env.unwrapped)
+        self._env = env.unwrapped
         self._scene = self._env.scene()
         self._edits = ModelEdits(self._env.model, self._env.eyes)
         self._seed = self._steps = 0

@@ -437,3 +437,33 @@ def test_an_environment_without_other_words_says_so(block):
 def test_the_order_of_axes_makes_no_difference():
     assert with_shift({}, ["lighting", "background", "lighting"], 1) == with_shift({}, ["background", "lighting"], 1)
     assert with_shift({"name": "x"}, [], 1) == {"name": "x"} == with_randomisation({"name": "x"}, [])
+
+
+def shift_every_way(task):
+    env = make_env(CONFIG | {"image_size": 32}, task)
+    env.reset(seed=3)
+    model, scene = model_bytes(env), env.scene()
+    assert scene.objects
+    assert len(scene.table) >= 3
+    assert env.model.geom("floor").id in scene.background
+    everything = wrapped(env, *AXES)
+    for seed in range(2):
+        everything.reset(seed=seed)
+        low = min(prop.position[2] - prop.size.max() for prop in env.eyes.props)
+        assert -0.02 < low - scene.surface[-1] < 0.03  # on the table, neither in it nor above
+        everything.step(np.zeros(4, np.float32))
+    everything.restore()
+    env.reset(seed=3)
+    assert model_bytes(env) == model
+    env.close()
+
+
+def test_a_table_with_a_hole():
+    """It is higher than the others and has no wall around it."""
+    shift_every_way("sweep-into-v3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", INSTRUCTIONS)
+def test_every_task_can_be_shifted_every_way(task):
+    shift_every_way(task)
