@@ -24,13 +24,9 @@ def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None 
         return images
     height, width = images.shape[-2:]
     offsets = _draws(lambda n: torch.randint(2 * pixels + 1, (2, n), generator=generator), images, part)
-    offsets = offsets.to(images.device)
     padded = F.pad(images.flatten(0, -4), (pixels,) * 4, mode="replicate").unflatten(0, images.shape[:-3])
-    rows = offsets[0, :, None] + torch.arange(height, device=images.device)
-    columns = offsets[1, :, None] + torch.arange(width, device=images.device)
-    sample = torch.arange(len(images), device=images.device)[:, None, None]
-    moved = padded.movedim((-2, -1), (1, 2))[sample, rows[:, :, None], columns[:, None, :]]
-    return moved.movedim((1, 2), (-2, -1)).contiguous()
+    places = zip(padded, *offsets.tolist(), strict=True)
+    return torch.stack([sample[..., y : y + height, x : x + width] for sample, y, x in places])
 
 
 def random_colour(
@@ -49,10 +45,14 @@ def random_colour(
         draws = _draws(lambda n: torch.rand(n, generator=generator), images, part)
         return (1 + strength * (2 * draws - 1)).view(-1, *[1] * (images.ndim - 1)).to(images)
 
-    images = images * factor(brightness)
-    images = torch.lerp(images.mean((-3, -2, -1), keepdim=True), images, factor(contrast))
-    images = torch.lerp(images.mean(-3, keepdim=True), images, factor(saturation))
-    return images.clamp(0, 1)
+    # Times b, c times further from the picture's mean, s times further from grey: a mixture of the colours and a
+    # constant, so that every pixel is touched once.
+    b, c, s = (factor(strength) for strength in (brightness, contrast, saturation))
+    grey = images.new_full((3, 3), 1 / 3)
+    mixture = (b * c * (s * (torch.eye(3).to(grey) - grey) + grey)).squeeze(-3)  # (B, [1,] 3, 3)
+    constant = (b * (1 - c) * images.mean((-3, -2, -1), keepdim=True)).squeeze(-1)
+    mixed = mixture @ images.flatten(-2) + constant
+    return mixed.clamp_(0, 1).unflatten(-1, images.shape[-2:])
 
 
 def augment_images(

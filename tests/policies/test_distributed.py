@@ -101,7 +101,11 @@ def assert_close(run, other):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
     ours, theirs = (load_file(folder / WEIGHTS) for folder in (run, other))
     assert ours.keys() == theirs.keys()
+    # The normalisation behind this bias takes it out again, so that its gradient is nothing but rounding.
+    without_effect = "model.backbone.vision_tower.stem.3.bias"
     for name, weight in ours.items():
+        if name == without_effect:
+            continue
         torch.testing.assert_close(
             weight, theirs[name], rtol=1e-3, atol=3e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
