@@ -19,7 +19,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import sys
 import time
 from itertools import count
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import processor
+from machine import Machine, markdown
 
 from configs.composing import as_dict, load_config
 from envs import make_env
@@ -163,8 +162,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows in Markdown."""
     titles = ["policy", "slow", "late_ticks", "ticks", "max_late_ms", "border_jump", "inside_jump", "ratio"]
     titles += ["mean_border_jump", "mean_inside_jump", "unjoined_jump", "held", "successes", "episodes"]
-    lines = [titles, ["---"] * len(titles), *([str(row.get(title, "")) for title in titles] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(rows, {title: title for title in titles})
 
 
 def main() -> None:
@@ -187,7 +185,7 @@ def main() -> None:
         for kind in [*args.slow, SYNCHRONOUS]:
             rows.append(run(checkpoint, kind, args))
             print(f"{rows[-1]}", file=sys.stderr, flush=True)
-    machine = f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores"
+    machine = Machine().summary
     print(f"{machine}; {args.hz:g} Hz, {args.model_ms:g} ms a chunk\n\n{table(rows)}\n")
     ours = [row for row in rows if row["slow"] != SYNCHRONOUS]
     waiting = [row for row in rows if row["slow"] == SYNCHRONOUS]

@@ -13,7 +13,6 @@ Writes results/<date>-<suite>.json, .md and .png beside this file. The last line
 
 import argparse
 import json
-import resource
 import sys
 import time
 from datetime import date
@@ -22,7 +21,9 @@ from typing import Any
 
 import numpy as np
 from harness import ROOT, Cell, in_own_process, training_speed
-from machine import RESULTS, Machine, keep, markdown
+from inference import peak_memory_mb
+from machine import RESULTS, Machine, keep, markdown, write_text
+from samplers import random_observation
 
 SUITES = {
     "default": ["default"],
@@ -53,12 +54,7 @@ def inference(checkpoint: str, chunks: int = 30) -> dict[str, Any]:
     folder = find_checkpoint(checkpoint)
     runner = PolicyRunner.from_checkpoint(folder)
     config = runner.policy.config
-    rng = np.random.default_rng(0)
-    observation: dict[str, Any] = {
-        key: rng.integers(0, 256, (*feature.shape[1:], 3), dtype=np.uint8)
-        for key, feature in config.image_features.items()
-    }
-    observation |= {"observation.state": rng.normal(size=config.robot_state_feature.shape), "task": "open the drawer"}
+    observation = random_observation(runner)
     times = []
     for _ in range((chunks + 3) * config.n_action_steps):
         start = time.perf_counter()
@@ -71,7 +67,7 @@ def inference(checkpoint: str, chunks: int = 30) -> dict[str, Any]:
         "n_action_steps": config.n_action_steps,
         "chunk_ms": round(float(np.median(rounds.max(axis=1))), 1),
         "action_ms": round(float(np.median(rounds.mean(axis=1))), 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
+        "peak_memory_mb": round(peak_memory_mb("cpu")),
         "checkpoint_mb": round((folder / "model.safetensors").stat().st_size / 1e6, 1),
     }
 
@@ -102,10 +98,7 @@ class Comparison:
         if name not in self.measured:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             self.measured[name] = in_own_process(__file__, *arguments)
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.measured, indent=1))
-            temporary.replace(self.file)
+            write_text(self.file, json.dumps(self.measured, indent=1))
         return self.measured[name]
 
     def speed(self, policy: str) -> dict[str, Any]:

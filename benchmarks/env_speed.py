@@ -11,14 +11,13 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from machine import processor
+from machine import Machine
 
 from envs import make_env
 
@@ -84,7 +83,7 @@ def main() -> None:
     total = np.array(seconds[1:])
     ours_rate, theirs_rate = (args.blocks * args.steps / total.sum(axis=0)).tolist()
     ratios = total[:, 1] / total[:, 0]
-    machine = f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores"
+    machine = Machine().summary
     print(f"{machine}; {args.task}, one {args.size}-px camera, {args.blocks} x {args.steps} steps each\n")
     print(f"| environment | steps/s |\n|---|---|\n| ours, fast | {ours_rate:.1f} |")
     print(f"| LeRobot's | {theirs_rate:.1f} |\n")

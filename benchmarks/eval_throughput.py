@@ -19,7 +19,6 @@ difference is worth. The last line is one JSON object.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machine import processor
+from machine import Machine, markdown
 
 CAMERA = "corner2"
 
@@ -228,7 +227,7 @@ def main() -> None:
                 print(f"turn {turn + 1} of {args.turns}, {row.name}: {rate:.1f} steps/s", file=sys.stderr, flush=True)
 
     rows = {name: figures(done) for name, done in turns.items()}
-    machine = f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores"
+    machine = Machine().summary
     print(f"{machine}; {args.task}, {args.turns} turns of {args.episodes} episodes\n\n{table(rows)}\n")
     rate = {name: row["steps_per_s"] for name, row in rows.items()}
     fastest = max(rate[row.name] for row in ROWS if row.lerobot is not None and row.videos and not row.own)
@@ -266,9 +265,8 @@ def figures(turns: list[Turn]) -> dict[str, float]:
 def table(rows: dict[str, dict[str, float]]) -> str:
     """The rows in Markdown."""
     titles = ["steps_per_s", "episodes_per_min", "steps", "episodes", "start_s"]
-    lines = [["", *titles], ["---"] * (len(titles) + 1)]
-    lines += [[name, *(str(row[title]) for title in titles)] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    named = [{"name": name} | row for name, row in rows.items()]
+    return markdown(named, {"name": ""} | {title: title for title in titles})
 
 
 if __name__ == "__main__":

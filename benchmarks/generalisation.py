@@ -14,15 +14,13 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import os
-import platform
 import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from machine import processor
+from machine import Machine, write_text
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -115,10 +113,7 @@ class Cells:
 
     def add(self, key: str, figures: dict[str, Any]) -> None:
         self._cells[key] = figures
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._cells, indent=1))
-        temporary.replace(self._file)
+        write_text(self._file, json.dumps(self._cells, indent=1))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -155,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
         cells[row.name][column] = figures
 
     frames = example_frames(rows[0].env_cfg, tasks[0], 0, args.shifts, args.severities)
-    machine = f"{platform.system()} {platform.machine()}, {processor()}, {os.cpu_count()} cores"
+    machine = Machine().summary
     versions = {name: importlib.metadata.version(name) for name in ("torch", "lerobot", "mujoco", "metaworld")}
     facts = {
         "tasks": ", ".join(tasks),

@@ -23,6 +23,11 @@ class Machine:
 
         self.versions = {package: importlib.metadata.version(package) for package in PACKAGES}
 
+    @property
+    def summary(self) -> str:
+        """Name and cores."""
+        return f"{self.name}, {self.cores} cores"
+
     def describe(self, threads: int) -> dict[str, Any]:
         """What the figures of a benchmark on so many threads belong to."""
         setting = {"machine": self.name, "cores": self.cores, "threads": threads, "versions": self.versions}
@@ -51,8 +56,13 @@ def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> st
 
 def keep(name: str, result: Mapping[str, Any], text: str) -> None:
     """Write `<name>.json` and `<name>.md` to benchmarks/results, each whole or not at all."""
-    RESULTS.mkdir(exist_ok=True)
     for suffix, content in ((".json", json.dumps(result, indent=1)), (".md", text)):
-        temporary = RESULTS / f"{name}{suffix}.tmp"
-        temporary.write_text(content + "\n")
-        temporary.replace(RESULTS / f"{name}{suffix}")
+        write_text(RESULTS / f"{name}{suffix}", content + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Put a file in its place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(content)
+    temporary.replace(path)

@@ -12,7 +12,6 @@ tells the parts apart and slows the whole down. The last line is one JSON object
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from inference import peak_memory_mb
-from machine import processor
+from machine import Machine
 
 from configs.composing import as_dict, load_config
 from envs import resolve_tasks
@@ -93,7 +92,7 @@ def report(cfg: Any, accelerator: Any, recorder: Recorder, args: Any, busy: floa
     total, steps = sum(seconds.values()), args.window * len(timed)
     rate = steps * cfg.trainer.batch_size * accelerator.num_processes / total
     rates = [args.window * cfg.trainer.batch_size * accelerator.num_processes / sum(w.values()) for w in timed]
-    machine = f"{platform.system()} {platform.machine()}, {processor()}"
+    machine = Machine().name
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     print(
         f"\n{machine}; {accelerator.num_processes} x {device}, {torch.get_num_threads()} threads; "

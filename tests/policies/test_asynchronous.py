@@ -177,7 +177,8 @@ def test_a_negative_latency_is_refused():
         scripted(the_step_itself, -1)
 
 
-def test_acting_goes_on_while_the_model_computes():
+def held_up():
+    """A runner whose second chunk is not finished until `go_on` is set; `computing` is set once it has begun."""
     computing, go_on = threading.Event(), threading.Event()
 
     def predict(step):
@@ -187,6 +188,11 @@ def test_acting_goes_on_while_the_model_computes():
         return the_step_itself(step)
 
     runner = scripted(predict)
+    return runner, computing, go_on
+
+
+def test_acting_goes_on_while_the_model_computes():
+    runner, computing, go_on = held_up()
     taken = list(play(runner, 9))
     assert computing.wait(20)
     assert not runner.needs_observation
@@ -243,15 +249,7 @@ def test_nan_is_stopped(latency):
 
 
 def test_a_new_episode_does_not_go_on_with_the_chunks_of_the_old_one():
-    computing, go_on = threading.Event(), threading.Event()
-
-    def predict(step):
-        if step == 8:
-            computing.set()
-            assert go_on.wait(20)
-        return the_step_itself(step)
-
-    runner = scripted(predict)
+    runner, computing, go_on = held_up()
     play(runner, 9)
     assert computing.wait(20)
     resetting = threading.Thread(target=runner.reset)
