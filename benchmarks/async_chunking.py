@@ -12,7 +12,7 @@ to wait behind. A tick is late by how long after its time its action is there.
 Jumps are Euclidean distances between the actions of successive control steps: at a border from the step at which a
 chunk is entered to the end of what it shares with the one before, inside everywhere else. `unjoined_jump` is that from
 the last action to the new chunk as the policy predicted it: what a cross-fade has to even out, or guidance has.
-The last line is one JSON object.
+Writes results/async_chunking.json and .md; the last line is one JSON object.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import Machine, markdown
+from machine import Machine, keep, markdown
 
 from configs.composing import as_dict, load_config
 from envs import make_env
@@ -186,7 +186,7 @@ def main() -> None:
             rows.append(run(checkpoint, kind, args))
             print(f"{rows[-1]}", file=sys.stderr, flush=True)
     machine = Machine().summary
-    print(f"{machine}; {args.hz:g} Hz, {args.model_ms:g} ms a chunk\n\n{table(rows)}\n")
+    text = f"{machine}; {args.hz:g} Hz, {args.model_ms:g} ms a chunk\n\n{table(rows)}"
     ours = [row for row in rows if row["slow"] != SYNCHRONOUS]
     waiting = [row for row in rows if row["slow"] == SYNCHRONOUS]
     worst = max(ours, key=lambda row: row["ratio"])
@@ -199,7 +199,9 @@ def main() -> None:
     }
     setting = {"machine": machine, "load_before": round(busy, 2)}
     settings = {key: value for key, value in vars(args).items() if key != "checkpoints"}
-    print(json.dumps(figures | setting | settings | {"rows": rows}))
+    result = figures | setting | settings | {"rows": rows}
+    keep("async_chunking", result, text)
+    print(f"{text}\n\n{json.dumps(result)}")
 
 
 if __name__ == "__main__":

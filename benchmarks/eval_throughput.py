@@ -13,7 +13,7 @@ Everything runs one after the other, --turns times, so that whatever else the ma
 
 Steps a second count control steps of episodes until they end. Starting (imports, loading, the first episode of every
 process) is left out of the rates and stands beside them as `start_s`. The factor from one row to the next is what that
-difference is worth. The last line is one JSON object.
+difference is worth. Writes results/eval_throughput.json and .md; the last line is one JSON object.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machine import Machine, markdown
+from machine import Machine, keep, markdown
 
 CAMERA = "corner2"
 
@@ -70,13 +70,14 @@ ROWS = [
 def our_episode(setting: Any, job: Any, every_step: bool) -> tuple[int, int]:
     """One episode in a worker process: its control steps, and which process it was."""
     from envs.evaluation import _run_job
+    from envs.workers import Folder
     from policies import PolicyRunner
 
     usual = PolicyRunner.needs_observation
     try:
         if every_step:
             PolicyRunner.needs_observation = property(lambda runner: True)  # type: ignore[assignment, misc]
-        return _run_job(setting, job, None).steps, os.getpid()
+        return _run_job(setting, Folder(setting.checkpoint), job, False)[0].steps, os.getpid()
     finally:
         PolicyRunner.needs_observation = usual  # type: ignore[method-assign]
 
@@ -228,7 +229,7 @@ def main() -> None:
 
     rows = {name: figures(done) for name, done in turns.items()}
     machine = Machine().summary
-    print(f"{machine}; {args.task}, {args.turns} turns of {args.episodes} episodes\n\n{table(rows)}\n")
+    text = f"{machine}; {args.task}, {args.turns} turns of {args.episodes} episodes\n\n{table(rows)}"
     rate = {name: row["steps_per_s"] for name, row in rows.items()}
     fastest = max(rate[row.name] for row in ROWS if row.lerobot is not None and row.videos and not row.own)
     summary = {
@@ -245,7 +246,9 @@ def main() -> None:
     }
     setting = {"machine": machine, "load_before": round(busy, 2), "gl": os.environ.get("MUJOCO_GL", "")}
     given = vars(args) | {"checkpoint": str(args.checkpoint)}
-    print(json.dumps(summary | setting | given | {"rows": rows}))
+    result = summary | setting | given | {"rows": rows}
+    keep("eval_throughput", result, text)
+    print(f"{text}\n\n{json.dumps(result)}")
 
 
 def figures(turns: list[Turn]) -> dict[str, float]:

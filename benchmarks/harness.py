@@ -4,17 +4,25 @@ A cell is a run folder of train.py. An unfinished one is resumed, a finished one
 read from such folders or measured here: none is typed.
 """
 
+import argparse
+import hashlib
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from machine import Machine, write_text
+
 ROOT = Path(__file__).resolve().parents[1]
+POLICIES = ["tinyvla", "act", "diffusion", "vqbet", "smolvla", "multi_task_dit"]
+CALIBRATION_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -31,30 +39,93 @@ class Cell:
     def run(self) -> dict[str, Any]:
         """Train and evaluate unless that has been done; returns eval.json."""
         if not self.done:
+            self.folder.mkdir(parents=True, exist_ok=True)
             started = (self.folder / "config.yaml").is_file()
             rest = ["resume=true"] if started else list(self.settings)
-            print(f"{self.folder}: {'going on' if started else 'training'}", file=sys.stderr, flush=True)
-            subprocess.run([sys.executable, "train.py", f"run_dir={self.folder}", *rest], cwd=ROOT, check=True)
+            log = self.folder.with_name(f"{self.folder.name}.log")
+            print(f"{'going on with' if started else 'training'} {self.folder}, see {log}", file=sys.stderr, flush=True)
+            command = [sys.executable, "train.py", f"run_dir={self.folder}", *rest]
+            with log.open("a") as output:
+                if subprocess.run(command, cwd=ROOT, stdout=output, stderr=output).returncode:
+                    raise SystemExit(f"error: {' '.join(command)} failed; the end of {log} says why")
         return json.loads((self.folder / "eval.json").read_text())
 
 
-def training_speed(policy: str, settings: Sequence[str], steps: int) -> dict[str, Any]:
+def run_cells(cells: Sequence[Cell], jobs: int) -> None:
+    """Run the cells that are not done, `jobs` at a time; Ctrl-C stops them all where the same command goes on."""
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(cell.run) for cell in cells]
+        try:
+            for cell in running:
+                cell.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class Study:
+    """What the comparing benchmarks have measured so far, kept in one folder that they share, and how they make a cell.
+
+    A cell and a figure are found again by the settings they belong to: others make others.
+    """
+
+    def __init__(self, args: argparse.Namespace, common: Sequence[str]):
+        self.folder, self.jobs, self.threads = ROOT / args.work, args.jobs, max(1, Machine().cores // args.jobs)
+        shares = [f"trainer.num_threads={self.threads}", f"eval.workers={self.threads}"]
+        self.common = [f"seed={args.seed}", *shares, *common, *args.set]
+        self.minutes, self.episodes = args.minutes, args.episodes
+        self.setting = {"common": self.common, "minutes": args.minutes, "episodes": args.episodes}
+        self._file = self.folder / "measured.json"
+        self._measured: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def _measure(self, *arguments: str) -> dict[str, Any]:
+        """What this module prints for these arguments, in a process of its own, once."""
+        if (name := " ".join(arguments)) not in self._measured:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            self._measured[name] = in_own_process(__file__, *arguments)
+            write_text(self._file, json.dumps(self._measured, indent=1))
+        return self._measured[name]
+
+    def speed(self, policy: str, *settings: str) -> dict[str, Any]:
+        """Training speed of a policy with these settings, measured once."""
+        return self._measure("speed", policy, *self.common, *settings)
+
+    def inference(self, cell: Cell) -> dict[str, Any]:
+        """Size, speed and memory of a cell's policy, measured once."""
+        return self._measure("inference", str(cell.folder.relative_to(ROOT)))
+
+    def cell(self, policy: str, steps: int, *settings: str) -> Cell:
+        """The cell that trains a policy for so many steps."""
+        run = ["logger=none", "trainer.validate_every=0", "eval.wrong_instructions=0", "eval.videos=0"]
+        run += [f"eval.episodes={self.episodes}", f"trainer.steps={steps}"]
+        chosen = (f"policy={policy}", *self.common, *settings, *run)
+        return Cell(self.folder / f"{policy}-{hashlib.sha256(' '.join(chosen).encode()).hexdigest()[:8]}", chosen)
+
+
+def add_arguments(parser: argparse.ArgumentParser, minutes: float) -> None:
+    """The arguments that a Study reads."""
+    parser.add_argument("--policies", nargs="+", default=POLICIES, help="choices of train.py's policy")
+    parser.add_argument("--minutes", type=float, default=minutes, help="of training (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=20, help="of evaluation a task (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, which share the cores")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], help="a further setting of train.py, for every policy")
+    parser.add_argument("--work", type=Path, default=Path("outputs/cells"), help="where runs are kept")
+
+
+def training_speed(policy: str, settings: Sequence[str], steps: int = CALIBRATION_STEPS) -> dict[str, Any]:
     """Samples a second that train.py's own loop takes in, once warm, and what it trains: measured in this process.
 
     Training wall time is turned into steps by this figure, so that a schedule knows its length beforehand and other
     load on the machine during the long runs takes nothing from anyone.
     """
     from configs.composing import as_dict, load_config
-    from envs import resolve_tasks
-    from envs.demos import ensure_dataset
     from policies.training import Tracker, make_accelerator, read_metrics, train
 
     every = max(1, steps // 10)
     quiet = ["logger=none", "trainer.validate_every=0", "trainer.save_every=0", f"trainer.log_every={every}"]
     cfg = load_config("train", [f"policy={policy}", *settings, *quiet, f"trainer.steps={steps}"])
-    env_cfg = as_dict(cfg.env)
-    data_dir = ROOT / cfg.data_dir
-    dataset = ensure_dataset(env_cfg, resolve_tasks(env_cfg), cfg.episodes, cfg.seed, data_dir, cfg.workers)
+    dataset = prepare_data([f"policy={policy}", *settings])
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     with tempfile.TemporaryDirectory() as folder:
         cfg.run_dir = folder
@@ -70,8 +141,58 @@ def training_speed(policy: str, settings: Sequence[str], steps: int) -> dict[str
     }
 
 
+def prepare_data(settings: Sequence[str]) -> Path:
+    """The folder of the dataset that train.py would collect with these settings, its frames decoded too."""
+    from configs.composing import as_dict, load_config
+    from envs import resolve_tasks
+    from envs.demos import ensure_dataset
+    from policies.training.data import cache_frames, open_dataset
+    from policies.training.device import count_cores
+
+    cfg = load_config("train", list(settings))
+    env_cfg = as_dict(cfg.env)
+    tasks = resolve_tasks(env_cfg)
+    dataset = ensure_dataset(env_cfg, tasks, cfg.episodes, cfg.seed, ROOT / cfg.data_dir, cfg.workers)
+    cache_frames(open_dataset(dataset), count_cores())
+    return dataset
+
+
+def inference(checkpoint: str, chunks: int = 30) -> dict[str, Any]:
+    """Size of a trained policy, and time and memory of running it at its replanning rate, measured in this process."""
+    import numpy as np
+    from inference import peak_memory_mb
+    from samplers import random_observation
+
+    from policies import PolicyRunner, find_checkpoint
+
+    folder = find_checkpoint(Path(checkpoint))
+    runner = PolicyRunner.from_checkpoint(folder)
+    config = runner.policy.config
+    observation = random_observation(runner)
+    times = []
+    for _ in range((chunks + 3) * config.n_action_steps):
+        start = time.perf_counter()
+        runner.act(observation)
+        times.append((time.perf_counter() - start) * 1e3)
+    # Every chunk's first action computes it, the others take it from the queue.
+    rounds = np.array(times).reshape(-1, config.n_action_steps)[3:]
+    return {
+        "parameters_m": round(sum(p.numel() for p in runner.policy.parameters()) / 1e6, 2),
+        "n_action_steps": config.n_action_steps,
+        "chunk_ms": round(float(np.median(rounds.max(axis=1))), 1),
+        "action_ms": round(float(np.median(rounds.mean(axis=1))), 2),
+        "peak_memory_mb": round(peak_memory_mb("cpu")),
+        "checkpoint_mb": round((folder / "model.safetensors").stat().st_size / 1e6, 1),
+    }
+
+
 def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
     """The JSON object on the last line that a script prints: measured in a fresh process."""
     command = [sys.executable, script, *arguments]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    mode, subject, *settings = sys.argv[1:]
+    print(json.dumps(training_speed(subject, settings) if mode == "speed" else inference(subject)))

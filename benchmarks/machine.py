@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "diffusers", "torchao", "onnxruntime")
-PACKAGES = ("torch", "transformers", "diffusers", "torchao", "onnxruntime")
+PACKAGES = ("lerobot", "torch", "transformers", "diffusers", "torchao", "onnxruntime", "mujoco", "metaworld")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -20,7 +19,6 @@ class Machine:
         affinity = getattr(os, "sched_getaffinity", None)
         self.cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         self.name = f"{platform.system()} {platform.machine()}, {processor()}"
-
         self.versions = {package: importlib.metadata.version(package) for package in PACKAGES}
 
     @property

@@ -21,6 +21,7 @@ def default_preset() -> str:
 
 
 OmegaConf.register_new_resolver("default_preset", default_preset, replace=True)
+OmegaConf.register_new_resolver("share", lambda share, whole: round(share * whole), replace=True)
 
 
 def groups() -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import as_completed
+from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,19 +63,18 @@ def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0
 
 
 def run_jobs(
-    setting: Setting, jobs: list[Job], workers: int, videos: Path | None, launcher: Mapping[str, Any] = LOCAL
+    pool: Executor, policy: Any, setting: Setting, jobs: list[Job], videos: Path | None = None
 ) -> dict[Job, Rollout]:
-    """Run episodes in worker processes, each with a policy and a GL context of its own.
+    """Run episodes in the worker processes of a pool, each with a policy and a GL context of its own.
 
-    What comes out does not depend on the number of workers, nor on where they are. `videos` is a folder for an MP4 of
-    every episode.
+    What comes out does not depend on the number of workers, nor on where they are. `policy` is the setting's checkpoint
+    as `send_folder` sent it to the pool, `videos` a folder for an MP4 of every episode.
 
     Raises UserError if the policy does not fit the environment.
     """
     results: dict[Job, Rollout] = {}
     title = "filming" if videos else setting.split
-    with worker_pool(workers, launcher) as pool, tqdm(total=len(jobs), desc=title, unit="episode") as bar:
-        policy = send_folder(pool, setting.checkpoint)
+    with tqdm(total=len(jobs), desc=title, unit="episode") as bar:
         futures = {pool.submit(_run_job, setting, policy, job, videos is not None): job for job in jobs}
         for future in as_completed(futures):
             job = futures.pop(future)  # with the film in it
@@ -121,7 +120,13 @@ def evaluate(
     setting = Setting(find_checkpoint(checkpoint), env_cfg, split, seed, device, dict(runner or {}))
     jobs = evaluation_jobs(resolve_tasks(env_cfg), episodes, wrong_instructions)
     count = min(count_workers(workers, launcher), len(jobs))
-    results = run_jobs(setting, jobs, count, None, launcher)
+    with worker_pool(count, launcher) as pool:
+        policy = send_folder(pool, setting.checkpoint)
+        results = run_jobs(pool, policy, setting, jobs)
+        if run_dir and videos:
+            # Drawing every frame of every episode would take longer than playing it: the chosen few are played again.
+            run_jobs(pool, policy, setting, telling(results, videos), run_dir / "videos")
+            keep_videos(run_dir / "videos", results, videos)
     result = summarise(results) | {
         "split": split,
         "seed": seed,
@@ -131,11 +136,6 @@ def evaluate(
         + (" of a Ray cluster" if launcher["name"] == "ray" else ""),
     }
     if run_dir:
-        if videos:
-            # Drawing every frame of every episode would take longer than playing it: the chosen few are played again.
-            folder, shown = run_dir / "videos", telling(results, videos)
-            run_jobs(setting, shown, min(count, len(shown)), folder, launcher)
-            keep_videos(folder, results, videos)
         write_file(run_dir / "eval.json", json.dumps(result, indent=1).encode())
     return result
 

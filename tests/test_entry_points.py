@@ -196,7 +196,10 @@ def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
         (["backbone=llava_pythia", "backbone.size=xl"], "unknown backbone.size 'xl'; use one of s, b, h"),
         (["backbone.image_size=33"], "image_size must be a multiple of"),
         (["policy=smolvla", "preset=gpu"], "could not be fetched from the model hub .*or use preset=cpu"),
-        (["policy=vqbet", "trainer.steps=100"], "raise trainer.steps or lower policy.n_vqvae_training_steps"),
+        (
+            ["policy=vqbet", "trainer.steps=100", "policy.n_vqvae_training_steps=100"],
+            "raise trainer.steps or lower policy.n_vqvae_training_steps",
+        ),
         (["policy.chunk_size=15"], "chunk_size 15 must divide by 2"),
         (["policy.n_action_steps=17"], "n_action_steps must lie between 1 and chunk_size 16"),
         (["decoder.scheduler=DDIM"], "'DDIM' is no scheduler of diffusers; did you mean DDIMScheduler"),

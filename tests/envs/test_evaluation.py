@@ -11,6 +11,7 @@ from configs.composing import as_dict, load_config
 from envs import evaluation
 from envs.evaluation import Job, Setting, evaluate, evaluation_jobs, keep_videos, run_jobs, summarise, video_name
 from envs.rollout import Rollout
+from envs.workers import Folder
 from tinyvla.errors import UserError
 
 
@@ -111,7 +112,9 @@ def checkpoint(tmp_path_factory):
 
 def play(checkpoint, jobs, folder, workers=1):
     """What comes of some episodes, apart from the clock: their results, and what could be seen in each."""
-    results = run_jobs(Setting(checkpoint, ENV, "validation", 0, "cpu", {}), jobs, workers, folder)
+    with evaluation.worker_pool(workers) as pool:
+        setting = Setting(checkpoint, ENV, "validation", 0, "cpu", {})
+        results = run_jobs(pool, Folder(checkpoint), setting, jobs, folder)
     assert list(results) == jobs
     return {job: (rollout[:3], iio.imread(folder / video_name(job)).tolist()) for job, rollout in results.items()}
 
