@@ -25,7 +25,7 @@ from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, sh
 from .features import cache_features
 from .guard import LossGuard, stop_requests
 from .optim import averaged_weights, make_ema, make_optimizer
-from .phases import averaged_parameters, resume_phase, training_phase
+from .phases import averaged_parameters, keep_codebooks_precise, resume_phase, training_phase
 from .streaming import open_metadata, stream_batches
 from .timing import StepTimer
 from .tracking import Tracker
@@ -90,6 +90,7 @@ def train(
     weight_of = getattr(policy, "loss_weight", None) if world > 1 else None
     policy.train()
     resume_phase(policy, start)
+    keep_codebooks_precise(policy, accelerator.device.type)
 
     def save(step: int, validation_due: bool) -> None:
         nonlocal best

@@ -6,7 +6,9 @@ LeRobot switches by itself; every other policy has one phase.
 
 from typing import Any
 
+import torch
 from lerobot.policies import PreTrainedPolicy
+from lerobot.policies.vqbet.vqbet_utils import EuclideanCodebook
 from torch import nn
 
 
@@ -21,6 +23,17 @@ def resume_phase(policy: PreTrainedPolicy, step: int) -> None:
     if (coder := _action_coder(policy)) is not None:
         coder.optimized_steps = step  # a plain number, which no checkpoint of LeRobot's holds
         coder.train(not coder.discretized.item())
+
+
+def keep_codebooks_precise(policy: PreTrainedPolicy, device_type: str) -> None:
+    """Take VQ-BeT's codebooks out of autocast, on whatever device: LeRobot does so on CUDA alone, and they are float32.
+
+    Only while training: what a policy predicts looks codes up.
+    """
+    coder = _action_coder(policy)
+    for module in coder.modules() if coder is not None else ():
+        if isinstance(module, EuclideanCodebook):
+            module.forward = torch.autocast(device_type, enabled=False)(module.forward)
 
 
 def averaged_parameters(policy: PreTrainedPolicy) -> dict[str, nn.Parameter]:

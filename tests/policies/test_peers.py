@@ -1,6 +1,7 @@
 """LeRobot's own policies as peers: their published settings, their small ones, and what each asks of our trainer."""
 
 import dataclasses
+import math
 import shutil
 from urllib.error import URLError
 
@@ -229,6 +230,12 @@ class TestVQBeT:
         self.train(tmp_path, dataset_root)
         assert_same(curve(tmp_path), curve(undisturbed), "metrics")
         assert_same(read_last_state(tmp_path)["policy"], read_last_state(undisturbed)["policy"])
+
+    def test_codes_are_learnt_in_full_precision_where_all_else_is_bf16(self, dataset_root, tmp_path):
+        settings = [*self.SETTINGS, "trainer.bf16=true", "trainer.steps=4", "policy.n_vqvae_training_steps=2"]
+        run(tmp_path, dataset_root, *settings, policy="vqbet", validate=None)
+        assert all(math.isfinite(record["train/loss"]) for record in curve(tmp_path))
+        assert len(curve(tmp_path)) == 4
 
     def test_the_saved_policy_decodes_with_the_coder_that_it_was_trained_with(self, undisturbed):
         saved = load_file(undisturbed / "checkpoints/last/pretrained_model/model.safetensors")
