@@ -71,7 +71,7 @@ def draws_of_whole_batch(accelerator: Accelerator, samples: int) -> AbstractCont
 def gather_shards(tree: Any) -> Any:
     """Nested dicts and lists with every sharded tensor (FSDP) made whole, on the CPU; all processes call this."""
     if isinstance(tree, DTensor):
-        return tree.full_tensor().cpu()
+        return tree.full_tensor().cpu().clone()  # which may be a view into the buffer of all shards
     if isinstance(tree, dict):
         return {key: gather_shards(value) for key, value in tree.items()}
     return [gather_shards(value) for value in tree] if isinstance(tree, list) else tree

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from tiny import run_config
 
@@ -43,7 +44,8 @@ def main() -> None:
             reshard_after_forward=options["fsdp_reshard_after_forward"],
             cpu_ram_efficient_loading=options["fsdp_cpu_ram_efficient_loading"],
         )
-        accelerator.state.distributed_type = DistributedType.FSDP
+        # Every AcceleratorState() that Accelerate makes on its way takes this over from the PartialState.
+        PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
         assert accelerator.is_fsdp2
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(exist_ok=True)
