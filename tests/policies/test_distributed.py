@@ -129,7 +129,6 @@ def test_two_processes_train_as_one_does_with_the_same_batch(dataset_root, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="one of the two sharded processes fails; see docs/scaling.md", strict=True)
 def test_a_sharded_run_is_the_same_and_resumes_sharded_or_not(dataset_root, tmp_path):
     """FSDP as docs/fsdp.yaml sets it up, on two CPU processes."""
     save_llava_pythia(tmp_path / "hub")
