@@ -30,7 +30,8 @@ def cluster():
 
 
 @pytest.fixture
-def no_cluster():
+def no_cluster(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a cluster that was killed has left its address in the usual one
     ray.shutdown()
     yield
     ray.shutdown()
