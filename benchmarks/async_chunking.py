@@ -86,7 +86,7 @@ def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]
     loaded = load_policy(checkpoint, args.device)
     make_slow(loaded[0], args.model_ms / 1e3, "sleep" if kind == SYNCHRONOUS else kind)
     runner: Any = PolicyRunner(*loaded) if kind == SYNCHRONOUS else WatchedRunner(*loaded)
-    envs = [make_env(env_cfg, task) for task in resolve_tasks(env_cfg)]
+    envs: list[Any] = [make_env(env_cfg, task) for task in resolve_tasks(env_cfg)]
     runner.check(envs[0].observation_space, envs[0].action_space)
     for env in envs:
         env.reset(seed=0)  # makes its GL context, long before anything is timed
@@ -97,7 +97,8 @@ def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]
     gc.collect()
     for episode in count():
         env = envs[episode % len(envs)]
-        done, taken = False, []
+        done = False
+        taken: list[np.ndarray] = []
         observation, _ = env.reset(seed=episode_seed("evaluation", 0, episode // len(envs)))
         runner.reset(episode)
         start = None

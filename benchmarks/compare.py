@@ -110,7 +110,9 @@ def plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=list(SUITES), default="default")
-    parser.add_argument("--samples", type=int, help="second table; default: what the slowest takes in --minutes")
+    parser.add_argument(
+        "--samples", type=int, help="second table; default: what the slowest takes in --minutes; 0: none"
+    )
     parser.add_argument("--demos", type=int, default=50, help="demonstrations a task (default: %(default)s)")
     add_arguments(parser, minutes=10)
     args = parser.parse_args()
@@ -119,11 +121,10 @@ def main() -> None:
     prepare_data(study.common)
     speeds = {policy: study.speed(policy) for policy in args.policies}
     in_time = {policy: speed["samples_per_s"] * args.minutes * 60 for policy, speed in speeds.items()}
-    samples = args.samples or round(min(in_time.values()))
-    budgets = {
-        f"{args.minutes:g} minutes of training": in_time,
-        f"{samples} samples": dict.fromkeys(speeds, samples),
-    }
+    samples = round(min(in_time.values())) if args.samples is None else args.samples
+    budgets = {f"{args.minutes:g} minutes of training": in_time}
+    if samples:
+        budgets[f"{samples} samples"] = dict.fromkeys(speeds, samples)
     steps = {
         budget: {policy: max(1, round(count / speeds[policy]["batch_size"])) for policy, count in counts.items()}
         for budget, counts in budgets.items()

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +82,7 @@ def our_episode(setting: Any, job: Any, every_step: bool) -> tuple[int, int]:
         PolicyRunner.needs_observation = usual  # type: ignore[method-assign]
 
 
-def our_turn(pool: ProcessPoolExecutor, setting: Any, row: Row, task: str, episodes: int) -> Turn:
+def our_turn(pool: Executor, setting: Any, row: Row, task: str, episodes: int) -> Turn:
     from envs.evaluation import Job
 
     def play(count: int) -> list[tuple[int, int]]:
@@ -230,18 +230,22 @@ def main() -> None:
     rows = {name: figures(done) for name, done in turns.items()}
     machine = Machine().summary
     text = f"{machine}; {args.task}, {args.turns} turns of {args.episodes} episodes\n\n{table(rows)}"
-    rate = {name: row["steps_per_s"] for name, row in rows.items()}
-    fastest = max(rate[row.name] for row in ROWS if row.lerobot is not None and row.videos and not row.own)
+    rates = {name: row["steps_per_s"] for name, row in rows.items()}
+    fastest = max(rates[row.name] for row in ROWS if row.lerobot is not None and row.videos and not row.own)
     summary = {
-        "two_workers_over_one": round(rate["ours, 2 workers"] / rate["ours, 1 worker"], 2),
-        "over_lerobot_eval": round(rate["ours, 2 workers"] / fastest, 2),
-        "over_lerobot_eval_without_videos": round(rate["ours, 2 workers"] / rate["lerobot-eval, no videos"], 2),
-        "over_lerobot_eval_in_its_own_env": round(rate["own env: ours, 2 workers"] / rate["own env: lerobot-eval"], 2),
+        "two_workers_over_one": round(rates["ours, 2 workers"] / rates["ours, 1 worker"], 2),
+        "over_lerobot_eval": round(rates["ours, 2 workers"] / fastest, 2),
+        "over_lerobot_eval_without_videos": round(rates["ours, 2 workers"] / rates["lerobot-eval, no videos"], 2),
+        "over_lerobot_eval_in_its_own_env": round(
+            rates["own env: ours, 2 workers"] / rates["own env: lerobot-eval"], 2
+        ),
         "made_of": {
-            "no video of every episode": round(rate["lerobot-eval, no videos"] / rate["lerobot-eval"], 2),
-            "our loop": round(rate["ours, looking at every step"] / rate["lerobot-eval, no videos"], 2),
-            "looking only when a chunk is due": round(rate["ours, 1 worker"] / rate["ours, looking at every step"], 2),
-            "two workers": round(rate["ours, 2 workers"] / rate["ours, 1 worker"], 2),
+            "no video of every episode": round(rates["lerobot-eval, no videos"] / rates["lerobot-eval"], 2),
+            "our loop": round(rates["ours, looking at every step"] / rates["lerobot-eval, no videos"], 2),
+            "looking only when a chunk is due": round(
+                rates["ours, 1 worker"] / rates["ours, looking at every step"], 2
+            ),
+            "two workers": round(rates["ours, 2 workers"] / rates["ours, 1 worker"], 2),
         },
     }
     setting = {"machine": machine, "load_before": round(busy, 2), "gl": os.environ.get("MUJOCO_GL", "")}
@@ -251,7 +255,7 @@ def main() -> None:
     print(f"{text}\n\n{json.dumps(result)}")
 
 
-def figures(turns: list[Turn]) -> dict[str, float]:
+def figures(turns: list[Turn]) -> dict[str, Any]:
     """All turns of a row together, and how far apart they were."""
     steps, episodes, seconds = (sum(turn[i] for turn in turns) for i in range(3))
     rates = [turn.steps / turn.seconds for turn in turns]
@@ -265,7 +269,7 @@ def figures(turns: list[Turn]) -> dict[str, float]:
     }
 
 
-def table(rows: dict[str, dict[str, float]]) -> str:
+def table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows in Markdown."""
     titles = ["steps_per_s", "episodes_per_min", "steps", "episodes", "start_s"]
     named = [{"name": name} | row for name, row in rows.items()]

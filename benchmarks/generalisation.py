@@ -87,7 +87,7 @@ def evaluate_expert(env_cfg: dict[str, Any], episodes: int, seed: int, workers: 
     """What `evaluate` returns of a policy, of the expert, on the same seeds."""
     tasks = resolve_tasks(env_cfg)
     seeds = [episode_seed("evaluation", seed, episode) for episode in range(episodes)]
-    results = {}
+    results: dict[Job, Rollout] = {}
     with worker_pool(min(count_workers(workers), len(tasks))) as pool:
         played = pool.map(play_expert, [env_cfg] * len(tasks), tasks, [seeds] * len(tasks))
         for task, rollouts in zip(tasks, tqdm(played, total=len(tasks), desc="expert", unit="task"), strict=True):

@@ -1,7 +1,8 @@
 """What the comparing benchmarks share: cells, each a policy trained and evaluated in one setting, never run twice.
 
-A cell is a run folder of train.py. An unfinished one is resumed, a finished one is read. Every figure of a table is
-read from such folders or measured here: none is typed.
+A cell is a run folder of train.py; an unfinished one is resumed. What finished cells and measurements gave is kept in
+results/cells, a file a machine, so that a study goes on even where its folders of runs are gone. Every figure of a
+table comes from there: none is typed.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +20,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import Machine, write_text
+from machine import RESULTS, Machine, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES = ["tinyvla", "act", "diffusion", "vqbet", "smolvla", "multi_task_dit"]
 CALIBRATION_STEPS = 60
+FIGURES = ("successes", "episodes", "success_rate", "ci95")
+
+
+class Ledger:
+    """Figures by name, kept in a file of this machine's own."""
+
+    def __init__(self) -> None:
+        machine = Machine().summary
+        self._file = RESULTS / "cells" / f"{hashlib.sha256(machine.encode()).hexdigest()[:8]}.json"
+        self._lock = threading.Lock()
+        kept = json.loads(self._file.read_text()) if self._file.exists() else {"machine": machine, "figures": {}}
+        self._kept: dict[str, Any] = kept
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        return self._kept["figures"].get(name)
+
+    def add(self, name: str, figures: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self._kept["figures"][name] = figures
+            write_text(self._file, json.dumps(self._kept, indent=1))
+        return figures
 
 
 @dataclass(frozen=True)
@@ -31,24 +54,29 @@ class Cell:
 
     folder: Path
     settings: tuple[str, ...]
-
-    @property
-    def done(self) -> bool:
-        return (self.folder / "eval.json").is_file()
+    ledger: Ledger
 
     def run(self) -> dict[str, Any]:
-        """Train and evaluate unless that has been done; returns eval.json."""
-        if not self.done:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            started = (self.folder / "config.yaml").is_file()
-            rest = ["resume=true"] if started else list(self.settings)
-            log = self.folder.with_name(f"{self.folder.name}.log")
-            print(f"{'going on with' if started else 'training'} {self.folder}, see {log}", file=sys.stderr, flush=True)
-            command = [sys.executable, "train.py", f"run_dir={self.folder}", *rest]
-            with log.open("a") as output:
-                if subprocess.run(command, cwd=ROOT, stdout=output, stderr=output).returncode:
-                    raise SystemExit(f"error: {' '.join(command)} failed; the end of {log} says why")
-        return json.loads((self.folder / "eval.json").read_text())
+        """Train and evaluate unless that has been done; returns what eval.json says of all episodes and each task."""
+        if kept := self.ledger.get(self.folder.name):
+            return kept
+        if not (self.folder / "eval.json").is_file():
+            self._train()
+        result = json.loads((self.folder / "eval.json").read_text())
+        tasks = {task: {key: figures[key] for key in FIGURES} for task, figures in result["tasks"].items()}
+        figures = {key: result[key] for key in FIGURES} | {"tasks": tasks, "settings": self.settings}
+        return self.ledger.add(self.folder.name, figures)
+
+    def _train(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        started = (self.folder / "config.yaml").is_file()
+        rest = ["resume=true"] if started else list(self.settings)
+        log = self.folder.with_name(f"{self.folder.name}.log")
+        print(f"{'going on with' if started else 'training'} {self.folder}, see {log}", file=sys.stderr, flush=True)
+        command = [sys.executable, "train.py", f"run_dir={self.folder}", *rest]
+        with log.open("a") as output:
+            if subprocess.run(command, cwd=ROOT, stdout=output, stderr=output).returncode:
+                raise SystemExit(f"error: {' '.join(command)} failed; the end of {log} says why")
 
 
 def run_cells(cells: Sequence[Cell], jobs: int) -> None:
@@ -75,16 +103,15 @@ class Study:
         self.common = [f"seed={args.seed}", *shares, *common, *args.set]
         self.minutes, self.episodes = args.minutes, args.episodes
         self.setting = {"common": self.common, "minutes": args.minutes, "episodes": args.episodes}
-        self._file = self.folder / "measured.json"
-        self._measured: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._ledger = Ledger()
 
     def _measure(self, *arguments: str) -> dict[str, Any]:
         """What this module prints for these arguments, in a process of its own, once."""
-        if (name := " ".join(arguments)) not in self._measured:
-            print(f"measuring {name}", file=sys.stderr, flush=True)
-            self._measured[name] = in_own_process(__file__, *arguments)
-            write_text(self._file, json.dumps(self._measured, indent=1))
-        return self._measured[name]
+        name = " ".join(arguments)
+        if kept := self._ledger.get(name):
+            return kept
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        return self._ledger.add(name, in_own_process(__file__, *arguments))
 
     def speed(self, policy: str, *settings: str) -> dict[str, Any]:
         """Training speed of a policy with these settings, measured once."""
@@ -99,7 +126,8 @@ class Study:
         run = ["logger=none", "trainer.validate_every=0", "eval.wrong_instructions=0", "eval.videos=0"]
         run += [f"eval.episodes={self.episodes}", f"trainer.steps={steps}"]
         chosen = (f"policy={policy}", *self.common, *settings, *run)
-        return Cell(self.folder / f"{policy}-{hashlib.sha256(' '.join(chosen).encode()).hexdigest()[:8]}", chosen)
+        name = f"{policy}-{hashlib.sha256(' '.join(chosen).encode()).hexdigest()[:8]}"
+        return Cell(self.folder / name, chosen, self._ledger)
 
 
 def add_arguments(parser: argparse.ArgumentParser, minutes: float) -> None:

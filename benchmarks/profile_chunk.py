@@ -106,7 +106,7 @@ def make_runner(settings: list[str]) -> tuple[Any, dict[str, Any]]:
     statistics_of = {"mean": np.zeros(4), "std": np.ones(4), "min": -np.ones(4), "max": np.ones(4)}
     processors = make_processors(policy, {"observation.state": statistics_of, "action": statistics_of})
     rng = np.random.default_rng(0)
-    observation = {camera: rng.integers(0, 256, (size, size, 3), np.uint8) for camera in cameras}
+    observation: dict[str, Any] = {camera: rng.integers(0, 256, (size, size, 3), np.uint8) for camera in cameras}
     observation |= {"observation.state": rng.normal(size=4), "task": "press the button from the top"}
     return PolicyRunner(policy, *processors), observation
 
@@ -131,7 +131,7 @@ def profile(settings: list[str], chunks: int, clock: Callable[[], float]) -> dic
     time_chunks(runner, observation, 3, clock)
     stopwatch.ms.clear()
     total = statistics.median(time_chunks(runner, observation, chunks, clock))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for stage in STAGES:
         if times := stopwatch.ms.get(stage):
             calls = len(times) // chunks
