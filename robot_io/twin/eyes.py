@@ -43,18 +43,24 @@ class Eyes:
         self._writers = {
             name: FrameWriter(folder / f"{name}.frames", view.height, view.width) for name, view in cameras.items()
         }
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="eyes", daemon=True)
+        self._stop, started = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="eyes", daemon=True)
         self._thread.start()
+        started.wait()  # the first pictures take long and stop all threads; none is waited for later
+        if self.failed:
+            raise self.failed
 
     def close(self) -> None:
         self._stop.set()
         self._thread.join()
 
-    def _run(self) -> None:
-        due = dict.fromkeys(self.cameras, time.perf_counter())
+    def _run(self, started: threading.Event) -> None:
         last: dict[str, np.ndarray] = {}
         try:
+            for name in self.cameras:
+                last[name] = self._draw(name)
+            started.set()
+            due = dict.fromkeys(self.cameras, time.perf_counter())
             while not self._stop.wait(max(0.0, min(due.values()) - time.perf_counter())):
                 name = min(due, key=lambda camera: due[camera])
                 view = self.cameras[name]
@@ -63,12 +69,19 @@ class Eyes:
                 if name in self.stopped:
                     continue
                 stamp = time.perf_counter()
-                if name not in self.repeating or name not in last:
-                    self._look()
-                    last[name] = self._scene.draw(self._data, view.camera, view.height, view.width).copy()
+                if name not in self.repeating:
+                    last[name] = self._draw(name)
                 self._writers[name].write(last[name], stamp)
         except Exception as error:  # the twin's loop raises it
             self.failed = error
+            started.set()
+        finally:
+            self._scene.close()
+
+    def _draw(self, name: str) -> np.ndarray:
+        self._look()
+        view = self.cameras[name]
+        return self._scene.draw(self._data, view.camera, view.height, view.width).copy()
 
     def _look(self) -> None:
         """Copy what moves and place everything by it."""

@@ -14,7 +14,7 @@ _HAND_STIFFNESS, _HAND_DAMPING = 40.0, 2.0  # N·m/rad, N·m·s/rad
 _HAND_TORQUE = 2.0  # N·m: less than a servo, more than gears and gravity
 _HAND_SPEED = 1.5  # rad/s
 _HAND_CLOSE = 0.02  # rad
-_STUCK = 100.0  # N·m of friction
+_STUCK = 500.0  # N·m·s/rad
 _SAG = 0.15  # V that a servo at stall takes from the supply
 _PROTECTION_PERIOD = 10  # physics steps between two looks at temperature and overload
 _BROWN_OUT = 3.5  # V
@@ -42,7 +42,7 @@ class Plant:
         self._actuators = np.array([self.model.actuator(name).id for name in JOINTS])
         self.limits = np.array([joint.range for joint in joints])  # (6, 2), radians
         self.model.actuator_ctrllimited[self._actuators] = 0  # a servo pushes against a stop if told to
-        self._friction = self.model.dof_frictionloss[self._dof].copy()
+        self._damping = self.model.dof_damping[self._dof].copy()
         self._push = np.zeros(len(JOINTS))
         self._hand_now = np.full(len(JOINTS), np.nan)  # nan: not held
         self._hand_goal = np.full(len(JOINTS), np.nan)
@@ -52,7 +52,7 @@ class Plant:
         self._contacts = self.model.geom_contype.copy(), self.model.geom_conaffinity.copy()
         self._steps = 0
         self.supply = SUPPLY
-        self.sense()
+        self.settle()
 
     @property
     def angles(self) -> np.ndarray:
@@ -66,18 +66,23 @@ class Plant:
 
     def step(self) -> None:
         """Advance by one `timestep`."""
-        drives, angles = self.drives, self.angles
-        self.data.ctrl[self._actuators] = drives.step(angles)
-        self.model.actuator_gainprm[self._actuators, 0] = drives.stiffness
-        self.model.actuator_biasprm[self._actuators, 1] = -drives.stiffness
-        self.model.actuator_biasprm[self._actuators, 2] = -drives.drivetrain.damping * (drives.stiffness > 0)
-        self.model.actuator_forcerange[self._actuators, 0] = -drives.torque_limit
-        self.model.actuator_forcerange[self._actuators, 1] = drives.torque_limit
+        angles = self.angles
+        self._actuate(self.drives.step(angles))
         self.data.qfrc_applied[self._dof] = self._push + self._hand(angles)
         mujoco.mj_step(self.model, self.data)
         self._steps += 1
         if self._steps % _PROTECTION_PERIOD == 0:
             self.sense(_PROTECTION_PERIOD * self.timestep)
+
+    def _actuate(self, targets: np.ndarray) -> None:
+        """Make MuJoCo's actuators what the drives are now."""
+        drives = self.drives
+        self.data.ctrl[self._actuators] = targets
+        self.model.actuator_gainprm[self._actuators, 0] = drives.stiffness
+        self.model.actuator_biasprm[self._actuators, 1] = -drives.stiffness
+        self.model.actuator_biasprm[self._actuators, 2] = -drives.drivetrain.damping * (drives.stiffness > 0)
+        self.model.actuator_forcerange[self._actuators, 0] = -drives.torque_limit
+        self.model.actuator_forcerange[self._actuators, 1] = drives.torque_limit
 
     def sense(self, dt: float = 0.0) -> None:
         """Let the servos measure, and watch over themselves for the `dt` seconds that have passed."""
@@ -102,12 +107,14 @@ class Plant:
     def settle(self) -> None:
         """After a jump: goals are where the joints are now."""
         self.release()
-        mujoco.mj_forward(self.model, self.data)
         self.sense()
         for servo in self.servos:
             if servo.get("Torque_Enable"):
                 servo.set("Goal_Position", servo.position)
         self.drives.restart(self.angles)
+        self._actuate(self.angles)
+        mujoco.mj_forward(self.model, self.data)
+        self.sense()
 
     # --- people ---
 
@@ -153,7 +160,7 @@ class Plant:
 
     def jam(self, joint: int, jammed: bool = True) -> None:
         """Make a joint stuck, or free again."""
-        self.model.dof_frictionloss[self._dof[joint]] = _STUCK if jammed else self._friction[joint]
+        self.model.dof_damping[self._dof[joint]] = _STUCK if jammed else self._damping[joint]
 
     def push(self, joint: int, torque: float) -> None:
         """Push a joint with a lasting torque in N·m; 0 ends it."""

@@ -38,7 +38,7 @@ class TwinSettings:
     @classmethod
     def from_config(cls, robot: Mapping[str, Any], seed: int = 0) -> "TwinSettings":
         """From a `robot` section with its `twin` part. Raises UserError for what no arm can be."""
-        twin = dict(robot["twin"])
+        twin = {name: value for name, value in robot["twin"].items() if name != "folder"}
         for name in ("ids", "mounting"):
             if len(twin[name]) != len(JOINTS):
                 raise UserError(f"robot.twin.{name} has {len(twin[name])} numbers; an SO-101 has {len(JOINTS)} servos")

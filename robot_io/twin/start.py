@@ -1,13 +1,14 @@
 """Running a twin beside something else: in a process of its own, or in a thread."""
 
-import multiprocessing
+import contextlib
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tinyvla.errors import UserError
@@ -16,10 +17,10 @@ from .control import TwinControl
 from .settings import TwinSettings
 from .twin import Twin
 
-_ORPHANED = 1.0  # seconds between two looks at whether the parent still lives
+_READY = "ready"
 
 
-@contextmanager
+@contextlib.contextmanager
 def twin_folder(wanted: str | None = None) -> Iterator[Path]:
     """A folder for a twin, removed at the end. `wanted` must not exist yet."""
     if wanted is None:
@@ -36,21 +37,19 @@ def twin_folder(wanted: str | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def start_twin(settings: TwinSettings, in_process: bool = False) -> Iterator[TwinControl]:
-    """Run a twin while the block lasts. It lives in a process of its own, so that it answers in time whatever this
-    one does, or with `in_process` in a thread, for tests.
+@contextlib.contextmanager
+def start_twin(settings: TwinSettings, in_thread: bool = False) -> Iterator[TwinControl]:
+    """Run a twin while the block lasts: in a process of its own, so that it answers in time whatever this one does,
+    or `in_thread`, for tests.
 
     Raises UserError if it cannot start.
     """
-    with twin_folder() as folder:
-        run = _in_thread if in_process else _in_process
-        with run(settings, folder) as control:
-            yield control
+    with twin_folder() as folder, (_thread if in_thread else _process)(settings, folder) as control:
+        yield control
 
 
-@contextmanager
-def _in_thread(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
+@contextlib.contextmanager
+def _thread(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
     twin = Twin(settings, folder)
     thread = threading.Thread(target=twin.run, name="twin", daemon=True)
     thread.start()
@@ -63,45 +62,50 @@ def _in_thread(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
         thread.join()
 
 
-@contextmanager
-def _in_process(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(settings, folder, there), name="twin", daemon=True)
-    process.start()
-    there.close()
+@contextlib.contextmanager
+def _process(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
+    # Not multiprocessing, which would import the caller's main module, and all that it needs, in the twin's process.
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from robot_io.twin.start import _serve; _serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,  # Ctrl-C is for the caller, who may need the arm to stop it
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        problem = here.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the twin's process ended with exit code {process.exitcode} before it was ready") from None
-    if problem is not None:
-        process.join()
-        raise UserError(problem)
-    control = TwinControl(folder)
-    try:
-        yield control
+        pickle.dump((settings, folder), process.stdin)
+        process.stdin.flush()
+        answer = process.stdout.readline().decode().strip()
+        if answer != _READY:
+            if process.wait() == 0:
+                raise UserError(answer)
+            raise RuntimeError(f"the twin's process ended with exit code {process.returncode} before it was ready")
+        control = TwinControl(folder)
+        try:
+            yield control
+        finally:
+            control.close()
     finally:
-        control.close()
-        if process.is_alive():
-            process.terminate()
-        process.join()
+        process.stdin.close()  # which ends it
+        process.wait()
+        process.stdout.close()
 
 
-def _serve(settings: TwinSettings, folder: Path, parent: Connection) -> None:
+def _serve() -> None:
+    """The process: the twin that stdin tells of, until stdin ends, as it does when its owner dies."""
+    settings, folder = pickle.load(sys.stdin.buffer)
     try:
         twin = Twin(settings, folder)
     except UserError as error:
-        parent.send(str(error))
+        print(error)
         return
 
-    def leave_with_parent() -> None:
-        here = os.getppid()
-        while not stopped.wait(_ORPHANED):
-            if os.getppid() != here:
-                twin.stop()
+    def wait_for_owner() -> None:
+        sys.stdin.buffer.read()
+        twin.stop()
 
-    stopped = threading.Event()
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    twin.run(ready=lambda: parent.send(None))
-    stopped.set()
+    threading.Thread(target=wait_for_owner, daemon=True).start()
+    twin.run(ready=lambda: print(_READY, flush=True))
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,7 @@
 """The twin of an arm: one loop that answers the bus, moves the simulation in real time and obeys commands."""
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from .port import Port, wait
 from .scene import JOINTS
 from .settings import TwinSettings, calibrate
 
+_PRIORITY = -10  # of the loop's thread; 0 is a program's usual one
 _STEPS_A_TICK = 2  # physics steps between two looks at the clock when nobody asks
 _MOST_BEHIND = 0.25  # seconds of lag that are made up for; more is time that the twin has missed
 
@@ -69,6 +72,8 @@ class Twin:
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Live until `stop`; `ready` is called at the start. Ends everything that the twin has opened."""
+        with contextlib.suppress(OSError):  # where it is allowed: servos do not wait for other programs
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
         try:
             self._simulated = self.now
             ready()
