@@ -10,6 +10,7 @@ from .eyes import Eyes
 from .plant import Plant
 from .port import Port
 from .scene import JOINTS
+from .servo import AMBIENT
 
 _OVERHEATED = 90.0  # °C
 
@@ -49,6 +50,7 @@ class Faults:
 
         def heat(joint: int, to: float) -> None:
             servos[joint].heated_to = to
+            servos[joint].temperature = max(to, AMBIENT)
 
         def line(**values: float) -> None:
             for name, value in values.items():
