@@ -239,7 +239,7 @@ def test_other_settings_make_another_dataset(data_dir):
     assert store_folder(CONFIG | {"tasks": ["other"]}, 0, data_dir) in stores  # tasks do not shape an attempt
 
 
-def test_several_shards_make_the_same_dataset(monkeypatch, attempts_only, root):
+def test_several_shards_make_the_same_dataset(monkeypatch, attempts_only, root, in_process):
     monkeypatch.setattr(writing, "_SHARD_EPISODES", 2)
     (attempts_only / f".{root.name}.tmp").mkdir()  # left by a run that was killed while it wrote
     other = make(attempts_only)
@@ -280,7 +280,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_dataset(tmp_path, root):
     assert content(make(data_dir)) == content(root)
 
 
-def test_a_damaged_attempt_is_thrown_away_and_collected_again(attempts_only, root):
+def test_a_damaged_attempt_is_thrown_away_and_collected_again(attempts_only, root, in_process):
     stored = next(attempts_only.rglob("00001.npz"))
     stored.write_bytes(stored.read_bytes()[:-200])
     assert content(make(attempts_only)) == content(root)
@@ -315,11 +315,11 @@ def full_disk(monkeypatch):
 
 
 def test_a_disk_that_is_full_while_collecting_is_one_clear_error_and_loses_nothing(
-    monkeypatch, full_disk, tmp_path, root
+    monkeypatch, full_disk, tmp_path, root, in_process
 ):
     with pytest.raises(UserError, match="the disk is full; free some space and run the same command again"):
         make(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*.npz")] == ["00000.npz"]
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
     assert not leftovers(tmp_path)
     assert not list(tmp_path.glob("metaworld-*"))
     monkeypatch.undo()

@@ -103,7 +103,7 @@ def assert_same_run(run_dir, undisturbed):
 
 @pytest.mark.parametrize("policy", [name for name in SETTINGS if name != "vqbet"])  # see test_peers.py
 def test_every_policy_learns(policy, dataset_root, tmp_path):
-    steps = {"tinyvla": 100, "diffusion": 60}.get(policy, 30)
+    steps = {"tinyvla": 100, "diffusion": 40}.get(policy, 30)
     settings = (f"trainer.steps={steps}", "trainer.lr=1e-3", "trainer.save_every=0", "trainer.batch_size=8")
     folder = run(tmp_path / "run", dataset_root, *settings, policy=policy, validate=None)
     losses = [record["train/loss"] for record in curve(tmp_path / "run")]
