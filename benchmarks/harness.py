@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, Machine, write_text
+from machine import RESULTS, Machine
+
+from tinyvla.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES = ["tinyvla", "act", "diffusion", "vqbet", "smolvla", "multi_task_dit"]
-CALIBRATION_STEPS = 60
+CALIBRATION_STEPS = 30
 FIGURES = ("successes", "episodes", "success_rate", "ci95")
 
 
@@ -44,7 +46,7 @@ class Ledger:
     def add(self, name: str, figures: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             self._kept["figures"][name] = figures
-            write_text(self._file, json.dumps(self._kept, indent=1))
+            write_whole(self._file, json.dumps(self._kept, indent=1))
         return figures
 
 

@@ -1,7 +1,6 @@
 """Stored attempts as one LeRobotDataset v3, assembled in parallel and put in place whole."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import shutil
@@ -15,6 +14,7 @@ from unittest.mock import patch
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
+from tinyvla.files import alone_in
 
 from ..metaworld import ACTION_DIM, CONTROL_HZ, STATE_DIM
 from ..workers import LOCAL, clear_disk_errors, count_workers, worker_pool
@@ -58,7 +58,7 @@ def ensure_dataset(
     if root.exists():
         check_dataset(root)
         return root
-    with clear_disk_errors(), _alone_in(data_dir):
+    with clear_disk_errors(), alone_in(data_dir):
         while not root.exists():
             attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers, launcher)
             try:
@@ -66,15 +66,6 @@ def ensure_dataset(
             except DamagedAttempt as damage:
                 tqdm.write(f"{damage}; collecting it again")
     return root
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time: another one that wants the folder waits here. A killed one leaves it free."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def check_dataset(root: Path) -> None:

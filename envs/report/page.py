@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from policies.training.tracking import read_metrics
 from tinyvla.errors import UserError
+from tinyvla.files import write_whole
 
 from ..seeds import episode_seed
 from .charts import success_bars, to_svg, training_curves
@@ -79,9 +80,7 @@ def write_report(run_dir: Path) -> Path:
         settings=settings,
         versions=_versions(),
     )
-    report, temporary = run_dir / "report.html", run_dir / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.replace(report)
+    return write_whole(run_dir / "report.html", page)
 
 
 def find_videos(run_dir: Path, result: Mapping[str, Any], budget: int | None = None) -> list[Video]:

@@ -1,7 +1,7 @@
 """Training batches from a LeRobotDataset: frames decoded once into memory-mapped arrays, then gathered by index."""
 
+import functools
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
+from tinyvla.files import fill_folder
 
 from .streaming import READING_TROUBLE, no_dataset
 
@@ -60,22 +61,19 @@ def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]
     """
     folder = dataset.root.parent / "frames" / dataset.root.name
     stamp = {"frames": len(dataset), "info": (dataset.root / "meta/info.json").stat().st_mtime_ns}
-    if not _is_complete(folder, stamp):
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            _decode(dataset, temporary, workers)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"the frames of {dataset.root} cannot be decoded ({reason}); free disk space if it is full, "
-                "else delete that folder and collect again"
-            ) from error
-        (temporary / "stamp.json").write_text(json.dumps(stamp))
-        temporary.replace(folder)
+
+    def decode(empty: Path) -> None:
+        _decode(dataset, empty, workers)
+        (empty / "stamp.json").write_text(json.dumps(stamp))
+
+    try:
+        fill_folder(folder, functools.partial(_is_complete, folder, stamp), decode)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the frames of {dataset.root} cannot be decoded ({reason}); free disk space if it is full, "
+            "else delete that folder and collect again"
+        ) from error
     return {key: np.load(folder / f"{key}.npy", mmap_mode="c") for key in dataset.meta.camera_keys}
 
 

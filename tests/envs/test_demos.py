@@ -35,6 +35,7 @@ from envs.demos.episode import (
 from envs.metaworld.tasks import INSTRUCTIONS
 from envs.seeds import EPISODES_PER_SEED, SEEDS, episode_seed
 from tinyvla.errors import UserError
+from tinyvla.files import alone_in
 
 TASK, EPISODES = "handle-press-v3", 3
 CONFIG = {
@@ -387,10 +388,10 @@ def test_two_runs_do_not_collect_into_one_folder_at_once(tmp_path):
     events = []
 
     def second():
-        with writing._alone_in(tmp_path):
+        with alone_in(tmp_path):
             events.append("second")
 
-    with writing._alone_in(tmp_path):
+    with alone_in(tmp_path):
         other = threading.Thread(target=second)
         other.start()
         time.sleep(0.2)
