@@ -176,7 +176,7 @@ def prepare_data(settings: Sequence[str]) -> Path:
     from configs.composing import as_dict, load_config
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
-    from policies.training.data import cache_frames, open_dataset
+    from policies.data import cache_frames, open_dataset
     from policies.training.device import count_cores
 
     cfg = load_config("train", list(settings))

@@ -10,7 +10,7 @@ from test_training_loop import assert_same, curve
 from test_training_loop import run as train_run
 from tiny import run_config
 
-from policies.training import features
+from policies.data import features
 from policies.training.settings import check_settings
 from tinyvla.backbones import LlavaPythiaConfig
 from tinyvla.errors import UserError

@@ -11,9 +11,9 @@ from tiny import SETTINGS, run_config
 
 from configs.composing import as_dict
 from policies import find_checkpoint, load_policy
+from policies.data import TrainingData, sample_order
 from policies.training import Tracker, make_accelerator, read_metrics, train
 from policies.training.checkpoint import last_step, read_last_state
-from policies.training.data import TrainingData, sample_order
 from policies.training.guard import LossGuard
 from tinyvla.errors import UserError
 

@@ -32,7 +32,7 @@ def cache_features(
 
     Args:
         backbone: has `see_images`, (B, C, 3, H, W) -> (B, C, 1, P, D), and its frozen `vision_tower`.
-        frames: what `policies.training.data.cache_frames` returns.
+        frames: what `cache_frames` returns.
         autocast: makes the context in which training computes, so that features have its precision.
 
     Raises UserError if the disk has no room for them.
