@@ -1,0 +1,115 @@
+"""Servos on one half-duplex line: which of them answer an instruction, with what, and when."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .protocol import BROADCAST, Instruction, Packet, pack
+from .registers import BAUD_RATES
+from .servo import Servo
+
+_BITS_A_BYTE = 10  # start, eight, stop
+
+
+class Reply(NamedTuple):
+    """delay: seconds from the end of the instruction to the last byte of `data`."""
+
+    delay: float
+    data: bytes
+
+
+class Bus:
+    """Servos that share a line. Two with one id answer at once and spoil each other's answers.
+
+    `silent` and `unplugged` hold servos that get no instruction at all.
+    """
+
+    def __init__(self, servos: Sequence[Servo]):
+        self.servos = list(servos)
+        self.silent: set[int] = set()  # by index into `servos`
+        self.unplugged: set[int] = set()
+
+    def answer(self, packet: Packet, baud_rate: int) -> list[Reply]:
+        """What the servos send back, in order, and what the instruction makes them do."""
+        listening = [
+            servo
+            for index, servo in enumerate(self.servos)
+            if index not in self.silent | self.unplugged and servo.answers and _baud_rate(servo) == baud_rate
+        ]
+        if packet.code == Instruction.SYNC_WRITE:
+            _sync_write(listening, packet.parameters)
+            return []
+        if packet.code == Instruction.SYNC_READ and len(packet.parameters) > 2:
+            start, length, *ids = packet.parameters
+            # A servo answers when it is its turn, even if those before it said nothing.
+            answers = [[_status(s, s.read(start, length)) for s in listening if s.id == servo_id] for servo_id in ids]
+        else:
+            addressed = [s for s in listening if packet.id in (s.id, BROADCAST)]
+            # Several ids answer a broadcast one after the other, in the order of their ids.
+            by_id: dict[int, list[Servo]] = {}
+            for servo in sorted(addressed, key=lambda s: s.id):
+                by_id.setdefault(servo.id, []).append(servo)
+            answers = [
+                [data for servo in group if (data := _execute(servo, packet)) is not None] for group in by_id.values()
+            ]
+        delay, replies = 0.0, []
+        return_delay = max((servo.get("Return_Delay_Time") * 2e-6 for servo in listening), default=0.0)
+        for group_answers in answers:
+            if group_answers:
+                data = _overlay(group_answers)
+                delay += return_delay + len(data) * _BITS_A_BYTE / baud_rate
+                replies.append(Reply(delay, data))
+        return replies
+
+
+def _baud_rate(servo: Servo) -> int:
+    value = servo.get("Baud_Rate")
+    return BAUD_RATES[value] if value < len(BAUD_RATES) else 0
+
+
+def _execute(servo: Servo, packet: Packet) -> bytes | None:
+    """Do a packet's instruction; the status packet, or None where none is due."""
+    parameters = packet.parameters
+    if packet.code == Instruction.PING:
+        return _status(servo)  # answered even where other answers are switched off
+    if packet.code == Instruction.READ and len(parameters) == 2:
+        return None if packet.id == BROADCAST else _status(servo, servo.read(*parameters))
+    if packet.code == Instruction.WRITE and len(parameters) > 1:
+        before = servo.id
+        servo.write(parameters[0], parameters[1:])
+        if servo.id != before:  # the answer to a change of id still comes from the old one
+            return _acknowledge(servo, packet, before)
+    elif packet.code == Instruction.REG_WRITE and len(parameters) > 1:
+        servo.stage(parameters[0], parameters[1:])
+    elif packet.code == Instruction.ACTION:
+        servo.act()
+    else:
+        return None
+    return _acknowledge(servo, packet, servo.id)
+
+
+def _acknowledge(servo: Servo, packet: Packet, sender: int) -> bytes | None:
+    quiet = packet.id == BROADCAST or not servo.get("Response_Status_Level")
+    return None if quiet else pack(Packet(sender, servo.error))
+
+
+def _status(servo: Servo, data: bytes = b"") -> bytes:
+    return pack(Packet(servo.id, servo.error, data))
+
+
+def _sync_write(servos: Sequence[Servo], parameters: bytes) -> None:
+    if len(parameters) < 3:
+        return
+    start, length, rest = parameters[0], parameters[1], parameters[2:]
+    for at in range(0, len(rest) - length, length + 1):
+        for servo in servos:
+            if servo.id == rest[at]:
+                servo.write(start, rest[at + 1 : at + 1 + length])
+
+
+def _overlay(answers: Sequence[bytes]) -> bytes:
+    """What a line carries when servos send at once, each a byte later than the one before: a 0 of any is a 0."""
+    line = bytearray(b"\xff" * (max(map(len, answers)) + len(answers) - 1))
+    for lag, answer in enumerate(answers):
+        for at, value in enumerate(answer, lag):
+            line[at] &= value
+    return bytes(line)

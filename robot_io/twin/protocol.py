@@ -1,0 +1,88 @@
+"""The Feetech servo protocol (STS series): packets, their checksums, and a parser that finds them in a stream.
+
+A packet is 0xFF 0xFF, id, length, code, parameters, checksum. The code is an instruction on the way to a servo and its
+error byte on the way back; length counts code, parameters and checksum.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+HEADER = b"\xff\xff"
+BROADCAST = 0xFE
+_OVERHEAD = 4  # header, id and length come before what the length counts
+_LONGEST = 250
+
+
+class Instruction(IntEnum):
+    PING = 0x01
+    READ = 0x02
+    WRITE = 0x03
+    REG_WRITE = 0x04
+    ACTION = 0x05
+    SYNC_READ = 0x82
+    SYNC_WRITE = 0x83
+
+
+class ErrorBit(IntEnum):
+    """What a servo's error byte and its Status register are made of."""
+
+    VOLTAGE = 1
+    SENSOR = 2
+    OVERHEAT = 4
+    OVERCURRENT = 8
+    OVERLOAD = 32
+
+
+@dataclass(frozen=True)
+class Packet:
+    id: int
+    code: int
+    parameters: bytes = b""
+
+
+def checksum(body: bytes) -> int:
+    """The last byte of a packet whose id, length, code and parameters are `body`."""
+    return ~sum(body) & 0xFF
+
+
+def pack(packet: Packet) -> bytes:
+    """The bytes of a packet on the wire."""
+    body = bytes([packet.id, len(packet.parameters) + 2, packet.code]) + packet.parameters
+    return HEADER + body + bytes([checksum(body)])
+
+
+class Parser:
+    """Finds packets in a stream that may hold anything, and goes on after what is none."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Packet]:
+        """Take in what arrived; the packets it completes. Damaged ones are skipped."""
+        self._buffer += data
+        found: list[Packet] = []
+        while (start := self._buffer.find(HEADER)) >= 0:
+            del self._buffer[:start]
+            if len(self._buffer) < _OVERHEAD:
+                return found
+            if self._buffer[2] == 0xFF:  # three in a row: the first was no part of the header
+                del self._buffer[0]
+                continue
+            end = _OVERHEAD + self._buffer[3]
+            if not _OVERHEAD + 2 <= end <= _LONGEST:
+                del self._buffer[0]
+                continue
+            if len(self._buffer) < end:
+                return found
+            body, last = bytes(self._buffer[2 : end - 1]), self._buffer[end - 1]
+            if checksum(body) != last:
+                del self._buffer[0]
+                continue
+            found.append(Packet(body[0], body[2], body[3:]))
+            del self._buffer[:end]
+        del self._buffer[: len(self._buffer) - 1]  # the last byte may be the first of a header
+        return found
+
+    def clear(self) -> None:
+        """Forget an unfinished packet, as a servo does when the bus falls silent."""
+        self._buffer.clear()

@@ -1,0 +1,111 @@
+"""The registers of an STS3215: addresses, sizes, signs and what they hold when the servo leaves the factory.
+
+Names are LeRobot's. Positions are steps of 1/4096 turn, speeds steps/s, accelerations 100 steps/s², torques and load
+thousandths of the stall torque unless noted.
+"""
+
+from typing import NamedTuple
+
+RESOLUTION = 4096  # steps a turn
+MODEL_NUMBER = 777
+EEPROM_END = 40  # what lies below survives a loss of power, if it was written while Lock was 0
+MEMORY_SIZE = 87
+CENTRE_HERE = 128  # written to Torque_Enable: call the present position 2048
+BAUD_RATES = (1_000_000, 500_000, 250_000, 128_000, 115_200, 57_600, 38_400, 19_200)  # by the value of Baud_Rate
+POSITION_MODE, VELOCITY_MODE = 0, 1
+
+
+class Register(NamedTuple):
+    """sign_bit: the bit that says "negative" of a number written as sign and magnitude; None if it has no sign."""
+
+    address: int
+    size: int = 1
+    factory: int = 0
+    sign_bit: int | None = None
+    read_only: bool = False
+
+
+REGISTERS = {
+    # EEPROM
+    "Firmware_Major_Version": Register(0, factory=3, read_only=True),
+    "Firmware_Minor_Version": Register(1, factory=10, read_only=True),
+    "Model_Number": Register(3, 2, MODEL_NUMBER, read_only=True),
+    "ID": Register(5, factory=1),
+    "Baud_Rate": Register(6),
+    "Return_Delay_Time": Register(7, factory=250),  # 2 µs
+    "Response_Status_Level": Register(8, factory=1),
+    "Min_Position_Limit": Register(9, 2, 0),
+    "Max_Position_Limit": Register(11, 2, RESOLUTION - 1),
+    "Max_Temperature_Limit": Register(13, factory=70),  # °C
+    "Max_Voltage_Limit": Register(14, factory=80),  # 0.1 V
+    "Min_Voltage_Limit": Register(15, factory=40),  # 0.1 V
+    "Max_Torque_Limit": Register(16, 2, 1000),
+    "Phase": Register(18, factory=12),
+    "Unloading_Condition": Register(19, factory=44),  # error bits that cut the torque
+    "LED_Alarm_Condition": Register(20, factory=47),
+    "P_Coefficient": Register(21, factory=32),
+    "D_Coefficient": Register(22, factory=32),
+    "I_Coefficient": Register(23),
+    "Minimum_Startup_Force": Register(24, 2, 16),
+    "CW_Dead_Zone": Register(26, factory=1),
+    "CCW_Dead_Zone": Register(27, factory=1),
+    "Protection_Current": Register(28, 2, 500),  # 6.5 mA
+    "Angular_Resolution": Register(30, factory=1),
+    "Homing_Offset": Register(31, 2, sign_bit=11),
+    "Operating_Mode": Register(33),
+    "Protective_Torque": Register(34, factory=20),  # % of the stall torque that is left after an overload
+    "Protection_Time": Register(35, factory=200),  # 10 ms of overload before it counts
+    "Overload_Torque": Register(36, factory=80),  # %
+    "Velocity_closed_loop_P_proportional_coefficient": Register(37, factory=10),
+    "Over_Current_Protection_Time": Register(38, factory=200),
+    "Velocity_closed_loop_I_integral_coefficient": Register(39, factory=200),
+    # SRAM
+    "Torque_Enable": Register(40),
+    "Acceleration": Register(41),
+    "Goal_Position": Register(42, 2, sign_bit=15),
+    "Goal_Time": Register(44, 2),
+    "Goal_Velocity": Register(46, 2, sign_bit=15),  # 0: as fast as it can
+    "Torque_Limit": Register(48, 2, 1000),
+    "Lock": Register(55, factory=1),
+    "Present_Position": Register(56, 2, sign_bit=15, read_only=True),
+    "Present_Velocity": Register(58, 2, sign_bit=15, read_only=True),
+    "Present_Load": Register(60, 2, sign_bit=10, read_only=True),
+    "Present_Voltage": Register(62, factory=74, read_only=True),  # 0.1 V
+    "Present_Temperature": Register(63, factory=25, read_only=True),  # °C
+    "Status": Register(65, read_only=True),
+    "Moving": Register(66, read_only=True),
+    "Present_Current": Register(69, 2, sign_bit=15, read_only=True),  # 6.5 mA
+    "Goal_Position_2": Register(71, 2, read_only=True),
+    # Factory
+    "Moving_Velocity_Threshold": Register(80, factory=1),
+    "DTs": Register(81, factory=10),
+    "Velocity_Unit_factor": Register(82, factory=1),
+    "Hts": Register(83),
+    "Maximum_Velocity_Limit": Register(84, factory=67),  # 50 steps/s
+    "Maximum_Acceleration": Register(85, factory=254),
+    "Acceleration_Multiplier": Register(86, factory=1),
+}
+
+READ_ONLY = frozenset(
+    address
+    for register in REGISTERS.values()
+    if register.read_only
+    for address in range(register.address, register.address + register.size)
+)
+
+
+def encode(register: Register, value: int) -> bytes:
+    """A number as the register's bytes, low byte first."""
+    if register.sign_bit is not None:
+        largest = (1 << register.sign_bit) - 1
+        value = min(abs(value), largest) | (int(value < 0) << register.sign_bit)
+    return int(value).to_bytes(register.size, "little")
+
+
+def decode(register: Register, data: bytes) -> int:
+    """The number that a register's bytes mean."""
+    value = int.from_bytes(data, "little")
+    if register.sign_bit is None:
+        return value
+    magnitude = value & ((1 << register.sign_bit) - 1)
+    return -magnitude if value >> register.sign_bit & 1 else magnitude

@@ -1,0 +1,38 @@
+"""Shared by the tests of arms: LeRobot that waits for a busy machine, and twins."""
+
+import contextlib
+
+import pytest
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """LeRobot gives a servo 50 ms, which a test machine without a core to spare may miss; here it gives it longer."""
+    from lerobot.motors.feetech import feetech
+
+    usual = feetech.patch_setPacketTimeout
+
+    def longer(self, length):
+        usual(self, length)
+        self.packet_timeout += 400
+
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", longer)
+
+
+@pytest.fixture(scope="module")
+def twin():
+    """A running twin with a calibration and no cameras; every test gets it without faults."""
+    from robot_io.twin import TwinSettings, start_twin
+
+    with start_twin(TwinSettings(mounting=(-38, 112, -67, 25, 301, -140)), in_thread=True) as control:
+        yield control
+
+
+@pytest.fixture
+def sound_twin(twin):
+    twin.send("clear")
+    twin.send("attach all")
+    twin.send("reset")
+    yield twin
+    with contextlib.suppress(Exception):
+        twin.send("clear")
