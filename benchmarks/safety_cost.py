@@ -15,6 +15,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from robot_io.safety import ArmState, PersonView, SafetyLayer, SafetyLimits
 from robot_io.safety.audit import Auditor
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "safety" / "so101.yaml"
+NARROW = {"x": [-0.05, 0.32], "y": [-0.2, 0.2], "z_max": 0.3}
 REST = np.array([0.0, -60.0, 60.0, 60.0, 0.0, 20.0])
 
 
@@ -187,7 +189,7 @@ class Attacker:
         state = ArmState.of(sent, self._now - disturbance["age"])
         state.load[:], state.temperature[:] = 0.2, 35
         if disturbance["stuck"]:
-            state.position[:] += rng.normal(0, 40, len(sent))
+            state.position[:] += rng.choice([0, np.nan]) if rng.random() < 0.2 else rng.normal(0, 40, len(sent))
         if disturbance["overload"]:
             state.load[rng.integers(len(sent))] = -0.95
         if disturbance["hot"]:
@@ -213,25 +215,31 @@ class Attacker:
             happens: dict[str, Any] = {name: left[name] > 0 for name in lasting}
             happens |= {name: rng.random() < probability for name, probability in single.items()}
             jitter = 0.0 if calm else rng.uniform(-0.3, 0.3)
-            yield happens | {"gap": tick * (1 + jitter), "age": rng.choice([0.0, 0.0, 0.1, 0.5])}
+            yield happens | {"gap": tick * (1 + jitter), "age": rng.choice([0.0, 0.1, 0.5], p=[0.6, 0.39, 0.01])}
 
 
 def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int) -> dict[str, Any]:
-    """What so many sequences broke: the number of broken limits, with the first few in words."""
-    layer = SafetyLayer(make_limits(person={"enabled": True}))
-    attacker, auditor = Attacker(layer), Auditor(layer.limits)
+    """What so many sequences broke: the number of broken limits, with the first few in words.
+
+    Every other round of kinds is played in a workspace so narrow that its walls are met.
+    """
+    rooms = [make_limits(person={"enabled": True}), make_limits(person={"enabled": True}, workspace=NARROW)]
+    layers = [SafetyLayer(limits) for limits in rooms]
+    attackers, auditors = [Attacker(layer) for layer in layers], [Auditor(limits) for limits in rooms]
     broken: list[str] = []
     poses = 0
     for number in range(sequences):
-        kind = kinds[number % len(kinds)]
-        for run in attacker.play(kind, seed + number, ticks):
-            broken += [f"{kind}, seed {seed + number}: {what}" for what in auditor.broken(run, between)]
+        kind, room = kinds[number % len(kinds)], number // len(kinds) % 2
+        for run in attackers[room].play(kind, seed + number, ticks):
+            broken += [f"{kind}, seed {seed + number}: {what}" for what in auditors[room].broken(run, between)]
             poses += len(run) - 1
         if (number + 1) % 500 == 0:
             print(f"{number + 1} sequences, {len(broken)} violations", file=sys.stderr, flush=True)
-    causes = {cause: counts["ticks"] for cause, counts in layer.report.to_dict()["causes"].items()}
+    causes: Counter[str] = Counter()
+    for layer in layers:
+        causes.update({cause: counts["ticks"] for cause, counts in layer.report.to_dict()["causes"].items()})
     result = {"sequences": sequences, "ticks_a_sequence": ticks, "poses_audited": poses, "violations": len(broken)}
-    return result | {"first_violations": broken[:10], "ticks_by_cause": causes, "kinds": kinds}
+    return result | {"first_violations": broken[:10], "ticks_by_cause": dict(causes), "kinds": kinds}
 
 
 def cost(ticks: int, seed: int) -> dict[str, Any]:

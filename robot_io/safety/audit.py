@@ -68,7 +68,8 @@ class Auditor:
         data.qpos[:-1] = np.deg2rad(pose[:-1])
         low, high = model.jnt_range[-1]
         data.qpos[-1] = low + (high - low) * pose[-1] / 100
-        mujoco.mj_forward(model, data)
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_collision(model, data)
         found = []
         for contact in data.contact:
             first, second = (model.body(model.geom_bodyid[geom]).name for geom in contact.geom)

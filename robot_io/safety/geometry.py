@@ -4,10 +4,12 @@ Links are checked against each other as boxes around the parts' meshes, which is
 against the table and the walls as the convex hulls of their meshes, so that the fingertips may come down to the table.
 """
 
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
@@ -142,30 +144,51 @@ class ArmGeometry:
         return " and ".join(names)
 
 
+class _Part(NamedTuple):
+    """A part of a link: the corners of its convex hull, (n, 3) in the link's frame, and its axes of inertia."""
+
+    body: str
+    corners: np.ndarray
+    inertial: np.ndarray
+
+
+@functools.cache
+def _parts() -> list[_Part]:
+    """Of the whole arm."""
+    model = mujoco.MjSpec.from_file(str(model_file())).compile()
+    parts = []
+    for geom in range(model.ngeom):
+        body = model.body(model.geom_bodyid[geom]).name
+        # Every mesh is there twice, to be seen and to be touched; the base's only to be seen.
+        solid = model.geom_contype[geom] or body == BASE
+        if solid and model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
+            mesh = model.geom_dataid[geom]
+            start = model.mesh_vertadr[mesh]
+            corners = model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(float)
+            corners = corners[ConvexHull(corners).vertices]
+            corners = corners @ _matrix(model.geom_quat[geom]).T + model.geom_pos[geom]
+            parts.append(_Part(body, corners, model.geom_quat[geom].copy()))
+    return parts
+
+
 def _checked_model(limits: SafetyLimits) -> mujoco.MjModel:
     """The arm with a box around each part, hulls of the moving parts, the table and walls, and the pairs to check."""
-    path = str(model_file())
-    spec, plain = mujoco.MjSpec.from_file(path), mujoco.MjSpec.from_file(path).compile()
+    spec = mujoco.MjSpec.from_file(str(model_file()))
     boxes: dict[str, list[str]] = defaultdict(list)
     hulls: list[str] = []
     for geom in list(spec.geoms):
         geom.delete()
     for mesh in list(spec.meshes):
         mesh.delete()  # their faces, which nothing here looks at, would cost more than all checks
-    for geom in range(plain.ngeom):
-        body = plain.body(plain.geom_bodyid[geom]).name
-        solid = plain.geom_contype[geom] or body == BASE
-        if not solid or plain.geom_type[geom] != mujoco.mjtGeom.mjGEOM_MESH:
-            continue
-        points = _hull(plain, geom)
+    for body, corners, inertial in _parts():
         name = f"{body}_{len(boxes[body])}"
         boxes[body].append(name)
-        centre, half, quat = _box_around(points, plain.geom_quat[geom])
+        centre, half, quat = _box_around(corners, inertial)
         kind = mujoco.mjtGeom.mjGEOM_BOX
         spec.body(body).add_geom(name=name, type=kind, pos=centre, size=half, quat=quat, contype=0, conaffinity=0)
         if body in CONFINED:
             hulls.append(f"{name}_hull")
-            spec.add_mesh(name=hulls[-1], uservert=points.ravel())
+            spec.add_mesh(name=hulls[-1], uservert=corners.ravel())
             kind = mujoco.mjtGeom.mjGEOM_MESH
             spec.body(body).add_geom(name=hulls[-1], type=kind, meshname=hulls[-1], contype=0, conaffinity=0)
     for a, others in MEETING.items():
@@ -174,15 +197,6 @@ def _checked_model(limits: SafetyLimits) -> mujoco.MjModel:
     for plane, hull in itertools.product(_planes(spec, limits), hulls):
         spec.add_pair(geomname1=plane, geomname2=hull, margin=limits.workspace.clearance)
     return spec.compile()
-
-
-def _hull(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    """Corners of the convex hull of a mesh, (n, 3) in the frame of the geom's body."""
-    mesh = model.geom_dataid[geom]
-    start = model.mesh_vertadr[mesh]
-    points = model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(float)
-    points = points[ConvexHull(points).vertices]
-    return points @ _matrix(model.geom_quat[geom]).T + model.geom_pos[geom]
 
 
 def _box_around(points: np.ndarray, inertial: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -62,13 +62,14 @@ class SafetyLayer:
         self._freshness = FreshnessMonitor(limits.watchdog)
         self._person = PersonGate(limits.person)
         self._emergency = EmergencyMonitor(limits.emergency_stop, self.emergency_stop)
-        self._verdict = Verdict([False] * size)
+        self._verdict = Verdict([None] * size)
         self._ranges = [(joint.min, joint.max) for joint in limits.joints.values()]
         self._command = [0.0] * size
         self._sent = np.zeros(size)
         self._accelerations, self._tried = [0.0] * size, [0.0] * size
         self._opening = np.zeros(size)  # how each joint's turning opened the gap at the last obstacle
         self._share = 1.0  # of the motion towards it
+        self._started = False
         self._last: SafeCommand | None = None
         self._time = -np.inf
 
@@ -80,13 +81,14 @@ class SafetyLayer:
         """
         if not np.isfinite(state.position).all():
             raise ValueError(f"the arm's position is not finite: {state.position}")
-        self._time = -np.inf
+        self._started, self._time, self._last = True, -np.inf, None
         outside = [f"{self.joints[i]} is at {state.position[i]:.1f}" for i in self._planner.start(state.position)]
         self._command[:] = state.position.tolist()
         self._sent[:] = state.position
         self._share = 1.0
         self._servos.restart()
         self._freshness.restart(now)
+        self._emergency.restart()
         if self._geometry is not None:
             outside += [f"{pair} are too near" for pair in self._geometry.relax(self._sent)]
         return outside
@@ -95,6 +97,15 @@ class SafetyLayer:
         """Release the emergency stop and begin again from where the arm is; as `start`."""
         self.emergency_stop.release()
         return self.start(now, state)
+
+    @property
+    def braking_s(self) -> float:
+        """Seconds in which the arm comes to rest from any motion."""
+        return len(self._planner.plan) / self.limits.rate_hz
+
+    def rest_pose(self) -> np.ndarray:
+        """Where the arm would come to rest if it braked now, (joints,)."""
+        return self._planner.plan[self._planner.length - 1].copy()
 
     def step(
         self, now: float, command: np.ndarray | None, state: ArmState | None, person: PersonView | None = None
@@ -106,6 +117,8 @@ class SafetyLayer:
             state: the newest reading of the arm, None if it could not be read.
             person: the newest view of the person detector, if there is one.
         """
+        if not self._started:
+            raise RuntimeError("SafetyLayer.start has to tell where the arm is before the first step")
         gap = (now - self._time) * self.limits.rate_hz
         if gap < EARLY and self._last is not None:
             self.report.note(Cause.EARLY_TICK)
@@ -117,7 +130,7 @@ class SafetyLayer:
         self._time = now
         fresh = self._take(command)
         self._judge(now, fresh, state, person)
-        self._aim(state)
+        self._aim()
         self._avoid()
         self._planner.keep()
         self._sent[:] = self._planner.plan[0]
@@ -129,6 +142,8 @@ class SafetyLayer:
         """Stages 1 and 2: a command that is finite becomes the one to follow, within the joints' limits."""
         if command is None:
             return False
+        if len(command) != len(self.joints):
+            raise ValueError(f"a command has {len(command)} numbers for the {len(self.joints)} joints of the arm")
         if not all(map(math.isfinite, command.tolist())):
             self.report.note(Cause.NOT_FINITE)
             return False
@@ -149,15 +164,15 @@ class SafetyLayer:
         self._person.judge(now, person, verdict, report)
         self._emergency.judge(now, verdict, report)
 
-    def _aim(self, state: ArmState | None) -> None:
+    def _aim(self) -> None:
         """Stage 3: the accelerations of this tick, within the limits of speed, acceleration and jerk."""
         planner, verdict, out = self._planner, self._verdict, self._accelerations
         for i in range(len(self.joints)):
             share = 1.0
             if verdict.reaction == Reaction.FOLLOW:
                 target = self._command[i]
-            elif verdict.reaction == Reaction.GIVE_WAY and verdict.yielding[i] and state is not None:
-                target = min(max(state.position.item(i), self._ranges[i][0]), self._ranges[i][1])
+            elif verdict.reaction == Reaction.GIVE_WAY and (to := verdict.yielding[i]) is not None:
+                target = min(max(to, self._ranges[i][0]), self._ranges[i][1])
             elif verdict.reaction == Reaction.RETREAT:
                 target, share = self.limits.watchdog.retreat_pose[i], self.limits.watchdog.retreat_speed
             else:

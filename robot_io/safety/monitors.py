@@ -48,7 +48,7 @@ class Reaction(IntEnum):
     """From the mildest to the strictest; the strictest asked for is carried out."""
 
     FOLLOW = 0
-    GIVE_WAY = 1  # joints of `Verdict.yielding` go to where they are, the others stand still
+    GIVE_WAY = 1  # overloaded and stuck joints go to where they are, the others stand still
     RETREAT = 2  # to the configured pose
     HOLD = 3
 
@@ -57,13 +57,13 @@ class Reaction(IntEnum):
 class Verdict:
     """What the monitors ask for in a tick: a reaction, and the share of torque for it."""
 
-    yielding: list[bool]
+    yielding: list[float | None]  # where joints that give way go to
     reaction: Reaction = Reaction.FOLLOW
     torque: float = 1.0
 
     def clear(self) -> None:
         for joint in range(len(self.yielding)):
-            self.yielding[joint] = False
+            self.yielding[joint] = None
         self.reaction, self.torque = Reaction.FOLLOW, 1.0
 
     def ask(self, reaction: Reaction, torque: float = 1.0) -> None:
@@ -81,8 +81,8 @@ class _Patience:
         for joint in range(len(self._since)):
             self._since[joint], self._until[joint] = math.inf, -math.inf
 
-    def judge(self, now: float, joint: int, value: float, verdict: Verdict, report: Interventions) -> bool:
-        """Mark a joint whose value, of either sign, is too much as yielding; whether it is."""
+    def judge(self, now: float, joint: int, value: float, report: Interventions) -> bool:
+        """Whether a joint with this value, of either sign, has to give way."""
         if abs(value) > self.limit:  # NaN, not reported, is not
             self._since[joint] = min(self._since[joint], now)
             # One that yields already goes on until it has been well for a while.
@@ -92,7 +92,6 @@ class _Patience:
             self._since[joint] = math.inf
         if self._until[joint] <= now:
             return False
-        verdict.yielding[joint] = True
         report.note(self.cause)
         return True
 
@@ -118,10 +117,11 @@ class ServoMonitor:
         limits = self.limits
         yields, missing, hottest = False, False, -math.inf
         for joint, here in enumerate(sent):
-            load, temperature = state.load.item(joint), state.temperature.item(joint)
-            behind = state.position.item(joint) - here
-            yields |= self._load.judge(now, joint, load, verdict, report)
-            yields |= self._lag.judge(now, joint, behind, verdict, report)
+            at, load, temperature = (values.item(joint) for values in (state.position, state.load, state.temperature))
+            too_much = self._load.judge(now, joint, load, report)
+            if self._lag.judge(now, joint, at - here, report) or too_much:
+                yields = True
+                verdict.yielding[joint] = at if math.isfinite(at) else None
             missing |= not (math.isfinite(load) and math.isfinite(temperature))
             hottest = max(hottest, temperature)  # NaN, not reported, is not hotter
         if yields:
@@ -198,12 +198,17 @@ class EmergencyMonitor:
     stop: EmergencyStop
     _since: float | None = field(default=None, init=False)
 
-    def judge(self, now: float, verdict: Verdict, report: Interventions) -> None:
+    def restart(self) -> None:
+        """Begin anew, unless the stop is still pressed."""
         if not self.stop.pressed:
             self._since = None
-            return
-        if self._since is None:
+
+    def judge(self, now: float, verdict: Verdict, report: Interventions) -> None:
+        # Released, the stop stays in force until the layer is told where the arm has come to by then.
+        if self._since is None and self.stop.pressed:
             self._since = now
+        if self._since is None:
+            return
         report.note(Cause.EMERGENCY_STOP)
         delay = self.limits.torque_off_s
         verdict.ask(Reaction.HOLD, 0.0 if delay is not None and now - self._since >= delay else 1.0)

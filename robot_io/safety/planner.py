@@ -32,7 +32,8 @@ class Planner:
         ]
         self._low, self._high = [0.0] * size, [0.0] * size
         self.position, self.velocity, self.acceleration = [0.0] * size, [0.0] * size, [0.0] * size
-        self._target, self._step = [0.0] * size, [0.0] * size
+        self._target = [0.0] * size
+        self._step, self._step_before = [0.0] * size, [0.0] * size  # of the target, the last and the one before
         self._next = [0.0] * size  # accelerations of the plan
         rows = max(map(_longest_brake, self._fastest, self._greatest)) + 2
         self.plan = np.zeros((rows, size))  # of which the first `length` poses count
@@ -46,8 +47,10 @@ class Planner:
             self.position[i] = self._target[i] = here
             self.velocity[i] = self.acceleration[i] = self._step[i] = 0.0
             self._low[i], self._high[i] = min(joint.min, here), max(joint.max, here)
+            self.plan[:, i] = here
             if not joint.min <= here <= joint.max:
                 outside.append(i)
+        self.length = 1
         return outside
 
     def stand(self) -> None:
@@ -69,10 +72,12 @@ class Planner:
         q, v, a, unit = self.position[i], self.velocity[i], self.acceleration[i], self._unit[i]
         fastest, greatest = self._fastest[i] * share, self._greatest[i]
         before, step = self._target[i], (target - self._target[i]) / unit
-        # What two steps in a row have in common is taken for motion, the rest for noise.
-        drift = 0.0 if step * self._step[i] <= 0 else min(step, self._step[i], key=abs)
+        # What three steps in a row have in common is taken for motion, the rest for noise.
+        drift = min(step, self._step[i], self._step_before[i], key=abs)
+        if step * self._step[i] <= 0 or step * self._step_before[i] <= 0:
+            drift = 0.0
         drift = min(max(drift, -fastest), fastest)
-        self._target[i], self._step[i] = target, step
+        self._target[i], self._step[i], self._step_before[i] = target, step, self._step[i]
 
         gap = (target - q) / unit
         direct = gap - v
