@@ -184,6 +184,8 @@ def _checked_model(limits: SafetyLimits) -> mujoco.MjModel:
         name = f"{body}_{len(boxes[body])}"
         boxes[body].append(name)
         centre, half, quat = _box_around(corners, inertial)
+        # Clearance is part of the boxes: with a margin instead, MuJoCo misses some boxes that do not touch yet.
+        half = half + limits.self_collision.clearance / 2
         kind = mujoco.mjtGeom.mjGEOM_BOX
         spec.body(body).add_geom(name=name, type=kind, pos=centre, size=half, quat=quat, contype=0, conaffinity=0)
         if body in CONFINED:
@@ -193,7 +195,7 @@ def _checked_model(limits: SafetyLimits) -> mujoco.MjModel:
             spec.body(body).add_geom(name=hulls[-1], type=kind, meshname=hulls[-1], contype=0, conaffinity=0)
     for a, others in MEETING.items():
         for first, second in itertools.product(boxes[a], itertools.chain(*(boxes[b] for b in others))):
-            spec.add_pair(geomname1=first, geomname2=second, margin=limits.self_collision.clearance)
+            spec.add_pair(geomname1=first, geomname2=second)
     for plane, hull in itertools.product(_planes(spec, limits), hulls):
         spec.add_pair(geomname1=plane, geomname2=hull, margin=limits.workspace.clearance)
     return spec.compile()

@@ -79,5 +79,5 @@ def test_nonsense_is_refused_in_one_line(where, value, words):
 def test_a_missing_setting_is_named():
     cfg = copy.deepcopy(SHIPPED)
     del cfg["watchdog"]["hold_s"]
-    with pytest.raises(UserError, match="safety.watchdog.hold_s is not given"):
+    with pytest.raises(UserError, match=r"safety\.watchdog\.hold_s is not given"):
         SafetyLimits.decode(cfg)
