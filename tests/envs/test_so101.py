@@ -1,5 +1,7 @@
 """The SO-101 in simulation: what a policy sees, what an action does, experts, and demonstrations that LeRobot reads."""
 
+from functools import partial
+
 import gymnasium as gym
 import mujoco
 import numpy as np
@@ -12,6 +14,9 @@ from configs.composing import as_dict, load_config
 from envs import make_env, resolve_tasks
 from envs.demos import ensure_dataset
 from envs.demos.episode import record_demo
+from envs.registry import instruction_of
+from envs.shifts import AXES, Shift, with_shift
+from envs.shifts.wrapper import ShiftedEnv
 from envs.so101 import ACTION_DIM, CONTROL_HZ, FEATURE_NAMES, HIGH, JOINTS, LOW
 from envs.so101.arm import Units
 from envs.so101.simulation import CAMERAS, CUBE, DISC, HOME, Simulation
@@ -314,3 +319,46 @@ def test_every_camera_shows_the_gripper(camera):
     yellow = (picture[..., 0] - picture[..., 2] > 80) & (picture[..., 1] - picture[..., 2] > 60)
     assert yellow.sum() > 60
     env.close()
+
+
+def test_the_scene_can_be_laid_out_without_moving_the_arm():
+    """As for a twin or a real arm, which has to move there by itself."""
+    moved, left = Simulation("push"), Simulation("push")
+    moved.reset(np.random.default_rng(3))
+    left.apply(np.zeros(6))
+    before = left.state()
+    left.reset(np.random.default_rng(3), move_arm=False)
+    np.testing.assert_array_equal(left.state(), before)
+    np.testing.assert_array_equal(left.cube, moved.cube)
+    np.testing.assert_array_equal(left.disc, moved.disc)
+
+
+def test_an_episode_of_the_environment_is_that_of_the_simulation(lift):
+    sim = Simulation("pick-lift")
+    sim.reset(np.random.default_rng(8))
+    lift.reset(seed=8)
+    np.testing.assert_array_equal(sim.data.qpos, lift.data.qpos)
+
+
+@pytest.fixture(scope="module")
+def first_frames():
+    env = make_env(config(cameras=["front"]), "push")
+    yield env, env.reset(seed=2)[0]
+    env.close()
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_shift_works_here_and_is_taken_back(first_frames, axis):
+    env, plain = first_frames
+    instruct = partial(instruction_of, with_shift(config(), [axis], 2), "push")
+    shifted = ShiftedEnv(env, Shift((axis,), 2), instruct)
+    seen = shifted.reset(seed=2)[0]
+    told = axis == "instruction"
+    assert (seen["task"] != plain["task"]) == told
+    assert (seen["observation.images.front"] != plain["observation.images.front"]).any() != told
+    np.testing.assert_array_equal(seen["observation.state"] == plain["observation.state"], axis != "sensor_noise")
+    if axis == "distractors":
+        assert len(env.eyes.props) >= 3
+    shifted.restore()
+    again = env.reset(seed=2)[0]
+    np.testing.assert_array_equal(again["observation.images.front"], plain["observation.images.front"])
