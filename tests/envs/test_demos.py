@@ -327,7 +327,7 @@ def test_a_disk_that_is_full_while_collecting_is_one_clear_error_and_loses_nothi
     assert content(make(tmp_path)) == content(root)
 
 
-def half_a_shard(error, shard, _):
+def half_a_shard(error, shard, *_):
     """In a worker process: `write_shard` that leaves a file and fails, and writes on when its process ends."""
     atexit.register(half_a_shard, None, shard, None)
     shard.mkdir(parents=True, exist_ok=True)
