@@ -1,6 +1,7 @@
 """LeRobot's plug-in convention: its tools import this module, the distribution's namesake, when they start.
 
-Importing it makes policy.type=tinyvla and env.type=tinyvla_metaworld known; neither model nor simulator is loaded.
+Importing it makes policy.type=tinyvla, env.type=tinyvla_metaworld and env.type=tinyvla_so101 known; neither model nor
+simulator is loaded.
 """
 
 import envs.lerobot_env

@@ -15,9 +15,9 @@ def main(cfg: DictConfig) -> None:
     from envs.evaluation import check_episodes, evaluate, validator
     from envs.report import describe, write_report
     from envs.shifts import with_randomisation
-    from policies.training import Tracker, find_dataset, find_run, make_accelerator, on_first_process, open_run, train
+    from policies.data import find_dataset
+    from policies.training import Tracker, check_settings, find_run, make_accelerator, on_first_process, open_run, train
     from policies.training.device import device_of
-    from policies.training.settings import check_settings
 
     check_settings(cfg)  # mistakes come up before anything is written
     with_randomisation(as_dict(cfg.env), cfg.randomise)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from machine import Machine, write_text
+from machine import Machine
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -35,6 +35,7 @@ from envs.shifts.examples import example_frames
 from envs.workers import count_workers, worker_pool
 from policies import find_checkpoint
 from tinyvla.errors import UserError
+from tinyvla.files import write_whole
 
 _KEPT = ("success_rate", "successes", "episodes", "ci95", "episode_length", "ms_per_action", "tasks")
 
@@ -113,7 +114,7 @@ class Cells:
 
     def add(self, key: str, figures: dict[str, Any]) -> None:
         self._cells[key] = figures
-        write_text(self._file, json.dumps(self._cells, indent=1))
+        write_whole(self._file, json.dumps(self._cells, indent=1))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, Machine, write_text
+from machine import RESULTS, Machine
+
+from tinyvla.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 POLICIES = ["tinyvla", "act", "diffusion", "vqbet", "smolvla", "multi_task_dit"]
-CALIBRATION_STEPS = 60
+CALIBRATION_STEPS = 30
 FIGURES = ("successes", "episodes", "success_rate", "ci95")
 
 
@@ -44,7 +46,7 @@ class Ledger:
     def add(self, name: str, figures: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             self._kept["figures"][name] = figures
-            write_text(self._file, json.dumps(self._kept, indent=1))
+            write_whole(self._file, json.dumps(self._kept, indent=1))
         return figures
 
 
@@ -174,7 +176,7 @@ def prepare_data(settings: Sequence[str]) -> Path:
     from configs.composing import as_dict, load_config
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
-    from policies.training.data import cache_frames, open_dataset
+    from policies.data import cache_frames, open_dataset
     from policies.training.device import count_cores
 
     cfg = load_config("train", list(settings))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinyvla.files import write_whole
+
 PACKAGES = ("lerobot", "torch", "transformers", "diffusers", "torchao", "onnxruntime", "mujoco", "metaworld")
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -55,12 +57,4 @@ def markdown(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> st
 def keep(name: str, result: Mapping[str, Any], text: str) -> None:
     """Write `<name>.json` and `<name>.md` to benchmarks/results, each whole or not at all."""
     for suffix, content in ((".json", json.dumps(result, indent=1)), (".md", text)):
-        write_text(RESULTS / f"{name}{suffix}", content + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Put a file in its place whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(content)
-    temporary.replace(path)
+        write_whole(RESULTS / f"{name}{suffix}", content + "\n")

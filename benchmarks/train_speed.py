@@ -25,7 +25,8 @@ from machine import Machine
 from configs.composing import as_dict, load_config
 from envs import resolve_tasks
 from envs.demos import ensure_dataset
-from policies.training import Tracker, find_dataset, make_accelerator, on_first_process, train
+from policies.data import find_dataset
+from policies.training import Tracker, make_accelerator, on_first_process, train
 from policies.training.settings import check_settings
 from policies.training.timing import StepTimer
 

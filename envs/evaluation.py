@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from policies import PolicyRunner, find_checkpoint
 from tinyvla.errors import UserError
+from tinyvla.files import write_whole
 
 from .registry import instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
@@ -80,7 +81,7 @@ def run_jobs(
             job = futures.pop(future)  # with the film in it
             results[job], film = future.result()
             if videos and film:
-                write_file(videos / video_name(job), film)
+                write_whole(videos / video_name(job), film)
             bar.update()
             right = [rollout.success for job, rollout in results.items() if job.task == job.told]
             bar.set_postfix(success=f"{sum(right)}/{len(right)}")
@@ -136,7 +137,7 @@ def evaluate(
         + (" of a Ray cluster" if launcher["name"] == "ray" else ""),
     }
     if run_dir:
-        write_file(run_dir / "eval.json", json.dumps(result, indent=1).encode())
+        write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
     return result
 
 
@@ -160,14 +161,6 @@ def validator(env_cfg: Mapping[str, Any], episodes: int, **options: Any) -> Call
 def check_episodes(env_cfg: Mapping[str, Any], episodes: int) -> None:
     """Raise UserError unless the environment has tasks and `episodes` is a number of them, 0 included."""
     evaluation_jobs(resolve_tasks(env_cfg), episodes or 1)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Put a file in its place whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 _WORKER: dict[str, Any] = {}  # a worker process's policy, and its last task's environment

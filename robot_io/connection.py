@@ -17,7 +17,7 @@ from tinyvla.errors import UserError
 
 from .twin.protocol import Instruction, Packet, Parser, pack
 
-_PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
+PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
 _PATIENCE = 0.03  # seconds that a servo has to answer a ping
 _RETRIES = _ATTEMPTS = 3
 _LOST_PACKET = re.compile("status packet|motor check failed")
@@ -132,7 +132,7 @@ def _check_port(robot: Robot) -> None:
     if not isinstance(port, str) or _bus(robot) is None:
         return
     if not Path(port).exists():
-        there = sorted(path for pattern in _PORTS for path in glob(pattern))
+        there = sorted(path for pattern in PORTS for path in glob(pattern))
         found = f"set robot.port to one of {', '.join(there)}" if there else "plug the arm in, or look for its port"
         raise UserError(f"there is no port {port}; {found} (lerobot-find-port)")
     if not os.access(port, os.R_OK | os.W_OK):

@@ -20,7 +20,7 @@ def dataset_root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def dataset(dataset_root):
-    from policies.training.data import open_dataset
+    from policies.data import open_dataset
 
     return open_dataset(dataset_root)
 

@@ -1,7 +1,6 @@
 """Stored attempts as one LeRobotDataset v3, assembled in parallel and put in place whole."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import shutil
@@ -15,8 +14,9 @@ from unittest.mock import patch
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
+from tinyvla.files import alone_in
 
-from ..metaworld import ACTION_DIM, CONTROL_HZ, STATE_DIM
+from ..registry import Embodiment, embodiment_of
 from ..workers import LOCAL, clear_disk_errors, count_workers, worker_pool
 from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
@@ -27,8 +27,6 @@ _LONGEST_EPISODE = 1000  # steps that may wait for the encoder, which drops more
 # Without loss but for the rounding of colours (at most 2 of 255): a usual video codec would smear the goal markers,
 # which are two pixels wide. A tenth of the time and the disk that PNGs take; a key frame every few for random access.
 _VIDEO = {"vcodec": "h264", "pix_fmt": "yuv444p", "crf": 0, "preset": "ultrafast", "g": 5}
-_STATE_NAMES = ["x", "y", "z", "gripper"]
-_ACTION_NAMES = ["dx", "dy", "dz", "gripper"]
 
 
 class DamagedAttempt(Exception):
@@ -58,7 +56,7 @@ def ensure_dataset(
     if root.exists():
         check_dataset(root)
         return root
-    with clear_disk_errors(), _alone_in(data_dir):
+    with clear_disk_errors(), alone_in(data_dir):
         while not root.exists():
             attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers, launcher)
             try:
@@ -66,15 +64,6 @@ def ensure_dataset(
             except DamagedAttempt as damage:
                 tqdm.write(f"{damage}; collecting it again")
     return root
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time: another one that wants the folder waits here. A killed one leaves it free."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def check_dataset(root: Path) -> None:
@@ -92,23 +81,23 @@ def check_dataset(root: Path) -> None:
         ) from error
 
 
-def _features(cameras: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _features(robot: Embodiment, cameras: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     size = next(iter(cameras.values())).shape[1]
     picture = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
     return {f"observation.images.{camera}": picture for camera in cameras} | {
-        "observation.state": {"dtype": "float32", "shape": (STATE_DIM,), "names": _STATE_NAMES},
-        "action": {"dtype": "float32", "shape": (ACTION_DIM,), "names": _ACTION_NAMES},
+        "observation.state": {"dtype": "float32", "shape": (len(robot.state_names),), "names": robot.state_names},
+        "action": {"dtype": "float32", "shape": (len(robot.action_names),), "names": robot.action_names},
     }
 
 
-def write_shard(root: Path, files: list[Path]) -> int:
+def write_shard(root: Path, files: list[Path], robot: Embodiment) -> int:
     """Write stored attempts as a LeRobotDataset at `root`, one episode a file; returns its number of frames."""
     _hush_libraries()
     with _lean_writer():
-        return _write_episodes(root, files)
+        return _write_episodes(root, files, robot)
 
 
-def _write_episodes(root: Path, files: list[Path]) -> int:
+def _write_episodes(root: Path, files: list[Path], robot: Embodiment) -> int:
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets import LeRobotDataset
 
@@ -122,10 +111,10 @@ def _write_episodes(root: Path, files: list[Path]) -> int:
         if dataset is None:
             dataset = LeRobotDataset.create(
                 repo_id=f"local/{root.name}",
-                fps=CONTROL_HZ,
-                features=_features(demo.images),
+                fps=robot.fps,
+                features=_features(robot, demo.images),
                 root=root,
-                robot_type="sawyer",
+                robot_type=robot.robot_type,
                 video_backend="pyav",
                 rgb_encoder=RGBEncoderConfig(**_VIDEO),
                 streaming_encoding=True,
@@ -142,6 +131,7 @@ def _write_episodes(root: Path, files: list[Path]) -> int:
 
 
 def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts], workers: int | str | None) -> None:
+    robot = embodiment_of(spec)
     files = [attempt_path(task.folder, a, True) for task in attempts.values() for a in task.successes]
     temporary = root.with_name(f".{root.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -151,7 +141,7 @@ def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts
     try:
         with worker_pool(min(count_workers(workers), len(parts))) as pool:
             # Also where there is but one shard: LeRobot may write on until its process ends, even after an error.
-            jobs = pool.map(write_shard, shards, parts)
+            jobs = pool.map(write_shard, shards, parts, [robot] * len(parts))
             for _ in tqdm(jobs, total=len(parts), desc="writing the dataset", unit="shard"):
                 pass
         merged = _merge(shards, temporary / "merged")
@@ -203,6 +193,7 @@ def _provenance(spec: dict[str, Any], attempts: dict[str, TaskAttempts]) -> dict
         for name, task in attempts.items()
         for attempt in task.successes
     ]
+    package = embodiment_of(spec).package
     return {
         "spec": spec,
         "labels": "the expert's action, clipped; noise is applied to the arm and never recorded",
@@ -210,6 +201,6 @@ def _provenance(spec: dict[str, Any], attempts: dict[str, TaskAttempts]) -> dict
             name: {"episodes": len(task.successes), "failures_discarded": len(task.failures)}
             for name, task in attempts.items()
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("lerobot", "metaworld", "mujoco")},
+        "versions": {name: importlib.metadata.version(name) for name in ("lerobot", package, "mujoco")},
         "episodes": episodes,
     }

@@ -22,7 +22,7 @@ _BURST_STEPS = (5, 25)
 
 
 class Demo(NamedTuple):
-    """A successful episode of T steps: images {camera: uint8 (T, S, S, 3)}, state (T, 4), action (T, 4), text."""
+    """A successful episode of T steps: images {camera: uint8 (T, S, S, 3)}, state (T, D), action (T, A), text."""
 
     images: dict[str, np.ndarray]
     state: np.ndarray
@@ -44,16 +44,17 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
     cameras = [key for key in observation if key.startswith("observation.images.")]
     frames: list[dict[str, Any]] = []
     burst = 0
-    offset: np.ndarray = np.zeros(3)
+    arm = env.unwrapped.arm_actions  # noise never moves the gripper
+    offset: np.ndarray = np.zeros(arm)
     while True:
         expert = env.expert_action().clip(env.action_space.low, env.action_space.high)
         frames.append(observation | {"action": expert})
         applied = expert.copy()
         if noise_std > 0:
             if burst == 0 and rng.random() < _BURST_START:
-                burst, offset = int(rng.integers(*_BURST_STEPS)), rng.normal(0.0, noise_std, 3)
+                burst, offset = int(rng.integers(*_BURST_STEPS)), rng.normal(0.0, noise_std, arm)
             if burst > 0:
-                applied[:3] += offset
+                applied[:arm] += offset
                 burst -= 1
         _, success, truncated, _ = env.apply(applied)
         if success:

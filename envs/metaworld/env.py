@@ -9,9 +9,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from tinyvla.errors import UserError
-
 from ..rendering import Eyes  # before metaworld, which imports mujoco
+from ..settings import check_max_steps, check_pictures, checked_action
 from ..shifts.scene import Scene
 from . import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
 from .scene import describe_scene, start_outside
@@ -49,6 +48,7 @@ class MetaWorldEnv(gym.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
     render_mode = "rgb_array"
+    arm_actions = 3  # how many numbers of an action move the arm; the last one is the gripper's
     RENDER_SIZE = 256
 
     def __init__(
@@ -63,16 +63,8 @@ class MetaWorldEnv(gym.Env):
         self.instruction = INSTRUCTIONS[self.task]
         self.cameras = list(cameras)
         self.max_steps = max_steps
-        if unknown := [camera for camera in self.cameras if camera not in CAMERAS]:
-            raise UserError(f"unknown camera {unknown[0]!r} in env.cameras; Meta-World has {', '.join(CAMERAS)}")
-        if not self.cameras:
-            raise UserError(f"env.cameras is empty; name one or more of {', '.join(CAMERAS)}")
-        if render not in ("fast", "faithful"):
-            raise UserError(f"env.render is {render!r}; use fast or faithful")
-        if not 8 <= image_size <= 2048:
-            raise UserError(f"env.image_size is {image_size}; use 8 to 2048 pixels")
-        if not 1 <= max_steps <= MAX_EPISODE_STEPS:
-            raise UserError(f"env.max_steps is {max_steps}; Meta-World allows 1 to {MAX_EPISODE_STEPS}")
+        check_pictures(self.cameras, CAMERAS, image_size, render, "Meta-World")
+        check_max_steps(max_steps, MAX_EPISODE_STEPS, "Meta-World")
 
         self._sim = ALL_V3_ENVIRONMENTS[self.task]()
         self._sim._partially_observable = False  # the scripted expert reads the goal; observations never do
@@ -116,13 +108,7 @@ class MetaWorldEnv(gym.Env):
 
         info holds `success` and `action`, the action as applied, clipped to [-1, 1].
         """
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != (ACTION_DIM,):
-            raise UserError(
-                f"Meta-World actions have shape ({ACTION_DIM},), got {action.shape}; check the policy's action size"
-            )
-        if not np.isfinite(action).all():
-            raise UserError(f"the action {action} is not finite; the policy that made it needs another checkpoint")
+        action = checked_action(action, ACTION_DIM, "Meta-World")
         if self._full_state is None:
             raise gym.error.ResetNeeded("call reset before the first step")
         action = action.clip(-1.0, 1.0)

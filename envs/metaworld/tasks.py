@@ -1,6 +1,5 @@
 """The 50 Meta-World v3 tasks: their instructions, and the suites that group them."""
 
-import difflib
 import functools
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tinyvla.errors import UserError
+from ..settings import expand_tasks
 
 INSTRUCTIONS: dict[str, str] = {
     "assembly-v3": "pick up the nut by its handle and put it over the peg",
@@ -99,15 +98,4 @@ def paraphrases(task: str, severity: int | None) -> list[str]:
 
 def resolve_tasks(names: str | Iterable[str]) -> list[str]:
     """Task names in the order given, suites expanded, each once. Unknown names raise a UserError with the nearest."""
-    tasks: list[str] = []
-    for name in [names] if isinstance(names, str) else names:
-        if name not in SUITES and name not in INSTRUCTIONS:
-            known = [*SUITES, *INSTRUCTIONS]
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or [*SUITES, "reach-v3"]
-            raise UserError(
-                f"unknown Meta-World task or suite '{name}' in env.tasks; did you mean {' or '.join(near)}?"
-            )
-        tasks += [task for task in SUITES.get(name, [name]) if task not in tasks]
-    if not tasks:
-        raise UserError("env.tasks is empty; name a task (reach-v3) or a suite (default, mt10, mt50)")
-    return tasks
+    return expand_tasks(names, INSTRUCTIONS, SUITES, "Meta-World")

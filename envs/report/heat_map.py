@@ -12,6 +12,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from tinyvla.files import write_whole
+
 from ..shifts import AXES
 from .charts import STYLE, to_svg
 from .figures import interval
@@ -87,9 +89,9 @@ def frames_figure(frames: Frames) -> Figure:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as PNG on white paper."""
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, format="png", dpi=150, facecolor=_PAPER)
-    temporary.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150, facecolor=_PAPER)
+    write_whole(path, picture.getvalue())
 
 
 def markdown(cells: Cells) -> str:
@@ -142,9 +144,7 @@ def write_heat_map(
         facts=facts,
         command=command,
     )
-    page, temporary = folder / "heat_map.html", folder / "heat_map.html.tmp"
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(page)
+    page = write_whole(folder / "heat_map.html", html)
     save_png(figure, folder / "heat_map.png")
     save_png(frames_figure(frames), folder / "frames.png")
     return [page, folder / "heat_map.png", folder / "frames.png"]

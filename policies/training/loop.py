@@ -17,16 +17,22 @@ from tqdm import tqdm
 
 from tinyvla.augment import augment_images
 
+from ..data import (
+    TrainingData,
+    cache_features,
+    cache_frames,
+    open_dataset,
+    open_metadata,
+    sample_order,
+    stream_batches,
+)
 from ..factory import find_checkpoint, make_policy, make_processors, save_checkpoint_files
 from .checkpoint import CheckpointWriter, read_last_state
-from .data import TrainingData, cache_frames, open_dataset, sample_order
 from .device import count_cores, device_of
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
-from .features import cache_features
 from .guard import LossGuard, stop_requests
 from .optim import averaged_weights, make_ema, make_optimizer
 from .phases import averaged_parameters, keep_codebooks_precise, resume_phase, training_phase
-from .streaming import open_metadata, stream_batches
 from .timing import StepTimer
 from .tracking import Tracker
 

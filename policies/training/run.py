@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tinyvla.errors import UserError
+from tinyvla.files import write_whole
 
 CONFIG = "config.yaml"
 _OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ between a run and its resumption
@@ -48,10 +49,7 @@ def open_run(cfg: DictConfig) -> DictConfig:
     """Make the folder of a run that `find_run` has found to be new, with its configuration in it; returns `cfg`."""
     file = Path(cfg.run_dir) / CONFIG
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        OmegaConf.save(cfg, temporary)
-        temporary.replace(file)
+        write_whole(file, OmegaConf.to_yaml(cfg))
     return cfg
 
 

@@ -6,8 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinyvla.errors import UserError
 
+from ..data import open_metadata
 from ..factory import check_policy
-from .streaming import open_metadata
 
 
 def check_settings(cfg: DictConfig) -> None:

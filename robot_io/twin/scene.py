@@ -41,7 +41,7 @@ def _simplify(mesh: Any) -> None:
     """Put the hull of a mesh in its place: the package's have 430,000 triangles together."""
     name, file = mesh.file.removesuffix(".stl"), mesh.file
     mesh.name, mesh.file = name, ""  # its name was the file's while there was one
-    mesh.uservert = trimesh.load(get_so101_simulation_dir() / "assets" / file).vertices.ravel().tolist()
+    mesh.uservert = trimesh.load_mesh(get_so101_simulation_dir() / "assets" / file).vertices.ravel().tolist()
     mesh.maxhullvert = _CORNERS
     mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX  # of no consequence: the bodies' are given
 

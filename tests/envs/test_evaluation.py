@@ -2,7 +2,6 @@
 
 import json
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
 from tiny import write_metaworld_policy
@@ -116,7 +115,7 @@ def play(checkpoint, jobs, folder, workers=1):
         setting = Setting(checkpoint, ENV, "validation", 0, "cpu", {})
         results = run_jobs(pool, Folder(checkpoint), setting, jobs, folder)
     assert list(results) == jobs
-    return {job: (rollout[:3], iio.imread(folder / video_name(job)).tolist()) for job, rollout in results.items()}
+    return {job: (rollout[:3], (folder / video_name(job)).read_bytes()) for job, rollout in results.items()}
 
 
 def test_an_evaluation_and_what_it_writes(checkpoint, tmp_path, in_process):
@@ -138,7 +137,7 @@ def test_no_episode_depends_on_those_before_it(checkpoint, tmp_path, in_process)
     jobs = evaluation_jobs(ENV["tasks"], 1, wrong_instructions=1)
     first = play(checkpoint, jobs, tmp_path / "first")
     assert first == play(checkpoint, jobs[::-1], tmp_path / "second")
-    assert len({str(seen) for seen in first.values()}) == len(jobs)
+    assert len({video for _, video in first.values()}) == len(jobs)
 
 
 def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):

@@ -19,7 +19,7 @@ from lerobot.envs.utils import NEW_ROLLOUT_OPTION, env_to_policy_features
 import lerobot_policy_tinyvla
 from configs.composing import as_dict, load_config
 from envs import make_env
-from envs.lerobot_env import LeRobotMetaWorld, TinyVLAMetaWorldConfig
+from envs.lerobot_env import LeRobotEnv, TinyVLAMetaWorldConfig
 from envs.metaworld.tasks import INSTRUCTIONS, SUITES
 from envs.seeds import EPISODES_PER_SEED, SEEDS, episode_seed
 from tinyvla.errors import UserError
@@ -117,7 +117,7 @@ class Fake:
 
 @pytest.fixture
 def faked():
-    env = LeRobotMetaWorld({"name": "metaworld", "cameras": ["corner2"], "image_size": 8, "max_steps": 50}, "reach-v3")
+    env = LeRobotEnv({"name": "metaworld", "cameras": ["corner2"], "image_size": 8, "max_steps": 50}, "reach-v3")
     env._env = Fake()
     return env
 

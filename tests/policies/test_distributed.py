@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from test_training_loop import curve
 from tiny import tiny_policy
 
+from policies.data import TrainingData, cache_frames
 from policies.training.checkpoint import last_step, read_last_state
-from policies.training.data import TrainingData, cache_frames
 from policies.training.distributed import DrawsOfWholeBatch
 from tinyvla.augment import augment_images
 

@@ -10,7 +10,7 @@ from test_training_loop import assert_same, curve
 from test_training_loop import run as train_run
 from tiny import run_config
 
-from policies.training import features
+from policies.data import features
 from policies.training.settings import check_settings
 from tinyvla.backbones import LlavaPythiaConfig
 from tinyvla.errors import UserError
@@ -56,7 +56,7 @@ def test_training_on_cached_features_is_the_same(train, root, monkeypatch):
     cached, cached_weights = train("cached", cache_features=True)
     assert_same(cached, plain)
     assert_same(cached_weights, weights)
-    (folder,) = (root.parent / "features" / root.name).iterdir()
+    (folder,) = (root.parent / "features" / root.name).glob("[!.]*")
     assert sorted(path.name for path in folder.iterdir()) == [
         "observation.images.left",
         "observation.images.right",
@@ -69,7 +69,7 @@ def test_training_on_cached_features_is_the_same(train, root, monkeypatch):
     monkeypatch.undo()
     # Other precision, other features.
     train("bf16", "trainer.bf16=true", cache_features=True)
-    assert len(list((root.parent / "features" / root.name).iterdir())) == 2
+    assert len(list((root.parent / "features" / root.name).glob("[!.]*"))) == 2
 
 
 def test_a_disk_without_room_for_features_is_one_line_and_leaves_nothing(train, root, monkeypatch):
@@ -77,7 +77,7 @@ def test_a_disk_without_room_for_features_is_one_line_and_leaves_nothing(train, 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"features need .* GB but .* GB free; free some space, lower"):
         train("full", cache_features=True)
-    assert list((root.parent / "features" / root.name).iterdir()) == []
+    assert list((root.parent / "features" / root.name).glob("[!.]*")) == []
 
 
 def test_features_do_not_go_with_a_tower_that_learns_or_pictures_that_vary(pretrained):

@@ -8,9 +8,8 @@ import torch
 from test_training_loop import Tracker, as_dict, make_accelerator, read_metrics, train
 from tiny import LENGTHS, run_config, tiny_policy, write_dataset
 
-from policies.training.data import TrainingData, cache_frames, open_dataset
+from policies.data import TrainingData, cache_frames, open_dataset, stream_batches
 from policies.training.settings import check_settings
-from policies.training.streaming import stream_batches
 from tinyvla.errors import UserError
 
 FRAMES = sum(LENGTHS)

@@ -12,8 +12,8 @@ from tiny import LENGTHS, SETTINGS, TASKS, run_config, tiny_policy, write_datase
 
 from configs.composing import as_dict
 from policies import decode_policy_config
-from policies.training import data as training_data
-from policies.training.data import TrainingData, cache_frames, open_dataset, sample_order
+from policies.data import TrainingData, cache_frames, open_dataset, sample_order
+from policies.data import frames as reading
 from tinyvla.errors import UserError
 
 
@@ -71,7 +71,7 @@ def test_demonstrations_shorter_than_a_chunk_are_refused(dataset):
 @pytest.mark.parametrize("kind", ["copy", "video_copy"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cached_frames_are_the_decoded_ones(kind, workers, request, monkeypatch):
-    monkeypatch.setattr(training_data, "_RUN", 7)  # runs that do not divide the episodes
+    monkeypatch.setattr(reading, "_RUN", 7)  # runs that do not divide the episodes
     stored = open_dataset(request.getfixturevalue(kind))
     frames = cache_frames(stored, workers)
     assert set(frames) == {"observation.images.left", "observation.images.right"}
@@ -81,13 +81,13 @@ def test_cached_frames_are_the_decoded_ones(kind, workers, request, monkeypatch)
             decoded = stored[index][key].mul(255).round().byte().numpy()
             np.testing.assert_array_equal(cached[index], decoded)
     folder = stored.root.parent / "frames"
-    assert [path.name for path in folder.iterdir()] == ["tiny"]
+    assert [path.name for path in folder.glob("[!.]*")] == ["tiny"]
 
 
 def test_the_cache_is_made_once_and_again_for_another_dataset(copy, monkeypatch):
     first = cache_frames(open_dataset(copy), 0)
     with monkeypatch.context() as patch:
-        patch.setattr(training_data, "_decode", lambda *_: pytest.fail("decoded again"))
+        patch.setattr(reading, "_decode", lambda *_: pytest.fail("decoded again"))
         again = cache_frames(open_dataset(copy), 0)
     np.testing.assert_array_equal(first["observation.images.left"], again["observation.images.left"])
     # Somebody collected anew under the same name.
@@ -99,7 +99,7 @@ def test_the_cache_is_made_once_and_again_for_another_dataset(copy, monkeypatch)
 
 def test_a_cache_cut_short_is_made_again(copy, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(training_data.json, "dumps", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(reading.json, "dumps", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             cache_frames(open_dataset(copy), 0)
     frames = cache_frames(open_dataset(copy), 0)
@@ -122,7 +122,7 @@ def test_a_full_disk_while_decoding_is_one_line_and_leaves_nothing(copy):
     with files_limited_to(100_000), pytest.raises(UserError, match=r"cannot be decoded .*free disk space") as mistake:
         cache_frames(stored, 0)
     assert "\n" not in str(mistake.value)
-    assert list((copy.parent / "frames").iterdir()) == []
+    assert list((copy.parent / "frames").glob("[!.]*")) == []
 
 
 def truncate(file):

@@ -11,9 +11,9 @@ from tiny import SETTINGS, run_config
 
 from configs.composing import as_dict
 from policies import find_checkpoint, load_policy
+from policies.data import TrainingData, sample_order
 from policies.training import Tracker, make_accelerator, read_metrics, train
 from policies.training.checkpoint import last_step, read_last_state
-from policies.training.data import TrainingData, sample_order
 from policies.training.guard import LossGuard
 from tinyvla.errors import UserError
 
@@ -103,7 +103,7 @@ def assert_same_run(run_dir, undisturbed):
 
 @pytest.mark.parametrize("policy", [name for name in SETTINGS if name != "vqbet"])  # see test_peers.py
 def test_every_policy_learns(policy, dataset_root, tmp_path):
-    steps = {"tinyvla": 100, "diffusion": 60}.get(policy, 30)
+    steps = {"tinyvla": 100, "diffusion": 40}.get(policy, 30)
     settings = (f"trainer.steps={steps}", "trainer.lr=1e-3", "trainer.save_every=0", "trainer.batch_size=8")
     folder = run(tmp_path / "run", dataset_root, *settings, policy=policy, validate=None)
     losses = [record["train/loss"] for record in curve(tmp_path / "run")]

@@ -7,8 +7,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import Timesteps
-from timm.layers import Mlp
-from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, DenoiserConfig
@@ -39,6 +37,10 @@ class DiTBlock(nn.Module):
     PARTS = 6  # shift, scale and gate of either layer
 
     def __init__(self, width: int, heads: int):
+        # Not at the top: timm brings all its models and wandb along, seconds of every start that needs no DiT.
+        from timm.layers import Mlp
+        from timm.models.vision_transformer import Attention
+
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.attention = Attention(width, heads, qkv_bias=True)

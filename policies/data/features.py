@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
+from tinyvla.files import fill_folder
 
 _BATCH = 32  # frames that the tower sees together
 
@@ -31,28 +32,23 @@ def cache_features(
 
     Args:
         backbone: has `see_images`, (B, C, 3, H, W) -> (B, C, 1, P, D), and its frozen `vision_tower`.
-        frames: what `policies.training.data.cache_frames` returns.
+        frames: what `cache_frames` returns.
         autocast: makes the context in which training computes, so that features have its precision.
 
     Raises UserError if the disk has no room for them.
     """
     folder = dataset_root.parent / "features" / dataset_root.name / _fingerprint(backbone, dataset_root, autocast)
-    if not (folder / "shape.json").is_file():
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            _compute(backbone, temporary, frames, device, autocast)
-        except OSError as error:
-            raise UserError(
-                f"the features of {dataset_root} cannot be kept ({error}); free some space, "
-                "or leave out backbone.cache_features"
-            ) from error
-        finally:
-            if not (temporary / "shape.json").is_file():
-                shutil.rmtree(temporary, ignore_errors=True)
-        temporary.replace(folder)
+    try:
+        fill_folder(
+            folder,
+            lambda: (folder / "shape.json").is_file(),
+            lambda empty: _compute(backbone, empty, frames, device, autocast),
+        )
+    except OSError as error:
+        raise UserError(
+            f"the features of {dataset_root} cannot be kept ({error}); free some space, "
+            "or leave out backbone.cache_features"
+        ) from error
     shape = json.loads((folder / "shape.json").read_text())
     return {
         key: torch.from_file(str(folder / key), shared=False, size=int(np.prod(own)), dtype=_dtype(name)).view(own)

@@ -1,0 +1,288 @@
+"""Attack the safety layer with random sequences of commands, audit every pose that it let through, and time it.
+
+    uv run benchmarks/safety_cost.py
+    uv run benchmarks/safety_cost.py --sequences 500 --kinds folded drift
+
+Every sequence starts at a random pose. Most are disturbed too: missing commands and readings, servos that lag, are
+overloaded or hot, people, the emergency stop, ticks too early or too late. What was sent is checked by
+robot_io/safety/audit.py, which shares no code with the layer. The cost is that of `SafetyLayer.step`, by the clock and
+by CPU time, for commands of a policy that the limits hardly touch and for goals that jump. The last line is one JSON
+object.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import Machine
+from omegaconf import OmegaConf
+
+from robot_io.safety import ArmState, PersonView, SafetyLayer, SafetyLimits
+from robot_io.safety.audit import Auditor
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "safety" / "so101.yaml"
+NARROW = {"x": [-0.05, 0.32], "y": [-0.2, 0.2], "z_max": 0.3}
+REST = np.array([0.0, -60.0, 60.0, 60.0, 0.0, 20.0])
+
+
+@dataclass
+class Attack:
+    """What a kind of attack knows: a generator, the joints' ranges (joints,), steps at full speed, and a start."""
+
+    rng: np.random.Generator
+    low: np.ndarray
+    high: np.ndarray
+    step: np.ndarray
+    start: np.ndarray
+    ticks: int
+
+    def held(self, poses: Callable[[], np.ndarray], ticks: float) -> np.ndarray:
+        """Poses that are each held for about so many ticks; (ticks, joints)."""
+        changes = self.rng.random(self.ticks) < 1 / ticks
+        pose, rows = poses(), []
+        for change in changes:
+            pose = poses() if change else pose
+            rows.append(pose)
+        return np.array(rows)
+
+
+def jumps(a: Attack) -> np.ndarray:
+    """Goals anywhere, in and out of range."""
+    span = a.high - a.low
+    return a.held(lambda: a.rng.uniform(a.low - span / 2, a.high + span / 2), a.rng.uniform(1, 25))
+
+
+def bang_bang(a: Attack) -> np.ndarray:
+    """Every joint between its limits, at a rhythm of its own."""
+    period = a.rng.integers(1, 25, len(a.low))
+    tick = np.arange(a.ticks)[:, None]
+    return np.where((tick // period) % 2 == a.rng.integers(0, 2, len(a.low)), a.low, a.high)
+
+
+def drift(a: Attack) -> np.ndarray:
+    """Every joint steadily one way, slowly to at full speed, into whatever is there."""
+    speed = a.step * a.rng.uniform(-1, 1, len(a.low)) ** a.rng.choice([1, 3, 5])
+    return a.start + np.arange(1, a.ticks + 1)[:, None] * speed
+
+
+def rush(a: Attack) -> np.ndarray:
+    """At exactly full speed, reversing now and then."""
+    signs = a.held(lambda: a.rng.choice([-1.0, 1.0], len(a.low)), a.rng.uniform(2, 20))
+    return a.start + np.cumsum(signs * a.step, axis=0)
+
+
+def noise(a: Attack) -> np.ndarray:
+    """A random walk, fine to wild."""
+    return a.start + np.cumsum(a.rng.normal(0, 10 ** a.rng.uniform(-1, 1.5), (a.ticks, len(a.low))), axis=0)
+
+
+def waves(a: Attack) -> np.ndarray:
+    """Smooth motion, too slow to too fast."""
+    frequency, phase = 10 ** a.rng.uniform(-2, 0, len(a.low)), a.rng.uniform(0, 2 * np.pi, len(a.low))
+    return (a.low + a.high) / 2 + (a.high - a.low) / 2 * np.sin(frequency * np.arange(a.ticks)[:, None] + phase)
+
+
+def folded(a: Attack) -> np.ndarray:
+    """Corners of the joints' ranges, where the arm meets itself."""
+    return a.held(lambda: np.where(a.rng.random(len(a.low)) < 0.5, a.low, a.high), a.rng.uniform(5, 40))
+
+
+def into_base(a: Attack) -> np.ndarray:
+    """Hand and wrist turned in towards the shoulder and the base."""
+
+    def pose() -> np.ndarray:
+        pose = a.rng.uniform(a.low, a.high)
+        pose[1:4] = a.rng.uniform([-100, 40, 30], [20, 96, 94])
+        return pose
+
+    return a.held(pose, a.rng.uniform(5, 40))
+
+
+def into_table(a: Attack) -> np.ndarray:
+    """Low poses, reached past the table."""
+
+    def pose() -> np.ndarray:
+        pose = a.rng.uniform(a.low, a.high)
+        pose[1:4] = a.rng.uniform([0, -60, -20], [99, 60, 94])
+        return pose
+
+    return a.held(pose, a.rng.uniform(5, 40))
+
+
+def not_finite(a: Attack) -> np.ndarray:
+    """Jumps among which NaN, infinities and huge numbers turn up."""
+    commands = jumps(a)
+    poison = np.array([np.nan, np.inf, -np.inf, 1e308, -1e308, 1e20])
+    hit = a.rng.random(commands.shape) < a.rng.uniform(0.01, 0.5)
+    return np.where(hit, a.rng.choice(poison, commands.shape), commands)
+
+
+KINDS: dict[str, Callable[[Attack], np.ndarray]] = {
+    kind.__name__: kind
+    for kind in (jumps, bang_bang, drift, rush, noise, waves, folded, into_base, into_table, not_finite)
+}
+
+
+def make_limits(**changes: Any) -> SafetyLimits:
+    """The SO-101's limits with some sections' settings changed."""
+    cfg: Any = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    for section, values in changes.items():
+        cfg[section] = cfg[section] | values if isinstance(values, dict) else values
+    return SafetyLimits.decode(cfg)
+
+
+class Attacker:
+    """Plays attacks against one layer."""
+
+    def __init__(self, layer: SafetyLayer) -> None:
+        self.layer = layer
+        joints = layer.limits.joints.values()
+        self._low, self._high = (np.array([getattr(joint, end) for joint in joints]) for end in ("min", "max"))
+        self._step = np.array([joint.speed for joint in joints]) / layer.limits.rate_hz
+        self._now = 0.0
+
+    def play(self, kind: str, seed: int, ticks: int, disturb: bool = True) -> list[np.ndarray]:
+        """Runs of poses as they were sent, each (ticks, joints) from a standstill on."""
+        rng = np.random.default_rng(seed)
+        start = self._start(rng)
+        commands = KINDS[kind](Attack(rng, self._low, self._high, self._step, start, ticks))
+        calm = not disturb or rng.random() < 0.25
+        runs = [[start]]
+        for command, disturbance in zip(commands, self._disturbances(rng, calm), strict=False):
+            self._now += disturbance.pop("gap")
+            if disturbance.pop("resume") or not runs[-1]:
+                runs.append([runs[-1][-1]])
+                self.layer.resume(self._now, ArmState.of(runs[-1][-1], self._now))
+            if disturbance.pop("late"):
+                self._now += 0.2
+                runs.append([runs[-1][-1]])
+            if disturbance.pop("press"):
+                self.layer.emergency_stop.press("attack")
+            state = self._state(rng, runs[-1][-1], disturbance)
+            view = PersonView(float(disturbance["person"]), self._now - 0.05)
+            sent = self.layer.step(self._now, None if disturbance["silent"] else command, state, view)
+            if disturbance["early"]:
+                again = self.layer.step(self._now + 0.001, -command, state, view)
+                assert again is sent
+            runs[-1].append(sent.position.copy())
+        return [np.array(run) for run in runs]
+
+    def _start(self, rng: np.random.Generator) -> np.ndarray:
+        """A pose that keeps to every limit, and the layer begun there."""
+        self._now += 10
+        while True:
+            start = rng.uniform(self._low, self._high)
+            if not self.layer.resume(self._now, ArmState.of(start, self._now)):
+                return start
+
+    def _state(self, rng: np.random.Generator, sent: np.ndarray, disturbance: dict[str, Any]) -> ArmState | None:
+        if disturbance["blind"]:
+            return None
+        state = ArmState.of(sent, self._now - disturbance["age"])
+        state.load[:], state.temperature[:] = 0.2, 35
+        if disturbance["stuck"]:
+            state.position[:] += rng.choice([0, np.nan]) if rng.random() < 0.2 else rng.normal(0, 40, len(sent))
+        if disturbance["overload"]:
+            state.load[rng.integers(len(sent))] = -0.95
+        if disturbance["hot"]:
+            state.temperature[0] = 75
+        return state
+
+    def _disturbances(self, rng: np.random.Generator, calm: bool) -> Iterator[dict[str, Any]]:
+        """What goes wrong, tick by tick: each trouble begins with some probability and lasts a while."""
+        tick = 1 / self.layer.limits.rate_hz
+        lasting = {
+            name: 0 if calm or rng.random() < 0.6 else rng.uniform(0.01, 0.1)
+            for name in ("silent", "blind", "stuck", "overload", "hot", "person")
+        }
+        single = {
+            name: 0 if calm or rng.random() < 0.6 else rng.uniform(0.005, 0.05)
+            for name in ("early", "late", "press", "resume")
+        }
+        left = dict.fromkeys(lasting, 0)
+        while True:
+            for name, probability in lasting.items():
+                begins = left[name] <= 0 and rng.random() < probability
+                left[name] = int(rng.integers(1, 40)) if begins else left[name] - 1
+            happens: dict[str, Any] = {name: left[name] > 0 for name in lasting}
+            happens |= {name: rng.random() < probability for name, probability in single.items()}
+            jitter = 0.0 if calm else rng.uniform(-0.3, 0.3)
+            yield happens | {"gap": tick * (1 + jitter), "age": rng.choice([0.0, 0.1, 0.5], p=[0.6, 0.39, 0.01])}
+
+
+def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int) -> dict[str, Any]:
+    """What so many sequences broke: the number of broken limits, with the first few in words.
+
+    Every other round of kinds is played in a workspace so narrow that its walls are met.
+    """
+    rooms = [make_limits(person={"enabled": True}), make_limits(person={"enabled": True}, workspace=NARROW)]
+    layers = [SafetyLayer(limits) for limits in rooms]
+    attackers, auditors = [Attacker(layer) for layer in layers], [Auditor(limits) for limits in rooms]
+    broken: list[str] = []
+    poses = 0
+    for number in range(sequences):
+        kind, room = kinds[number % len(kinds)], number // len(kinds) % 2
+        for run in attackers[room].play(kind, seed + number, ticks):
+            broken += [f"{kind}, seed {seed + number}: {what}" for what in auditors[room].broken(run, between)]
+            poses += len(run) - 1
+        if (number + 1) % 500 == 0:
+            print(f"{number + 1} sequences, {len(broken)} violations", file=sys.stderr, flush=True)
+    causes: Counter[str] = Counter()
+    for layer in layers:
+        causes.update({cause: counts["ticks"] for cause, counts in layer.report.to_dict()["causes"].items()})
+    result = {"sequences": sequences, "ticks_a_sequence": ticks, "poses_audited": poses, "violations": len(broken)}
+    return result | {"first_violations": broken[:10], "ticks_by_cause": dict(causes), "kinds": kinds}
+
+
+def cost(ticks: int, seed: int) -> dict[str, Any]:
+    """Microseconds a tick: of commands as a policy's, and of goals that jump."""
+    rng = np.random.default_rng(seed)
+    low, high = np.array([-60, -70, 20, 20, -60, 0.0]), np.array([60, -20, 80, 80, 60, 100])
+    phase, rate = rng.uniform(0, 6, 6), rng.uniform(0.02, 0.06, 6)
+    smooth = [(low + high) / 2 + (high - low) / 2 * np.sin(rate * tick + phase) for tick in range(ticks)]
+    goals = Attack(rng, low, high, np.zeros(6), REST, ticks).held(lambda: rng.uniform(low, high), 15)
+    result = {}
+    for name, commands in (("policy", smooth), ("jumping_goals", goals)):
+        layer = SafetyLayer(make_limits())
+        layer.start(0.0, ArmState.of(REST, 0.0))
+        state = ArmState.of(REST, 0.0)
+        wall, cpu = np.zeros(ticks), np.zeros(ticks)
+        for tick, command in enumerate(commands):
+            state.time = now = (tick + 1) / layer.limits.rate_hz
+            clock, thread = time.perf_counter(), time.thread_time()
+            sent = layer.step(now, command, state)
+            wall[tick], cpu[tick] = time.perf_counter() - clock, time.thread_time() - thread
+            state.position[:] = sent.position
+        result[name] = {
+            f"{kind}_us": {f"p{q}": round(float(np.percentile(times, q)) * 1e6, 1) for q in (50, 90, 99)}
+            | {"mean": round(float(times.mean()) * 1e6, 1)}
+            for kind, times in (("wall", wall), ("cpu", cpu))
+        }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequences", type=int, default=10_000, help="attacks (default: %(default)s)")
+    parser.add_argument("--ticks", type=int, default=60, help="of each attack")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of attacks, in turns")
+    parser.add_argument("--between", type=int, default=1, help="poses audited between two that were sent")
+    parser.add_argument("--timed", type=int, default=5000, help="ticks that are timed")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    result = Machine().describe(1) | {"cost": cost(args.timed, args.seed)}
+    result |= attack(args.kinds, args.sequences, args.ticks, args.seed, args.between)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

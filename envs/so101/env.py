@@ -1,0 +1,144 @@
+"""One task of the SO-101 as a Gymnasium environment: camera pictures, joint positions and an instruction."""
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from ..rendering import Eyes  # before anything that imports mujoco
+from ..settings import check_max_steps, check_pictures, checked_action
+from ..shifts.scene import Scene
+from . import ACTION_DIM, CONTROL_HZ, HIGH, LOW, MAX_EPISODE_STEPS, STATE_DIM
+from .expert import Expert
+from .scene import describe_scene
+from .simulation import CAMERAS, Simulation
+from .tasks import INSTRUCTIONS, resolve_tasks
+
+
+class SO101Env(gym.Env):
+    """A task with cube and disc at fresh random places every episode.
+
+    Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (6,), the joint
+    positions in LeRobot's units, degrees and for the gripper 0 (closed) to 100 (open); task, the instruction. Nothing
+    tells where cube and disc are.
+    Action: float32 (6,), goal joint positions in the same units, which the servos go for until the next one.
+    An episode ends (terminated) on success, and is cut (truncated) after `max_steps`.
+
+    `step` is `apply` followed by `observe`. A policy that executes a chunk of actions need not look in between, and
+    looking is most of a step's time.
+
+    Args:
+        task: reach, pick-lift, pick-place or push.
+        cameras: names out of front, top and wrist.
+        image_size: side of the square pictures in pixels.
+        render: "fast", or "faithful" with the meshes as they are, shadows and multisampling.
+        max_steps: at most 600, which are 20 seconds.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
+    render_mode = "rgb_array"
+    arm_actions = 5  # how many numbers of an action move the arm; the last one is the gripper's
+    RENDER_SIZE = 256
+
+    def __init__(
+        self,
+        task: str,
+        cameras: Sequence[str] = ("front", "wrist"),
+        image_size: int = 96,
+        render: str = "fast",
+        max_steps: int = MAX_EPISODE_STEPS,
+    ):
+        (self.task,) = resolve_tasks([task])
+        self.instruction = INSTRUCTIONS[self.task]
+        self.cameras = list(cameras)
+        self.max_steps = max_steps
+        check_pictures(self.cameras, CAMERAS, image_size, render, "SO-101")
+        check_max_steps(max_steps, MAX_EPISODE_STEPS, "SO-101")
+
+        self.simulation = Simulation(self.task, fine=render == "faithful")
+        self.eyes = Eyes(self.model, render == "fast")
+        self._image_size = image_size
+        self._expert: Expert | None = None  # made on first use: a policy that is evaluated has no need of it
+        self._steps = -1  # before the first reset
+
+        picture = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self._limits = np.array(LOW, np.float32), np.array(HIGH, np.float32)
+        self.observation_space = spaces.Dict(
+            {f"observation.images.{camera}": picture for camera in self.cameras}
+            | {
+                "observation.state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
+                "task": spaces.Text(256, charset=string.printable),
+            }
+        )
+        self.action_space = spaces.Box(*self._limits, dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
+        """Begin an episode. With a seed it is a pure function of (task, seed, options, actions).
+
+        options: {"outside": metres} starts with cube and disc that far outside the range they usually start in.
+        """
+        super().reset(seed=seed)
+        self.simulation.reset(self.np_random, (options or {}).get("outside", 0.0))
+        self._steps = 0
+        return self.observe(), {"success": False}
+
+    def apply(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
+        """Advance one control step without looking: (reward, terminated, truncated, info).
+
+        The reward is 1 for success, else 0. info holds `success` and `action`, the action as applied, clipped to the
+        joints' limits.
+        """
+        action = checked_action(action, ACTION_DIM, "SO-101")
+        if self._steps < 0:
+            raise gym.error.ResetNeeded("call reset before the first step")
+        action = action.clip(*self._limits)
+        self.simulation.apply(action)
+        self._steps += 1
+        success = self.simulation.success()
+        truncated = not success and self._steps >= self.max_steps
+        return float(success), success, truncated, {"success": success, "action": action}
+
+    def observe(self) -> dict[str, Any]:
+        """The current observation."""
+        if self._steps < 0:
+            raise gym.error.ResetNeeded("call reset before looking")
+        images = {
+            f"observation.images.{camera}": self.eyes.draw(self.data, camera, self._image_size)
+            for camera in self.cameras
+        }
+        return images | {"observation.state": self.simulation.state().astype(np.float32), "task": self.instruction}
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
+        """Gymnasium's step: `apply`, then `observe`."""
+        reward, terminated, truncated, info = self.apply(action)
+        return self.observe(), reward, terminated, truncated, info
+
+    def expert_action(self) -> np.ndarray:
+        """What the scripted expert does here, float32 (6,), not clipped; it sees cube and disc."""
+        if self._expert is None:
+            self._expert = Expert(self.simulation)
+        return self._expert.action().astype(np.float32)
+
+    def render(self) -> np.ndarray:
+        """A picture for people, uint8 (256, 256, 3), of the first camera."""
+        return self.eyes.draw(self.data, self.cameras[0], self.RENDER_SIZE)
+
+    @property
+    def model(self) -> Any:
+        """The MuJoCo model."""
+        return self.simulation.model
+
+    @property
+    def data(self) -> Any:
+        """The MuJoCo data."""
+        return self.simulation.data
+
+    def scene(self) -> Scene:
+        """What is what in the model, for `envs.shifts`."""
+        return describe_scene(self.model)
+
+    def close(self) -> None:
+        self.eyes.close()

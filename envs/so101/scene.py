@@ -1,0 +1,20 @@
+"""What is what in the SO-101's model, for `envs.shifts`."""
+
+import mujoco
+import numpy as np
+
+from ..shifts.scene import Scene
+from .simulation import CUBE, DISC, ROOM, SURFACE, TABLE
+
+_STATE_NOISE = (0.3, 0.3, 0.3, 0.3, 0.3, 0.5)  # LeRobot's units; a servo counts steps of 0.09 degrees
+
+
+def describe_scene(model: mujoco.MjModel) -> Scene:
+    """The scene that all tasks share."""
+    return Scene(
+        objects=tuple(model.body(name).id for name in (CUBE, DISC)),
+        table=(model.geom(TABLE).id,),
+        background=tuple(model.geom(name).id for name in ROOM),
+        surface=SURFACE,
+        state_noise=np.array(_STATE_NOISE),
+    )

@@ -1,0 +1,17 @@
+"""Training data: datasets on disk or streamed, their frames and features kept ready, and batches of them."""
+
+from .batches import TrainingData, sample_order
+from .features import cache_features
+from .frames import cache_frames, find_dataset, open_dataset
+from .streaming import open_metadata, stream_batches
+
+__all__ = [
+    "TrainingData",
+    "cache_features",
+    "cache_frames",
+    "find_dataset",
+    "open_dataset",
+    "open_metadata",
+    "sample_order",
+    "stream_batches",
+]

@@ -1,0 +1,98 @@
+"""Training batches: samples of a dataset gathered by index, in a shuffled order that any process can work out."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.datasets import LeRobotDataset
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+
+from tinyvla.errors import UserError
+
+
+class TrainingData:
+    """Frames, states, actions and instructions of a dataset, with the time steps that a policy asks for.
+
+    Args:
+        dataset: the demonstrations.
+        config: the policy's; its *_delta_indices say which time steps of each feature a sample has.
+        frames: what `cache_frames` returns; features of a camera's frames may stand in for it.
+    """
+
+    def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: Mapping[str, np.ndarray | Tensor]):
+        table = dataset.hf_dataset.with_format("numpy")
+        self.cameras = {key: torch.as_tensor(frames[key]) for key in config.image_features}
+        columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
+        self.columns = {key: torch.from_numpy(np.stack(table[key])).float() for key in columns}
+        names = dataset.meta.tasks
+        text = dict(zip(names["task_index"], names.index, strict=True))
+        self.tasks = [text[index] for index in np.asarray(table["task_index"]).tolist()]
+        starts, ends = (
+            torch.as_tensor(np.asarray(dataset.meta.episodes[key]))
+            for key in ("dataset_from_index", "dataset_to_index")
+        )
+        lengths = ends - starts
+        self.first, self.last = starts.repeat_interleave(lengths), ends.repeat_interleave(lengths) - 1
+        self.deltas = {
+            key: config.action_delta_indices if key == ACTION else config.observation_delta_indices
+            for key in (*self.cameras, *self.columns)
+        }
+        # Diffusion Policy leaves out chunks that would be mostly padding.
+        drop = getattr(config, "drop_n_last_frames", 0)
+        self.eligible = torch.nonzero(torch.arange(len(self.last)) <= self.last - drop).flatten()
+        if not len(self.eligible):
+            raise UserError(
+                "no demonstration is longer than the action chunk; lower policy.chunk_size or policy.horizon"
+            )
+
+    def __len__(self) -> int:
+        return len(self.eligible)
+
+    def batch(self, samples: Tensor) -> dict[str, Any]:
+        """The samples with these numbers (0 <= number < len(self)), batched as LeRobot batches them.
+
+        Images float32 (B, [T,] 3, H, W) in [0, 1]; other features float32 (B, [T,] D); <feature>_is_pad bool (B, T),
+        True where a time step lies outside the episode and its nearest one stands in; task, B instructions.
+        """
+        frames = self.eligible[samples]
+        batch: dict[str, Any] = {"task": [self.tasks[frame] for frame in frames.tolist()]}
+        for key, deltas in self.deltas.items():
+            index = frames
+            if deltas is not None:
+                wanted = frames[:, None] + torch.tensor(deltas)
+                index = wanted.maximum(self.first[frames, None]).minimum(self.last[frames, None])
+                batch[f"{key}_is_pad"] = index != wanted
+            values = (self.cameras if key in self.cameras else self.columns)[key][index]
+            batch[key] = values.float().div_(255) if values.dtype == torch.uint8 else values
+        return batch
+
+
+def sample_order(length: int, seed: int) -> Callable[[int, int], Tensor]:
+    """Sample numbers by position in an endless stream of shuffled epochs.
+
+    The returned function gives positions start .. start + count. It is a pure function of (length, seed, start, count),
+    so a resumed run, or a process of many, needs only to know where it stands.
+    """
+    epochs: dict[int, Tensor] = {}
+
+    def permutation(epoch: int) -> Tensor:
+        if epoch not in epochs:
+            for old in [e for e in epochs if e < epoch - 1]:
+                del epochs[old]
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            epochs[epoch] = torch.randperm(length, generator=generator)
+        return epochs[epoch]
+
+    def numbers(start: int, count: int) -> Tensor:
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(start, length)
+            part = permutation(epoch)[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return torch.cat(parts)
+
+    return numbers

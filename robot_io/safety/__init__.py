@@ -1,0 +1,30 @@
+"""The safety layer of a real arm: every command passes it, in the stages that docs/safety.md describes.
+
+layer = SafetyLayer(cfg.safety)
+layer.start(time.monotonic(), state)
+command = layer.step(time.monotonic(), action, state)     # every tick
+"""
+
+from .emergency import EmergencyStop, on_button, on_interrupt, on_key
+from .layer import SafeCommand, SafetyLayer
+from .limits import SafetyLimits
+from .monitors import ArmState, PersonView, Reaction
+from .person import PersonDetector, PersonWatcher
+from .report import Cause, Interventions
+
+__all__ = [
+    "ArmState",
+    "Cause",
+    "EmergencyStop",
+    "Interventions",
+    "PersonDetector",
+    "PersonView",
+    "PersonWatcher",
+    "Reaction",
+    "SafeCommand",
+    "SafetyLayer",
+    "SafetyLimits",
+    "on_button",
+    "on_interrupt",
+    "on_key",
+]

@@ -1,0 +1,222 @@
+"""The layer that every command to an arm passes: what it is, the time and a command in, a command within limits out."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .emergency import EmergencyStop
+from .limits import SafetyLimits
+from .monitors import (
+    ArmState,
+    EmergencyMonitor,
+    FreshnessMonitor,
+    PersonGate,
+    PersonView,
+    Reaction,
+    ServoMonitor,
+    Verdict,
+)
+from .planner import Planner
+from .report import Cause, Interventions
+
+EARLY, LATE = 0.5, 2.5  # in ticks: a call sooner after the last is none; after a longer gap the arm stands still
+LEAST = 1 / 64  # share of a command that is still tried next to an obstacle
+
+
+class SafeCommand(NamedTuple):
+    """What to send to the arm.
+
+    position: (joints,) in LeRobot's units; the layer's own memory, which its next step overwrites. torque: the share
+    of their greatest torque that the servos may use, 0 for torque off. reaction: FOLLOW, unless a monitor wants other.
+    """
+
+    position: np.ndarray
+    torque: float
+    reaction: Reaction
+
+
+class SafetyLayer:
+    """Turns commands into such as keep to all limits.
+
+    Positions are in LeRobot's units for the arm (for an SO-101 with use_degrees: degrees, and 0 to 100 for the
+    gripper) and in the order of `joints`. Times are monotonic seconds and are always given, so a test needs no clock.
+    `start` before the first step. Steps take no memory, so that they take the same time always.
+    """
+
+    def __init__(self, cfg: Mapping[str, Any] | SafetyLimits, emergency_stop: EmergencyStop | None = None) -> None:
+        """Raises UserError for limits that make no sense; see `SafetyLimits.decode`."""
+        self.limits = limits = cfg if isinstance(cfg, SafetyLimits) else SafetyLimits.decode(cfg)
+        self.joints = tuple(limits.joints)
+        self.emergency_stop = emergency_stop or EmergencyStop()
+        self.report = Interventions()
+        size = len(self.joints)
+        self._planner = Planner(list(limits.joints.values()), limits.rate_hz)
+        self._geometry = None
+        if limits.model is not None:
+            from .geometry import ArmGeometry  # loads MuJoCo
+
+            self._geometry = ArmGeometry(limits, len(self._planner.plan))
+        self._servos = ServoMonitor(limits.servo, size)
+        self._freshness = FreshnessMonitor(limits.watchdog)
+        self._person = PersonGate(limits.person)
+        self._emergency = EmergencyMonitor(limits.emergency_stop, self.emergency_stop)
+        self._verdict = Verdict([None] * size)
+        self._ranges = [(joint.min, joint.max) for joint in limits.joints.values()]
+        self._command = [0.0] * size
+        self._sent = np.zeros(size)
+        self._accelerations, self._tried = [0.0] * size, [0.0] * size
+        self._opening = np.zeros(size)  # how each joint's turning opened the gap at the last obstacle
+        self._share = 1.0  # of the motion towards it
+        self._started = False
+        self._last: SafeCommand | None = None
+        self._time = -np.inf
+
+    def start(self, now: float, state: ArmState) -> list[str]:
+        """Begin from where the arm is, standing still; what is outside its limits there, in words.
+
+        Such a limit gives way as far as it must, and tightens while the arm moves inside.
+        Raises ValueError if the position is not finite.
+        """
+        if not np.isfinite(state.position).all():
+            raise ValueError(f"the arm's position is not finite: {state.position}")
+        self._started, self._time, self._last = True, -np.inf, None
+        outside = [f"{self.joints[i]} is at {state.position[i]:.1f}" for i in self._planner.start(state.position)]
+        self._command[:] = state.position.tolist()
+        self._sent[:] = state.position
+        self._share = 1.0
+        self._servos.restart()
+        self._freshness.restart(now)
+        self._emergency.restart()
+        if self._geometry is not None:
+            outside += [f"{pair} are too near" for pair in self._geometry.relax(self._sent)]
+        return outside
+
+    def resume(self, now: float, state: ArmState) -> list[str]:
+        """Release the emergency stop and begin again from where the arm is; as `start`."""
+        self.emergency_stop.release()
+        return self.start(now, state)
+
+    @property
+    def braking_s(self) -> float:
+        """Seconds in which the arm comes to rest from any motion."""
+        return len(self._planner.plan) / self.limits.rate_hz
+
+    def rest_pose(self) -> np.ndarray:
+        """Where the arm would come to rest if it braked now, (joints,)."""
+        return self._planner.plan[self._planner.length - 1].copy()
+
+    def step(
+        self, now: float, command: np.ndarray | None, state: ArmState | None, person: PersonView | None = None
+    ) -> SafeCommand:
+        """One tick.
+
+        Args:
+            command: (joints,), the pose wanted next; None if none came since the last tick.
+            state: the newest reading of the arm, None if it could not be read.
+            person: the newest view of the person detector, if there is one.
+        """
+        if not self._started:
+            raise RuntimeError("SafetyLayer.start has to tell where the arm is before the first step")
+        gap = (now - self._time) * self.limits.rate_hz
+        if gap < EARLY and self._last is not None:
+            self.report.note(Cause.EARLY_TICK)
+            self.report.close(now)
+            return self._last
+        if LATE < gap < np.inf:
+            self.report.note(Cause.LATE_TICK)
+            self._planner.stand()
+        self._time = now
+        fresh = self._take(command)
+        self._judge(now, fresh, state, person)
+        self._aim()
+        self._avoid()
+        self._planner.keep()
+        self._sent[:] = self._planner.plan[0]
+        self.report.close(now)
+        self._last = SafeCommand(self._sent, self._verdict.torque, self._verdict.reaction)
+        return self._last
+
+    def _take(self, command: np.ndarray | None) -> bool:
+        """Stages 1 and 2: a command that is finite becomes the one to follow, within the joints' limits."""
+        if command is None:
+            return False
+        if len(command) != len(self.joints):
+            raise ValueError(f"a command has {len(command)} numbers for the {len(self.joints)} joints of the arm")
+        if not all(map(math.isfinite, command.tolist())):
+            self.report.note(Cause.NOT_FINITE)
+            return False
+        for i, (low, high) in enumerate(self._ranges):
+            wanted = command.item(i)
+            self._command[i] = min(max(wanted, low), high)
+            if self._command[i] != wanted:
+                self.report.note(Cause.JOINT_LIMIT)
+        return True
+
+    def _judge(self, now: float, fresh: bool, state: ArmState | None, person: PersonView | None) -> None:
+        """Stages 6 to 9, which decide what the arm does; they come first so that the others see to how."""
+        verdict, report = self._verdict, self.report
+        verdict.clear()
+        if state is not None:
+            self._servos.judge(now, state, self._planner.position, verdict, report)
+        self._freshness.judge(now, fresh, state, verdict, report)
+        self._person.judge(now, person, verdict, report)
+        self._emergency.judge(now, verdict, report)
+
+    def _aim(self) -> None:
+        """Stage 3: the accelerations of this tick, within the limits of speed, acceleration and jerk."""
+        planner, verdict, out = self._planner, self._verdict, self._accelerations
+        for i in range(len(self.joints)):
+            share = 1.0
+            if verdict.reaction == Reaction.FOLLOW:
+                target = self._command[i]
+            elif verdict.reaction == Reaction.GIVE_WAY and (to := verdict.yielding[i]) is not None:
+                target = min(max(to, self._ranges[i][0]), self._ranges[i][1])
+            elif verdict.reaction == Reaction.RETREAT:
+                target, share = self.limits.watchdog.retreat_pose[i], self.limits.watchdog.retreat_speed
+            else:
+                planner.brake(i, out)
+                continue
+            if (cause := planner.aim(i, target, out, share)) and verdict.reaction == Reaction.FOLLOW:
+                self.report.note(cause)
+
+    def _avoid(self) -> None:
+        """Stages 4 and 5: a plan that keeps clear of the walls, the table and the arm itself while it brakes.
+
+        Joints that turn towards an obstacle turn less, the others go on, so that an arm slides along a table. If that
+        does not help, all brake, which the last plan has shown to be clear.
+        """
+        planner, geometry = self._planner, self._geometry
+        if geometry is None or self._verdict.reaction == Reaction.HOLD:
+            planner.make(self._accelerations)
+            return
+        self._share = min(1.0, 2 * self._share)
+        for _ in range(3):
+            planner.make(self._accelerations if self._share == 1 else self._held_back())
+            if (obstacle := self._obstacle()) is None:
+                break
+            self.report.note(obstacle)
+            geometry.opening(self._opening)
+            self._share = self._share / 4 if self._share > LEAST else 0.0
+        else:
+            for i in range(len(self.joints)):
+                planner.brake(i, self._accelerations)
+            planner.make(self._accelerations)
+        self._share = max(self._share, LEAST)
+        geometry.tighten(planner.plan[: planner.length])
+
+    def _held_back(self) -> list[float]:
+        """This tick's accelerations, those towards the last obstacle reduced to a share of what is beyond braking."""
+        for i, wanted in enumerate(self._accelerations):
+            braking = self._planner.braking(i)
+            towards = (wanted - braking) * self._opening[i] < 0
+            self._tried[i] = braking + (self._share if towards else 1.0) * (wanted - braking)
+        return self._tried
+
+    def _obstacle(self) -> Cause | None:
+        """What the plan comes too near to, if anything."""
+        assert self._geometry is not None
+        if self._geometry.first_conflict(self._planner.plan[: self._planner.length]) is None:
+            return None
+        return self._geometry.obstacle()

@@ -1,0 +1,103 @@
+"""What the safety layer did: how often it stepped in, why, and when."""
+
+import logging
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+class Cause(StrEnum):
+    """Why a command was changed, in the order of the stages."""
+
+    NOT_FINITE = "not_finite"
+    JOINT_LIMIT = "joint_limit"
+    SPEED = "speed"
+    ACCELERATION = "acceleration"
+    JERK = "jerk"
+    WORKSPACE = "workspace"
+    TABLE = "table"
+    SELF_COLLISION = "self_collision"
+    LOAD = "load"
+    LAG = "lag"
+    TEMPERATURE = "temperature"
+    NO_READING = "no_reading"
+    NO_COMMAND = "no_command"
+    RETREAT = "retreat"
+    PERSON = "person"
+    NO_FRAME = "no_frame"
+    RESUMING = "resuming"
+    EMERGENCY_STOP = "emergency_stop"
+    EARLY_TICK = "early_tick"
+    LATE_TICK = "late_tick"
+
+
+# Part of following any command, and too many to tell one by one.
+QUIET = {Cause.JOINT_LIMIT, Cause.SPEED, Cause.ACCELERATION, Cause.JERK, Cause.EARLY_TICK, Cause.LATE_TICK}
+CAUSES = tuple(Cause)
+_INDEX = {cause: index for index, cause in enumerate(CAUSES)}
+
+
+class Interventions:
+    """Counts and times of every cause. All memory is taken at the start.
+
+    An intervention is a run of ticks with the same cause. The last `kept` of them are kept with their times.
+    """
+
+    def __init__(self, kept: int = 512) -> None:
+        self.ticks = 0
+        self._ticks = [0] * len(CAUSES)
+        self._interventions = [0] * len(CAUSES)
+        self._now, self._before = [False] * len(CAUSES), [False] * len(CAUSES)
+        self._number = [0] * len(CAUSES)  # of each cause's last intervention
+        self._log = np.zeros(kept, [("cause", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
+        self._logged = 0
+
+    def note(self, cause: Cause) -> None:
+        """A cause has changed this tick's command."""
+        self._now[_INDEX[cause]] = True
+
+    def close(self, time: float) -> None:
+        """End of a tick, at a time in monotonic seconds."""
+        self.ticks += 1
+        for index, noted in enumerate(self._now):
+            if noted:
+                self._ticks[index] += 1
+                if not self._before[index]:
+                    self._begin(index, time)
+                if self._logged - self._number[index] <= len(self._log):
+                    self._log["end_s"][self._number[index] % len(self._log)] = time
+                self._now[index] = False
+            self._before[index] = noted
+
+    def _begin(self, index: int, time: float) -> None:
+        self._interventions[index] += 1
+        self._number[index] = self._logged
+        self._log[self._logged % len(self._log)] = (index, time, time)
+        self._logged += 1
+        if CAUSES[index] not in QUIET:
+            logger.warning("safety: %s at %.3f s", CAUSES[index], time)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ticks and interventions by cause (those that occurred), and the last interventions with their times.
+
+        Times are monotonic seconds: `start_s` of the first tick of an intervention, `end_s` of its last.
+        """
+        causes = {
+            str(cause): {"ticks": self._ticks[i], "interventions": self._interventions[i]}
+            for i, cause in enumerate(CAUSES)
+            if self._ticks[i]
+        }
+        kept = range(max(0, self._logged - len(self._log)), self._logged)
+        entries = [self._log[number % len(self._log)] for number in kept]
+        log = [
+            {
+                "cause": str(CAUSES[entry["cause"]]),
+                "start_s": float(entry["start_s"]),
+                "end_s": float(entry["end_s"]),
+            }
+            for entry in entries
+        ]
+        return {"ticks": self.ticks, "causes": causes, "log": log}

