@@ -114,6 +114,7 @@ def test_a_weak_supply_is_reported(line, sound_twin):
         ("dance", "unknown command 'dance'; there are help, state"),
         ("silent elbow", "silent does not strike 'elbow'; name one of shoulder_pan"),
         ("silent elbow_flex 3", "silent takes no number"),
+        ("overload elbow_flex nan", "its number is finite"),
         ("stuck elbow_flex for ever", "cannot read"),
         ("hand elbow=3", "there is no joint 'elbow'"),
         ("hand elbow_flex", "cannot read"),
