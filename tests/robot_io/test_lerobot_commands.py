@@ -28,10 +28,10 @@ SERVO_PATIENCE = float(os.environ.get("SERVO_PATIENCE_MS", "0"))
 PATIENT = """
 import sys
 from lerobot.motors.feetech import feetech
-usual = feetech.patch_setPacketTimeout
+usual, patience = feetech.patch_setPacketTimeout, float(sys.argv[1])
 def longer(self, length):
     usual(self, length)
-    self.packet_timeout += float(sys.argv[1])
+    self.packet_timeout += patience
 feetech.patch_setPacketTimeout = longer
 from importlib import import_module
 module = import_module("lerobot.scripts." + sys.argv[2].replace("-", "_"))
