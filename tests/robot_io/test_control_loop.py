@@ -50,7 +50,7 @@ class FakeArm:
     def at_rest(self):
         """Whether it stands still, and came to that within its limits of acceleration."""
         acceleration = np.abs(np.diff(self.sent, n=2, axis=0)).max() / TICK**2
-        return np.array_equal(self.sent[-1], self.sent[-2]) and acceleration <= 1350.001
+        return np.array_equal(self.sent[-1], self.sent[-2]) and acceleration <= 1800.001
 
 
 def test_it_follows_a_policy_on_time():

@@ -131,7 +131,7 @@ def test_the_emergency_stop_stops_then_cuts_torque_and_only_resume_ends_it():
     arm.layer.resume(arm.now, arm.state(position=sunk))
     sent = arm.step(AWAY)
     assert sent.torque == 1
-    assert np.abs(sent.position - sunk).max() < 1
+    assert np.abs(sent.position - sunk).max() < 2
     arm.run(AWAY, 60)
     assert np.array_equal(arm.poses[-1], AWAY)
 
@@ -197,7 +197,7 @@ def test_a_call_too_early_is_no_tick_and_one_too_late_begins_from_rest():
     arm.step(AWAY, after=0.8 * TICK)
     assert arm.moved() > 3
     arm.step(AWAY, after=5 * TICK)
-    assert 0 < arm.moved() < 1
+    assert 0 < arm.moved() < 2
     assert set(arm.causes()) >= {"early_tick", "late_tick"}
 
 
