@@ -13,11 +13,11 @@ from .safety import ArmState, PersonView, SafeCommand, SafetyLayer, on_interrupt
 
 logger = logging.getLogger(__name__)
 
-# Told of every tick: when it was due, the observation (None if reading failed), the policy's command, what was sent.
+# Told of every tick: when it was due, the observation (None if reading failed), the policy's command, what was sent
+# (whose position the next tick overwrites).
 Observer = Callable[[float, dict[str, Any] | None, np.ndarray | None, SafeCommand], None]
-STUMBLES = (
-    5  # ticks in a row that the arm may fail to be read, beyond what the watchdog holds, before the loop gives up
-)
+# Ticks in a row in which the arm may fail to be read, beyond those that the watchdog allows, until the loop gives up.
+STUMBLES = 5
 
 
 class Robot(Protocol):
