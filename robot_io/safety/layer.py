@@ -42,7 +42,7 @@ class SafetyLayer:
 
     Positions are in LeRobot's units for the arm (for an SO-101 with use_degrees: degrees, and 0 to 100 for the
     gripper) and in the order of `joints`. Times are monotonic seconds and are always given, so a test needs no clock.
-    `start` before the first step. Steps take no memory, so that they take the same time always.
+    `start` before the first step. A step copies no arrays and keeps no memory.
     """
 
     def __init__(self, cfg: Mapping[str, Any] | SafetyLimits, emergency_stop: EmergencyStop | None = None) -> None:
