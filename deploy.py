@@ -1,0 +1,55 @@
+"""Run a policy on an arm, or on its twin: python deploy.py checkpoint=outputs/<run> robot=twin env.tasks=[reach]."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.app import app
+from configs.composing import as_dict
+from tinyvla.errors import UserError
+
+
+@app("deploy")
+def main(cfg: DictConfig) -> None:
+    from envs.so101.twin import SCENE, wire_episodes
+    from envs.trained_on import action_names
+    from robot_io.arms import make_arm
+    from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes
+    from robot_io.deployment.on_twin import in_scene, needs_twin
+    from robot_io.recording import Recorder
+    from robot_io.safety import SafetyLayer
+    from robot_io.twin import TwinSettings, start_twin
+
+    run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
+    if (run_dir / "config.yaml").exists():
+        raise UserError(f"{run_dir} already holds a run; choose another run_dir")
+    layer = SafetyLayer(as_dict(cfg.safety))
+    runner = load_runner(cfg.checkpoint, cfg.device, **as_dict(cfg.runner))
+    cameras = cameras_of(runner)
+    with contextlib.ExitStack() as stack:
+        if needs_twin(robot):
+            robot = in_scene(robot, SCENE, cameras)
+            twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed)))
+            told = wire_episodes(as_dict(cfg.env), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
+            episodes = [Episode(**episode) for episode in told]
+        else:
+            twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
+        arm = make_arm(robot, twin)
+        watchers: list[Any] = [Printer(layer.joints, poses=cfg.dry_run)]
+        if cfg.record:
+            recording = Recorder(run_dir / "recording", layer.joints, cameras, layer.limits.rate_hz, arm.name)
+            watchers.append(stack.enter_context(recording))
+        run = Deployment(
+            arm, runner, layer, watchers, None, cfg.approach_speed, cfg.dry_run, action_names(cfg.checkpoint)
+        )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, run_dir / "config.yaml")
+        run.run(episodes, run_dir)
+    print(run.describe())
+    print(run_dir / "deploy.json")
+
+
+if __name__ == "__main__":
+    main()

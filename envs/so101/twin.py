@@ -1,0 +1,113 @@
+"""The scene around an arm that something else moves, such as its twin on a serial port, and the judge of what it does.
+
+Scene and judge may live in two processes: with one seed both lay out the same cube and disc.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from tinyvla.errors import UserError
+
+from ..rendering import Eyes, mujoco  # which chooses what MuJoCo draws with
+from ..seeds import episode_seed
+from .simulation import CAMERAS, Simulation
+from .tasks import INSTRUCTIONS, resolve_tasks
+
+SCENE = "envs.so101.twin.TwinScene"  # for robot.twin.scene
+_FOLDED = (0.0, -98.0, 90.0, 60.0, 0.0, 5.0)  # LeRobot's units; a pose in which the arm stays without torque
+
+
+class TwinScene:
+    """Arm, table, cube and disc for whoever moves the arm; its `model` and `data` belong to them.
+
+    The arm begins folded, as one that is switched off. `reset` lays cube and disc out as `SO101Env.reset` does with
+    that seed, and leaves the arm where it is. `draw` and `close` belong to one thread.
+    """
+
+    def __init__(self) -> None:
+        self.simulation = Simulation("reach")  # the scene is the same for all tasks
+        self.model, self.data = self.simulation.model, self.simulation.data
+        self._eyes = Eyes(self.model)
+        self.simulation.place_arm(np.array(_FOLDED))
+
+    def reset(self, seed: int) -> None:
+        self.simulation.reset(np.random.default_rng(seed), move_arm=False)
+
+    def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
+        """A picture, uint8 (height, width, 3). Raises UserError for a camera or a shape that there is none of."""
+        if camera not in CAMERAS or height != width:
+            raise UserError(
+                f"there is no camera {camera!r} of {width}x{height} pixels; use {', '.join(CAMERAS)}, width as height"
+            )
+        return self._eyes.draw(data, camera, height)
+
+    def close(self) -> None:
+        self._eyes.close()
+
+
+class Judge:
+    """Says whether a task is done in a scene that another process simulates."""
+
+    def __init__(self, task: str) -> None:
+        self.simulation = Simulation(task)
+
+    def begin(self, seed: int) -> np.ndarray:
+        """An episode with this seed; returns the pose that it starts from in `SO101Env`, (6,) in LeRobot's units."""
+        self.simulation.reset(np.random.default_rng(seed))
+        return self.simulation.state()
+
+    def success(self, state: Mapping[str, Any]) -> bool:
+        """state: the scene's `qpos` and `qvel`, as `Twin.state` has them."""
+        data = self.simulation.data
+        data.qpos[:], data.qvel[:] = state["qpos"], state["qvel"]
+        mujoco.mj_forward(self.simulation.model, data)
+        return self.simulation.success()
+
+
+class Twin(Protocol):
+    """The other end of the wire to where a TwinScene is simulated: obeys `reset SEED`, and tells `Twin.state`."""
+
+    def send(self, line: str) -> Any: ...
+
+    def state(self) -> Mapping[str, Any]: ...
+
+
+def wire_episodes(
+    env_cfg: Mapping[str, Any], episodes: int, seed: int, rate_hz: float, twin: Twin
+) -> list[dict[str, Any]]:
+    """The episodes that `evaluate.py` would play, to be played on a twin, as fields of `robot_io.deployment.Episode`.
+
+    Of each task the same scenes, start poses, instruction and length, and done when the simulation says so.
+    Raises UserError for an unknown task, or no episodes.
+    """
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; ask for one or more")
+    found = []
+    for task in resolve_tasks(env_cfg["tasks"]):
+        judge = Judge(task)
+        for index in range(episodes):
+            scene_seed = episode_seed("evaluation", seed, index)
+            found.append(
+                {
+                    "task": task,
+                    "instruction": INSTRUCTIONS[task],
+                    "seed": scene_seed,
+                    "seconds": env_cfg["max_steps"] / rate_hz,
+                    "start_pose": judge.begin(scene_seed).tolist(),
+                    "lay_out": partial(_lay_out, judge, twin, scene_seed),
+                    "success": partial(_is_done, judge, twin),
+                }
+            )
+    return found
+
+
+def _lay_out(judge: Judge, twin: Twin, seed: int) -> None:
+    judge.begin(seed)
+    twin.send(f"reset {seed}")
+
+
+def _is_done(judge: Judge, twin: Twin) -> bool:
+    return judge.success(twin.state())
