@@ -2,7 +2,6 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,8 +17,10 @@ def main(cfg: DictConfig) -> None:
     from robot_io.arms import make_arm
     from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes
     from robot_io.deployment.on_twin import in_scene, needs_twin
+    from robot_io.live_view import LiveView
     from robot_io.recording import Recorder
     from robot_io.safety import SafetyLayer
+    from robot_io.takeover import take_over
     from robot_io.twin import TwinSettings, start_twin
 
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
@@ -36,14 +37,15 @@ def main(cfg: DictConfig) -> None:
             episodes = [Episode(**episode) for episode in told]
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
-        arm = make_arm(robot, twin)
-        watchers: list[Any] = [Printer(layer.joints, poses=cfg.dry_run)]
+        arm, trained = make_arm(robot, twin), action_names(cfg.checkpoint)
+        person = stack.enter_context(take_over(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
+        printer = Printer(layer.joints, poses=cfg.dry_run)
+        run = Deployment(arm, runner, layer, [printer], person, cfg.approach_speed, cfg.dry_run, trained)
+        if cfg.display:
+            run.watchers.append(stack.enter_context(LiveView(layer.joints)))
         if cfg.record:
             recording = Recorder(run_dir / "recording", layer.joints, cameras, layer.limits.rate_hz, arm.name)
-            watchers.append(stack.enter_context(recording))
-        run = Deployment(
-            arm, runner, layer, watchers, None, cfg.approach_speed, cfg.dry_run, action_names(cfg.checkpoint)
-        )
+            run.watchers.append(stack.enter_context(recording))
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, run_dir / "config.yaml")
         run.run(episodes, run_dir)

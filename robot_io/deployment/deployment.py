@@ -41,12 +41,14 @@ class Deployment:
         approach_speed: share of the speed limits for the way to an episode's first pose.
         dry_run: nothing is sent, the arm stays limp.
         trained_joints: see `check_fit`.
+
+    Raises UserError if the policy does not fit the arm.
     """
 
     arm: Robot
     runner: PolicyRunner
     layer: SafetyLayer
-    watchers: Sequence[Watcher] = ()
+    watchers: list[Watcher] = field(default_factory=list)
     operator: Operator | None = None
     approach_speed: float = 0.25
     dry_run: bool = False
@@ -56,6 +58,7 @@ class Deployment:
     def __post_init__(self) -> None:
         if not 0 < self.approach_speed <= 1:
             raise UserError(f"approach_speed={self.approach_speed:g} is no share; give a number above 0, at most 1")
+        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
         self._keys = [f"{joint}.pos" for joint in self.layer.joints]
         self._policy = ArmPolicy(self.runner, self.layer.joints, self.operator)
         rate = self.layer.limits.rate_hz
@@ -66,15 +69,12 @@ class Deployment:
         """Run the episodes in turn; the report, which is in `run_dir` too, however the run ends.
 
         Ctrl-C ends it without an error: the arm brakes, holds, and its torque is cut as the safety limits say. Call
-        this in the main thread. Raises UserError if the policy does not fit the arm, before any motion, or if the arm
-        or the policy fails, once the arm is safe.
+        this in the main thread. Raises UserError if the arm does not connect or the policy does not fit it, before any
+        motion, or if the arm or the policy fails, once the arm is safe.
         """
-        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
         for episode in episodes:
-            if episode.start_pose is not None and len(episode.start_pose) != len(self._keys):
-                raise UserError(
-                    f"start_pose has {len(episode.start_pose)} numbers; give one for each of {self._joints}"
-                )
+            if episode.start_pose is not None and (given := len(episode.start_pose)) != len(self._keys):
+                raise UserError(f"start_pose has {given} numbers; give one for each of {', '.join(self.layer.joints)}")
         try:
             with on_interrupt(self.layer.emergency_stop), self._connected():
                 self._run(episodes)

@@ -173,11 +173,11 @@ def test_in_a_dry_run_nothing_is_sent(layer, tmp_path, capsys):
 
 def test_ctrl_c_stops_the_arm_and_leaves_a_report(layer, tmp_path):
     arm, log = FakeArm(), Log(at_tick=lambda tick: tick == 3 and os.kill(os.getpid(), signal.SIGINT))
-    run = Deployment(arm, FakeRunner(), layer, [log], approach_speed=1.0)
+    run, before = Deployment(arm, FakeRunner(), layer, [log], approach_speed=1.0), signal.getsignal(signal.SIGINT)
     report = run.run([Episode("go", 5, START), Episode("never", 5, START)], tmp_path)
     assert (report["ended"], len(report["episodes"]), arm.connected) == ("SIGINT", 1, False)
     assert json.loads((tmp_path / "deploy.json").read_text())["episodes"][0]["ended"] == "SIGINT"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("where", ["arm", "policy", "watcher"])
