@@ -16,12 +16,13 @@ import numpy as np
 
 from tinyvla.errors import UserError
 
-from .writer import EPISODE_ENDS, Plan
+from .writer import EPISODE_ENDS, READY, Plan
 
 if TYPE_CHECKING:  # the writer's process needs none of it
     from ..deployment.episode import Episode
     from ..deployment.watchers import Tick
 
+_ENDED = "the process that writes it has ended"
 _WAITING = 900  # ticks that may wait for the writer; more are lost, and counted
 
 
@@ -38,6 +39,8 @@ class Recorder:
         cameras: height and width by name.
         rate_hz: of the control loop.
         robot_type: the robot's name.
+
+    Raises UserError if it cannot be written.
     """
 
     def __init__(
@@ -67,6 +70,11 @@ class Recorder:
         self._sender = threading.Thread(target=self._send, name="recorder", daemon=True)
         self._queue.put(plan)
         self._sender.start()
+        # Only now may an arm move: the process takes seconds to start, and nothing of what it does is to be lost.
+        assert self._process.stdout is not None
+        if (answer := self._process.stdout.readline().decode().strip()) != READY:
+            self.close()
+            raise UserError(f"{root} cannot be recorded: {_error_in(answer)}; choose another run_dir, or record=false")
 
     def __enter__(self) -> "Recorder":
         return self
@@ -106,7 +114,7 @@ class Recorder:
             self._process.wait()
             self._result = {"folder": str(self.root), "lost": self._lost}
             lines = answer.decode().splitlines()
-            self._result |= json.loads(lines[-1]) if lines else {"error": "the process that writes it has ended"}
+            self._result |= json.loads(lines[-1]) if lines else {"error": _ENDED}
         return self._result
 
     def figures(self) -> dict[str, Any]:
@@ -125,3 +133,7 @@ class Recorder:
                 working = False
         with contextlib.suppress(OSError):
             stream.close()
+
+
+def _error_in(answer: str) -> str:
+    return str(json.loads(answer)["error"]) if answer else _ENDED

@@ -4,10 +4,11 @@ import json
 import pickle
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-EPISODE_ENDS = "episode ends"
+EPISODE_ENDS, READY = "episode ends", "ready"
 # Almost without loss, since policies are trained on it; a key frame every few for random access.
 _VIDEO = {"vcodec": "h264", "pix_fmt": "yuv444p", "crf": 10, "preset": "ultrafast", "g": 5}
 _WAITING = 3000  # pictures of a camera that may wait for the encoder
@@ -38,16 +39,18 @@ class Plan(NamedTuple):
         return pictures | {"observation.state": pose, "action": pose, "policy_action": pose, "intervention": flag}
 
 
-def write(stream: BinaryIO) -> dict[str, Any]:
+def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Write what a `Recorder` sends: a Plan, then frames, and EPISODE_ENDS after each episode.
 
     The end of the stream, also in the middle of an episode or of a frame, ends the recording, which is whole then.
-    Returns how many episodes and frames were written.
+    Calls `ready` once it can take frames, and returns how many episodes and frames were written.
     """
+    plan: Plan = pickle.load(stream)
+    plan.root.parent.mkdir(parents=True, exist_ok=True)  # what is wrong with the place is told before what takes long
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets import LeRobotDataset
 
-    plan: Plan = pickle.load(stream)
+    _hush_libraries()
     dataset = LeRobotDataset.create(
         f"local/{plan.root.name}",
         plan.fps,
@@ -62,6 +65,7 @@ def write(stream: BinaryIO) -> dict[str, Any]:
         encoder_threads=1,
     )
     try:
+        ready()
         for message in _messages(stream):
             if message != EPISODE_ENDS:
                 dataset.add_frame(message)
@@ -87,13 +91,12 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself when the run does
     try:
-        _hush_libraries()
-        answer = write(sys.stdin.buffer)
+        answer = write(sys.stdin.buffer, lambda: print(READY, flush=True))
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-        while sys.stdin.buffer.read(1 << 20):  # the run goes on without a recording
-            pass
     print(json.dumps(answer), flush=True)
+    while sys.stdin.buffer.read(1 << 20):  # after an error the run goes on without a recording
+        pass
 
 
 def _hush_libraries() -> None:

@@ -15,6 +15,7 @@ from robot_io.deployment import Deployment, Episode, cameras_of, load_runner
 from robot_io.deployment.on_twin import in_scene, needs_twin
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
+from tinyvla.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +34,65 @@ def test_which_robots_need_a_twin():
     assert not needs_twin(robots[0] | {"port": "/dev/ttyACM0"})
 
 
-def test_a_policy_plays_an_episode_over_the_wire(checkpoint, tmp_path, patient):
+@pytest.fixture(scope="module")
+def wired(checkpoint):
+    """A policy, limits, and a running twin in the scene of the tasks: (cfg, runner, layer, robot, twin)."""
     cfg = load_config("deploy", ["checkpoint=x", "env.tasks=[reach]", "env.max_steps=20"])
     runner, layer = load_runner(checkpoint, "cpu"), SafetyLayer(as_dict(cfg.safety))
     robot = in_scene(as_dict(cfg.robot), SCENE, cameras_of(runner))
     with start_twin(TwinSettings.from_config(robot), in_thread=True) as twin:
-        told = wire_episodes(as_dict(cfg.env), 1, 0, layer.limits.rate_hz, twin)
-        run = Deployment(make_arm(robot, twin), runner, layer, approach_speed=0.8)
-        before = twin.state()
-        report = run.run([Episode(**episode) for episode in told], tmp_path)
-        after = twin.state()
+        yield cfg, runner, layer, robot, twin
     runner.close()
+
+
+def test_a_policy_plays_an_episode_over_the_wire(wired, tmp_path, patient):
+    cfg, runner, layer, robot, twin = wired
+    told = wire_episodes(as_dict(cfg.env), 1, 0, layer.limits.rate_hz, twin)
+    run = Deployment(make_arm(robot, twin), runner, layer, approach_speed=0.8)
+    before = twin.state()
+    report = run.run([Episode(**episode) for episode in told], tmp_path)
+    after = twin.state()
     (episode,) = report["episodes"]
     assert (episode["task"], episode["success"], report["ended"]) == ("reach", False, "time")
     assert report["timing"]["ticks"] + report["timing"]["missed"] == 20
-    assert after["wire"] != before["wire"]
     # It was brought to where the episode starts and back, and left without torque.
     assert {joint["torque"] for joint in after["joints"].values()} == {0}
     angles = [[state["joints"][joint]["angle"] for joint in layer.joints] for state in (before, after)]
     assert np.abs(np.subtract(*angles)).max() < 12
+
+
+class Puller:
+    """Pulls the USB cable in the middle of an episode."""
+
+    def __init__(self, twin):
+        self.twin, self.ticks = twin, 0
+
+    def begin(self, episode):
+        pass
+
+    def see(self, tick):
+        self.ticks += 1
+        if self.ticks == 5:
+            self.twin.send("unplug")
+
+    def end(self, result):
+        self.result = result
+
+    def figures(self):
+        return {}
+
+
+def test_a_cable_that_is_pulled_is_one_line_and_a_report(wired, tmp_path, patient):
+    _, runner, layer, robot, twin = wired
+    puller = Puller(twin)
+    run = Deployment(make_arm(robot, twin), runner, layer, [puller], approach_speed=0.8)
+    pose = (0.0, -80.0, 70.0, 60.0, 0.0, 10.0)
+    with pytest.raises(UserError, match=r"put the USB cable back|does not answer|failed"):
+        run.run([Episode("reach", 30, pose)], tmp_path)
+    report = json.loads((tmp_path / "deploy.json").read_text())
+    assert (report["ended"], puller.result["ended"]) == ("UserError", "error")
+    assert report["problems"]  # nobody could tell the servos to let go
+    twin.send("clear")
 
 
 @pytest.mark.parametrize(

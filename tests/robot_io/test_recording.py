@@ -2,7 +2,6 @@
 
 import io
 import pickle
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,11 +77,10 @@ def test_the_recorders_process_writes_what_the_loop_saw(tmp_path):
     assert opened(root)[4]["action"].tolist() == [5.0] * 6
 
 
-def test_a_recording_that_cannot_be_written_says_so_and_the_run_goes_on(tmp_path):
+def test_a_recording_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    recorder = Recorder(Path(tmp_path / "file" / "below"), JOINTS, {}, 30, "so_follower")
-    recorder.end({})
-    assert "Error" in recorder.close()["error"]
+    with pytest.raises(UserError, match=r"cannot be recorded: .*Error: .*; choose another run_dir, or record=false"):
+        Recorder(tmp_path / "file" / "below", JOINTS, {}, 30, "so_follower")
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="exists already; choose another run_dir"):
         Recorder(tmp_path / "there", JOINTS, {}, 30, "so_follower")
