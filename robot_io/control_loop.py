@@ -80,6 +80,7 @@ class ControlLoop:
         servos: reads loads and temperatures, (2, joints), as `ArmState` has them; None for an arm that has neither.
         person: the newest view of a person detector, such as that of a `PersonWatcher`.
         observer: told of every tick, to record or to show it.
+        done: asked after every tick; True ends the run.
         clock, sleep: of monotonic time; a test gives its own.
     """
 
@@ -90,6 +91,7 @@ class ControlLoop:
     servos: Callable[[], Sequence[Sequence[float]]] | None = None
     person: Callable[[], PersonView | None] | None = None
     observer: Observer | None = None
+    done: Callable[[], bool] | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     timing: Timing = field(init=False)
@@ -102,11 +104,11 @@ class ControlLoop:
         self._keys = [f"{joint}.pos" for joint in self.layer.joints]
 
     def run(self, seconds: float | None = None) -> str:
-        """Run for so long, or until something ends it; what did: "time" or what pressed the emergency stop.
+        """Run for so long, or until something ends it; what did: "time", "done" or what pressed the emergency stop.
 
         Call it in the main thread, which Ctrl-C interrupts. Raises what the policy, the robot or the observer raised.
         """
-        stop = self.layer.emergency_stop
+        stop, ended = self.layer.emergency_stop, "time"
         with on_interrupt(stop):
             observation, state = self._read()
             if observation is None or state is None:
@@ -118,13 +120,16 @@ class ControlLoop:
                 end = math.inf if seconds is None else due + seconds - self._period / 2
                 while not stop.pressed and due < end:
                     self._tick(due)
+                    if self.done is not None and self.done():
+                        ended = "done"
+                        break
                     due = self._wait(due)
             except BaseException as error:
                 stop.press(type(error).__name__)
                 raise
             finally:
                 self._come_to_rest()
-            return str(stop.source) if stop.pressed else "time"
+            return str(stop.source) if stop.pressed else ended
 
     def _tick(self, due: float) -> None:
         now = self.clock()

@@ -21,6 +21,7 @@ from tinyvla.backbones.tokenizer import HashTokenizer
 CAMERAS, SIZE, FPS = ("left", "right"), 32, 20
 TASKS = ("open the drawer", "press the red button")
 LENGTHS = (20, 23, 26, 30)  # frames of the episodes; tasks alternate
+SO101_LOW, SO101_HIGH = (-20.0, -70.0, 10.0, 60.0, -20.0, 10.0), (20.0, -20.0, 60.0, 90.0, 30.0, 70.0)
 
 
 @BackboneConfig.register_subclass("tiny")
@@ -132,17 +133,26 @@ def tiny_policy(dataset: LeRobotDataset, policy: str = "tinyvla", *settings: str
 
 def write_metaworld_policy(folder: Path) -> Path:
     """A fresh policy for Meta-World with one camera of 32 pixels, one that worker processes can load."""
-    settings = ["backbone.image_size=32", *SETTINGS["tinyvla"], "policy.n_action_steps=4"]
+    return _write_fresh_policy(folder, ["corner2"], -torch.ones(4), torch.ones(4), "policy.n_action_steps=4")
+
+
+def write_so101_policy(folder: Path, low=SO101_LOW, high=SO101_HIGH, cameras=("front", "wrist")) -> Path:
+    """A fresh policy for the SO-101 with cameras of 32 pixels, whose actions lie about `low` and `high`."""
+    return _write_fresh_policy(folder, cameras, torch.tensor(low), torch.tensor(high), "policy.chunk_size=16")
+
+
+def _write_fresh_policy(folder, cameras, low, high, *settings):
+    settings = ["backbone.image_size=32", *SETTINGS["tinyvla"], *settings]
     config = decode_policy_config(as_dict(load_config("train", settings).policy), "cpu")
     config.input_features = {
-        "observation.images.corner2": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
-        "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
-    }
-    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
+        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)) for camera in cameras
+    } | {"observation.state": PolicyFeature(FeatureType.STATE, (len(low),))}
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (len(low),))}
     torch.manual_seed(0)
-    ones = {"min": -torch.ones(4), "max": torch.ones(4), "mean": torch.zeros(4), "std": torch.ones(4)}
+    statistics = {"min": low, "max": high, "mean": (low + high) / 2, "std": (high - low) / 2}
     policy = TinyVLAPolicy(config)
-    save_checkpoint_files(policy, *make_processors(policy, {"observation.state": ones, "action": ones}), folder)
+    pipelines = make_processors(policy, {"observation.state": statistics, "action": statistics})
+    save_checkpoint_files(policy, *pipelines, folder)
     return folder
 
 

@@ -128,7 +128,7 @@ class Simulation:
         start = self.units.to_radians(np.array(HOME) + rng.uniform(-_HOME_NOISE, _HOME_NOISE, len(HOME)))
         if move_arm:
             mujoco.mj_resetData(self.model, self.data)
-            self.data.qpos[self._joints] = self.data.ctrl[self._motors] = start
+            self._put_arm(start)
         cube, disc = self._places(rng, outside)
         turn = np.arctan2(cube[1], cube[0] - PAN_AXIS) + np.radians(rng.uniform(-_TURN, _TURN))
         pose = self.data.joint(CUBE).qpos
@@ -137,6 +137,14 @@ class Simulation:
         self.data.joint(CUBE).qvel[:] = 0
         self.model.body(DISC).pos[:2] = disc
         mujoco.mj_forward(self.model, self.data)
+
+    def place_arm(self, pose: np.ndarray) -> None:
+        """Put the arm's joints at a pose in LeRobot's units, (6,)."""
+        self._put_arm(self.units.to_radians(pose))
+        mujoco.mj_forward(self.model, self.data)
+
+    def _put_arm(self, angles: np.ndarray) -> None:
+        self.data.qpos[self._joints] = self.data.ctrl[self._motors] = angles
 
     def _places(self, rng: np.random.Generator, outside: float) -> np.ndarray:
         """Where cube and disc start, (2, 2) in metres."""

@@ -1,0 +1,30 @@
+"""What a policy was trained on, as far as its run's folder tells."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from policies import find_checkpoint
+from tinyvla.errors import UserError
+
+from .registry import embodiment_of
+
+_UP_TO_THE_RUN = 3  # from checkpoints/<step>/pretrained_model
+
+
+def action_names(checkpoint: Path | str) -> list[str] | None:
+    """Names of the numbers in a policy's actions, in order; None if its run's configuration is not there to tell."""
+    try:
+        folder = find_checkpoint(checkpoint).resolve()
+        config: Mapping[str, Any] = yaml.safe_load((folder.parents[_UP_TO_THE_RUN - 1] / "config.yaml").read_text())
+        if (config.get("dataset") or {}).get("repo_id"):
+            return None
+        if root := (config.get("dataset") or {}).get("root"):
+            names = json.loads((Path(root) / "meta/info.json").read_text())["features"]["action"]["names"]
+            return list(names) if isinstance(names, list) else None
+        return list(embodiment_of(config["env"]).action_names)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, UserError):
+        return None

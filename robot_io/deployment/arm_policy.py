@@ -1,0 +1,68 @@
+"""A policy as the control loop of an arm asks it: LeRobot's observation in, the pose wanted next out."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+
+from policies import PolicyRunner
+
+from .checks import cameras_of
+
+# A person who may take over: from an observation to the pose they want, (joints,); None while the policy is to act.
+Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
+
+
+def load_runner(checkpoint: Path | str, device: str = "auto", **how: Any) -> PolicyRunner:
+    """A policy that computes its chunks beside the control loop, for which it leaves a core.
+
+    how: see `policies.runtimes.adapt_policy`. Raises UserError for a checkpoint that cannot be loaded.
+    """
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
+    where = None if device == "auto" else device
+    return PolicyRunner.from_checkpoint(checkpoint, where, asynchronous=True, latency_steps=None, **how)
+
+
+class ArmPolicy:
+    """For `ControlLoop.policy`; `begin` each episode first.
+
+    The policy goes on predicting while a person has taken over, so that it is up to date when they let go.
+
+    wanted: what the policy wanted in the last tick. taken_over: whether a person's pose was returned in its place.
+    """
+
+    def __init__(self, runner: PolicyRunner, joints: Sequence[str], operator: Operator | None = None) -> None:
+        self.runner, self.operator = runner, operator
+        self.wanted: np.ndarray | None = None
+        self.taken_over = False
+        self._keys = [f"{joint}.pos" for joint in joints]
+        self._cameras = list(cameras_of(runner))
+        self._instruction = ""
+        self._first: np.ndarray | None = None
+
+    def begin(self, instruction: str, seed: int, observation: Mapping[str, Any]) -> np.ndarray:
+        """Begin an episode and wait for its first chunk; the action that it begins with, (joints,)."""
+        self._instruction = instruction
+        self.runner.reset(seed)
+        self.wanted, self.taken_over = None, False
+        self._first = self.runner.act(self._seen(observation))
+        return self._first
+
+    def __call__(self, observation: Mapping[str, Any]) -> np.ndarray:
+        if self._first is not None:
+            self.wanted, self._first = self._first, None
+        else:
+            self.wanted = self.runner.act(self._seen(observation) if self.runner.needs_observation else None)
+        taken = self.operator(observation) if self.operator is not None else None
+        self.taken_over = taken is not None
+        return self.wanted if taken is None else taken
+
+    def _seen(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """An observation as `PolicyRunner` takes it."""
+        pictures = {f"{OBS_IMAGES}.{camera}": observation[camera] for camera in self._cameras}
+        state = np.array([observation[key] for key in self._keys], np.float32)
+        return pictures | {OBS_STATE: state, "task": self._instruction}

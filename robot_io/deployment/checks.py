@@ -1,0 +1,131 @@
+"""Whether a policy fits an arm, told before the first motion."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from policies import PolicyRunner
+from tinyvla.errors import UserError
+
+from ..safety import SafetyLimits
+
+_BEYOND = 0.1  # share of a joint's range by which demonstrations may lie outside the safety limits
+_SMALL = 0.1  # share of its range that a joint has to have been used over, for one joint at least
+
+
+def check_fit(
+    runner: PolicyRunner,
+    features: Mapping[str, Any],
+    limits: SafetyLimits,
+    trained_joints: Sequence[str] | None = None,
+) -> None:
+    """Raise UserError unless the policy's cameras, joints and units are those of the arm.
+
+    Args:
+        runner: the policy.
+        features: the arm's `observation_features`: float for `<joint>.pos`, (height, width, 3) for a camera; None in
+            the place of a size that is not known yet is not checked.
+        limits: of the arm.
+        trained_joints: names of the numbers in the policy's actions, as its dataset has them; None: not known.
+    """
+    cameras = {name: shape for name, shape in features.items() if isinstance(shape, tuple)}
+    joints = [name for name in features if name not in cameras]
+    _check_cameras(runner, cameras)
+    _check_joints(runner, joints, limits, trained_joints)
+    for key, statistics in _statistics(runner).items():
+        _check_statistics(key, statistics, limits)
+
+
+def cameras_of(runner: PolicyRunner) -> dict[str, tuple[int, int]]:
+    """The cameras that a policy sees, and the height and width of their pictures."""
+    return {
+        key.removeprefix(f"{OBS_IMAGES}."): (int(feature.shape[1]), int(feature.shape[2]))
+        for key, feature in runner.policy.config.image_features.items()
+    }
+
+
+def _check_cameras(runner: PolicyRunner, cameras: Mapping[str, tuple]) -> None:
+    wanted = cameras_of(runner)
+    if missing := sorted(set(wanted) - set(cameras)):
+        there = ", ".join(sorted(cameras)) or "none"
+        raise UserError(
+            f"the policy needs the cameras {', '.join(sorted(wanted))} but the robot has {there}; add "
+            f"{', '.join(missing)} to robot.cameras, or give a camera there the name that it had in training"
+        )
+    for name, (height, width) in wanted.items():
+        has = cameras[name][:2]
+        if any(size is not None and size != needed for size, needed in zip(has, (height, width), strict=True)):
+            raise UserError(
+                f"the policy sees pictures of {width}x{height} pixels but the camera {name} gives {has[1]}x{has[0]}; "
+                f"set robot.cameras.{name}.width={width} robot.cameras.{name}.height={height}"
+            )
+
+
+def _check_joints(
+    runner: PolicyRunner, joints: Sequence[str], limits: SafetyLimits, trained_joints: Sequence[str] | None
+) -> None:
+    guarded = [f"{joint}.pos" for joint in limits.joints]
+    if guarded != list(joints):
+        raise UserError(
+            f"safety.joints are {', '.join(limits.joints)} but the robot has {', '.join(joints)}; choose the safety "
+            "configuration of this robot, with its joints in this order"
+        )
+    config = runner.policy.config
+    for what, feature in (("state", config.robot_state_feature), ("action", config.action_feature)):
+        size = feature.shape[0] if feature is not None else 0
+        if size != len(joints):
+            raise UserError(
+                f"the policy has a {size}-d {what} but the robot has {len(joints)} joints; use a policy that was "
+                "trained with this robot"
+            )
+    if trained_joints is not None and list(trained_joints) != list(joints):
+        raise UserError(
+            f"the policy was trained with the joints {', '.join(trained_joints)} but the robot has "
+            f"{', '.join(joints)}; use a policy that was trained with this robot"
+        )
+
+
+def _statistics(runner: PolicyRunner) -> dict[str, Mapping[str, Any]]:
+    """Of state and action, from the pipelines that normalise them."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for pipeline, key in ((runner.preprocessor, OBS_STATE), (runner.postprocessor, ACTION)):
+        for step in pipeline.steps:
+            if statistics := (getattr(step, "stats", None) or {}).get(key):
+                found[key] = statistics
+    return found
+
+
+def _check_statistics(key: str, statistics: Mapping[str, Any], limits: SafetyLimits) -> None:
+    low, high = _extent(statistics)
+    if low is None or high is None:
+        return
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise UserError(f"the policy's statistics of {key} are not finite; train it again")
+    names = list(limits.joints)
+    least, most = (np.array([getattr(joint, end) for joint in limits.joints.values()]) for end in ("min", "max"))
+    reach = most - least
+    outside = (low < least - _BEYOND * reach) | (high > most + _BEYOND * reach)
+    if outside.any():
+        i = int(np.argmax(outside))
+        raise UserError(
+            f"in the policy's training data {key} of {names[i]} went from {low[i]:.0f} to {high[i]:.0f} but the joint "
+            f"goes from {least[i]:.0f} to {most[i]:.0f}; its data has other units or another calibration: use a policy "
+            "that was trained with this robot"
+        )
+    if ((high - low) < _SMALL * reach).all():
+        raise UserError(
+            f"in the policy's training data {key} covers less than a tenth of every joint's range (in units of "
+            "degrees, grippers 0 to 100), as radians do; use a policy that was trained in this robot's units"
+        )
+
+
+def _extent(statistics: Mapping[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The least and the greatest value of each number, as far as the statistics tell."""
+    if "min" in statistics and "max" in statistics:
+        return tuple(np.asarray(statistics[end], dtype=float).ravel() for end in ("min", "max"))  # type: ignore[return-value]
+    if "mean" in statistics and "std" in statistics:
+        mean, std = (np.asarray(statistics[name], dtype=float).ravel() for name in ("mean", "std"))
+        return mean - 2 * std, mean + 2 * std
+    return None, None

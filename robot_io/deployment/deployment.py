@@ -1,0 +1,223 @@
+"""One run of a policy on an arm, from connecting it to the report."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lerobot.robots import Robot
+
+from policies import PolicyRunner
+from tinyvla.errors import UserError
+from tinyvla.files import write_whole
+
+from ..connection import arm_errors, connect_arm, disconnect_arm
+from ..control_loop import ControlLoop, Timing
+from ..safety import SafeCommand, SafetyLayer, on_interrupt
+from ..servos import FeetechServos
+from .approach import SlowPath, check_arrived
+from .arm_policy import ArmPolicy, Operator
+from .checks import check_fit
+from .episode import Episode
+from .unmoved import Unmoved
+from .watchers import Tick, Watcher
+
+REPORT = "deploy.json"
+
+
+@dataclass
+class Deployment:
+    """Connects an arm, runs episodes on it, and leaves it limp where it was found.
+
+    Args:
+        arm: not yet connected.
+        runner: of the policy, and it should not make the control loop wait: an `AsynchronousRunner`.
+        layer: sees every command; its rate is the loop's.
+        watchers: told of every tick of an episode.
+        operator: a person who may take over.
+        approach_speed: share of the speed limits for the way to an episode's first pose.
+        dry_run: nothing is sent, the arm stays limp.
+        trained_joints: see `check_fit`.
+
+    Raises UserError if the policy does not fit the arm.
+    """
+
+    arm: Robot
+    runner: PolicyRunner
+    layer: SafetyLayer
+    watchers: list[Watcher] = field(default_factory=list)
+    operator: Operator | None = None
+    approach_speed: float = 0.25
+    dry_run: bool = False
+    trained_joints: Sequence[str] | None = None
+    report: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.approach_speed <= 1:
+            raise UserError(f"approach_speed={self.approach_speed:g} is no share; give a number above 0, at most 1")
+        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
+        self._keys = [f"{joint}.pos" for joint in self.layer.joints]
+        self._policy = ArmPolicy(self.runner, self.layer.joints, self.operator)
+        rate = self.layer.limits.rate_hz
+        self._timing = Timing(late_s=0.1 / rate)
+        self.report = {"rate_hz": rate, "dry_run": self.dry_run, "ended": "time", "episodes": []}
+
+    def run(self, episodes: Sequence[Episode], run_dir: Path) -> dict[str, Any]:
+        """Run the episodes in turn; the report, which is in `run_dir` too, however the run ends.
+
+        Ctrl-C ends it without an error: the arm brakes, holds, and its torque is cut as the safety limits say. Call
+        this in the main thread. Raises UserError if the arm does not connect or the policy does not fit it, before any
+        motion, or if the arm or the policy fails, once the arm is safe.
+        """
+        for episode in episodes:
+            if episode.start_pose is not None and (given := len(episode.start_pose)) != len(self._keys):
+                raise UserError(f"start_pose has {given} numbers; give one for each of {', '.join(self.layer.joints)}")
+        try:
+            with on_interrupt(self.layer.emergency_stop), self._connected():
+                self._run(episodes)
+        except BaseException as error:
+            self.report["ended"] = type(error).__name__
+            self.report["error"] = " ".join(str(error).split())
+            raise
+        finally:
+            self._write_report(run_dir)
+        return self.report
+
+    def describe(self) -> str:
+        """The report in a few lines."""
+        timing, safety = self.report["timing"], self.report["safety"]
+        causes = ", ".join(f"{cause} {n['interventions']}" for cause, n in safety["causes"].items()) or "none"
+        lines = [
+            f"{timing['ticks']} ticks, {timing['late']} late, {timing['missed']} missed, p99 {timing['p99_ms']} ms, "
+            f"worst {timing['worst_ms']} ms; {self.report['held_ticks']} ticks held for want of a chunk",
+            f"safety interventions: {causes}",
+        ]
+        if "successes" in self.report:
+            lines.append(f"{self.report['successes']} of {len(self.report['episodes'])} episodes succeeded")
+        return "\n".join(lines)
+
+    def _run(self, episodes: Sequence[Episode]) -> None:
+        # Some cameras tell their size only now.
+        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
+        found = self._position(self.arm.get_observation())
+        for episode in episodes:
+            ended = self._play(episode)
+            if self.layer.emergency_stop.pressed:
+                self.report["ended"] = ended
+                return
+        self._go(found)
+
+    def _play(self, episode: Episode) -> str:
+        """One episode; how it ended."""
+        stop = self.layer.emergency_stop
+        observation = self.arm.get_observation()
+        if episode.start_pose is None:
+            self._go(self._policy.begin(episode.instruction, episode.seed, observation), check=True)
+        else:
+            self._go(np.array(episode.start_pose, dtype=float), check=True)
+        if stop.pressed:
+            return str(stop.source)
+        if episode.lay_out is not None:
+            episode.lay_out()
+        self._policy.begin(episode.instruction, episode.seed, self._settled_view())
+        if stop.pressed:
+            return str(stop.source)
+        before, ended = self._timing.ticks, "error"
+        loop = self._loop(self._policy)
+        loop.observer, loop.done = self._tell(episode), episode.success
+        loop.timing = self._timing
+        for watcher in self.watchers:
+            watcher.begin(episode)
+        try:
+            ended = loop.run(episode.seconds)
+        finally:
+            result = episode.result(ended, self._timing.ticks - before, self.layer.limits.rate_hz)
+            self.report["episodes"].append(result)
+            for watcher in self.watchers:
+                watcher.end(result)
+        return ended
+
+    def _go(self, goal: np.ndarray, check: bool = False) -> None:
+        """Take the arm slowly to a pose; `check` that it came there."""
+        if self.dry_run or self.layer.emergency_stop.pressed:
+            return
+        path = SlowPath(
+            self._position(self.arm.get_observation()), self._reachable(goal), self.layer.limits, self.approach_speed
+        )
+        self._loop(path).run(path.seconds)
+        if check and not self.layer.emergency_stop.pressed:
+            check_arrived(self._position(self.arm.get_observation()), self._reachable(goal), self.layer.limits)
+
+    def _reachable(self, pose: np.ndarray) -> np.ndarray:
+        joints = self.layer.limits.joints.values()
+        return np.clip(pose, [joint.min for joint in joints], [joint.max for joint in joints])
+
+    def _loop(self, policy: Any) -> ControlLoop:
+        bus = getattr(self.arm, "bus", None)
+        servos = FeetechServos(bus) if type(bus).__name__ == "FeetechMotorsBus" else None
+        return ControlLoop(
+            Unmoved(self.arm) if self.dry_run else self.arm,
+            policy,
+            self.layer,
+            torque=None if servos is None or self.dry_run else servos.set_torque,
+            servos=None if servos is None else servos.read,
+        )
+
+    def _tell(self, episode: Episode) -> Any:
+        def observer(
+            due: float, observation: dict[str, Any] | None, command: np.ndarray | None, safe: SafeCommand
+        ) -> None:
+            if observation is None:
+                return
+            wanted = self._policy.wanted
+            tick = Tick(
+                due,
+                observation,
+                self._position(observation),
+                safe.position.copy(),
+                safe.position.copy() if wanted is None else wanted,
+                self._policy.taken_over,
+                safe.reaction,
+            )
+            for watcher in self.watchers:
+                watcher.see(tick)
+
+        return observer if self.watchers else None
+
+    def _position(self, observation: dict[str, Any]) -> np.ndarray:
+        return np.array([observation[key] for key in self._keys], dtype=float)
+
+    def _settled_view(self) -> dict[str, Any]:
+        """An observation whose pictures were all taken after now."""
+        for camera in getattr(self.arm, "cameras", {}).values():
+            for _ in range(2):  # the first may have been on its way
+                camera.async_read(timeout_ms=1000)
+        return self.arm.get_observation()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        connect_arm(self.arm)
+        try:
+            with arm_errors(self.arm):
+                if self.dry_run and (bus := getattr(self.arm, "bus", None)) is not None:
+                    bus.disable_torque(num_retry=2)
+                yield
+        finally:
+            if problems := disconnect_arm(self.arm):
+                self.report["problems"] = problems
+
+    def _write_report(self, run_dir: Path) -> None:
+        played = [episode for episode in self.report["episodes"] if episode["success"] is not None]
+        if played:
+            self.report["successes"] = sum(episode["success"] for episode in played)
+        self.report |= {
+            "timing": self._timing.to_dict(),
+            "held_ticks": getattr(self.runner, "held", 0),
+            "safety": self.layer.report.to_dict(),
+        }
+        for watcher in self.watchers:
+            self.report |= watcher.figures()
+        write_whole(run_dir / REPORT, json.dumps(self.report, indent=1))

@@ -1,0 +1,5 @@
+"""Recordings of what an arm did, as LeRobotDatasets, written by a process of their own."""
+
+from .recorder import Recorder
+
+__all__ = ["Recorder"]

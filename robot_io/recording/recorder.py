@@ -1,0 +1,139 @@
+"""Records the episodes of a run while they are played; the control loop only puts each tick into a queue."""
+
+import contextlib
+import json
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyvla.errors import UserError
+
+from .writer import EPISODE_ENDS, READY, Plan
+
+if TYPE_CHECKING:  # the writer's process needs none of it
+    from ..deployment.episode import Episode
+    from ..deployment.watchers import Tick
+
+_ENDED = "the process that writes it has ended"
+_WAITING = 900  # ticks that may wait for the writer; more are lost, and counted
+
+
+class Recorder:
+    """A LeRobotDataset of a run: pictures, observation.state, action (as sent), policy_action (as the policy wanted it)
+    and intervention (whether a person had taken over). One episode of the run is one of the dataset.
+
+    A process of its own writes it, so that a tick never waits for a disk or an encoder, and so that the recording is
+    complete and readable whatever ends the run: an error, Ctrl-C, or a kill. Close it, or use it as a context.
+
+    Args:
+        root: the dataset's folder, which must not exist.
+        joints: of state and action.
+        cameras: height and width by name.
+        rate_hz: of the control loop.
+        robot_type: the robot's name.
+
+    Raises UserError if it cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        joints: Sequence[str],
+        cameras: Mapping[str, tuple[int, int]],
+        rate_hz: float,
+        robot_type: str,
+    ) -> None:
+        if root.exists():
+            raise UserError(f"{root} exists already; choose another run_dir")
+        self.root = root
+        self._cameras = list(cameras)
+        self._lost = 0
+        self._result: dict[str, Any] | None = None
+        self._instruction = ""
+        plan = Plan(root.absolute(), tuple(joints), dict(cameras), round(rate_hz), robot_type)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from robot_io.recording.writer import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C is for the run; the writer ends when the run has
+        )
+        self._queue: queue.Queue[Any] = queue.Queue(_WAITING)
+        self._sender = threading.Thread(target=self._send, name="recorder", daemon=True)
+        self._queue.put(plan)
+        self._sender.start()
+        # Only now may an arm move: the process takes seconds to start, and nothing of what it does is to be lost.
+        assert self._process.stdout is not None
+        if (answer := self._process.stdout.readline().decode().strip()) != READY:
+            self.close()
+            raise UserError(f"{root} cannot be recorded: {_error_in(answer)}; choose another run_dir, or record=false")
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, episode: "Episode") -> None:
+        self._instruction = episode.instruction
+
+    def see(self, tick: "Tick") -> None:
+        """Record a tick; a full queue loses it rather than have the arm wait."""
+        frame = {f"observation.images.{camera}": tick.observation[camera] for camera in self._cameras}
+        frame |= {
+            "observation.state": tick.position.astype(np.float32),
+            "action": tick.sent.astype(np.float32),
+            "policy_action": tick.wanted.astype(np.float32),
+            "intervention": np.array([tick.intervention]),
+            "task": self._instruction,
+        }
+        try:
+            self._queue.put_nowait(frame)
+        except queue.Full:
+            self._lost += 1
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        self._queue.put(EPISODE_ENDS)
+
+    def close(self) -> dict[str, Any]:
+        """Wait until all is written; episodes, frames, ticks lost, and the error, if there was one."""
+        if self._result is None:
+            self._queue.put(None)
+            self._sender.join()
+            assert self._process.stdout is not None
+            answer = self._process.stdout.read()
+            self._process.stdout.close()
+            self._process.wait()
+            self._result = {"folder": str(self.root), "lost": self._lost}
+            lines = answer.decode().splitlines()
+            self._result |= json.loads(lines[-1]) if lines else {"error": _ENDED}
+        return self._result
+
+    def figures(self) -> dict[str, Any]:
+        return {"recording": self.close()}
+
+    def _send(self) -> None:
+        stream = self._process.stdin
+        assert stream is not None
+        working = True
+        while (message := self._queue.get()) is not None:
+            try:
+                if working:
+                    pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
+                    stream.flush()
+            except OSError:  # the writer has ended; its answer says why
+                working = False
+        with contextlib.suppress(OSError):
+            stream.close()
+
+
+def _error_in(answer: str) -> str:
+    return str(json.loads(answer)["error"]) if answer else _ENDED

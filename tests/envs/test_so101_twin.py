@@ -1,0 +1,95 @@
+"""The SO-101's scene simulated elsewhere: the same episodes as in the environment, judged the same."""
+
+import numpy as np
+import pytest
+
+from envs.seeds import episode_seed
+from envs.so101.env import SO101Env
+from envs.so101.twin import Judge, TwinScene, wire_episodes
+from tinyvla.errors import UserError
+
+SEED = episode_seed("evaluation", 0, 0)
+
+
+class FakeTwin:
+    """A twin with no arm in it: the scene, and what was sent."""
+
+    def __init__(self):
+        self.scene, self.sent = TwinScene(), []
+
+    def send(self, line):
+        self.sent.append(line)
+        self.scene.reset(int(line.split()[1]))
+
+    def state(self):
+        return {"qpos": self.scene.data.qpos.tolist(), "qvel": self.scene.data.qvel.tolist()}
+
+
+@pytest.fixture(scope="module")
+def env():
+    made = SO101Env("reach", image_size=32)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def twin():
+    made = FakeTwin()
+    yield made
+    made.scene.close()
+
+
+CFG = {"name": "so101", "tasks": ["reach"], "max_steps": 300}
+
+
+def test_the_scene_is_laid_out_as_in_the_environment_and_the_arm_left_alone(env, twin):
+    (episode,) = wire_episodes(CFG, 1, 0, 30.0, twin)
+    observation, _ = env.reset(seed=SEED)
+    assert episode["start_pose"] == pytest.approx(observation["observation.state"].tolist(), abs=1e-3)
+    assert (episode["seed"], episode["seconds"], episode["instruction"]) == (SEED, 10.0, observation["task"])
+    arm = twin.scene.simulation.state()
+    episode["lay_out"]()
+    assert twin.sent == [f"reset {SEED}"]
+    assert twin.scene.simulation.state() == pytest.approx(arm)
+    assert twin.scene.simulation.cube == pytest.approx(env.simulation.cube)
+    assert twin.scene.simulation.disc == pytest.approx(env.simulation.disc)
+    # With the arm where the episode starts from, a policy sees the same.
+    twin.scene.data.qpos[:] = env.data.qpos
+    import mujoco
+
+    mujoco.mj_forward(twin.scene.model, twin.scene.data)
+    picture = twin.scene.draw(twin.scene.data, "front", 32, 32)
+    assert np.abs(picture.astype(int) - observation["observation.images.front"]).max() <= 2
+
+
+def test_the_judge_says_what_the_environment_says(env, twin):
+    (episode,) = wire_episodes(CFG, 1, 0, 30.0, twin)
+    env.reset(seed=SEED)
+    episode["lay_out"]()
+    verdicts = []
+    for _ in range(300):
+        _, success, truncated, _ = env.apply(env.expert_action())
+        twin.scene.data.qpos[:], twin.scene.data.qvel[:] = env.data.qpos, env.data.qvel
+        verdicts.append((success, episode["success"]()))
+        if success or truncated:
+            break
+    assert verdicts[-1] == (True, True)
+    assert all(ours == theirs for ours, theirs in verdicts)
+
+
+def test_what_a_judge_of_two_tasks_sees_is_not_mixed_up():
+    judge = Judge("pick-lift")
+    first, second = judge.begin(SEED), judge.begin(SEED + 1)
+    assert np.abs(first - second).max() > 0
+    assert judge.begin(SEED) == pytest.approx(first)
+
+
+def test_mistakes(twin):
+    with pytest.raises(UserError, match="no camera 'side' of 32x32 pixels; use front, top, wrist"):
+        twin.scene.draw(twin.scene.data, "side", 32, 32)
+    with pytest.raises(UserError, match="width as height"):
+        twin.scene.draw(twin.scene.data, "front", 24, 32)
+    with pytest.raises(UserError, match="episodes is 0"):
+        wire_episodes(CFG, 0, 0, 30.0, twin)
+    with pytest.raises(UserError, match="unknown SO-101 task"):
+        wire_episodes(CFG | {"tasks": ["reech"]}, 1, 0, 30.0, twin)

@@ -1,0 +1,160 @@
+"""A policy over the wire: the twin in its task's scene, from the command to the recording."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from tiny import write_so101_policy
+
+from configs.composing import as_dict, load_config
+from envs.so101.twin import SCENE, wire_episodes
+from envs.trained_on import action_names
+from robot_io.arms import make_arm
+from robot_io.deployment import Deployment, Episode, cameras_of, load_runner
+from robot_io.deployment.on_twin import in_scene, needs_twin
+from robot_io.safety import SafetyLayer
+from robot_io.twin import TwinSettings, start_twin
+from tinyvla.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_so101_policy(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_fresh_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_which_robots_need_a_twin():
+    robots = [as_dict(load_config("deploy", ["checkpoint=x", f"robot={name}"]).robot) for name in ("twin", "so101")]
+    assert [needs_twin(robot) for robot in robots] == [True, False]
+    assert not needs_twin(robots[0] | {"port": "/dev/ttyACM0"})
+
+
+@pytest.fixture(scope="module")
+def wired(checkpoint):
+    """A policy, limits, and a running twin in the scene of the tasks: (cfg, runner, layer, robot, twin)."""
+    cfg = load_config("deploy", ["checkpoint=x", "env.tasks=[reach]", "env.max_steps=20"])
+    runner, layer = load_runner(checkpoint, "cpu"), SafetyLayer(as_dict(cfg.safety))
+    robot = in_scene(as_dict(cfg.robot), SCENE, cameras_of(runner))
+    with start_twin(TwinSettings.from_config(robot), in_thread=True) as twin:
+        yield cfg, runner, layer, robot, twin
+    runner.close()
+
+
+def test_a_policy_plays_an_episode_over_the_wire(wired, tmp_path, patient):
+    cfg, runner, layer, robot, twin = wired
+    told = wire_episodes(as_dict(cfg.env), 1, 0, layer.limits.rate_hz, twin)
+    run = Deployment(make_arm(robot, twin), runner, layer, approach_speed=0.8)
+    before = twin.state()
+    report = run.run([Episode(**episode) for episode in told], tmp_path)
+    after = twin.state()
+    (episode,) = report["episodes"]
+    assert (episode["task"], episode["success"], report["ended"]) == ("reach", False, "time")
+    assert report["timing"]["ticks"] + report["timing"]["missed"] == 20
+    # It was brought to where the episode starts and back, and left without torque.
+    assert {joint["torque"] for joint in after["joints"].values()} == {0}
+    angles = [[state["joints"][joint]["angle"] for joint in layer.joints] for state in (before, after)]
+    assert np.abs(np.subtract(*angles)).max() < 12
+
+
+class Puller:
+    """Pulls the USB cable in the middle of an episode."""
+
+    def __init__(self, twin):
+        self.twin, self.ticks = twin, 0
+
+    def begin(self, episode):
+        pass
+
+    def see(self, tick):
+        self.ticks += 1
+        if self.ticks == 5:
+            self.twin.send("unplug")
+
+    def end(self, result):
+        self.result = result
+
+    def figures(self):
+        return {}
+
+
+def test_a_cable_that_is_pulled_is_one_line_and_a_report(wired, tmp_path, patient):
+    _, runner, layer, robot, twin = wired
+    puller = Puller(twin)
+    run = Deployment(make_arm(robot, twin), runner, layer, [puller], approach_speed=0.8)
+    pose = (0.0, -80.0, 70.0, 60.0, 0.0, 10.0)
+    with pytest.raises(UserError, match=r"put the USB cable back|does not answer|failed"):
+        run.run([Episode("reach", 30, pose)], tmp_path)
+    report = json.loads((tmp_path / "deploy.json").read_text())
+    assert (report["ended"], puller.result["ended"]) == ("UserError", "error")
+    assert report["problems"]  # nobody could tell the servos to let go
+    twin.send("clear")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["checkpoint=nowhere"], "no policy checkpoint at nowhere"),
+        (["robot=so101"], "instruction is not given"),
+        (["robot=so101", "instruction=go"], "robot.port is not given"),
+        (
+            ["robot=so101", "robot.port=/dev/no-such", "instruction=go", "record=false"],
+            "needs the cameras front, wrist",
+        ),
+        (["env.tasks=[reech]"], "unknown SO-101 task"),
+        (["safety.joints.gripper.max=-5"], "is not below max"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, what, checkpoint, tmp_path, capsys, monkeypatch):
+    import deploy
+
+    monkeypatch.setattr("robot_io.twin.start._process", fake_process)
+    given = [] if arguments[0].startswith("checkpoint") else [f"checkpoint={checkpoint}"]
+    monkeypatch.setattr(sys, "argv", ["deploy.py", "device=cpu", *given, *arguments])
+    with pytest.raises(SystemExit) as leaving:
+        deploy.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert (leaving.value.code, len(lines)) == (2, 1), lines
+    assert what in lines[0]
+    assert not (tmp_path / "outputs").exists()
+
+
+def fake_process(settings, folder):
+    """A twin that is never asked for anything."""
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def test_joint_names_of_a_run(tmp_path, checkpoint):
+    assert action_names(checkpoint) is None
+    run = tmp_path / "run"
+    folder = run / "checkpoints/000001/pretrained_model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (run / "checkpoints/last").symlink_to("000001")
+    (run / "config.yaml").write_text("env: {name: so101}")
+    assert action_names(run)[0] == "shoulder_pan.pos"
+    data = tmp_path / "data/meta"
+    data.mkdir(parents=True)
+    (data / "info.json").write_text(json.dumps({"features": {"action": {"names": ["a", "b"]}}}))
+    (run / "config.yaml").write_text(f"dataset: {{root: {tmp_path / 'data'}}}\nenv: {{name: so101}}")
+    assert action_names(run) == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_the_command_as_a_user_types_it(checkpoint, tmp_path, capsys, monkeypatch):
+    import deploy
+    from policies.data import open_dataset
+
+    arguments = ["device=cpu", "env.tasks=[reach]", "env.max_steps=60", f"run_dir={tmp_path / 'run'}"]
+    monkeypatch.setattr(sys, "argv", ["deploy.py", f"checkpoint={checkpoint}", "approach_speed=0.6", *arguments])
+    deploy.main()
+    report = json.loads((tmp_path / "run/deploy.json").read_text())
+    assert report["recording"]["frames"] == report["timing"]["ticks"] > 30
+    assert len(open_dataset(tmp_path / "run/recording")) == report["recording"]["frames"]
+    assert "of 1 episodes succeeded" in capsys.readouterr().out

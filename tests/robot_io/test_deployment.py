@@ -1,0 +1,230 @@
+"""Running a policy on an arm: what is checked first, how episodes go and end, and what is left behind."""
+
+import json
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+from fake_arm import FOLDED, HIGH, JOINTS, LOW, FakeArm, FakeRunner
+
+from configs.composing import as_dict, load_config
+from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes
+from robot_io.deployment.approach import SlowPath, check_arrived
+from robot_io.safety import SafetyLayer, SafetyLimits
+from tinyvla.errors import UserError
+
+START = (0.0, -90.0, 85.0, 60.0, 3.0, 10.0)
+
+
+@pytest.fixture(scope="module")
+def safety():
+    """An SO-101's limits without its geometry, which is tested elsewhere; the emergency stop cuts torque at once."""
+    cfg = as_dict(load_config("deploy", ["checkpoint=none"]).safety)
+    cfg["emergency_stop"]["torque_off_s"] = 0.05
+    return cfg | {"model": None}
+
+
+@pytest.fixture
+def layer(safety):
+    return SafetyLayer(safety)
+
+
+class Log:
+    """A watcher that remembers."""
+
+    def __init__(self, at_tick=None):
+        self.ticks, self.ends, self.at_tick = [], [], at_tick
+
+    def begin(self, episode):
+        pass
+
+    def see(self, tick):
+        self.ticks.append(tick)
+        if self.at_tick:
+            self.at_tick(len(self.ticks))
+
+    def end(self, result):
+        self.ends.append(result)
+
+    def figures(self):
+        return {"log": len(self.ticks)}
+
+
+@pytest.mark.parametrize(
+    ("runner", "trained", "what"),
+    [
+        (
+            FakeRunner(cameras=("front", "wrist")),
+            None,
+            "needs the cameras front, wrist but the robot has front; add wrist",
+        ),
+        (
+            FakeRunner(size=32),
+            None,
+            "of 32x32 pixels but the camera front gives 16x16; set robot.cameras.front.width=32",
+        ),
+        (FakeRunner(numbers=4), None, "a 4-d state but the robot has 6 joints"),
+        (
+            FakeRunner(),
+            [f"{joint}.pos" for joint in reversed(JOINTS)],
+            "was trained with the joints gripper.pos, wrist",
+        ),
+        (FakeRunner(low=np.radians(LOW), high=np.radians(HIGH)), None, "less than a tenth of every joint's range"),
+        (
+            FakeRunner(low=np.array(LOW) - 180),
+            None,
+            "shoulder_pan went from -270 to 90 but the joint goes from -108 to",
+        ),
+        (FakeRunner(high=[np.nan] * 6), None, "are not finite"),
+    ],
+)
+def test_a_policy_that_does_not_fit_never_moves_the_arm(runner, trained, what, layer, tmp_path):
+    arm = FakeArm()
+    with pytest.raises(UserError, match=re.escape(what)):
+        Deployment(arm, runner, layer, trained_joints=trained).run([Episode("go", 0.1)], tmp_path)
+    assert (arm.sent, arm.connected) == ([], False)
+
+
+def test_what_fits_passes_also_without_min_and_max(safety):
+    runner, limits = FakeRunner(), SafetyLimits.decode(safety)
+    names = [f"{joint}.pos" for joint in JOINTS]
+    check_fit(runner, FakeArm().observation_features, limits, names)
+    unknown = FakeArm().observation_features | {"front": (None, None, 3)}
+    check_fit(runner, unknown, limits)
+    middle = {"mean": np.zeros(6), "std": np.full(6, 2.0)}
+    runner.preprocessor.steps[0].stats = {"observation.state": middle}
+    with pytest.raises(UserError, match=r"observation\.state covers less than a tenth"):
+        check_fit(runner, unknown, limits)
+
+
+def test_limits_of_another_arm_are_refused(safety, tmp_path):
+    joints = dict(reversed(safety["joints"].items()))
+    with pytest.raises(UserError, match=r"safety\.joints are gripper, .* choose the safety configuration of"):
+        Deployment(FakeArm(), FakeRunner(), SafetyLayer(safety | {"joints": joints})).run([], tmp_path)
+
+
+def test_a_slow_path_keeps_to_its_share_of_the_speed_limits(safety):
+    limits, now = SafetyLimits.decode(safety), [0.0]
+    path = SlowPath(np.zeros(6), np.array([90.0, -30, 0, 0, 0, 40]), limits, 0.25, clock=lambda: now[0])
+    poses = []
+    while now[0] < path.seconds:
+        poses.append(path({}))
+        now[0] += 1 / 30
+    speeds = np.abs(np.diff(poses, axis=0)).max(axis=0) * 30
+    assert speeds[0] == pytest.approx(0.25 * 120, rel=0.02)
+    assert (speeds <= 0.25 * np.array([joint.speed for joint in limits.joints.values()]) * 1.001).all()
+    assert poses[-1] == pytest.approx([90, -30, 0, 0, 0, 40])
+    assert SlowPath(np.ones(6), np.ones(6), limits, 0.25)({}) == pytest.approx(np.ones(6))
+    with pytest.raises(UserError, match="shoulder_lift is at -30 instead of -48"):
+        check_arrived(np.array([0, -30.0, 0, 0, 0, 0]), np.array([1, -48.0, 0, 0, 0, 0]), limits)
+
+
+def test_episodes_from_the_approach_to_the_report(layer, tmp_path, capsys):
+    arm, runner, log, laid_out = FakeArm(), FakeRunner(), Log(), []
+    first = Episode(
+        "reach it", 0.5, START, "reach", 7, lambda: laid_out.append(dict(arm.pose)), lambda: len(log.ticks) == 4
+    )
+    second = Episode("lift it", 0.2, START, "lift", 8, None, lambda: False)
+    run = Deployment(arm, runner, layer, [log, Printer(JOINTS)], approach_speed=1.0)
+    report = run.run([first, second], tmp_path)
+    assert report == json.loads((tmp_path / "deploy.json").read_text())
+    assert [(e["task"], e["seed"], e["success"], e["ended"]) for e in report["episodes"]] == [
+        ("reach", 7, True, "done"),
+        ("lift", 8, False, "time"),
+    ]
+    assert (report["ended"], report["successes"], report["log"]) == ("time", 1, len(log.ticks))
+    assert report["episodes"][0]["ticks"] == 4
+    assert report["timing"]["ticks"] + report["timing"]["missed"] == 4 + 6
+    assert runner.seeds == [7, 8]
+    assert list(laid_out[0].values()) == pytest.approx(START, abs=0.1)
+    assert [seen["task"] for seen in (runner.seen[0], runner.seen[-1])] == ["reach it", "lift it"]
+    # What the policy saw first and what it wanted first belong together.
+    assert log.ticks[0].wanted == pytest.approx(np.array(START) + 0.2, abs=0.1)
+    assert list(arm.pose.values()) == pytest.approx(np.clip(FOLDED, *ends(layer)), abs=0.1)  # where it was found
+    assert not arm.connected
+    out = capsys.readouterr().out
+    assert "success after 0.1 s" in out
+    assert "1 of 2 episodes succeeded" in run.describe()
+
+
+def ends(layer):
+    joints = layer.limits.joints.values()
+    return [joint.min for joint in joints], [joint.max for joint in joints]
+
+
+def test_without_a_start_pose_the_policys_first_action_is_approached(layer, tmp_path):
+    arm, runner = FakeArm(), FakeRunner(step=3.0)
+    Deployment(arm, runner, layer, approach_speed=1.0).run(real_episodes("go", 1, 0.1, None, 0), tmp_path)
+    steps = np.abs(np.diff(np.array(arm.sent), axis=0))
+    assert len(runner.seeds) == 2  # once to know where to go, once from there
+    assert steps.max() < 180 / 30 + 1e-6
+
+
+def test_in_a_dry_run_nothing_is_sent(layer, tmp_path, capsys):
+    arm, log = FakeArm(), Log()
+    run = Deployment(arm, FakeRunner(), layer, [log, Printer(JOINTS, poses=True)], dry_run=True)
+    report = run.run([Episode("go", 0.2, START)], tmp_path)
+    assert (arm.sent, report["dry_run"], report["episodes"][0]["success"]) == ([], True, None)
+    assert len(log.ticks) > 2
+    assert "would send shoulder_pan" in capsys.readouterr().out
+
+
+def test_ctrl_c_stops_the_arm_and_leaves_a_report(layer, tmp_path):
+    arm, log = FakeArm(), Log(at_tick=lambda tick: tick == 3 and os.kill(os.getpid(), signal.SIGINT))
+    run, before = Deployment(arm, FakeRunner(), layer, [log], approach_speed=1.0), signal.getsignal(signal.SIGINT)
+    report = run.run([Episode("go", 5, START), Episode("never", 5, START)], tmp_path)
+    assert (report["ended"], len(report["episodes"]), arm.connected) == ("SIGINT", 1, False)
+    assert json.loads((tmp_path / "deploy.json").read_text())["episodes"][0]["ended"] == "SIGINT"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("where", ["arm", "policy", "watcher"])
+def test_whatever_fails_the_arm_is_let_go_and_the_report_written(where, layer, tmp_path, monkeypatch):
+    arm, runner = FakeArm(), FakeRunner()
+    log = Log(at_tick=lambda tick: where == "watcher" and tick == 3 and 1 / 0)
+    if where == "arm":
+        arm.fail_after = 60
+    if where == "policy":
+        act = runner.act
+        monkeypatch.setattr(runner, "act", lambda seen: act(seen) if len(runner.seen) < 4 else {}["missing"])
+    with pytest.raises((UserError, ConnectionError, ZeroDivisionError, KeyError)):
+        Deployment(arm, runner, layer, [log], approach_speed=1.0).run([Episode("go", 30, START)], tmp_path)
+    report = json.loads((tmp_path / "deploy.json").read_text())
+    assert report["ended"] in ("UserError", "ConnectionError", "ZeroDivisionError", "KeyError")
+    assert report["episodes"][0]["ended"] == "error"
+    assert (report["log"], arm.connected) == (len(log.ticks), False)
+
+
+def test_a_person_takes_over_and_the_policy_goes_on_predicting(layer, tmp_path):
+    arm, runner, log = FakeArm(), FakeRunner(), Log()
+    wished = np.add(START, (10, 0, 0, 0, 0, 0))
+    run = Deployment(
+        arm, runner, layer, [log], lambda seen: wished if 3 <= len(log.ticks) < 6 else None, approach_speed=1.0
+    )
+    run.run([Episode("go", 0.35, START)], tmp_path)
+    assert [tick.intervention for tick in log.ticks[:8]] == [False] * 3 + [True] * 3 + [False] * 2
+    assert log.ticks[5].sent[0] > log.ticks[2].sent[0] + 2
+    wanted = np.array([tick.wanted[1] for tick in log.ticks])
+    assert np.diff(wanted) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("", 1, None, None, 0), "instruction is not given"),
+        (("go", 0, None, None, 0), "episodes is 0"),
+        (("go", 1, -1.0, None, 0), "seconds is -1"),
+    ],
+)
+def test_episodes_that_make_no_sense(arguments, what):
+    with pytest.raises(UserError, match=what):
+        real_episodes(*arguments)
+
+
+def test_settings_that_make_no_sense(layer, tmp_path):
+    with pytest.raises(UserError, match="approach_speed=0 is no share"):
+        Deployment(FakeArm(), FakeRunner(), layer, approach_speed=0)
+    with pytest.raises(UserError, match="start_pose has 2 numbers; give one for each of shoulder_pan"):
+        Deployment(FakeArm(), FakeRunner(), layer).run([Episode("go", 1, (1.0, 2.0))], tmp_path)

@@ -1,0 +1,77 @@
+"""People who take over: what their pose is, and which keys do what."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_arm import FOLDED, JOINTS
+
+from robot_io.safety import EmergencyStop
+from robot_io.takeover import ByKeyboard, ByLeader, Keys, make_leader, take_over
+from tinyvla.errors import UserError
+
+NAMES = [f"{joint}.pos" for joint in JOINTS]
+SEEN = dict(zip(NAMES, FOLDED, strict=True))
+
+
+def test_a_leader_is_followed_while_it_has_taken_over():
+    held = dict.fromkeys(NAMES, 5.0)
+    person = ByLeader(SimpleNamespace(name="so_leader", action_features=held, get_action=lambda: dict(held)), JOINTS)
+    keys = Keys(person.keys())
+    assert person(SEEN) is None
+    keys.press("t")
+    assert person(SEEN).tolist() == [5.0] * 6
+    keys.press("t")
+    keys.press("?")
+    assert person(SEEN) is None
+
+
+def test_the_keyboard_turns_joints_from_where_the_arm_is():
+    person = ByKeyboard(JOINTS)
+    keys = Keys(person.keys())
+    assert person(SEEN) is None
+    for key in "qqs":
+        keys.press(key)
+    moved = person(SEEN | {"gripper.pos": 50.0})
+    assert (moved - FOLDED).tolist() == [4, -2, 0, 0, 0, 45]
+    keys.press("j")
+    assert person(SEEN)[5] == 48  # counted from where it took over
+    keys.press("t")
+    assert person(SEEN) is None
+    keys.press("t")
+    assert person(SEEN).tolist() == list(FOLDED)
+
+
+def test_mistakes():
+    stop = EmergencyStop()
+    with take_over({"type": None}, JOINTS, stop) as person:
+        assert person is None
+    with take_over({"type": "keyboard"}, JOINTS, stop) as person:
+        assert isinstance(person, ByKeyboard)
+    with pytest.raises(UserError, match="did you mean so101_leader"):
+        make_leader({"type": "so101_leadr"})
+    with pytest.raises(UserError, match=r"takeover\.port is not given"):
+        make_leader({"type": "so101_leader", "port": None})
+    with pytest.raises(UserError, match=r"mend takeover\.\*"):
+        make_leader({"type": "so101_leader", "port": "x", "speed": 3})
+    with (
+        pytest.raises(UserError, match="the leader arm does not connect"),
+        take_over({"type": "so101_leader", "port": "/dev/no-such"}, JOINTS, stop),
+    ):
+        pass
+    with pytest.raises(UserError, match="for up to 6 joints"):
+        ByKeyboard(["joint"] * 7)
+    with pytest.raises(UserError, match="use the leader of this arm"):
+        ByLeader(SimpleNamespace(name="phone", action_features={"x": float}), JOINTS)
+
+
+def test_the_live_view_shows_ticks(tmp_path):
+    from robot_io.live_view import LiveView
+
+    file = tmp_path / "view.rrd"
+    pose = np.zeros(6)
+    with LiveView(JOINTS, file) as view:
+        observation = SEEN | {"front": np.zeros((16, 16, 3), np.uint8)}
+        view.see(SimpleNamespace(due=1.0, observation=observation, sent=pose, wanted=pose, intervention=False))
+    assert file.stat().st_size > 1000
+    assert view.figures() == {"display": {"left_out": 0}}
