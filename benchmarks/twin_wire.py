@@ -8,6 +8,7 @@ import argparse
 import json
 import resource
 import time
+from typing import Any
 
 import numpy as np
 import serial
@@ -34,7 +35,7 @@ def main() -> None:
     arguments.add_argument("--cameras", type=int, default=2)
     options = arguments.parse_args()
     cameras = {f"camera{number}": View("front", 96, 96, 30) for number in range(options.cameras)}
-    scene = {"scene": "envs.so101.twin.TwinScene", "scene_options": {"task": "pick-lift"}}
+    scene: dict[str, Any] = {"scene": "envs.so101.twin.TwinScene", "scene_options": {"task": "pick-lift"}}
     delays, missing = [], 0
     with start_twin(TwinSettings(cameras=cameras, **scene)) as twin, serial.Serial(twin.port, 1_000_000) as line:
         line.timeout = 0.05  # what LeRobot gives a servo

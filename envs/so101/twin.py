@@ -33,26 +33,26 @@ class TwinScene:
 
     def __init__(self, task: str = "pick-lift", render: str = "fast"):
         (task,) = resolve_tasks([task])
-        self._simulation = Simulation(task, fine=render == "faithful")
-        self.model, self.data = self._simulation.model, self._simulation.data
+        self.simulation = Simulation(task, fine=render == "faithful")
+        self.model, self.data = self.simulation.model, self.simulation.data
         self._eyes = Eyes(self.model, render == "fast")
         self.reset(0)
-        self._simulation.place_arm(np.array(_FOLDED))
+        self.simulation.place_arm(np.array(_FOLDED))
 
     def reset(self, seed: int, move_arm: bool = True) -> None:
         """Begin the episode that `SO101Env.reset(seed=seed)` begins. move_arm: False leaves the arm where it is."""
-        self._simulation.reset(seeding.np_random(seed)[0], move_arm=move_arm)
+        self.simulation.reset(seeding.np_random(seed)[0], move_arm=move_arm)
 
     def success(self) -> bool:
         """Whether the task is done, as things are now."""
-        return self._simulation.success()
+        return self.simulation.success()
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
         """A picture, uint8 (height, width, 3). Raises UserError for a camera or a shape that there is none of."""
-        if camera not in CAMERAS or height != width:
-            raise UserError(
-                f"there is no camera {camera!r} of {width}x{height} pixels; use {', '.join(CAMERAS)}, width as height"
-            )
+        if camera not in CAMERAS:
+            raise UserError(f"there is no camera {camera!r}; use {', '.join(CAMERAS)}")
+        if height != width:
+            raise UserError(f"the scene draws square pictures, not {width}x{height}; set width and height alike")
         return self._eyes.draw(data, camera, height)
 
     def close(self) -> None:

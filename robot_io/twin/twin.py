@@ -54,7 +54,7 @@ class Twin:
             )
         for servo in servos:
             servo.power_up()
-        self.plant.reset(settings.seed)
+        self.plant.reset(settings.seed, move_arm=False)  # the arm as it was switched off
         self.bus = Bus(servos)
         self.port = Port(self.bus, folder / "port", np.random.default_rng(settings.seed))
         self._lock = threading.Lock()

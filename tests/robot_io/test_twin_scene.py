@@ -29,7 +29,7 @@ def make_plant(task):
 def play(plant, seed, steps=300):
     """Whether the scripted expert does the task through the servos' registers."""
     plant.reset(seed)
-    simulation = plant.scene._simulation
+    simulation = plant.scene.simulation
     expert = Expert(simulation)
     for _ in range(steps):
         goals = plant.drives.encoder(simulation.units.to_radians(expert.action()))
