@@ -247,14 +247,15 @@ def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int
 
 
 def cost(ticks: int, seed: int) -> dict[str, Any]:
-    """Microseconds a tick: of commands as a policy's, and of goals that jump."""
+    """Microseconds a tick: of commands as a policy's, of goals that jump, and of a hand that is sent into the table."""
     rng = np.random.default_rng(seed)
-    low, high = np.array([-60, -70, 20, 20, -60, 0.0]), np.array([60, -20, 80, 80, 60, 100])
-    phase, rate = rng.uniform(0, 6, 6), rng.uniform(0.02, 0.06, 6)
+    low, high = np.array([-60, -70, 40, 30, -60, 0.0]), np.array([60, -40, 70, 60, 60, 100])
+    phase, rate = rng.uniform(0, 6, 6), rng.uniform(0.02, 0.04, 6)
     smooth = [(low + high) / 2 + (high - low) / 2 * np.sin(rate * tick + phase) for tick in range(ticks)]
     goals = Attack(rng, low, high, np.zeros(6), REST, ticks).held(lambda: rng.uniform(low, high), 15)
-    result = {}
-    for name, commands in (("policy", smooth), ("jumping_goals", goals)):
+    pressed = np.array(smooth) + np.array([0, 70, 0, 0, 0, 0])
+    result: dict[str, Any] = {}
+    for name, commands in (("policy", smooth), ("jumping_goals", goals), ("into_the_table", pressed)):
         layer = SafetyLayer(make_limits())
         layer.start(0.0, ArmState.of(REST, 0.0))
         state = ArmState.of(REST, 0.0)
@@ -265,7 +266,8 @@ def cost(ticks: int, seed: int) -> dict[str, Any]:
             sent = layer.step(now, command, state)
             wall[tick], cpu[tick] = time.perf_counter() - clock, time.thread_time() - thread
             state.position[:] = sent.position
-        result[name] = {
+        causes = {cause: counts["ticks"] for cause, counts in layer.report.to_dict()["causes"].items()}
+        result[name] = {"ticks_by_cause": causes} | {
             f"{kind}_us": {f"p{q}": round(float(np.percentile(times, q)) * 1e6, 1) for q in (50, 90, 99)}
             | {"mean": round(float(times.mean()) * 1e6, 1)}
             for kind, times in (("wall", wall), ("cpu", cpu))
