@@ -87,7 +87,7 @@ class ControlLoop:
     policy: Callable[[dict[str, Any]], np.ndarray | None]
     layer: SafetyLayer
     torque: Callable[[float], None] | None = None
-    servos: Callable[[], Sequence[Sequence[float]]] | None = None
+    servos: Callable[[], Sequence[Sequence[float]] | np.ndarray] | None = None
     person: Callable[[], PersonView | None] | None = None
     observer: Observer | None = None
     done: Callable[[], bool] | None = None

@@ -23,6 +23,7 @@ from .arm_policy import ArmPolicy, Operator
 from .checks import check_fit
 from .episode import Episode
 from .unmoved import Unmoved
+from .urgent import urgent
 from .watchers import Tick, Watcher
 
 REPORT = "deploy.json"
@@ -132,7 +133,8 @@ class Deployment:
         for watcher in self.watchers:
             watcher.begin(episode)
         try:
-            ended = loop.run(episode.seconds)
+            with urgent():
+                ended = loop.run(episode.seconds)
         finally:
             result = episode.result(ended, self._timing.ticks - before, self.layer.limits.rate_hz)
             self.report["episodes"].append(result)
@@ -144,12 +146,14 @@ class Deployment:
         """Take the arm slowly to a pose; `check` that it came there."""
         if self.dry_run or self.layer.emergency_stop.pressed:
             return
-        path = SlowPath(
-            self._position(self.arm.get_observation()), self._reachable(goal), self.layer.limits, self.approach_speed
-        )
-        self._loop(path).run(path.seconds)
+        goal = self._reachable(goal)
+        path = SlowPath(self._position(self.arm.get_observation()), goal, self.layer.limits, self.approach_speed)
+        loop = self._loop(path)
+        loop.done = path.done
+        with urgent():
+            loop.run(path.seconds)
         if check and not self.layer.emergency_stop.pressed:
-            check_arrived(self._position(self.arm.get_observation()), self._reachable(goal), self.layer.limits)
+            check_arrived(self._position(self.arm.get_observation()), goal, self.layer.limits)
 
     def _reachable(self, pose: np.ndarray) -> np.ndarray:
         joints = self.layer.limits.joints.values()

@@ -54,7 +54,7 @@ def test_a_policy_plays_an_episode_over_the_wire(wired, tmp_path, patient):
     after = twin.state()
     (episode,) = report["episodes"]
     assert (episode["task"], episode["success"], report["ended"]) == ("reach", False, "time")
-    assert report["timing"]["ticks"] + report["timing"]["missed"] == 20
+    assert 0 < report["timing"]["ticks"] == episode["ticks"] <= 20
     # It was brought to where the episode starts and back, and left without torque.
     assert {joint["torque"] for joint in after["joints"].values()} == {0}
     angles = [[state["joints"][joint]["angle"] for joint in layer.joints] for state in (before, after)]
