@@ -203,7 +203,8 @@ class Deployment:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
-        connect_arm(self.arm)
+        with urgent():  # LeRobot gives a servo 50 ms to answer
+            connect_arm(self.arm)
         try:
             with arm_errors(self.arm):
                 if self.dry_run and (bus := getattr(self.arm, "bus", None)) is not None:
