@@ -32,9 +32,15 @@ class SlowPath:
         goal: np.ndarray,
         limits: SafetyLimits,
         share: float,
+        give_up_s: float = np.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """start, goal: (joints,) in LeRobot's units. share: of the limits of speed and acceleration that is used."""
+        """
+        Args:
+            start, goal: (joints,) in LeRobot's units.
+            share: of the limits of speed and acceleration that is used.
+            give_up_s: an arm that has been held up for so long need not go on.
+        """
         speeds, accelerations = (
             share * np.array([getattr(joint, what) for joint in limits.joints.values()])
             for what in ("speed", "acceleration")
@@ -47,27 +53,31 @@ class SlowPath:
         self.seconds = _PATIENCE * (self._moving + 1)
         self._keys = [f"{joint}.pos" for joint in limits.joints]
         self._longest_step = 2 / limits.rate_hz
-        self._clock = clock
+        self._give_up_s, self._clock = give_up_s, clock
         self._then: float | None = None
-        self._passed = 0.0
-        self._there = False
+        self._passed = self._waited = 0.0
+        self._done = False
 
     def __call__(self, observation: Mapping[str, Any]) -> np.ndarray:
         now = self._clock()
         position = np.array([observation[key] for key in self._keys], dtype=float)
-        if self._then is not None and np.abs(position - self._pose).max() < _BEHIND:
-            self._passed += min(now - self._then, self._longest_step)
+        step = 0.0 if self._then is None else min(now - self._then, self._longest_step)
         self._then = now
+        settled = self._passed >= self._moving + _SETTLE_S
+        if settled or np.abs(position - self._pose).max() >= _BEHIND:
+            self._waited += step
+        else:
+            self._passed, self._waited = self._passed + step, 0.0
         at = min(self._passed / self._moving, 1.0) if self._moving > 0 else 1.0
         share = at**3 * (10 - 15 * at + 6 * at**2)
         self._pose = self._start + share * (self.goal - self._start)
-        settled = self._passed >= self._moving + _SETTLE_S
-        self._there = settled and bool(np.abs(position - self.goal).max() < NEAR / 2)
+        there = settled and bool(np.abs(position - self.goal).max() < NEAR / 2)
+        self._done = there or self._waited >= self._give_up_s
         return self._pose
 
     def done(self) -> bool:
-        """Whether the arm was at the goal in the last tick."""
-        return self._there
+        """Whether the arm was at the goal in the last tick, or need not go on."""
+        return self._done
 
 
 def check_arrived(position: np.ndarray, goal: np.ndarray, limits: SafetyLimits) -> None:

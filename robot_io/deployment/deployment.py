@@ -27,6 +27,7 @@ from .urgent import urgent
 from .watchers import Tick, Watcher
 
 REPORT = "deploy.json"
+_GIVE_UP_S = 1.0  # an arm on its way back that is held up so long stays there, as one that was found on the table
 
 
 @dataclass
@@ -147,7 +148,9 @@ class Deployment:
         if self.dry_run or self.layer.emergency_stop.pressed:
             return
         goal = self._reachable(goal)
-        path = SlowPath(self._position(self.arm.get_observation()), goal, self.layer.limits, self.approach_speed)
+        position = self._position(self.arm.get_observation())
+        give_up_s = np.inf if check else _GIVE_UP_S
+        path = SlowPath(position, goal, self.layer.limits, self.approach_speed, give_up_s)
         loop = self._loop(path)
         loop.done = path.done
         with urgent():

@@ -132,6 +132,13 @@ def test_a_slow_path_waits_for_an_arm_that_is_held_up(safety):
         now[0] += 1 / 30
     assert 12 <= pose[0] < 15
     assert not path.done()
+    patient = SlowPath(np.zeros(6), np.ones(6), limits, 0.25, give_up_s=1.0, clock=lambda: now[0])
+    for _ in range(90):
+        assert not patient.done() or now[0] > 11
+        patient(named(np.full(6, 20.0)))
+        now[0] += 1 / 30
+    assert patient.done()
+    path(named(np.zeros(6)))
     now[0] += 60  # a computer that slept is no reason to hurry
     assert path(named(pose))[0] - pose[0] < 0.25 * 120 * 2 / 30
 
