@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     layer = SafetyLayer(as_dict(cfg.safety))
-    runner = load_runner(cfg.checkpoint, cfg.device, **as_dict(cfg.runner))
+    runner = load_runner(cfg.checkpoint, cfg.device, cfg.server, **as_dict(cfg.runner))
     cameras = cameras_of(runner)
     with contextlib.ExitStack() as stack:
         if needs_twin(robot):

@@ -26,5 +26,5 @@ def action_names(checkpoint: Path | str) -> list[str] | None:
             names = json.loads((Path(root) / "meta/info.json").read_text())["features"]["action"]["names"]
             return list(names) if isinstance(names, list) else None
         return list(embodiment_of(config["env"]).action_names)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, yaml.YAMLError, UserError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError, UserError):
         return None

@@ -17,11 +17,17 @@ from .checks import cameras_of
 Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
 
 
-def load_runner(checkpoint: Path | str, device: str = "auto", **how: Any) -> PolicyRunner:
+def load_runner(checkpoint: Path | str, device: str = "auto", server: str | None = None, **how: Any) -> PolicyRunner:
     """A policy that computes its chunks beside the control loop, for which it leaves a core.
 
-    how: see `policies.runtimes.adapt_policy`. Raises UserError for a checkpoint that cannot be loaded.
+    server: host:port of a policy server to compute on in place of this machine, see `policies.remote`.
+    how: see `policies.runtimes.adapt_policy`; of no effect on a server.
+    Raises UserError for a checkpoint that cannot be loaded, or a server that does not.
     """
+    if server is not None:
+        from policies.remote import RemoteRunner  # needs gRPC
+
+        return RemoteRunner.connect(checkpoint, server, "cuda" if device == "auto" else device)
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
     where = None if device == "auto" else device
     return PolicyRunner.from_checkpoint(checkpoint, where, asynchronous=True, latency_steps=None, **how)

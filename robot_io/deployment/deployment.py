@@ -23,9 +23,11 @@ from .arm_policy import ArmPolicy, Operator
 from .checks import check_fit
 from .episode import Episode
 from .unmoved import Unmoved
+from .urgent import urgent
 from .watchers import Tick, Watcher
 
 REPORT = "deploy.json"
+_GIVE_UP_S = 1.0  # an arm on its way back that is held up so long stays there, as one that was found on the table
 
 
 @dataclass
@@ -132,7 +134,8 @@ class Deployment:
         for watcher in self.watchers:
             watcher.begin(episode)
         try:
-            ended = loop.run(episode.seconds)
+            with urgent():
+                ended = loop.run(episode.seconds)
         finally:
             result = episode.result(ended, self._timing.ticks - before, self.layer.limits.rate_hz)
             self.report["episodes"].append(result)
@@ -144,12 +147,16 @@ class Deployment:
         """Take the arm slowly to a pose; `check` that it came there."""
         if self.dry_run or self.layer.emergency_stop.pressed:
             return
-        path = SlowPath(
-            self._position(self.arm.get_observation()), self._reachable(goal), self.layer.limits, self.approach_speed
-        )
-        self._loop(path).run(path.seconds)
+        goal = self._reachable(goal)
+        position = self._position(self.arm.get_observation())
+        give_up_s = np.inf if check else _GIVE_UP_S
+        path = SlowPath(position, goal, self.layer.limits, self.approach_speed, give_up_s)
+        loop = self._loop(path)
+        loop.done = path.done
+        with urgent():
+            loop.run(path.seconds)
         if check and not self.layer.emergency_stop.pressed:
-            check_arrived(self._position(self.arm.get_observation()), self._reachable(goal), self.layer.limits)
+            check_arrived(self._position(self.arm.get_observation()), goal, self.layer.limits)
 
     def _reachable(self, pose: np.ndarray) -> np.ndarray:
         joints = self.layer.limits.joints.values()
@@ -199,7 +206,8 @@ class Deployment:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
-        connect_arm(self.arm)
+        with urgent():  # LeRobot gives a servo 50 ms to answer
+            connect_arm(self.arm)
         try:
             with arm_errors(self.arm):
                 if self.dry_run and (bus := getattr(self.arm, "bus", None)) is not None:

@@ -11,7 +11,7 @@ from configs.composing import as_dict, load_config
 from envs.so101.twin import SCENE, wire_episodes
 from envs.trained_on import action_names
 from robot_io.arms import make_arm
-from robot_io.deployment import Deployment, Episode, cameras_of, load_runner
+from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner
 from robot_io.deployment.on_twin import in_scene, needs_twin
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
@@ -54,11 +54,24 @@ def test_a_policy_plays_an_episode_over_the_wire(wired, tmp_path, patient):
     after = twin.state()
     (episode,) = report["episodes"]
     assert (episode["task"], episode["success"], report["ended"]) == ("reach", False, "time")
-    assert report["timing"]["ticks"] + report["timing"]["missed"] == 20
+    assert 0 < report["timing"]["ticks"] == episode["ticks"] <= 20
     # It was brought to where the episode starts and back, and left without torque.
     assert {joint["torque"] for joint in after["joints"].values()} == {0}
     angles = [[state["joints"][joint]["angle"] for joint in layer.joints] for state in (before, after)]
     assert np.abs(np.subtract(*angles)).max() < 12
+
+
+def test_a_dry_run_leaves_the_arm_limp_where_it_is(wired, tmp_path, patient, capsys):
+    _, runner, layer, robot, twin = wired
+    run = Deployment(make_arm(robot, twin), runner, layer, [Printer(layer.joints, poses=True)], dry_run=True)
+    before = twin.state()
+    report = run.run([Episode("reach", 0.5, (0.0, -48.0, 30.0, 85.0, 3.0, 45.0))], tmp_path)
+    after = twin.state()
+    assert "would send shoulder_pan" in capsys.readouterr().out
+    assert report["episodes"][0]["ended"] == "time"
+    assert {joint["torque"] for joint in after["joints"].values()} == {0}
+    angles = [[state["joints"][joint]["angle"] for joint in layer.joints] for state in (before, after)]
+    assert np.abs(np.subtract(*angles)).max() < 5  # it may sag, no more
 
 
 class Puller:
@@ -147,7 +160,7 @@ def test_joint_names_of_a_run(tmp_path, checkpoint):
 
 
 @pytest.mark.slow
-def test_the_command_as_a_user_types_it(checkpoint, tmp_path, capsys, monkeypatch):
+def test_the_command_as_a_user_types_it(checkpoint, tmp_path, patient, capsys, monkeypatch):
     import deploy
     from policies.data import open_dataset
 
@@ -155,6 +168,6 @@ def test_the_command_as_a_user_types_it(checkpoint, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(sys, "argv", ["deploy.py", f"checkpoint={checkpoint}", "approach_speed=0.6", *arguments])
     deploy.main()
     report = json.loads((tmp_path / "run/deploy.json").read_text())
-    assert report["recording"]["frames"] == report["timing"]["ticks"] > 30
+    assert 20 < report["recording"]["frames"] <= report["timing"]["ticks"]
     assert len(open_dataset(tmp_path / "run/recording")) == report["recording"]["frames"]
     assert "of 1 episodes succeeded" in capsys.readouterr().out

@@ -1,0 +1,25 @@
+"""A control loop that other programs, and this one's own inference, do not keep waiting."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+_PRIORITY = -10  # of the thread; 0 is a program's usual one
+
+
+@contextlib.contextmanager
+def urgent() -> Iterator[None]:
+    """Raise the priority of this thread for the while, where the system allows it; threads started in it inherit it."""
+    thread = threading.get_native_id()
+    before = None
+    with contextlib.suppress(OSError, AttributeError):
+        usual = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, _PRIORITY)
+        before = usual
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, thread, before)
