@@ -199,16 +199,17 @@ def inference(checkpoint: str, chunks: int = 30) -> dict[str, Any]:
     runner = PolicyRunner.from_checkpoint(folder)
     config = runner.policy.config
     observation = random_observation(runner)
+    steps = getattr(config, "n_action_steps", None) or config.action_chunk_size  # the latter is VQ-BeT's
     times = []
-    for _ in range((chunks + 3) * config.n_action_steps):
+    for _ in range((chunks + 3) * steps):
         start = time.perf_counter()
         runner.act(observation)
         times.append((time.perf_counter() - start) * 1e3)
     # Every chunk's first action computes it, the others take it from the queue.
-    rounds = np.array(times).reshape(-1, config.n_action_steps)[3:]
+    rounds = np.array(times).reshape(-1, steps)[3:]
     return {
         "parameters_m": round(sum(p.numel() for p in runner.policy.parameters()) / 1e6, 2),
-        "n_action_steps": config.n_action_steps,
+        "n_action_steps": steps,
         "chunk_ms": round(float(np.median(rounds.max(axis=1))), 1),
         "action_ms": round(float(np.median(rounds.mean(axis=1))), 2),
         "peak_memory_mb": round(peak_memory_mb("cpu")),

@@ -148,6 +148,7 @@ class Attacker:
         self._low, self._high = (np.array([getattr(joint, end) for joint in joints]) for end in ("min", "max"))
         self._step = np.array([joint.speed for joint in joints]) / layer.limits.rate_hz
         self._now = 0.0
+        self._behind, self._overloaded = np.zeros_like(self._low), 0  # of the sequence's troubles
 
     def play(self, kind: str, seed: int, ticks: int, disturb: bool = True) -> list[np.ndarray]:
         """Runs of poses as they were sent, each (ticks, joints) from a standstill on."""
@@ -155,6 +156,7 @@ class Attacker:
         start = self._start(rng)
         commands = KINDS[kind](Attack(rng, self._low, self._high, self._step, start, ticks))
         calm = not disturb or rng.random() < 0.25
+        self._behind, self._overloaded = rng.normal(0, 40, len(start)), int(rng.integers(len(start)))
         runs = [[start]]
         for command, disturbance in zip(commands, self._disturbances(rng, calm), strict=False):
             self._now += disturbance.pop("gap")
@@ -189,9 +191,9 @@ class Attacker:
         state = ArmState.of(sent, self._now - disturbance["age"])
         state.load[:], state.temperature[:] = 0.2, 35
         if disturbance["stuck"]:
-            state.position[:] += rng.choice([0, np.nan]) if rng.random() < 0.2 else rng.normal(0, 40, len(sent))
+            state.position[:] += np.nan if rng.random() < 0.02 else self._behind
         if disturbance["overload"]:
-            state.load[rng.integers(len(sent))] = -0.95
+            state.load[self._overloaded] = -0.95
         if disturbance["hot"]:
             state.temperature[0] = 75
         return state
@@ -221,9 +223,11 @@ class Attacker:
 def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int) -> dict[str, Any]:
     """What so many sequences broke: the number of broken limits, with the first few in words.
 
-    Every other round of kinds is played in a workspace so narrow that its walls are met.
+    Every other round of kinds is played in a workspace so narrow that its walls are met, and with an arm that retreats.
     """
-    rooms = [make_limits(person={"enabled": True}), make_limits(person={"enabled": True}, workspace=NARROW)]
+    watched = {"enabled": True}
+    retreat = {"then": "retreat", "retreat_s": 0.4}
+    rooms = [make_limits(person=watched), make_limits(person=watched, workspace=NARROW, watchdog=retreat)]
     layers = [SafetyLayer(limits) for limits in rooms]
     attackers, auditors = [Attacker(layer) for layer in layers], [Auditor(limits) for limits in rooms]
     broken: list[str] = []
@@ -243,14 +247,15 @@ def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int
 
 
 def cost(ticks: int, seed: int) -> dict[str, Any]:
-    """Microseconds a tick: of commands as a policy's, and of goals that jump."""
+    """Microseconds a tick: of commands as a policy's, of goals that jump, and of a hand that is sent into the table."""
     rng = np.random.default_rng(seed)
-    low, high = np.array([-60, -70, 20, 20, -60, 0.0]), np.array([60, -20, 80, 80, 60, 100])
-    phase, rate = rng.uniform(0, 6, 6), rng.uniform(0.02, 0.06, 6)
+    low, high = np.array([-60, -70, 40, 30, -60, 0.0]), np.array([60, -40, 70, 60, 60, 100])
+    phase, rate = rng.uniform(0, 6, 6), rng.uniform(0.02, 0.04, 6)
     smooth = [(low + high) / 2 + (high - low) / 2 * np.sin(rate * tick + phase) for tick in range(ticks)]
     goals = Attack(rng, low, high, np.zeros(6), REST, ticks).held(lambda: rng.uniform(low, high), 15)
-    result = {}
-    for name, commands in (("policy", smooth), ("jumping_goals", goals)):
+    pressed = np.array(smooth) + np.array([0, 70, 0, 0, 0, 0])
+    result: dict[str, Any] = {}
+    for name, commands in (("policy", smooth), ("jumping_goals", goals), ("into_the_table", pressed)):
         layer = SafetyLayer(make_limits())
         layer.start(0.0, ArmState.of(REST, 0.0))
         state = ArmState.of(REST, 0.0)
@@ -261,7 +266,8 @@ def cost(ticks: int, seed: int) -> dict[str, Any]:
             sent = layer.step(now, command, state)
             wall[tick], cpu[tick] = time.perf_counter() - clock, time.thread_time() - thread
             state.position[:] = sent.position
-        result[name] = {
+        causes = {cause: counts["ticks"] for cause, counts in layer.report.to_dict()["causes"].items()}
+        result[name] = {"ticks_by_cause": causes} | {
             f"{kind}_us": {f"p{q}": round(float(np.percentile(times, q)) * 1e6, 1) for q in (50, 90, 99)}
             | {"mean": round(float(times.mean()) * 1e6, 1)}
             for kind, times in (("wall", wall), ("cpu", cpu))

@@ -1,17 +1,19 @@
 """Arms by name: every robot of LeRobot, and of the lerobot_robot_* packages installed beside it."""
 
 import difflib
+import functools
 import importlib
-import pkgutil
+import importlib.metadata
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import draccus
 import lerobot.robots
 from lerobot.cameras import CameraConfig
 from lerobot.robots import Robot, RobotConfig, make_robot_from_config
-from lerobot.utils.import_utils import register_third_party_plugins
 
 from tinyvla.errors import UserError
 
@@ -60,19 +62,37 @@ def make_arm(robot: Mapping[str, Any], twin: TwinControl | None = None) -> Robot
 
 def _config_class(kind: str) -> type[RobotConfig]:
     known: Callable[[], dict[str, type]] = RobotConfig.get_known_choices
+    its_own = _lerobots_robots()
+    if kind not in known() and kind in its_own:
+        try:
+            importlib.import_module(its_own[kind])
+        except ImportError as error:
+            raise UserError(f"LeRobot's {kind} needs a package that is not installed: {error}") from error
     if kind not in known():
-        for module in pkgutil.iter_modules(lerobot.robots.__path__, "lerobot.robots."):
-            try:
-                importlib.import_module(module.name)
-            except ImportError:  # it needs packages of its own
-                continue
+        _import_plugins("lerobot_robot_")
     if kind not in known():
-        register_third_party_plugins()
-    if kind not in known():
-        near = " or ".join(difflib.get_close_matches(kind, known()))
-        guess = f"did you mean {near}?" if near else f"it knows {', '.join(sorted(known()))}; install its package"
+        near = " or ".join(difflib.get_close_matches(kind, [*its_own, *known()]))
+        guess = f"did you mean {near}?" if near else "install the lerobot_robot_* package that has it"
         raise UserError(f"LeRobot knows no robot {kind!r}; {guess}")
     return known()[kind]
+
+
+@functools.cache
+def _lerobots_robots() -> dict[str, str]:
+    """Name -> package of the robots in LeRobot itself. Importing all to see their names would take half a minute."""
+    found = {}
+    for file in sorted(Path(lerobot.robots.__path__[0]).glob("*/*.py")):
+        for name in re.findall(r'RobotConfig\.register_subclass\("(\w+)"\)', file.read_text()):
+            found[name] = f"lerobot.robots.{file.parent.name}"
+    return found
+
+
+def _import_plugins(prefix: str) -> None:
+    """Let the installed packages of this kind make themselves known to LeRobot, as its own programs do."""
+    for distribution in importlib.metadata.distributions():
+        name = (distribution.metadata["Name"] or "").replace("-", "_")
+        if name.startswith(prefix):
+            importlib.import_module(name)
 
 
 def _camera(name: str, camera: Mapping[str, Any], twin: TwinControl | None) -> dict[str, Any]:
@@ -81,7 +101,7 @@ def _camera(name: str, camera: Mapping[str, Any], twin: TwinControl | None) -> d
     if module := _CAMERAS.get(str(kind)):
         importlib.import_module(module)
     else:
-        register_third_party_plugins()
+        _import_plugins("lerobot_camera_")
     if kind not in CameraConfig.get_known_choices():
         raise UserError(f"robot.cameras.{name}.type is {kind!r}; use one of {', '.join(_CAMERAS)}")
     if kind != "twin":

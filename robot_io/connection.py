@@ -17,7 +17,7 @@ from tinyvla.errors import UserError
 
 from .twin.protocol import Instruction, Packet, Parser, pack
 
-_PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
+PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
 _PATIENCE = 0.03  # seconds that a servo has to answer a ping
 _RETRIES = _ATTEMPTS = 3
 _LOST_PACKET = re.compile("status packet|motor check failed")
@@ -33,21 +33,25 @@ def connect_arm(robot: Robot) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return _connect(robot)
-            except BaseException as error:
-                disconnect_arm(robot)
+            except (ConnectionError, RuntimeError) as error:
                 # LeRobot gives up at the first packet that is lost while it connects.
-                lost = isinstance(error, ConnectionError | RuntimeError) and _LOST_PACKET.search(str(error))
-                if not lost or attempt == _ATTEMPTS:
+                if attempt == _ATTEMPTS or not _LOST_PACKET.search(str(error)):
                     raise
 
 
 def _connect(robot: Robot) -> None:
     _check_port(robot)
     if (bus := _bus(robot)) is not None:
-        bus.connect()
-        _check_calibration(robot)
-        bus.disconnect(disable_torque=False)
-    robot.connect(calibrate=False)
+        try:  # torque stays as it is found until all is well
+            bus.connect()
+            _check_calibration(robot)
+        finally:
+            _close_port(bus)
+    try:
+        robot.connect(calibrate=False)
+    except BaseException:
+        disconnect_arm(robot)
+        raise
 
 
 def disconnect_arm(robot: Robot) -> list[str]:
@@ -72,9 +76,7 @@ def disconnect_arm(robot: Robot) -> list[str]:
             except Exception as error:
                 if not _reports_fault(error):  # a servo that reports a fault has obeyed
                     problems.append(f"{motor} did not confirm that its torque is off: {_line(error)}")
-        with contextlib.suppress(Exception):
-            bus.port_handler.closePort()
-        bus.port_handler.is_open = False
+        _close_port(bus)
     for name, camera in getattr(robot, "cameras", {}).items():
         try:
             if camera.is_connected:
@@ -130,7 +132,7 @@ def _check_port(robot: Robot) -> None:
     if not isinstance(port, str) or _bus(robot) is None:
         return
     if not Path(port).exists():
-        there = sorted(path for pattern in _PORTS for path in glob(pattern))
+        there = sorted(path for pattern in PORTS for path in glob(pattern))
         found = f"set robot.port to one of {', '.join(there)}" if there else "plug the arm in, or look for its port"
         raise UserError(f"there is no port {port}; {found} (lerobot-find-port)")
     if not os.access(port, os.R_OK | os.W_OK):
@@ -156,15 +158,14 @@ def _check_calibration(robot: Robot) -> None:
 def _explain_servos(robot: Robot, port: Any) -> str:
     """Which servos are not as they should be. The bus speaks Feetech's protocol here, else LeRobot's word is taken."""
     bus = _bus(robot)
-    with contextlib.suppress(Exception):
-        bus.port_handler.closePort()
-    bus.port_handler.is_open = False
     if type(bus).__name__ != "FeetechMotorsBus":
         return f"not all servos of {robot} were found on {port}; check power supply and cables"
     found = {motor: ping(port, bus.motors[motor].id) for motor in bus.motors}
     named = {motor: f"{motor} (id {bus.motors[motor].id})" for motor in bus.motors}
     garbled = [named[motor] for motor, answer in found.items() if answer == "garbled"]
     missing = [named[motor] for motor, answer in found.items() if answer == "silent"]
+    if faulty := [named[motor] for motor, answer in found.items() if answer == "faulty"]:
+        return f"{', '.join(faulty)} reports a fault; let it cool down, free its joint, check the power supply"
     if garbled:
         silent = f" while {', '.join(missing)} is missing" if missing else ""
         return (
@@ -181,20 +182,31 @@ def _explain_servos(robot: Robot, port: Any) -> str:
 
 
 def ping(port: str, servo_id: int, baud_rate: int = 1_000_000) -> str:
-    """How a Feetech servo takes a ping: "answers", "silent", or "garbled", as when two have one id."""
+    """How a Feetech servo takes a ping: "answers", "faulty" (it reports an error), "silent", or "garbled", as when two
+    have one id."""
     with serial.Serial(port, baud_rate, timeout=_PATIENCE) as line:
         line.reset_input_buffer()
         line.write(pack(Packet(servo_id, Instruction.PING)))
         received = line.read(6) + line.read(250)
     if not received:
         return "silent"
-    return "answers" if [packet.id for packet in Parser().feed(received)] == [servo_id] else "garbled"
+    match Parser().feed(received):
+        case [Packet(id=sender, code=error)] if sender == servo_id:
+            return "faulty" if error else "answers"
+    return "garbled"
 
 
 def _bus(robot: Robot) -> Any:
     """The robot's one servo bus, None if it is not built that way."""
     bus = getattr(robot, "bus", None)
     return bus if hasattr(bus, "port_handler") else None
+
+
+def _close_port(bus: Any) -> None:
+    bus.port_handler.is_using = False
+    with contextlib.suppress(Exception):
+        bus.port_handler.closePort()
+    bus.port_handler.is_open = False
 
 
 def _quieten(bus: Any) -> None:

@@ -1,6 +1,7 @@
 """The control loop: reads the arm, asks the policy, passes its command through the safety layer, sends it, on time."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,11 @@ from .safety import ArmState, PersonView, SafeCommand, SafetyLayer, on_interrupt
 
 logger = logging.getLogger(__name__)
 
-# Told of every tick: when it was due, the observation (None if reading failed), the policy's command, what was sent.
+# Told of every tick: when it was due, the observation (None if reading failed), the policy's command, what was sent
+# (whose position the next tick overwrites).
 Observer = Callable[[float, dict[str, Any] | None, np.ndarray | None, SafeCommand], None]
-STUMBLES = (
-    5  # ticks in a row that the arm may fail to be read, beyond what the watchdog holds, before the loop gives up
-)
+# Ticks in a row in which the arm may fail to be read, beyond those that the watchdog allows, until the loop gives up.
+STUMBLES = 5
 
 
 class Robot(Protocol):
@@ -87,7 +88,7 @@ class ControlLoop:
     policy: Callable[[dict[str, Any]], np.ndarray | None]
     layer: SafetyLayer
     torque: Callable[[float], None] | None = None
-    servos: Callable[[], Sequence[Sequence[float]] | np.ndarray] | None = None
+    servos: Callable[[], np.ndarray | Sequence[Sequence[float]]] | None = None
     person: Callable[[], PersonView | None] | None = None
     observer: Observer | None = None
     done: Callable[[], bool] | None = None
@@ -115,8 +116,9 @@ class ControlLoop:
             for words in self.layer.start(self.clock(), state):
                 logger.warning("the arm starts outside its limits: %s", words)
             try:
-                due = begin = self.clock()
-                while not stop.pressed and (seconds is None or due - begin < seconds):
+                due = self.clock()
+                end = math.inf if seconds is None else due + seconds - self._period / 2
+                while not stop.pressed and due < end:
                     self._tick(due)
                     if self.done is not None and self.done():
                         ended = "done"
@@ -156,6 +158,13 @@ class ControlLoop:
         self._failed = 0
         return observation, state
 
+    def _glance(self) -> ArmState | None:
+        """A state, if there is one to be had."""
+        try:
+            return self._read()[1]
+        except (OSError, RuntimeError):
+            return None
+
     def _send(self, now: float, state: ArmState | None, command: np.ndarray | None) -> SafeCommand:
         view = self.person() if self.person is not None else None
         safe = self.layer.step(now, command, state, view)
@@ -191,7 +200,8 @@ class ControlLoop:
             due = self.clock()
             end = due + max(delay or 0.0, self.layer.braking_s) + 2 * self._period
             while (due := self._wait(due)) < end:
-                self._send(self.clock(), None, rest)
+                now = self.clock()
+                self._send(now, self._glance(), rest)
         except BaseException as error:
             logger.error("the arm could not be brought to rest: %s", error)
             if not stopped:

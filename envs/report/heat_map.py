@@ -43,7 +43,9 @@ def heat_map(cells: Cells) -> Figure:
     # A gap before every axis.
     places = [column + 0.35 * axes_names.index(axis) for column, (axis, _) in enumerate(columns)]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 0.34 * places[-1] + 0.6, 1.5 + 0.42 * len(cells)), layout="constrained")
+        # An axis with but one severity still has to have room for its name.
+        pitch = 0.34 if len(columns) >= 2 * len(axes_names) - 1 else 0.55
+        figure = Figure(figsize=(1.6 + pitch * places[-1] + 0.6, 1.5 + 0.42 * len(cells)), layout="constrained")
         axes = figure.add_subplot()
         colours = matplotlib.colormaps["RdYlBu"]
         for row, column in np.ndindex(rates.shape):

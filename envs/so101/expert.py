@@ -11,7 +11,7 @@ from .simulation import PAN_AXIS, Simulation
 
 _SPEED = np.radians(45.0)  # of a joint, a second
 _STEP = 0.004  # metres that the jaws move in a control step
-_GRIP_STEP = 4.0  # gripper units a control step
+_GRIP_STEP = 8.0  # gripper units that the goal is ahead of the jaws, which is also how hard they hold
 _OPEN, _SHUT, _PUSHING = 45.0, 0.0, 10.0
 _ABOVE = 0.075  # metres over the table at which the jaws travel
 _GRASP = 0.012  # metres over the table at which they hold and push the cube

@@ -1,4 +1,5 @@
-"""The scene around an arm that something else moves, such as its twin on a serial port, and the judge of what it does.
+"""A task's world for the twin of the arm (`robot.twin.scene`), which moves it by servos in place of `SO101Env`, and the
+judge of what it does there.
 
 Scene and judge may live in two processes: with one seed both lay out the same cube and disc.
 """
@@ -7,11 +8,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
 
+import mujoco
 import numpy as np
+from gymnasium.utils import seeding
 
 from tinyvla.errors import UserError
 
-from ..rendering import Eyes, mujoco  # which chooses what MuJoCo draws with
+from ..rendering import Eyes  # before anything that imports mujoco
 from ..seeds import episode_seed
 from .simulation import CAMERAS, Simulation
 from .tasks import INSTRUCTIONS, resolve_tasks
@@ -21,27 +24,35 @@ _FOLDED = (0.0, -98.0, 90.0, 60.0, 0.0, 5.0)  # LeRobot's units; a pose in which
 
 
 class TwinScene:
-    """Arm, table, cube and disc for whoever moves the arm; its `model` and `data` belong to them.
+    """Arm, table, cube and disc as in `SO101Env`, drawn by the same cameras: front, top and wrist.
 
-    The arm begins folded, as one that is switched off. `reset` lays cube and disc out as `SO101Env.reset` does with
-    that seed, and leaves the arm where it is. `draw` and `close` belong to one thread.
+    Args:
+        task: reach, pick-lift, pick-place or push.
+        render: "fast" or "faithful", as of `SO101Env`.
     """
 
-    def __init__(self) -> None:
-        self.simulation = Simulation("reach")  # the scene is the same for all tasks
+    def __init__(self, task: str = "pick-lift", render: str = "fast"):
+        (task,) = resolve_tasks([task])
+        self.simulation = Simulation(task, fine=render == "faithful")
         self.model, self.data = self.simulation.model, self.simulation.data
-        self._eyes = Eyes(self.model)
+        self._eyes = Eyes(self.model, render == "fast")
+        self.reset(0)
         self.simulation.place_arm(np.array(_FOLDED))
 
-    def reset(self, seed: int) -> None:
-        self.simulation.reset(np.random.default_rng(seed), move_arm=False)
+    def reset(self, seed: int, move_arm: bool = True) -> None:
+        """Begin the episode that `SO101Env.reset(seed=seed)` begins. move_arm: False leaves the arm where it is."""
+        self.simulation.reset(seeding.np_random(seed)[0], move_arm=move_arm)
+
+    def success(self) -> bool:
+        """Whether the task is done, as things are now."""
+        return self.simulation.success()
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
         """A picture, uint8 (height, width, 3). Raises UserError for a camera or a shape that there is none of."""
-        if camera not in CAMERAS or height != width:
-            raise UserError(
-                f"there is no camera {camera!r} of {width}x{height} pixels; use {', '.join(CAMERAS)}, width as height"
-            )
+        if camera not in CAMERAS:
+            raise UserError(f"there is no camera {camera!r}; use {', '.join(CAMERAS)}")
+        if height != width:
+            raise UserError(f"the scene draws square pictures, not {width}x{height}; set width and height alike")
         return self._eyes.draw(data, camera, height)
 
     def close(self) -> None:
@@ -106,7 +117,7 @@ def wire_episodes(
 
 def _lay_out(judge: Judge, twin: Twin, seed: int) -> None:
     judge.begin(seed)
-    twin.send(f"reset {seed}")
+    twin.send(f"reset {seed} stay")
 
 
 def _is_done(judge: Judge, twin: Twin) -> bool:

@@ -31,6 +31,7 @@ MEETING = {
 }
 CONFINED = (LOWER, WRIST, GRIPPER, JAW)  # to the workspace; the upper arm's ends are the shoulder and the elbow
 TABLE = "table"  # the name of its plane
+NEGLIGIBLE = 1e-4  # metres a radian of change of a gap
 SLACK = 1e-6  # metres by which a start pose's own distance is undercut, for rounding
 
 
@@ -100,6 +101,7 @@ class ArmGeometry:
             mujoco.mj_jac(self.model, self.data, jacobian, None, contact.pos, self.model.geom_bodyid[geom])
         np.subtract(self._jacobians[1], self._jacobians[0], out=self._jacobians[1])
         np.matmul(contact.frame[:3], self._jacobians[1], out=out)
+        out[np.abs(out) < NEGLIGIBLE] = 0
 
     def relax(self, pose: np.ndarray) -> list[str]:
         """Accept a pose as a start even if it is too near to something; the things it is too near to."""

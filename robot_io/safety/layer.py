@@ -22,7 +22,8 @@ from .planner import Planner
 from .report import Cause, Interventions
 
 EARLY, LATE = 0.5, 2.5  # in ticks: a call sooner after the last is none; after a longer gap the arm stands still
-LEAST = 1 / 64  # share of a command that is still tried next to an obstacle
+LEAST, GROWTH = 1 / 64, 1.4  # smallest share of a command tried next to an obstacle, and its growth from tick to tick
+REST = LEAST / 16  # a share that is none, and grows to one that is tried again in some ticks
 
 
 class SafeCommand(NamedTuple):
@@ -42,7 +43,7 @@ class SafetyLayer:
 
     Positions are in LeRobot's units for the arm (for an SO-101 with use_degrees: degrees, and 0 to 100 for the
     gripper) and in the order of `joints`. Times are monotonic seconds and are always given, so a test needs no clock.
-    `start` before the first step. Steps take no memory, so that they take the same time always.
+    `start` before the first step. A step copies no arrays and keeps no memory.
     """
 
     def __init__(self, cfg: Mapping[str, Any] | SafetyLimits, emergency_stop: EmergencyStop | None = None) -> None:
@@ -191,27 +192,27 @@ class SafetyLayer:
         if geometry is None or self._verdict.reaction == Reaction.HOLD:
             planner.make(self._accelerations)
             return
-        self._share = min(1.0, 2 * self._share)
+        self._share = min(1.0, GROWTH * self._share)
         for _ in range(3):
             planner.make(self._accelerations if self._share == 1 else self._held_back())
             if (obstacle := self._obstacle()) is None:
                 break
             self.report.note(obstacle)
             geometry.opening(self._opening)
-            self._share = self._share / 4 if self._share > LEAST else 0.0
+            self._share = self._share / 4 if self._share > LEAST else REST
         else:
             for i in range(len(self.joints)):
                 planner.brake(i, self._accelerations)
             planner.make(self._accelerations)
-        self._share = max(self._share, LEAST)
         geometry.tighten(planner.plan[: planner.length])
 
     def _held_back(self) -> list[float]:
         """This tick's accelerations, those towards the last obstacle reduced to a share of what is beyond braking."""
+        share = self._share if self._share >= LEAST else 0.0
         for i, wanted in enumerate(self._accelerations):
             braking = self._planner.braking(i)
             towards = (wanted - braking) * self._opening[i] < 0
-            self._tried[i] = braking + (self._share if towards else 1.0) * (wanted - braking)
+            self._tried[i] = braking + (share if towards else 1.0) * (wanted - braking)
         return self._tried
 
     def _obstacle(self) -> Cause | None:

@@ -1,6 +1,7 @@
 """What the safety layer did: how often it stepped in, why, and when."""
 
 import logging
+import math
 from enum import StrEnum
 from typing import Any
 
@@ -36,6 +37,7 @@ class Cause(StrEnum):
 
 # Part of following any command, and too many to tell one by one.
 QUIET = {Cause.JOINT_LIMIT, Cause.SPEED, Cause.ACCELERATION, Cause.JERK, Cause.EARLY_TICK, Cause.LATE_TICK}
+GAP_S = 0.3
 CAUSES = tuple(Cause)
 _INDEX = {cause: index for index, cause in enumerate(CAUSES)}
 
@@ -43,14 +45,15 @@ _INDEX = {cause: index for index, cause in enumerate(CAUSES)}
 class Interventions:
     """Counts and times of every cause. All memory is taken at the start.
 
-    An intervention is a run of ticks with the same cause. The last `kept` of them are kept with their times.
+    An intervention is a run of ticks with the same cause, with gaps of up to GAP_S seconds. The last `kept` of them are
+    kept with their times.
     """
 
     def __init__(self, kept: int = 512) -> None:
         self.ticks = 0
         self._ticks = [0] * len(CAUSES)
         self._interventions = [0] * len(CAUSES)
-        self._now, self._before = [False] * len(CAUSES), [False] * len(CAUSES)
+        self._now, self._last_s = [False] * len(CAUSES), [-math.inf] * len(CAUSES)
         self._number = [0] * len(CAUSES)  # of each cause's last intervention
         self._log = np.zeros(kept, [("cause", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
         self._logged = 0
@@ -65,12 +68,11 @@ class Interventions:
         for index, noted in enumerate(self._now):
             if noted:
                 self._ticks[index] += 1
-                if not self._before[index]:
+                if time - self._last_s[index] > GAP_S:
                     self._begin(index, time)
                 if self._logged - self._number[index] <= len(self._log):
                     self._log["end_s"][self._number[index] % len(self._log)] = time
-                self._now[index] = False
-            self._before[index] = noted
+                self._now[index], self._last_s[index] = False, time
 
     def _begin(self, index: int, time: float) -> None:
         self._interventions[index] += 1

@@ -23,7 +23,7 @@ _CHUNK = 65536
 
 HELP = """\
 state                          the true state of the simulation
-reset [SEED]                   begin the scene anew
+reset [SEED] [stay]            begin an episode of the scene; stay: the arm remains where it is
 place Q1 Q2 ...                put the scene where these numbers, MuJoCo's whole qpos, say
 hand JOINT=DEGREES ...         take joints by the hand, move them there and hold them
 hand middle | sweep | release  hold all at the middle; move each through its whole range; let go
@@ -41,7 +41,7 @@ class Commands:
         self._verbs: dict[str, Callable[[list[str]], Any]] = {
             "help": lambda _: {"help": f"{HELP}\n{self._fault_table()}"},
             "state": lambda _: twin.state(),
-            "reset": lambda words: twin.plant.reset(int(words[0]) if words else 0),
+            "reset": self._reset,
             "place": self._place,
             "hand": self._hand,
             "attach": self._attach,
@@ -69,6 +69,11 @@ class Commands:
         target = words.pop(0) if words and not _is_number(words[0]) else None
         fault = twin.faults.inject(kind, target, float(words[0]) if words else None, until)
         return {"fault": fault.kind, "target": fault.target, "value": fault.value}
+
+    def _reset(self, words: list[str]) -> None:
+        stay = words[-1:] == ["stay"]
+        seed = int(words[0]) if len(words) > stay else 0
+        self._twin.plant.reset(seed, move_arm=not stay)
 
     def _hand(self, words: list[str]) -> None:
         plant = self._twin.plant

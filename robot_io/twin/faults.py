@@ -1,5 +1,6 @@
 """What can go wrong with an arm, on command: on the wire, in a servo, in a joint, at a camera."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from .eyes import Eyes
 from .plant import Plant
 from .port import Port
 from .scene import JOINTS
+from .servo import AMBIENT
 
 _OVERHEATED = 90.0  # °C
 
@@ -49,6 +51,7 @@ class Faults:
 
         def heat(joint: int, to: float) -> None:
             servos[joint].heated_to = to
+            servos[joint].temperature = max(to, AMBIENT)
 
         def line(**values: float) -> None:
             for name, value in values.items():
@@ -87,6 +90,8 @@ class Faults:
             raise UserError(f"{kind} does not strike {target!r}; name one of {', '.join(targets) or 'none'}")
         if value is not None and entry.value is None:
             raise UserError(f"{kind} takes no number")
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise UserError(f"{kind} {value} is no fault; its number is finite and at least 0")
         fault = Fault(kind, target, entry.value or 0.0 if value is None else value, until)
         self.clear(kind, target)
         for index in _indices(fault.target, targets):

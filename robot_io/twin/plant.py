@@ -93,10 +93,11 @@ class Plant:
         for servo, position, velocity, share in zip(self.servos, positions, velocities, load, strict=True):
             servo.live(dt, Senses(float(position), float(velocity), float(share), voltage))
 
-    def reset(self, seed: int) -> None:
-        """Begin the scene's episode anew; the servos keep their memory."""
-        self.scene.reset(seed)
-        self.settle()
+    def reset(self, seed: int, move_arm: bool = True) -> None:
+        """Begin an episode of the scene; the servos keep their memory. move_arm: False leaves the arm as it is."""
+        self.scene.reset(seed, move_arm)
+        if move_arm:
+            self.settle()
 
     def place(self, qpos: Sequence[float], qvel: Sequence[float] | None = None) -> None:
         """Put everything in the scene where `qpos`, the model's whole vector, says; at rest unless `qvel` is given."""

@@ -22,8 +22,11 @@ class Scene(Protocol):
     model: mujoco.MjModel
     data: mujoco.MjData
 
-    def reset(self, seed: int) -> None:
-        """Put everything where an episode begins."""
+    def reset(self, seed: int, move_arm: bool = True) -> None:
+        """Put everything where an episode begins. move_arm: False leaves the arm where it is."""
+
+    def success(self) -> bool:
+        """Whether what the scene is for has been done, as things are now."""
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
         """A picture, uint8 (height, width, 3)."""
@@ -67,11 +70,16 @@ class BareArm:
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         self.reset(0)
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, move_arm: bool = True) -> None:
+        if not move_arm:
+            return
         mujoco.mj_resetData(self.model, self.data)
         for joint, angle in zip(JOINTS, FOLDED, strict=True):
             self.data.joint(joint).qpos = angle
         mujoco.mj_forward(self.model, self.data)
+
+    def success(self) -> bool:
+        return False  # there is nothing to do
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
         if (height, width) not in self._renderers:

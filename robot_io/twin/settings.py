@@ -46,7 +46,7 @@ class TwinSettings:
             raise UserError(f"robot.twin.ids has {bad[0]}; servos have ids from 0 to 253")
         cameras = {
             name: View(camera.get("camera", name), camera["width"], camera["height"], camera["fps"])
-            for name, camera in robot["cameras"].items()
+            for name, camera in (robot["cameras"] or {}).items()
             if camera["type"] == CAMERA_TYPE
         }
         drivetrain = Drivetrain(**twin.pop("drivetrain"))

@@ -54,7 +54,7 @@ class Twin:
             )
         for servo in servos:
             servo.power_up()
-        self.plant.reset(settings.seed)
+        self.plant.reset(settings.seed, move_arm=False)  # the arm as it was switched off
         self.bus = Bus(servos)
         self.port = Port(self.bus, folder / "port", np.random.default_rng(settings.seed))
         self._lock = threading.Lock()
@@ -101,9 +101,9 @@ class Twin:
         self._stopping = True
 
     def state(self) -> dict[str, Any]:
-        """What is true, whatever the servos say: time, qpos and qvel of the whole scene; for each joint its angle in
-        degrees, load as a share of the stall torque, °C, torque (the share it may use) and error byte; the faults in
-        force; what went over the wire, and seconds missed."""
+        """What is true, whatever the servos say: time, qpos and qvel of the whole scene; whether its task is done; for
+        each joint its angle in degrees, load as a share of the stall torque, °C, torque (the share it may use) and
+        error byte; the faults in force; what went over the wire, and seconds missed."""
         plant, data = self.plant, self.plant.data
         joints = {
             joint: {
@@ -119,6 +119,7 @@ class Twin:
             "time": float(data.time),
             "qpos": data.qpos.tolist(),
             "qvel": data.qvel.tolist(),
+            "success": plant.scene.success(),
             "joints": joints,
             "hand_arrived": plant.hand_arrived,
             "faults": [[fault.kind, fault.target, fault.value] for fault in self.faults.active],

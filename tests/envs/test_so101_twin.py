@@ -19,7 +19,8 @@ class FakeTwin:
 
     def send(self, line):
         self.sent.append(line)
-        self.scene.reset(int(line.split()[1]))
+        _, seed, *stay = line.split()
+        self.scene.reset(int(seed), move_arm=not stay)
 
     def state(self):
         return {"qpos": self.scene.data.qpos.tolist(), "qvel": self.scene.data.qvel.tolist()}
@@ -49,7 +50,7 @@ def test_the_scene_is_laid_out_as_in_the_environment_and_the_arm_left_alone(env,
     assert (episode["seed"], episode["seconds"], episode["instruction"]) == (SEED, 10.0, observation["task"])
     arm = twin.scene.simulation.state()
     episode["lay_out"]()
-    assert twin.sent == [f"reset {SEED}"]
+    assert twin.sent == [f"reset {SEED} stay"]
     assert twin.scene.simulation.state() == pytest.approx(arm)
     assert twin.scene.simulation.cube == pytest.approx(env.simulation.cube)
     assert twin.scene.simulation.disc == pytest.approx(env.simulation.disc)
@@ -85,9 +86,9 @@ def test_what_a_judge_of_two_tasks_sees_is_not_mixed_up():
 
 
 def test_mistakes(twin):
-    with pytest.raises(UserError, match="no camera 'side' of 32x32 pixels; use front, top, wrist"):
+    with pytest.raises(UserError, match="no camera 'side'; use front, top, wrist"):
         twin.scene.draw(twin.scene.data, "side", 32, 32)
-    with pytest.raises(UserError, match="width as height"):
+    with pytest.raises(UserError, match="draws square pictures"):
         twin.scene.draw(twin.scene.data, "front", 24, 32)
     with pytest.raises(UserError, match="episodes is 0"):
         wire_episodes(CFG, 0, 0, 30.0, twin)

@@ -14,7 +14,7 @@ def patient(monkeypatch):
 
     def longer(self, length):
         usual(self, length)
-        self.packet_timeout += 400
+        self.packet_timeout += 300
 
     monkeypatch.setattr(feetech, "patch_setPacketTimeout", longer)
 

@@ -1,4 +1,8 @@
-"""LeRobot's own programs, unmodified, on twins: a leader that is moved by hand and a follower. Run with -s to watch."""
+"""LeRobot's own programs, unmodified, on twins: a leader that is moved by hand and a follower. Run with -s to watch.
+
+They give a servo 50 ms to answer. On a machine that has no core to spare, SERVO_PATIENCE_MS=500 makes that longer, and
+changes nothing else.
+"""
 
 import os
 import subprocess
@@ -20,6 +24,20 @@ pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 CAMERA = View("front", 64, 64, 30)
 PATIENCE = 300  # seconds for a program on a busy machine
+SERVO_PATIENCE = float(os.environ.get("SERVO_PATIENCE_MS", "0"))
+PATIENT = """
+import sys
+from lerobot.motors.feetech import feetech
+usual, patience = feetech.patch_setPacketTimeout, float(sys.argv[1])
+def longer(self, length):
+    usual(self, length)
+    self.packet_timeout += patience
+feetech.patch_setPacketTimeout = longer
+from importlib import import_module
+module = import_module("lerobot.scripts." + sys.argv[2].replace("-", "_"))
+sys.argv = sys.argv[2:]
+module.main()
+"""
 
 
 def start(name, *arguments, until):
@@ -39,6 +57,8 @@ class Program:
 
     def __init__(self, name, *arguments):
         command = [BIN / name, *arguments]
+        if SERVO_PATIENCE:
+            command = [sys.executable, "-c", PATIENT, str(SERVO_PATIENCE), name, *arguments]
         print("\n$", name, *arguments)
         self.process = subprocess.Popen(
             command,

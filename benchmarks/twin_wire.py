@@ -1,0 +1,75 @@
+"""How fast the twin answers, and what it costs: python benchmarks/twin_wire.py --seconds 20 [--cameras 2].
+
+Reads all positions and writes all goals at 30 Hz over the serial port, as a control loop does, from this process; the
+twin lives in its own. Prints one JSON object on the last line.
+"""
+
+import argparse
+import json
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import serial
+
+import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twin)
+from robot_io.twin import TwinSettings, start_twin
+from robot_io.twin.eyes import View
+from robot_io.twin.protocol import BROADCAST, Instruction, Packet, pack
+
+IDS = range(1, 7)
+READ = pack(Packet(BROADCAST, Instruction.SYNC_READ, bytes([56, 2, *IDS])))
+ANSWER = 8 * len(IDS)  # bytes
+
+
+def goals(steps: int) -> bytes:
+    low, high = steps.to_bytes(2, "little")
+    values = bytes(value for number in IDS for value in (number, low, high))
+    return pack(Packet(BROADCAST, Instruction.SYNC_WRITE, bytes([42, 2]) + values))
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seconds", type=float, default=20)
+    arguments.add_argument("--cameras", type=int, default=2)
+    options = arguments.parse_args()
+    cameras = {f"camera{number}": View("front", 96, 96, 30) for number in range(options.cameras)}
+    scene: dict[str, Any] = {"scene": "envs.so101.twin.TwinScene", "scene_options": {"task": "pick-lift"}}
+    delays, missing = [], 0
+    with start_twin(TwinSettings(cameras=cameras, **scene)) as twin, serial.Serial(twin.port, 1_000_000) as line:
+        line.timeout = 0.05  # what LeRobot gives a servo
+        for number in IDS:
+            for address, value in ((7, 0), (40, 1)):  # return delay, torque
+                line.write(pack(Packet(number, Instruction.WRITE, bytes([address, value]))))
+                line.read(6)
+        due = time.perf_counter()
+        for tick in range(round(options.seconds * 30)):
+            line.reset_input_buffer()
+            start = time.perf_counter()
+            line.write(READ)
+            missing += len(line.read(ANSWER)) != ANSWER
+            delays.append(time.perf_counter() - start)
+            line.write(goals(2048 + round(200 * np.sin(tick / 30))))
+            due += 1 / 30
+            time.sleep(max(0.0, due - time.perf_counter()))
+        state = twin.state()
+    cost = resource.getrusage(resource.RUSAGE_CHILDREN)
+    p50, p99, worst = np.percentile(np.array(delays) * 1000, [50, 99, 100])
+    print(
+        json.dumps(
+            {
+                "reads": len(delays),
+                "unanswered_in_50_ms": missing,
+                "read_ms": {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(worst, 2)},
+                "twin_cpu_s": round(cost.ru_utime + cost.ru_stime, 1),
+                "simulated_s": round(state["time"], 1),
+                "missed_s": round(state["missed"], 2),
+                "cameras": options.cameras,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

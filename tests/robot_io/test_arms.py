@@ -1,0 +1,254 @@
+"""Arms by name, and what is wrong with one in one line: LeRobot's unmodified drivers on the twin's serial port."""
+
+import json
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from configs.composing import as_dict, load_config
+from robot_io.arms import make_arm
+from robot_io.connection import arm_errors, connect_arm, disconnect_arm, ping
+from robot_io.twin import TwinSettings, start_twin
+from robot_io.twin.scene import JOINTS
+from tinyvla.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+
+def settings(*overrides, robot="so101"):
+    return as_dict(load_config("simulate_arm", [f"robot={robot}", *overrides]).robot)
+
+
+@pytest.fixture
+def arm(sound_twin):
+    """An SO-101 follower on the twin's port, not connected."""
+    arm = make_arm(settings("robot.id=twin"), sound_twin)
+    yield arm
+    sound_twin.send("clear")
+    disconnect_arm(arm)
+
+
+def torques(twin):
+    return [joint["torque"] for joint in twin.state()["joints"].values()]
+
+
+@pytest.mark.parametrize(
+    ("robot", "kind", "bus"),
+    [
+        ("so101", "SOFollower", "FeetechMotorsBus"),
+        ("so100", "SOFollower", "FeetechMotorsBus"),
+        ("koch", "KochFollower", "DynamixelMotorsBus"),
+    ],
+)
+def test_arms_by_name(robot, kind, bus, tmp_path):
+    arm = make_arm(settings("robot.port=/dev/nowhere", f"robot.calibration_dir={tmp_path}", robot=robot))
+    assert (type(arm).__name__, type(arm.bus).__name__) == (kind, bus)
+    assert list(arm.action_features) == [f"{joint}.pos" for joint in JOINTS]
+
+
+def test_an_arm_with_lerobots_cameras(tmp_path):
+    camera = "robot.cameras={front: {type: opencv, index_or_path: 0, width: 64, height: 48, fps: 30}}"
+    arm = make_arm(settings("robot.port=/dev/nowhere", f"robot.calibration_dir={tmp_path}", camera))
+    assert arm.observation_features["front"] == (48, 64, 3)
+
+
+def test_a_robot_of_a_plugin(tmp_path):
+    """Any class that has registered itself with LeRobot, with its own fields."""
+    from dataclasses import dataclass
+
+    from lerobot.robots import RobotConfig
+
+    @RobotConfig.register_subclass("tests_own_arm")
+    @dataclass
+    class TestsOwnArmConfig(RobotConfig):
+        wheels: int = 0
+
+    with pytest.raises(UserError, match="tests_own_arm has no setting 'wheel'; did you mean wheels"):
+        make_arm({"type": "tests_own_arm", "id": None, "wheel": 4})
+    with pytest.raises(UserError, match="tests_own_arm cannot be made of these settings"):  # it has no robot class
+        make_arm({"type": "tests_own_arm", "id": None, "wheels": 4})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"type": "so101_folower"}, "knows no robot 'so101_folower'; did you mean so101_follower"),
+        ({"port": None}, "robot.port is not given"),
+        ({"use_degree": True}, "no setting 'use_degree'; did you mean use_degrees"),
+        ({"max_relative_target": "far"}, "cannot be made of these settings"),
+        ({"cameras": {"front": {"type": "opencv"}}}, "cannot be made of these settings"),
+        ({"cameras": {"front": {"type": "webcam"}}}, "robot.cameras.front.type is 'webcam'; use one of opencv"),
+        ({"cameras": {"front": {"type": "twin", "width": 8, "height": 8, "fps": 9}}}, "belongs to a twin but none"),
+    ],
+)
+def test_mistakes_in_the_settings(change, what):
+    with pytest.raises(UserError, match=what):
+        make_arm(settings("robot.port=/dev/nowhere") | change)
+
+
+def test_lerobots_driver_connects_reads_and_drives(arm, sound_twin):
+    connect_arm(arm)
+    assert torques(sound_twin) == [1, 1, 1, 1, 1, 0.5]  # LeRobot protects the gripper
+    before = arm.get_observation()
+    assert before["shoulder_lift.pos"] == pytest.approx(-100, abs=1)
+    sent = {"shoulder_pan.pos": 25.0, "shoulder_lift.pos": -60.0, "elbow_flex.pos": 60.0}
+    sent |= {"wrist_flex.pos": 10.0, "wrist_roll.pos": -30.0, "gripper.pos": 50.0}
+    arm.send_action(sent)
+    wait_until(sound_twin, lambda state: abs(state["joints"]["wrist_roll"]["angle"] + 30) < 1)
+    wait_until(sound_twin, lambda state: max(map(abs, state["qvel"])) < 0.01)
+    assert arm.get_observation() == pytest.approx(sent, abs=1.5)
+    truth = [sound_twin.state()["joints"][joint]["angle"] for joint in JOINTS[:5]]
+    assert truth == pytest.approx([sent[f"{joint}.pos"] for joint in JOINTS[:5]], abs=1.5)
+    load = arm.bus.sync_read("Present_Load", normalize=False)
+    assert all(abs(value) <= 1000 for value in load.values())
+    assert 20 <= arm.bus.read("Present_Temperature", "elbow_flex", normalize=False) <= 40
+    assert disconnect_arm(arm) == []
+    assert torques(sound_twin) == [0] * 6
+    assert not arm.is_connected
+
+
+def wait_until(twin, condition, steps=400):
+    """Let the simulation go on until its state is so."""
+    for _ in range(steps):
+        state = twin.state()
+        if condition(state):
+            return
+        until = state["time"] + 0.02
+        while twin.state()["time"] < until:
+            time.sleep(0.01)
+    raise AssertionError(state)
+
+
+def move(arm, ticks=20):
+    for _ in range(ticks):
+        arm.send_action(dict.fromkeys(arm.action_features, 10.0))
+        arm.get_observation()
+
+
+def refused(arm, what):
+    with pytest.raises(UserError, match=what) as caught:
+        connect_arm(arm)
+    assert "\n" not in str(caught.value)
+    assert not arm.bus.is_connected
+
+
+def test_no_such_port(arm):
+    arm.bus.port_handler.port_name = arm.config.port = "/dev/no-such-port"
+    refused(arm, "there is no port /dev/no-such-port")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_no_permission(arm, tmp_path):
+    port = tmp_path / "port"
+    port.touch(0o000)
+    arm.config.port = str(port)
+    refused(arm, "no permission to use .*sudo usermod -aG dialout")
+
+
+def test_no_permission_for_whoever_asks(arm, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    refused(arm, "no permission to use .*sudo usermod -aG dialout")
+
+
+def test_a_servo_that_is_missing(arm, sound_twin):
+    sound_twin.send("silent wrist_flex")
+    refused(arm, r"wrist_flex \(id 4\) does not answer on .*check its cables")
+
+
+def test_no_servo_at_all(arm, sound_twin):
+    sound_twin.send("silent")
+    refused(arm, "no servo answers on .*power supply")
+
+
+def test_two_servos_with_one_id():
+    with start_twin(TwinSettings(ids=(1, 2, 3, 3, 5, 6)), in_thread=True) as twin:
+        refused(make_arm(settings("robot.id=twin"), twin), r"two servos answer as elbow_flex \(id 3\) while wrist_flex")
+        assert [ping(twin.port, number) for number in (2, 3, 4)] == ["answers", "garbled", "silent"]
+
+
+def test_an_arm_without_calibration(sound_twin, tmp_path):
+    shutil.copy(sound_twin.calibration_dir / "twin.json", tmp_path / "green.json")
+    arm = make_arm(settings(f"robot.port={sound_twin.port}", f"robot.calibration_dir={tmp_path}", "robot.id=blue"))
+    refused(arm, "there is no calibration .*blue.json; set robot.id to this arm's out of green, or calibrate")
+
+
+def test_the_calibration_of_another_arm(sound_twin, tmp_path):
+    other = json.loads((sound_twin.calibration_dir / "twin.json").read_text())
+    other["elbow_flex"]["homing_offset"] += 40
+    (tmp_path / "blue.json").write_text(json.dumps(other))
+    arm = make_arm(settings(f"robot.port={sound_twin.port}", f"robot.calibration_dir={tmp_path}", "robot.id=blue"))
+    refused(arm, r"not calibrated as .*blue.json says \(elbow_flex\): it is another arm's")
+    assert torques(sound_twin) == [0] * 6  # nothing was switched on
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("unplug", "the port .* is gone; put the USB cable back"),
+        ("silent shoulder_pan", "a servo does not answer"),
+        ("drop 1", "a servo does not answer"),
+    ],
+)
+def test_faults_while_it_moves(fault, what, arm, sound_twin):
+    connect_arm(arm)
+    sound_twin.send(fault)
+    with pytest.raises(UserError, match=what), arm_errors(arm):
+        move(arm)
+    problems = disconnect_arm(arm)  # all that can be reached is switched off, and nothing is raised
+    assert len(problems) == {"unplug": 6, "silent shoulder_pan": 1, "drop 1": 6}[fault]
+    assert not arm.bus.is_connected
+    if fault == "silent shoulder_pan":
+        assert torques(sound_twin)[1:] == [0] * 5
+    sound_twin.send("clear")
+    connect_arm(arm)  # the cable is back, at the same path
+    assert arm.get_observation()
+
+
+def test_a_servos_own_complaint_is_passed_on(arm, sound_twin):
+    connect_arm(arm)
+    sound_twin.send("overheat elbow_flex")
+    wait_until(sound_twin, lambda state: state["joints"]["elbow_flex"]["error"] == 4)
+    with pytest.raises(UserError, match="elbow_flex reports a fault: it is too hot"), arm_errors(arm):
+        arm.bus.read("Present_Temperature", "elbow_flex", normalize=False)
+    assert torques(sound_twin)[2] == 0
+    assert disconnect_arm(arm) == []
+
+
+def test_a_brown_out_leaves_the_servo_limp_and_calibrated(arm, sound_twin):
+    connect_arm(arm)
+    sound_twin.send("brown_out elbow_flex")
+    wait_until(sound_twin, lambda state: state["time"] > 1)
+    assert torques(sound_twin) == [1, 1, 0, 1, 1, 0.5]
+    assert arm.bus.read("Torque_Enable", "elbow_flex", normalize=False) == 0
+    assert arm.is_calibrated
+
+
+def test_other_errors_are_left_alone(arm):
+    with pytest.raises(KeyError), arm_errors(arm):
+        raise KeyError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"), arm_errors(arm):
+        raise RuntimeError("a bug")
+
+
+def test_naming_fresh_servos_one_at_a_time():
+    """What lerobot-setup-motors does, with one servo plugged in at a time, all of them with the factory's id."""
+    with start_twin(TwinSettings(ids=(1,) * 6, calibrated=False), in_thread=True) as twin:
+        arm = make_arm(settings("robot.id=fresh", f"robot.port={twin.port}", f"robot.calibration_dir={twin.folder}"))
+        for joint in reversed(JOINTS):
+            twin.send(f"attach {joint}")
+            arm.bus.setup_motor(joint, initial_baudrate=1_000_000, initial_id=1)
+        twin.send("attach all")
+        arm.bus.disconnect(disable_torque=False)
+        arm.bus.connect()
+        assert arm.bus.read("ID", "gripper") == 6
+        arm.bus.disconnect()
+
+
+def test_the_calibration_in_the_twin_is_the_one_on_disk(sound_twin):
+    calibration = json.loads((sound_twin.calibration_dir / "twin.json").read_text())
+    assert list(calibration) == list(JOINTS)
+    middles = [(entry["range_min"] + entry["range_max"]) / 2 for entry in calibration.values()][:5]
+    assert np.array(middles) == pytest.approx(2047, abs=1)  # LeRobot's 0 degrees are the joints' zero
