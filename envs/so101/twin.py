@@ -106,7 +106,7 @@ def wire_episodes(
                     "task": task,
                     "instruction": INSTRUCTIONS[task],
                     "seed": scene_seed,
-                    "seconds": env_cfg["max_steps"] / rate_hz,
+                    "seconds": (env_cfg["max_steps"] - 0.5) / rate_hz,  # the last tick begins half a tick before
                     "start_pose": judge.begin(scene_seed).tolist(),
                     "lay_out": partial(_lay_out, judge, twin, scene_seed),
                     "success": partial(_is_done, judge, twin),

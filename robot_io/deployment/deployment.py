@@ -22,6 +22,7 @@ from .approach import SlowPath, check_arrived
 from .arm_policy import ArmPolicy, Operator
 from .checks import check_fit
 from .episode import Episode
+from .people import PersonWatch
 from .unmoved import Unmoved
 from .urgent import urgent
 from .watchers import Tick, Watcher
@@ -43,6 +44,7 @@ class Deployment:
         approach_speed: share of the speed limits for the way to an episode's first pose.
         dry_run: nothing is sent, the arm stays limp.
         trained_joints: see `check_fit`.
+        people: what tells the person gate whether somebody is in view.
 
     Raises UserError if the policy does not fit the arm.
     """
@@ -55,6 +57,7 @@ class Deployment:
     approach_speed: float = 0.25
     dry_run: bool = False
     trained_joints: Sequence[str] | None = None
+    people: PersonWatch | None = None
     report: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -167,10 +170,11 @@ class Deployment:
         servos = FeetechServos(bus) if type(bus).__name__ == "FeetechMotorsBus" else None
         return ControlLoop(
             Unmoved(self.arm) if self.dry_run else self.arm,
-            policy,
+            policy if self.people is None else self.people.before(policy, self.arm),
             self.layer,
             torque=None if servos is None or self.dry_run else servos.set_torque,
             servos=None if servos is None else servos.read,
+            person=None if self.people is None else self.people.view,
         )
 
     def _tell(self, episode: Episode) -> Any:

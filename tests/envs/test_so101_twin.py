@@ -47,7 +47,7 @@ def test_the_scene_is_laid_out_as_in_the_environment_and_the_arm_left_alone(env,
     (episode,) = wire_episodes(CFG, 1, 0, 30.0, twin)
     observation, _ = env.reset(seed=SEED)
     assert episode["start_pose"] == pytest.approx(observation["observation.state"].tolist(), abs=1e-3)
-    assert (episode["seed"], episode["seconds"], episode["instruction"]) == (SEED, 10.0, observation["task"])
+    assert (episode["seed"], episode["seconds"], episode["instruction"]) == (SEED, 299.5 / 30, observation["task"])
     arm = twin.scene.simulation.state()
     episode["lay_out"]()
     assert twin.sent == [f"reset {SEED} stay"]

@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-from lerobot.async_inference.configs import PolicyServerConfig
-from lerobot.async_inference.policy_server import PolicyServer
 from lerobot.transport import services_pb2_grpc
 from tiny import write_so101_policy
 
@@ -24,7 +22,10 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # LeRobot writes its log there
+    monkeypatch.chdir(tmp_path)  # LeRobot writes its log there, from when it is imported
+    from lerobot.async_inference.configs import PolicyServerConfig
+    from lerobot.async_inference.policy_server import PolicyServer
+
     server = grpc.server(ThreadPoolExecutor(4))
     services_pb2_grpc.add_AsyncInferenceServicer_to_server(
         PolicyServer(PolicyServerConfig(fps=30, inference_latency=0.0)), server

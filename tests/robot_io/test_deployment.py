@@ -10,7 +10,7 @@ import pytest
 from fake_arm import FOLDED, HIGH, JOINTS, LOW, FakeArm, FakeRunner
 
 from configs.composing import as_dict, load_config
-from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes
+from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes, watch_people
 from robot_io.deployment.approach import SlowPath, check_arrived
 from robot_io.safety import SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
@@ -256,3 +256,27 @@ def test_settings_that_make_no_sense(layer, tmp_path):
         Deployment(FakeArm(), FakeRunner(), layer, approach_speed=0)
     with pytest.raises(UserError, match="start_pose has 2 numbers; give one for each of shoulder_pan"):
         Deployment(FakeArm(), FakeRunner(), layer).run([Episode("go", 1, (1.0, 2.0))], tmp_path)
+
+
+def somebody(picture):
+    return float(picture.mean() > 100)
+
+
+def test_the_arm_stands_still_while_a_person_is_in_view(safety, tmp_path):
+    layer = SafetyLayer(safety | {"person": safety["person"] | {"enabled": True, "resume_s": 0.1}})
+    arm, log = FakeArm(), Log()
+    log.at_tick = lambda tick: arm._picture.fill(255 if tick >= 10 else 0)
+    with watch_people("test_deployment.somebody", "front", layer.limits) as people:
+        run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, people=people)
+        run.run([Episode("go", 1.5, START)], tmp_path)
+    sent = np.array([tick.sent[0] for tick in log.ticks])
+    assert sent[9] > sent[0] + 1
+    assert np.ptp(sent[-5:]) == 0
+    assert "person" in run.report["safety"]["causes"]
+
+
+@pytest.mark.parametrize("detector", [None, "no.such.detector"])
+def test_the_person_gate_needs_a_detector(detector, safety):
+    limits = SafetyLimits.decode(safety | {"person": safety["person"] | {"enabled": True}})
+    with pytest.raises(UserError, match="person_detector="), watch_people(detector, "front", limits):
+        pass
