@@ -51,9 +51,14 @@ def make(data_dir, episodes=EPISODES, **changes):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Where an undisturbed run has collected; never written to by a test."""
+    """Where an undisturbed run has collected, in this process; never written to by a test."""
+    from tiny import SerialPool  # not at the top: worker processes import this module, and would all that `tiny` does
+
     data_dir = tmp_path_factory.mktemp("undisturbed")
-    make(data_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (collecting, writing):
+            patch.setattr(module, "worker_pool", SerialPool)
+        make(data_dir)
     return data_dir
 
 
@@ -263,7 +268,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_dataset(tmp_path, root):
+def test_a_run_that_was_killed_goes_on_to_the_same_dataset(tmp_path, root, in_process):
     script = tmp_path / "collect_some.py"
     script.write_text(SCRIPT)
     data_dir = tmp_path / "data"
@@ -303,7 +308,7 @@ def test_a_truncated_dataset_is_one_clear_error(pattern, data_dir, root, tmp_pat
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """A disk that has room for one attempt."""
+    """A disk that has room for one attempt; returns what frees it."""
     sync, stored = os.fsync, []
 
     def fill(file):
@@ -313,17 +318,18 @@ def full_disk(monkeypatch):
         sync(file)
 
     monkeypatch.setattr(os, "fsync", fill)
+    return lambda: monkeypatch.setattr(os, "fsync", sync)
 
 
 def test_a_disk_that_is_full_while_collecting_is_one_clear_error_and_loses_nothing(
-    monkeypatch, full_disk, tmp_path, root, in_process
+    full_disk, tmp_path, root, in_process
 ):
     with pytest.raises(UserError, match="the disk is full; free some space and run the same command again"):
         make(tmp_path)
     assert len(list(tmp_path.rglob("*.npz"))) == 1
     assert not leftovers(tmp_path)
     assert not list(tmp_path.glob("metaworld-*"))
-    monkeypatch.undo()
+    full_disk()
     assert content(make(tmp_path)) == content(root)
 
 

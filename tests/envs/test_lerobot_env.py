@@ -71,7 +71,7 @@ def test_tasks_and_suites_are_grouped_by_the_name_they_were_given():
         vector("drawer-opne-v3")
 
 
-@pytest.mark.parametrize("use_async_envs", [False, True])
+@pytest.mark.parametrize("use_async_envs", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_lerobot_sees_what_the_policy_was_trained_on(use_async_envs):
     envs = vector(use_async_envs=use_async_envs)["reach-v3"][0]
     assert isinstance(envs, gym.vector.SyncVectorEnv) != use_async_envs
