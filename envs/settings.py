@@ -1,9 +1,13 @@
-"""Checks that simulators share: names of tasks, cameras and pictures, actions; each mistake is one clear line."""
+"""What simulators share: paraphrases, and checks of tasks, cameras, pictures and actions; each mistake is one line."""
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from tinyvla.errors import UserError
 
@@ -24,6 +28,17 @@ def expand_tasks(
     if not chosen:
         raise UserError(f"env.tasks is empty; name a task ({example}) or a suite ({', '.join(list(suites)[:3])})")
     return chosen
+
+
+@functools.cache
+def _load(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text())
+
+
+def read_paraphrases(file: Path, task: str, severity: int | None) -> list[str]:
+    """Other words for a task's instruction: those held out for a severity, or with None those to train on."""
+    of_task = _load(file)[task]
+    return of_task["training"] if severity is None else of_task["held_out"][severity]
 
 
 def check_pictures(cameras: Sequence[str], known: Sequence[str], image_size: int, render: str, simulator: str) -> None:

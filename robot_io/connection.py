@@ -17,7 +17,8 @@ from tinyvla.errors import UserError
 
 from .twin.protocol import Instruction, Packet, Parser, pack
 
-PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
+GET_PERMISSION = "run: sudo usermod -aG dialout $USER, then log in again"
+_PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
 _PATIENCE = 0.03  # seconds that a servo has to answer a ping
 _RETRIES = _ATTEMPTS = 3
 _LOST_PACKET = re.compile("status packet|motor check failed")
@@ -127,16 +128,21 @@ def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
     return None
 
 
+def usb_ports() -> list[str]:
+    """Serial ports at USB, by name."""
+    return sorted(path for pattern in _PORTS for path in glob(pattern))
+
+
 def _check_port(robot: Robot) -> None:
     port = getattr(robot.config, "port", None)
     if not isinstance(port, str) or _bus(robot) is None:
         return
     if not Path(port).exists():
-        there = sorted(path for pattern in PORTS for path in glob(pattern))
+        there = usb_ports()
         found = f"set robot.port to one of {', '.join(there)}" if there else "plug the arm in, or look for its port"
         raise UserError(f"there is no port {port}; {found} (lerobot-find-port)")
     if not os.access(port, os.R_OK | os.W_OK):
-        raise UserError(f"no permission to use {port}; run: sudo usermod -aG dialout $USER, then log in again")
+        raise UserError(f"no permission to use {port}; {GET_PERMISSION}")
 
 
 def _check_calibration(robot: Robot) -> None:

@@ -3,11 +3,8 @@
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from ..settings import expand_tasks
+from ..settings import expand_tasks, read_paraphrases
 
 INSTRUCTIONS: dict[str, str] = {
     "assembly-v3": "pick up the nut by its handle and put it over the peg",
@@ -85,15 +82,7 @@ SUITES: dict[str, list[str]] = {
 SUITES["easy"] = [t for t in INSTRUCTIONS if t not in {*SUITES["medium"], *SUITES["hard"], *SUITES["very_hard"]}]
 
 
-@functools.cache
-def _paraphrases() -> dict[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("paraphrases.yaml").read_text())
-
-
-def paraphrases(task: str, severity: int | None) -> list[str]:
-    """Other words for a task's instruction: those held out for a severity, or with None those to train on."""
-    of_task = _paraphrases()[task]
-    return of_task["training"] if severity is None else of_task["held_out"][severity]
+paraphrases = functools.partial(read_paraphrases, Path(__file__).with_name("paraphrases.yaml"))
 
 
 def resolve_tasks(names: str | Iterable[str]) -> list[str]:

