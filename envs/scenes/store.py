@@ -79,11 +79,11 @@ def open_scenes(
     A picture depends on kind, split, seed, its index and image_size alone: not on count, nor on who draws it. Splits
     share no seed, object mesh or texture.
 
-    Labels of tables: "caption", "captions" (several wordings), "seed", and "objects": a list of "name" (no two have the
-    same), "category", "colour", "box" (half-open, [x0, y0, x1, y1] pixels), "pixels" (visible), and "relation" ("left of
-    the blue bowl") where there is a clear one. Labels of rooms have Wake Vision's columns: "person" (0 or 1), "distance"
-    ("near", "mid", "far" or None), "lighting" ("dark", "normal", "bright"), "depiction" ("none", "person",
-    "non_person"), "build", "skin_tone" and "box" (None without a person), "seed".
+    Labels of tables: "caption", "captions" (several wordings), "seed", and "objects", a list of "name" (no two have the
+    same), "category", "colour", "box" (half-open, [x0, y0, x1, y1] pixels), "pixels" (visible), and where there is a
+    clear one "relation" ("left of the blue bowl"). Labels of rooms have Wake Vision's columns: "person" (0 or 1),
+    "distance" ("near", "mid", "far"), "lighting" ("dark", "normal", "bright"), "depiction" ("none", "person",
+    "non_person"), "build", "skin_tone" and "box"; without a person distance, build, skin_tone and box are None; "seed".
 
     Args:
         kind: "table" or "room".

@@ -1,12 +1,12 @@
-"""Patterns of tables, floors, walls and objects: drawn from a number, or Meta-World's photographs. Splits share none."""
+"""Patterns of surfaces: drawn from a number, or photographs that Meta-World comes with. Splits share none."""
 
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from .assets import package_folder
 from .splits import Split, numbers_of
 
 SIDE = 128  # of a texture, in pixels
@@ -54,8 +54,8 @@ def photographs_of(split: Split) -> list[str]:
 @cache
 def photograph(split: Split, name: str) -> Texture:
     """One of a split's, scaled down."""
-    with files("metaworld").joinpath("assets", "textures", f"{name}.png").open("rb") as file:
-        pixels = np.asarray(Image.open(file).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+    with Image.open(package_folder("metaworld") / "assets" / "textures" / f"{name}.png") as picture:
+        pixels = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
     return Texture(_PHOTOGRAPHS[split][name], np.zeros((SIDE, SIDE), np.float32), pixels)
 
 
