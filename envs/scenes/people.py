@@ -109,7 +109,7 @@ class Person:
         for geom, part in self._parts.items():
             model.geom_rgba[geom] = (*tones[part if part in tones else _covered_by(part)], 1)
         if rng.random() < 0.4:
-            self._stage.decorate("shirt", rng, tones["shirt"], any_colour(rng))
+            self._stage.decorate("shirt", rng, np.stack([tones["shirt"], any_colour(rng)]))
             shirt = [geom for geom, part in self._parts.items() if part in _SHIRT]
             model.geom_matid[shirt], model.geom_rgba[shirt] = model.material("shirt").id, 1
         model.geom_group[self.geoms] = group

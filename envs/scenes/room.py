@@ -17,7 +17,7 @@ NEAR, FAR = 0.6, 0.25
 _SHARES = {"near": (0.8, 2.0), "mid": (0.3, 0.58), "far": (0.12, 0.24)}  # of whole persons, aimed at
 # By the mean brightness of the picture, of 255.
 DARK, BRIGHT = 60.0, 140.0
-_GAINS = {"dark": (0.28, 0.5), "normal": (0.75, 1.1), "bright": (1.5, 2.2)}  # of the lights, aimed at
+_GAINS = {"dark": (0.33, 0.5), "normal": (0.75, 1.1), "bright": (1.5, 2.2)}  # of the lights, aimed at
 _LEAST_PERSON, _LEAST_POSTER = 0.003, 0.012  # of the picture's pixels: what shows less is taken away
 
 
@@ -83,9 +83,9 @@ class RoomStage(Stage):
             person, poster = self._seen(survey)
         return self._labelled(survey, look if person else None, depiction if poster else "none")
 
-    def _seen(self, survey: Survey) -> tuple[float, float]:
-        """Shares of the picture's pixels that show the person and what is on posters."""
-        return tuple(float(np.isin(survey.geoms, geoms).mean()) for geoms in (self._person.geoms, self._posters.sheets))
+    def _seen(self, survey: Survey) -> list[float]:
+        """Shares of the picture's pixels that show the person, and what is on posters."""
+        return [float(np.isin(survey.geoms, geoms).mean()) for geoms in (self._person.geoms, self._posters.sheets)]
 
     def _labelled(self, survey: Survey, look: Look | None, depiction: str) -> Picture:
         instances = np.isin(survey.geoms, self._person.geoms).astype(np.uint8)
@@ -101,7 +101,7 @@ class RoomStage(Stage):
             "skin_tone": look.skin_tone if look else None,
             "box": box,
         }
-        return Picture(survey.image, instances, label)
+        return Picture({"images": survey.image, "instances": instances}, label)
 
     def _build_room(self, level: str, rng: np.random.Generator) -> _View:
         """Floor, walls and ceiling, long enough for somebody at that distance, and the camera."""
@@ -120,10 +120,11 @@ class RoomStage(Stage):
             self.model.geom(name).size, self.model.geom(name).pos = (*half, 0.01), place
             self.show([self.model.geom(name).id])
         self.model.geom("ceiling").rgba = (*any_colour(rng, (0, 0.15), 0.6), 1)
-        self.decorate("floor", rng, any_colour(rng, (0, 0.6), 0.25), any_colour(rng, (0, 0.6), 0.2), rng.uniform(2, 6))
+        tones = np.stack([any_colour(rng, (0, 0.6), 0.25) for _ in range(2)])
+        self.decorate("floor", rng, tones, rng.uniform(2, 6))
         first = any_colour(rng, (0, 0.35), 0.4)
         second = first + rng.uniform(0.1, 0.7) * (any_colour(rng, (0, 0.5), 0.2) - first)
-        self.decorate("wall", rng, first, second, rng.uniform(1, 4))
+        self.decorate("wall", rng, np.stack([first, second]), rng.uniform(1, 4))
         self.aim(view.eye, view.eye + np.array([rng.normal(0, 0.05), 3, rng.uniform(-0.5, 0.3)]), fovy)
         return view
 
