@@ -122,4 +122,4 @@ def _add_person(spec: mujoco.MjSpec, name: str, rng: np.random.Generator) -> Non
 
 
 def _add(body: Any, kind: Any, size: Any, colour: np.ndarray, **where: Any) -> None:
-    body.add_geom(type=kind, size=size, rgba=(*colour, 1.0), contype=0, conaffinity=0, mass=0, **where)
+    body.add_geom(type=kind, size=size, rgba=(*colour, 1.0), contype=0, conaffinity=0, **where)

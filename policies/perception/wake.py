@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,22 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyvla.augment import augment_images
-from tinyvla.perception.wake.dataset import Label, WakeVisionStream, take
+from tinyvla.perception import Picture, load_front_end
+from tinyvla.perception.wake.dataset import WakeVisionStream, take
 from tinyvla.perception.wake.frontend import Wake, predict
 from tinyvla.perception.wake.suite import find_thresholds, score
 
-from ..training.trainee import Batch, Trainee, step_generator
+from ..training.trainee import Batch, step_generator
+from .base import Figure, Pictures, VisionTrainee
 
 _OPTIONS = ("network", "width", "image_size")  # of `Wake`
-
-
-class Scenes(Protocol):
-    """Pictures uint8 (N, S, S, 3) and a label each, in memory or mapped into it."""
-
-    images: Any
-    labels: Any
-
-    def __len__(self) -> int: ...
 
 
 class _Objective(nn.Module):
@@ -42,24 +35,28 @@ class _Objective(nn.Module):
         return loss, {"accuracy": float(((logits > 0) == (batch["person"] > 0)).float().mean())}
 
 
-class WakeTrainee(Trainee):
+class WakeTrainee(VisionTrainee):
     """Trains a `Wake`; the area under its ROC curve on validation pictures says which is the best.
 
     Args:
-        options: network, width and image_size as of `Wake`; batch_size; false_alarms, the share of empty validation
-            pictures that may reach the gate's threshold; augment, as of `augment_images`, at image_size.
-        train: what it learns from.
-        validation: what the thresholds are found on, and how good it is.
+        options: network, width and image_size as of `Wake`; false_alarms, the share of empty validation pictures that
+            may reach the gate's threshold; augment, as of `augment_images`, at image_size.
+        pictures: of the splits train, validation and test, with labels as `tinyvla.perception.wake.dataset` has them;
+            in the place of the training pictures a `WakeVisionStream` will do, whose batch size is its own.
         seed: of the weights and of every draw.
     """
 
-    def __init__(self, options: Mapping[str, Any], train: Scenes | WakeVisionStream, validation: Scenes, seed: int):
+    score = "area under the ROC curve"
+
+    def __init__(self, options: Mapping[str, Any], pictures: Mapping[str, Any], batch_size: int, seed: int):
         torch.manual_seed(seed)
         self.wake = Wake(**{name: options[name] for name in _OPTIONS})
         self.module = _Objective(self.wake)
-        self._options, self._train, self._validation, self._seed = options, train, validation, seed
-        self._persons = _persons(validation.labels)
-        self._train_persons = None if isinstance(train, WakeVisionStream) else _persons(train.labels)
+        self._options, self._batch_size, self._seed = options, batch_size, seed
+        self._train: Pictures | WakeVisionStream = pictures["train"]
+        self._validation: Pictures = pictures["validation"]
+        self._test: Pictures = pictures["test"]
+        self._persons = None if isinstance(self._train, WakeVisionStream) else _persons(self._train.labels)
 
     def batch(self, step: int) -> Batch:
         """images (B, 3, image_size, image_size) float in [0, 1], augmented; person (B,) 0 or 1."""
@@ -75,47 +72,76 @@ class WakeTrainee(Trainee):
 
     def evaluate(self) -> dict[str, float]:
         """Scores on the validation pictures; `score` is the area under the ROC curve."""
-        found = score(self._predict(self.wake), self._validation.labels)
+        found = score(self._predict(self.wake, self._validation), self._validation.labels)
         recalls = {f"recall_{value}": kind["recall"] for value, kind in found["kinds"].get("distance", {}).items()}
         figures = {"score": found["auroc"], "accuracy": found["accuracy"], "f1": found["f1"], **recalls}
         return {name: float(figure) for name, figure in figures.items() if figure is not None}
+
+    def test(self) -> dict[str, Figure]:
+        """The benchmark suite on the test pictures (`tinyvla.perception.wake.suite`)."""
+        found = score(self._predict(self.wake, self._test), self._test.labels)
+        count = found["pictures"]
+        figures = {
+            self.score: Figure(found["auroc"], count, found["auroc_ci95"]),
+            "accuracy": Figure(found["accuracy"], count, found["accuracy_ci95"]),
+            "F1": Figure(found["f1"], count, found["f1_ci95"]),
+        }
+        for name, values in found["kinds"].items():
+            for value, kind in values.items():
+                figures[f"F1, {name} {value}"] = Figure(kind["f1"], kind["people"] + kind["empty"], kind["f1_ci95"])
+        return {name: figure for name, figure in figures.items() if figure.value is not None}
+
+    def examples(self) -> dict[str, Picture]:
+        """An empty picture, and a person at each distance."""
+        found: dict[str, Picture] = {}
+        for image, label in zip(self._test.images, self._test.labels, strict=False):
+            caption = f"{label.get('distance') or 'some'} person" if label["person"] else "nobody"
+            if caption not in found:
+                found[caption] = self.wake.eval().find(np.asarray(image)).picture
+        return found
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write a `Wake` with the thresholds that suit it."""
         wake = copy.deepcopy(self.wake)
         if weights is not None:
             wake.load_state_dict({name.removeprefix("wake."): value for name, value in weights.items()})
-        on, off = find_thresholds(self._predict(wake), self._persons, self._options["false_alarms"])
+        persons = _persons(self._validation.labels)
+        on, off = find_thresholds(self._predict(wake, self._validation), persons, self._options["false_alarms"])
         wake.options |= {"on": on, "off": off}
         wake.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        saved = load_front_end(folder)
+        self.wake.load_state_dict(saved.state_dict())
+        self.wake.options = saved.options
 
     def _draw(self, step: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A batch's pictures and whether a person is in each."""
         if isinstance(self._train, WakeVisionStream):
             return self._train.batch(step)
-        assert self._train_persons is not None
-        drawn = torch.randint(len(self._train), (self._options["batch_size"],), generator=generator).numpy()
-        return np.asarray(self._train.images[np.sort(drawn)]), self._train_persons[np.sort(drawn)]
+        assert self._persons is not None
+        drawn = np.sort(torch.randint(len(self._train), (self._batch_size,), generator=generator).numpy())
+        return np.asarray(self._train.images[drawn]), self._persons[drawn]
 
-    def _predict(self, wake: Wake) -> np.ndarray:
+    def _predict(self, wake: Wake, pictures: Pictures) -> np.ndarray:
         training = wake.training
         wake.eval()
         try:
-            return predict(wake, self._validation.images)
+            return predict(wake, pictures.images)
         finally:
             wake.train(training)
 
 
-def hub_data(data: Mapping[str, Any], batch_size: int, seed: int) -> tuple[WakeVisionStream, Scenes]:
-    """Wake Vision's training and validation pictures, for `WakeTrainee`.
+def wake_vision_pictures(data: Mapping[str, Any], batch_size: int, seed: int) -> dict[str, Any]:
+    """The real Wake Vision for `WakeTrainee`, from the hub: the training split as a stream, the others in memory.
 
-    data: split, train_large or train_quality; image_size; validation, how many pictures; source, a folder in place of
-        the hub; buffer, see `WakeVisionStream`.
+    data: split, train_quality or train_large; image_size; validation and test, how many pictures (None: all); source, a
+        folder in place of the hub; buffer, see `WakeVisionStream`.
     """
     size, source = data["image_size"], data["source"]
     train = WakeVisionStream(data["split"], size, batch_size, seed, source, data["buffer"])
-    return train, take("validation", size, data["validation"], source)
+    return {"train": train} | {split: take(split, size, data[split], source) for split in ("validation", "test")}
 
 
-def _persons(labels: list[Label]) -> np.ndarray:
+def _persons(labels: list[Any]) -> np.ndarray:
     return np.array([label["person"] for label in labels], np.float32)

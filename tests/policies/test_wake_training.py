@@ -7,14 +7,15 @@ from omegaconf import OmegaConf
 from wake_vision import write_wake_vision
 
 from configs.composing import CONFIG_DIR, as_dict
-from policies.perception.wake import WakeTrainee, hub_data
+from policies.perception.wake import WakeTrainee, wake_vision_pictures
 from tinyvla.perception import load_front_end
 from tinyvla.perception.wake.dataset import Pictures
 
 OPTIONS = {
-    "network": "mcunet", "width": 0.1, "image_size": 48, "batch_size": 16, "false_alarms": 0.05,
+    "network": "mcunet", "width": 0.1, "image_size": 48, "false_alarms": 0.05,
     "augment": {"shift": 2, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
 }  # fmt: skip
+SIZES = {"train": 64, "validation": 40, "test": 40}
 
 
 def rooms(count, seed=0):
@@ -31,9 +32,14 @@ def rooms(count, seed=0):
     return Pictures(images, labels)
 
 
+def make_trainee(options=OPTIONS, pictures=None, batch_size=16):
+    made = {split: rooms(count, seed) for seed, (split, count) in enumerate(SIZES.items())}
+    return WakeTrainee(options, pictures or made, batch_size, seed=0)
+
+
 @pytest.fixture
 def trainee():
-    return WakeTrainee(OPTIONS, rooms(64), rooms(40, seed=1), seed=0)
+    return make_trainee()
 
 
 def test_batches_depend_on_seed_and_step_alone(trainee):
@@ -41,7 +47,7 @@ def test_batches_depend_on_seed_and_step_alone(trainee):
     assert batch["images"].shape == (16, 3, 48, 48)
     assert 0 <= batch["images"].min() < batch["images"].max() <= 1
     assert set(batch["person"].tolist()) == {0.0, 1.0}
-    again = WakeTrainee(OPTIONS, rooms(64), rooms(40, seed=1), seed=0)
+    again = make_trainee()
     assert torch.equal(again.batch(3)["images"], batch["images"])
     assert not torch.equal(trainee.batch(4)["images"], batch["images"])
 
@@ -62,22 +68,34 @@ def test_it_learns_and_is_saved(trainee, tmp_path):
     assert figures[trainee.measure] > 0.95
     assert {"accuracy", "f1", "recall_near"} < set(figures)
     assert trainee.module.training
+    tested = trainee.test()
+    assert next(iter(tested)) == trainee.score
+    assert tested["F1, distance near"].n == 40
+    assert tested["accuracy"].value > 0.9
+    assert {caption: picture.shape for caption, picture in trainee.examples().items()} == {
+        "nobody": (64, 64, 3), "near person": (64, 64, 3),
+    }  # fmt: skip
     trainee.save(tmp_path / "saved")
     wake = load_front_end(tmp_path / "saved")
     validation = rooms(40, seed=1)
     probabilities = np.array([wake.probability(image) for image in validation.images])
     assert (probabilities[::2] >= wake.on).mean() <= 0.05  # of the empty ones
     assert (probabilities[1::2] >= wake.on).mean() > 0.8
+    fresh = make_trainee()
+    fresh.restore(tmp_path / "saved")
+    assert fresh.evaluate() == figures
+    assert fresh.wake.on == wake.on
     # Other weights than its own, by the names that the loop has for them.
     trainee.save(tmp_path / "zeros", {name: torch.zeros_like(v) for name, v in trainee.module.state_dict().items()})
     assert load_front_end(tmp_path / "zeros").probability(validation.images[0]) == 0.5
 
 
 def test_it_learns_from_the_stream_too(tmp_path):
-    data = {"split": "train_quality", "image_size": 64, "validation": 3, "source": None, "buffer": 8}
     copy = write_wake_vision(tmp_path / "Wake-Vision")
-    train, validation = hub_data(data | {"source": str(copy)}, OPTIONS["batch_size"], 0)
-    trainee = WakeTrainee(OPTIONS, train, validation, seed=0)
+    data = {"split": "train_quality", "image_size": 64, "validation": 3, "test": None, "buffer": 8}
+    pictures = wake_vision_pictures(data | {"source": str(copy)}, 16, 0)
+    assert (len(pictures["validation"]), len(pictures["test"])) == (3, 8)
+    trainee = make_trainee(pictures=pictures)
     batch = trainee.batch(0)
     assert batch["images"].shape[1:] == (3, 48, 48)
     assert batch["person"].dtype == torch.float32
@@ -87,8 +105,6 @@ def test_it_learns_from_the_stream_too(tmp_path):
 
 def test_the_configuration_has_what_it_takes():
     cfg = as_dict(OmegaConf.load(CONFIG_DIR / "task/perception/wake.yaml"))
-    options = cfg | {"batch_size": cfg["trainer"]["batch_size"]}
-    assert set(OPTIONS) <= set(options)
     assert cfg["augment"].keys() == OPTIONS["augment"].keys()
-    WakeTrainee(options | {"batch_size": 2}, rooms(4), rooms(4), 0).batch(0)
-    assert {"split", "image_size", "validation", "source", "buffer"} <= set(cfg["data"])
+    make_trainee(cfg, batch_size=2).batch(0)
+    assert {"split", "image_size", "validation", "test", "source", "buffer"} == set(cfg["dataset"])
