@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
-from .simulation import SURFACE, Simulation
+from .simulation import Simulation
 from .twin import TwinScene
 
 SCENE = "envs.so101.visitor.VisitedScene"  # for robot.twin.scene
 AWAY = (0.0, 0.0, -3.0)  # below the floor, unseen
-_SKIN = ((0.96, 0.84, 0.74), (0.90, 0.74, 0.60), (0.79, 0.60, 0.44), (0.62, 0.44, 0.30), (0.44, 0.29, 0.19), (0.28, 0.18, 0.12))
+_SKIN = (
+    (0.96, 0.84, 0.74), (0.90, 0.74, 0.60), (0.79, 0.60, 0.44), (0.62, 0.44, 0.30), (0.44, 0.29, 0.19), (0.28, 0.18, 0.12),
+)  # fmt: skip
 _DIRECTIONS = ((70.0, 150.0), (-150.0, -30.0))  # degrees about z, from the hand to the shoulder: not through a camera
 _LIFT = (8.0, 40.0)  # degrees, of the forearm above the level
-_HEIGHT = (0.02, 0.22)  # metres of the hand above the table
+_HEIGHT = (0.02, 0.15)  # metres of the hand above the table
+_AREA = (0.12, -0.13, 0.33, 0.14)  # of the hand, x and y of two corners in metres
+_POSES = ((-80, -95, -20, 0, -90, 0), (80, 30, 90, 90, 90, 100))  # of the arm in pictures, LeRobot's units
+_DIFFERENT = 20  # levels of a colour
+SEEN = 0.01  # of a picture's pixels: who shows less is not in view
 
 
 class Place(NamedTuple):
@@ -48,8 +54,7 @@ class VisitedScene(TwinScene):
 
 def draw_place(rng: np.random.Generator) -> Place:
     """A place in which a visitor's hand is over the table, and their arm comes from beside it."""
-    low, high = np.array(SURFACE[:2]) + 0.06, np.array(SURFACE[2:4]) - 0.1
-    position = np.array([*rng.uniform(low, high), rng.uniform(*_HEIGHT)])
+    position = np.array([*rng.uniform(_AREA[:2], _AREA[2:]), rng.uniform(*_HEIGHT)])
     turn = np.radians(rng.uniform(*_DIRECTIONS[rng.integers(len(_DIRECTIONS))]))
     return Place(position, np.array([np.cos(turn / 2), 0, 0, np.sin(turn / 2)]))
 
@@ -69,14 +74,22 @@ def visited_pictures(
     images, labels = np.empty((count, image_size, image_size, 3), np.uint8), []
     for index in range(count):
         simulation.reset(rng)
-        simulation.place_arm(rng.uniform((-80, -95, -20, 0, -90, 0), (80, 30, 90, 90, 90, 100)))
-        if person := index % 2:
-            move(model, data, f"visitor{rng.integers(visitors)}", draw_place(rng))
+        simulation.place_arm(rng.uniform(*_POSES))
+        move(model, data, "nobody", draw_place(rng))
         mujoco.mj_forward(model, data)
-        images[index] = eyes.draw(data, camera, image_size)
-        labels.append({"person": person})
+        images[index] = empty = eyes.draw(data, camera, image_size).copy()
+        while index % 2 and shown(images[index], empty) < SEEN:
+            move(model, data, f"visitor{rng.integers(visitors)}", draw_place(rng))
+            mujoco.mj_forward(model, data)
+            images[index] = eyes.draw(data, camera, image_size)
+        labels.append({"person": index % 2})
     eyes.close()
     return images, labels
+
+
+def shown(picture: np.ndarray, empty: np.ndarray) -> float:
+    """The share of a picture's pixels that differ from the same view without anybody."""
+    return float((np.abs(picture.astype(int) - empty) > _DIFFERENT).any(-1).mean())
 
 
 def move(model: mujoco.MjModel, data: mujoco.MjData, visitor: str, place: Place) -> None:

@@ -40,23 +40,33 @@ class WakeTrainee(VisionTrainee):
 
     Args:
         options: network, width and image_size as of `Wake`; false_alarms, the share of empty validation pictures that
-            may reach the gate's threshold; augment, as of `augment_images`, at image_size.
-        pictures: of the splits train, validation and test, with labels as `tinyvla.perception.wake.dataset` has them;
-            in the place of the training pictures a `WakeVisionStream` will do, whose batch size is its own.
+            may reach the gate's threshold; augment, as of `augment_images`, at image_size; dataset, for the real Wake
+            Vision in the place of `pictures`; trainer.batch_size.
+        pictures: of the splits train, validation and test, with labels as `tinyvla.perception.wake.dataset` has them.
         seed: of the weights and of every draw.
+        part: (index, of), where several processes train together.
     """
 
     score = "area under the ROC curve"
 
-    def __init__(self, options: Mapping[str, Any], pictures: Mapping[str, Any], batch_size: int, seed: int):
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        pictures: Mapping[str, Pictures],
+        seed: int,
+        part: tuple[int, int] = (0, 1),
+    ):
         torch.manual_seed(seed)
         self.wake = Wake(**{name: options[name] for name in _OPTIONS})
         self.module = _Objective(self.wake)
-        self._options, self._batch_size, self._seed = options, batch_size, seed
-        self._train: Pictures | WakeVisionStream = pictures["train"]
-        self._validation: Pictures = pictures["validation"]
-        self._test: Pictures = pictures["test"]
-        self._persons = None if isinstance(self._train, WakeVisionStream) else _persons(self._train.labels)
+        self._options, self._seed, self._part = options, seed, part
+        self._batch_size: int = options["trainer"]["batch_size"]
+        self._stream: WakeVisionStream | None = None
+        if options["dataset"]["split"] is not None:
+            self._stream, pictures = _wake_vision(options["dataset"], self._batch_size, seed)
+        else:
+            self._train, self._persons = pictures["train"], _persons(pictures["train"].labels)
+        self._validation, self._test = pictures["validation"], pictures["test"]
 
     def batch(self, step: int) -> Batch:
         """images (B, 3, image_size, image_size) float in [0, 1], augmented; person (B,) 0 or 1."""
@@ -66,8 +76,9 @@ class WakeTrainee(VisionTrainee):
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-        images = augment_images(torch.where(mirrored, images.flip(-1), images), self._options["augment"], generator)
+        mirrored = self._own(torch.rand(self._batch_size * self._part[1], 1, 1, 1, generator=generator))[: len(images)]
+        images = torch.where(mirrored < 0.5, images.flip(-1), images)
+        images = augment_images(images, self._options["augment"], generator, self._part)
         return {"images": images, "person": torch.from_numpy(persons)}
 
     def evaluate(self) -> dict[str, float]:
@@ -116,12 +127,18 @@ class WakeTrainee(VisionTrainee):
         self.wake.options = saved.options
 
     def _draw(self, step: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A batch's pictures and whether a person is in each."""
-        if isinstance(self._train, WakeVisionStream):
-            return self._train.batch(step)
-        assert self._persons is not None
-        drawn = np.sort(torch.randint(len(self._train), (self._batch_size,), generator=generator).numpy())
-        return np.asarray(self._train.images[drawn]), self._persons[drawn]
+        """A batch's pictures and whether a person is in each: this process's part of what all draw."""
+        index, of = self._part
+        if self._stream is not None:
+            return self._stream.batch(step * of + index)
+        drawn = self._own(torch.randint(len(self._train), (of * self._batch_size,), generator=generator))
+        order = np.sort(drawn.numpy())  # as they lie on the disk
+        return np.asarray(self._train.images[order]), self._persons[order]
+
+    def _own(self, draws: Tensor) -> Tensor:
+        """This process's part of what all draw for a step."""
+        index = self._part[0]
+        return draws[index * self._batch_size : (index + 1) * self._batch_size]
 
     def _predict(self, wake: Wake, pictures: Pictures) -> np.ndarray:
         training = wake.training
@@ -132,15 +149,13 @@ class WakeTrainee(VisionTrainee):
             wake.train(training)
 
 
-def wake_vision_pictures(data: Mapping[str, Any], batch_size: int, seed: int) -> dict[str, Any]:
-    """The real Wake Vision for `WakeTrainee`, from the hub: the training split as a stream, the others in memory.
-
-    data: split, train_quality or train_large; image_size; validation and test, how many pictures (None: all); source, a
-        folder in place of the hub; buffer, see `WakeVisionStream`.
-    """
-    size, source = data["image_size"], data["source"]
-    train = WakeVisionStream(data["split"], size, batch_size, seed, source, data["buffer"])
-    return {"train": train} | {split: take(split, size, data[split], source) for split in ("validation", "test")}
+def _wake_vision(
+    dataset: Mapping[str, Any], batch_size: int, seed: int
+) -> tuple[WakeVisionStream, dict[str, Pictures]]:
+    """The real dataset: its training split as a stream, the others in memory."""
+    size, source = dataset["image_size"], dataset["source"]
+    train = WakeVisionStream(dataset["split"], size, batch_size, seed, source, dataset["buffer"])
+    return train, {split: take(split, size, dataset[split], source) for split in ("validation", "test")}
 
 
 def _persons(labels: list[Any]) -> np.ndarray:

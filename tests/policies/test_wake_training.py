@@ -7,12 +7,13 @@ from omegaconf import OmegaConf
 from wake_vision import write_wake_vision
 
 from configs.composing import CONFIG_DIR, as_dict
-from policies.perception.wake import WakeTrainee, wake_vision_pictures
+from policies.perception.wake import WakeTrainee
 from tinyvla.perception import load_front_end
 from tinyvla.perception.wake.dataset import Pictures
 
 OPTIONS = {
     "network": "mcunet", "width": 0.1, "image_size": 48, "false_alarms": 0.05,
+    "dataset": {"split": None}, "trainer": {"batch_size": 16},
     "augment": {"shift": 2, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
 }  # fmt: skip
 SIZES = {"train": 64, "validation": 40, "test": 40}
@@ -32,9 +33,9 @@ def rooms(count, seed=0):
     return Pictures(images, labels)
 
 
-def make_trainee(options=OPTIONS, pictures=None, batch_size=16):
-    made = {split: rooms(count, seed) for seed, (split, count) in enumerate(SIZES.items())}
-    return WakeTrainee(options, pictures or made, batch_size, seed=0)
+def make_trainee(options=OPTIONS, part=(0, 1)):
+    pictures = {split: rooms(count, seed) for seed, (split, count) in enumerate(SIZES.items())}
+    return WakeTrainee(options, pictures, 0, part)
 
 
 @pytest.fixture
@@ -50,6 +51,15 @@ def test_batches_depend_on_seed_and_step_alone(trainee):
     again = make_trainee()
     assert torch.equal(again.batch(3)["images"], batch["images"])
     assert not torch.equal(trainee.batch(4)["images"], batch["images"])
+
+
+def test_processes_share_what_one_would_draw(trainee):
+    whole = trainee.batch(1)["images"]
+    half = OPTIONS | {"trainer": {"batch_size": 8}, "augment": dict.fromkeys(OPTIONS["augment"], 0)}
+    plain = make_trainee(half | {"trainer": {"batch_size": 16}}).batch(1)["person"]
+    parts = [make_trainee(half, (index, 2)).batch(1) for index in range(2)]
+    assert torch.cat([part["person"] for part in parts]).sum() == plain.sum()
+    assert whole.shape == torch.cat([part["images"] for part in parts]).shape
 
 
 def test_it_learns_and_is_saved(trainee, tmp_path):
@@ -93,18 +103,17 @@ def test_it_learns_and_is_saved(trainee, tmp_path):
 def test_it_learns_from_the_stream_too(tmp_path):
     copy = write_wake_vision(tmp_path / "Wake-Vision")
     data = {"split": "train_quality", "image_size": 64, "validation": 3, "test": None, "buffer": 8}
-    pictures = wake_vision_pictures(data | {"source": str(copy)}, 16, 0)
-    assert (len(pictures["validation"]), len(pictures["test"])) == (3, 8)
-    trainee = make_trainee(pictures=pictures)
+    trainee = WakeTrainee(OPTIONS | {"dataset": data | {"source": str(copy)}}, {}, 0)
     batch = trainee.batch(0)
     assert batch["images"].shape[1:] == (3, 48, 48)
     assert batch["person"].dtype == torch.float32
     trainee.module(batch)[0].backward()
     assert 0 <= trainee.evaluate()["score"] <= 1
+    assert trainee.test()["accuracy"].n == 8
 
 
 def test_the_configuration_has_what_it_takes():
     cfg = as_dict(OmegaConf.load(CONFIG_DIR / "task/perception/wake.yaml"))
     assert cfg["augment"].keys() == OPTIONS["augment"].keys()
-    make_trainee(cfg, batch_size=2).batch(0)
+    make_trainee(cfg | {"trainer": {"batch_size": 2}}).batch(0)
     assert {"split", "image_size", "validation", "test", "source", "buffer"} == set(cfg["dataset"])
