@@ -40,8 +40,8 @@ def main(cfg: DictConfig) -> None:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, trained = make_arm(robot, twin), action_names(cfg.checkpoint)
         person = stack.enter_context(take_over(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
-        detector = load_person_gate(as_dict(cfg.person_gate), layer.limits, twin is not None) or cfg.person_detector
-        people = stack.enter_context(watch_people(detector, cfg.person_gate.camera or [*cameras][0], layer.limits))
+        gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, twin is not None) or cfg.person_detector
+        people = stack.enter_context(watch_people(gate, cfg.person_gate.camera or next(iter(cameras)), layer.limits))
         printer = Printer(layer.joints, poses=cfg.dry_run)
         run = Deployment(arm, runner, layer, [printer], person, cfg.approach_speed, cfg.dry_run, trained, people)
         if cfg.display:

@@ -26,9 +26,7 @@ class GatedDetector:
     Other threads may ask `gate`, or the safety layer's report.
     """
 
-    def __init__(
-        self, detector: PersonDetector, gate: PersonGate, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, detector: PersonDetector, gate: PersonGate, clock: Callable[[], float] = time.monotonic) -> None:
         self.gate = gate
         self._detector, self._clock = detector, clock
         self._lock = threading.Lock()
@@ -61,8 +59,8 @@ def load_person_gate(settings: Mapping[str, Any], limits: SafetyLimits, drawn: b
     Waiting until nobody was seen for a while is left to the safety layer (`safety.person.resume_s`).
 
     Args:
-        settings: checkpoint, a folder that `load_front_end` takes; from_probability and
-            below_probability, the gate's on and off in place of the checkpoint's; on_count and repeat_s as of `GateLimits`, repeat_s also "auto".
+        settings: checkpoint, a folder that `load_front_end` takes; from_probability and below_probability, the gate's
+            on and off in place of the checkpoint's; on_count and repeat_s as of `GateLimits`, repeat_s also "auto".
         limits: whose `person` must be enabled.
         drawn: the pictures are a simulation's, which repeat while nothing moves.
 

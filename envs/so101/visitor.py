@@ -16,7 +16,8 @@ from .twin import TwinScene
 SCENE = "envs.so101.visitor.VisitedScene"  # for robot.twin.scene
 AWAY = (0.0, 0.0, -3.0)  # below the floor, unseen
 _SKIN = (
-    (0.96, 0.84, 0.74), (0.90, 0.74, 0.60), (0.79, 0.60, 0.44), (0.62, 0.44, 0.30), (0.44, 0.29, 0.19), (0.28, 0.18, 0.12),
+    (0.96, 0.84, 0.74), (0.90, 0.74, 0.60), (0.79, 0.60, 0.44),
+    (0.62, 0.44, 0.30), (0.44, 0.29, 0.19), (0.28, 0.18, 0.12),
 )  # fmt: skip
 _DIRECTIONS = ((70.0, 150.0), (-150.0, -30.0))  # degrees about z, from the hand to the shoulder: not through a camera
 _LIFT = (8.0, 40.0)  # degrees, of the forearm above the level
@@ -129,9 +130,9 @@ def _add_person(spec: mujoco.MjSpec, name: str, rng: np.random.Generator) -> Non
     bend = lift + np.radians(rng.uniform(5, 35))
     shoulder = elbow + 0.3 * np.array([np.cos(bend), 0, np.sin(bend)])
     limb(elbow, shoulder, 0.048 * stout, cloth)
-    hips = shoulder + (0.12, 0, -0.55)
-    limb(shoulder + (0.08, 0, -0.08), hips, 0.15 * stout, cloth)
-    ball(shoulder + (0.05, 0, 0.17), (0.09, 0.08, 0.12), skin)
+    breast, hips, head = shoulder + np.array([(0.08, 0, -0.08), (0.12, 0, -0.55), (0.05, 0, 0.17)])
+    limb(breast, hips, 0.15 * stout, cloth)
+    ball(head, (0.09, 0.08, 0.12), skin)
 
 
 def _add(body: Any, kind: Any, size: Any, colour: np.ndarray, **where: Any) -> None:

@@ -58,7 +58,7 @@ def watch_people(
     if detector is None:
         if limits.person.enabled:
             raise UserError(
-                "safety.person.enabled=true needs a detector; give a trained one, person_gate.checkpoint=outputs/<run>, "
+                "safety.person.enabled=true needs a detector; give a trained one, person_gate.checkpoint=..., "
                 "or name a callable, picture -> probability: person_detector=package.module.detect"
             )
         yield None

@@ -18,7 +18,9 @@ START = (0.0, -90.0, 85.0, 60.0, 3.0, 10.0)
 @pytest.fixture(scope="module")
 def cfg():
     """deploy.yaml's, with a person gate that lets go soon, and without the arm's geometry."""
-    cfg = as_dict(load_config("deploy", ["checkpoint=none", "safety.person.enabled=true", "safety.person.resume_s=0.1"]))
+    cfg = as_dict(
+        load_config("deploy", ["checkpoint=none", "safety.person.enabled=true", "safety.person.resume_s=0.1"])
+    )
     cfg["safety"]["model"] = None
     return cfg
 
@@ -47,9 +49,7 @@ def picture(value):
 
 
 def test_what_the_gate_says_is_what_the_watcher_is_told():
-    detector = GatedDetector(
-        lambda image: image.mean() / 255, PersonGate(GateLimits(0.6, 0.4, 2, hold_s=0.0)), Clock()
-    )
+    detector = GatedDetector(lambda image: image.mean() / 255, PersonGate(GateLimits(0.6, 0.4, 2, hold_s=0.0)), Clock())
     assert [detector(picture(value)) for value in (10, 200, 200, 120, 10)] == [0, 0, 1, 1, 0]
     assert not detector.person_in_view(detector._clock.now)
     assert detector.person_in_view(detector._clock.now + 1)  # no frame since
@@ -89,7 +89,7 @@ def test_mistakes(cfg, checkpoint, tmp_path):
         load_person_gate(settings | {"checkpoint": checkpoint, "from_probability": 0.2}, limits)
     with watch_people(lambda image: 0.0, "side", limits) as people:
         run = Deployment(FakeArm(), FakeRunner(), SafetyLayer(limits), people=people)
-        with pytest.raises(UserError, match="'side'; set person_gate.camera to one of front"):
+        with pytest.raises(UserError, match=r"'side'; set person_gate\.camera to one of front"):
             run.run([Episode("go", 1.0, START)], tmp_path)
 
 

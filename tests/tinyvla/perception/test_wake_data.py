@@ -162,7 +162,9 @@ def test_the_effect_of_quantisation():
 
     torch.manual_seed(0)
     wake = Wake(width=0.1, image_size=48).eval()
-    test = type("Test", (), {"images": np.zeros((4, 48, 48, 3), np.uint8), "labels": [{"person": i % 2} for i in range(4)]})
+    test = type(
+        "Test", (), {"images": np.zeros((4, 48, 48, 3), np.uint8), "labels": [{"person": i % 2} for i in range(4)]}
+    )
 
     def shift_bias(module, batches):
         assert len(batches) == 1

@@ -122,7 +122,15 @@ def test_times_that_make_no_sense():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"on": 0.3, "off": 0.4}, {"on": 1.2}, {"on": math.nan}, {"on_count": 0}, {"hold_s": -1.0}, {"stale_s": math.inf}, {"repeat_s": 0.0}],
+    [
+        {"on": 0.3, "off": 0.4},
+        {"on": 1.2},
+        {"on": math.nan},
+        {"on_count": 0},
+        {"hold_s": -1.0},
+        {"stale_s": math.inf},
+        {"repeat_s": 0.0},
+    ],
 )
 def test_limits_that_make_no_sense(wrong):
     with pytest.raises(UserError, match="the gate's"):

@@ -88,7 +88,7 @@ def test_any_picture_will_do():
     assert wake.probability(picture) == pytest.approx(predict(wake, picture[None])[0], abs=1e-6)
     assert wake.probability(grey[..., 0]) == wake.probability(grey)
     assert wake.probability(grey[..., 0].astype(np.uint16) * 257) == wake.probability(grey)
-    with pytest.raises(UserError, match="needs? at least 8x8"):
+    with pytest.raises(UserError, match="need at least 8x8"):
         wake.probability(picture[:1, :1])
 
 

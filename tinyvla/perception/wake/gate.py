@@ -48,7 +48,7 @@ class GateLimits:
         if self.on_count < 1:
             raise UserError(f"the gate's on_count={self.on_count} is none; give 1 frame or more")
         for name, value in (("hold_s", self.hold_s), ("stale_s", self.stale_s), ("repeat_s", self.repeat_s)):
-            if value is not None and not (0 < value < math.inf or value == 0 and name == "hold_s"):
+            if value is not None and not (0 < value < math.inf or (value == 0 and name == "hold_s")):
                 raise UserError(f"the gate's {name}={value:g} is no duration; give a number of seconds above 0")
 
 

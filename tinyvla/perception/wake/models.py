@@ -70,11 +70,7 @@ class McuNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 1)."""
-        return self.classify(self.features(x))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """(B, C, h, w), the last features, -> (B, 1)."""
-        return self.classifier(features.mean((2, 3)))
+        return self.classifier(self.features(x).mean((2, 3)))
 
 
 def _mobilenet_v2(width: float) -> MobileNetV2:

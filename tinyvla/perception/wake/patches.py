@@ -54,7 +54,7 @@ def run_in_patches(blocks: Sequence[nn.Module], images: Tensor, patches: int) ->
 
 
 def classify_in_patches(network: nn.Module, images: Tensor, patches: int, patched: int) -> Tensor:
-    """The network's logits, (B, 1), with its first `patched` blocks run in patches. images: as the network takes them."""
+    """The network's logits, (B, 1), with its first `patched` blocks run in patches. images: as it takes them."""
     blocks = list(network.features)  # type: ignore[arg-type]
     maps = run_in_patches(blocks[:patched], images, patches)
     return network.classifier(nn.Sequential(*blocks[patched:])(maps).mean((2, 3)))  # type: ignore[operator]
@@ -62,7 +62,7 @@ def classify_in_patches(network: nn.Module, images: Tensor, patches: int, patche
 
 @dataclass(frozen=True)
 class Cost:
-    """What one picture takes. bytes: the most that activations take at one time, at a byte each. macs: multiply-adds."""
+    """What one picture takes. bytes: the most that activations take at one time, a byte each. macs: multiply-adds."""
 
     bytes: int
     macs: int
