@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from machine import Machine, keep, markdown
 from omegaconf import OmegaConf
-from perception.wake import train
+from one_cycle import train
 from tqdm import tqdm
 
 from configs.composing import CONFIG_DIR, as_dict, load_config

@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import Machine, keep, markdown
+from one_cycle import train
 from wake_stream import FPS, empty_minutes, seen_by_camera, walk_in
 
 from configs.composing import CONFIG_DIR, as_dict
@@ -72,26 +72,6 @@ class Bench:
         wake = load_front_end(folder)
         assert isinstance(wake, Wake)
         return wake
-
-
-def train(trainee: WakeTrainee, trainer: dict[str, Any]) -> None:
-    """A plain loop, one cycle of the learning rate."""
-    optimizer = trainee.make_optimizer(trainer)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, trainer["lr"], trainer["steps"], pct_start=0.1)
-    trainee.module.train()
-    started = time.perf_counter()
-    with ThreadPoolExecutor(1) as loader:
-        upcoming = loader.submit(trainee.batch, 0)
-        for step in range(trainer["steps"]):
-            batch = upcoming.result()
-            upcoming = loader.submit(trainee.batch, step + 1)
-            loss, _ = trainee.module(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            if step % 50 == 0:
-                print(f"step {step}, loss {loss:.3f}, {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
 def costs(wake: Wake) -> dict[str, Any]:
@@ -214,11 +194,14 @@ def text_of(result: dict[str, Any], title: str) -> str:
     suite = markdown(rows, {"kind": "pictures", "f1": "F1", "ci": "95%", "recall": "recall", "alarms": "false alarms"})
     grid = [
         {"width": row["width"], "size": row["image_size"], "accuracy": share(row["accuracy"]),
-         "auroc": share(row["auroc"]), **{key: share(value) for key, value in row["recall"].items()}}
+         "auroc": share(row["auroc"]),
+         **{f"{key} {value}": share(one[key]) for value, one in row["distance"].items() for key in ("f1", "auroc")}}
         for row in result["table"]
     ]  # fmt: skip
     titles = {"width": "width", "size": "pixels", "accuracy": "accuracy", "auroc": "AUROC"}
-    table = markdown(grid, titles | {name: f"recall, {name}" for name in ("near", "mid", "far")})
+    distances = {f"{key} {value}": f"{name}, {value}" for key, name in (("f1", "F1"), ("auroc", "AUROC"))
+                 for value in ("near", "mid", "far")}  # fmt: skip
+    table = markdown(grid, titles | distances)
     effect = markdown(
         [{"what": what, **{k: share(result["int8"][what][k]) for k in ("accuracy", "auroc", "f1")}}
          for what in ("float", "quantised")],
@@ -240,7 +223,7 @@ def text_of(result: dict[str, Any], title: str) -> str:
     )
     return "\n\n".join(
         [
-            title, suite_line, suite, table, f"Points of recall for a doubling of: {doubling}.", effect, gate,
+            title, suite_line, suite, table, f"Points of AUROC for a doubling: {doubling}.", effect, gate,
             f"Empty rooms: closed {empty['raises']} times in {empty['minutes']} minutes ({empty['closed_s']} s).",
             f"Cost: `{json.dumps(result['cost'])}`",
         ]

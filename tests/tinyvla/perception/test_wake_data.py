@@ -141,15 +141,15 @@ def test_sweeps_and_what_matters_more(monkeypatch):
     def fake_predict(wake, images):
         seen = np.array([label["person"] for label in labels], float)
         far = [index for index, label in enumerate(labels) if label.get("distance") == "far"]
-        missed = {48: 48, 96: 32, 192: 16}[wake.size] - (8 if wake.width == 1.0 else 0)
+        missed = {48: 48, 96: 32, 192: 16}[wake.size] - (8 if wake.width == 1.0 else 0)  # of 64
         seen[far[:missed]] = 0
         return seen
 
     monkeypatch.setattr("tinyvla.perception.wake.suite.predict", fake_predict)
     found = sweep(Fake, (0.5, 1.0), (48, 96, 192), test)
     assert [(row["width"], row["image_size"]) for row in found[:3]] == [(0.5, 48), (0.5, 96), (0.5, 192)]
-    assert found[0]["recall"] == {"near": 1.0, "far": 0.25}
-    assert leverage(found) == pytest.approx({"image_size": 25.0, "width": 12.5})
+    assert found[0]["distance"] == {"near": {"f1": 1.0, "auroc": 1.0}, "far": {"f1": 0.4, "auroc": 0.625}}
+    assert leverage(found) == pytest.approx({"image_size": 12.5, "width": 6.25})  # each missed one is a draw
     assert leverage(found, "near") == pytest.approx({"image_size": 0.0, "width": 0.0}, abs=1e-9)
 
 

@@ -86,6 +86,6 @@ def predict(module: torch.nn.Module, images: np.ndarray, batch_size: int = 64) -
     found = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(np.array(images[start : start + batch_size])).permute(0, 3, 1, 2)
             found.append(module(pixels.to(device)).float().sigmoid().cpu().numpy())
     return np.concatenate(found) if found else np.zeros(0, np.float32)

@@ -37,17 +37,15 @@ def score(probabilities: np.ndarray, labels: Sequence[Label], threshold: float =
         threshold: from which probability on a picture counts as one with a person.
         seed: of the intervals' random draws.
 
-    Returns "accuracy" (Wilson), "auroc" (bootstrap), "f1", "recall", "false_alarms", and under "kinds" for each kind
-    of picture, by the label's name and value, "f1" with "f1_ci95", "recall" and "false_alarms" (Wilson) and how many
-    pictures with and without a person they are of. What there are no pictures for is None.
+    Returns "accuracy" (Wilson), "auroc" (bootstrap of 1,000), "f1", "recall", "false_alarms" (Wilson), and under
+    "kinds" for each kind of picture, by the label's name and value, the latter four; each says how many "people" and
+    "empty" pictures it is of. What there are no pictures for is None.
     """
     rng = np.random.default_rng(seed)
-    person = np.array([label["person"] for label in labels], bool)
-    said = np.asarray(probabilities) >= threshold
-    auroc, auroc_ci = area_under_roc(np.asarray(probabilities), person, rng)
-    right = int((said == person).sum())
+    person, probabilities = np.array([label["person"] for label in labels], bool), np.asarray(probabilities)
+    right = int(((probabilities >= threshold) == person).sum())
     kinds = {
-        name: {value: _kind(said, person, where, rng) for value, where in _kinds(labels, person, name)}
+        name: {value: _kind(probabilities, threshold, where, rng) for value, where in _kinds(labels, person, name)}
         for name in (*_VALUES, *GROUPS)
     }
     return {
@@ -55,9 +53,8 @@ def score(probabilities: np.ndarray, labels: Sequence[Label], threshold: float =
         "threshold": threshold,
         "accuracy": right / len(person) if len(person) else None,
         "accuracy_ci95": wilson(right, len(person)),
-        "auroc": auroc,
-        "auroc_ci95": auroc_ci,
-        **_kind(said, person, (person, ~person), rng),
+        **_kind(probabilities, threshold, (person, ~person), rng),
+        "auroc_ci95": _auroc_ci95(probabilities[person], probabilities[~person], rng),
         "kinds": {name: found for name, found in kinds.items() if found},
     }
 
@@ -88,20 +85,23 @@ def sweep(fit: Callable[[float, int], Wake], widths: Iterable[float], sizes: Ite
     for width in widths:
         for size in sizes:
             found = score(predict(fit(width, size), test.images), test.labels)
-            distances = {value: one["recall"] for value, one in found["kinds"].get("distance", {}).items()}
-            rows.append({"width": width, "image_size": size, **_headline(found), "recall": distances})
+            distances = {
+                value: {"f1": one["f1"], "auroc": one["auroc"]} for value, one in found["kinds"]["distance"].items()
+            }
+            headline = {name: found[name] for name in ("accuracy", "accuracy_ci95", "auroc", "f1")}
+            rows.append({"width": width, "image_size": size, **headline, "distance": distances})
     return rows
 
 
-def leverage(rows: Sequence[Mapping[str, Any]], distance: str = "far") -> dict[str, float]:
-    """What doubling the input size and doubling the width each add to the recall at a distance, in points of 100.
+def leverage(rows: Sequence[Mapping[str, Any]], distance: str = "far", measure: str = "auroc") -> dict[str, float]:
+    """What doubling the input size and doubling the width each add to a score at a distance, in points of 100.
 
     Least squares over the rows of `sweep`. Either doubling costs about four times the multiply-adds, so the two can be
     compared: where `image_size` is the larger, resolution matters more.
     """
     table = np.array([[1.0, np.log2(row["width"]), np.log2(row["image_size"])] for row in rows])
-    recall = np.array([100 * row["recall"][distance] for row in rows])
-    (_, width, size), *_ = np.linalg.lstsq(table, recall, rcond=None)
+    scores = np.array([100 * row["distance"][distance][measure] for row in rows])
+    (_, width, size), *_ = np.linalg.lstsq(table, scores, rcond=None)
     return {"width": float(width), "image_size": float(size)}
 
 
@@ -124,29 +124,12 @@ def quantisation_effect(
     }
 
 
-def area_under_roc(
-    probabilities: np.ndarray, person: np.ndarray, rng: np.random.Generator
-) -> tuple[float | None, list[float] | None]:
-    """Area under the ROC curve, and its 95% interval by resampling people and empty pictures 1,000 times."""
-    yes, no = probabilities[person], probabilities[~person]
-    if not len(yes) or not len(no):
-        return None, None
-    drawn = [_auroc(rng.choice(yes, len(yes)), rng.choice(no, len(no))) for _ in range(1000)]
-    return _auroc(yes, no), np.quantile(drawn, (0.025, 0.975)).tolist()
-
-
 def wilson(successes: int, count: int) -> list[float] | None:
     """A share's 95% interval."""
     if not count:
         return None
     interval = binomtest(successes, count).proportion_ci(0.95, method="wilson")
     return [float(interval.low), float(interval.high)]
-
-
-def _auroc(yes: np.ndarray, no: np.ndarray) -> float:
-    """The share of pairs that are in the right order (Mann-Whitney)."""
-    ranks = rankdata(np.concatenate([yes, no]))[: len(yes)]
-    return float((ranks.sum() - len(yes) * (len(yes) + 1) / 2) / (len(yes) * len(no)))
 
 
 type _Where = tuple[np.ndarray, np.ndarray]  # which pictures with a person count, and which without
@@ -165,33 +148,43 @@ def _kinds(labels: Sequence[Label], person: np.ndarray, name: str) -> list[tuple
     return found
 
 
-def _kind(said: np.ndarray, person: np.ndarray, where: _Where, rng: np.random.Generator) -> dict[str, Any]:
-    people, empty = where
-    n_people, n_empty = int(people.sum()), int(empty.sum())
-    hits, alarms = int(said[people].sum()), int(said[empty].sum())
+def _kind(probabilities: np.ndarray, threshold: float, where: _Where, rng: np.random.Generator) -> dict[str, Any]:
+    yes, no = (probabilities[which] for which in where)
+    hits, alarms = int((yes >= threshold).sum()), int((no >= threshold).sum())
     found: dict[str, Any] = {
-        "people": n_people,
-        "empty": n_empty,
-        "recall": hits / n_people if n_people else None,
-        "recall_ci95": wilson(hits, n_people),
-        "false_alarms": alarms / n_empty if n_empty else None,
-        "false_alarms_ci95": wilson(alarms, n_empty),
+        "people": len(yes),
+        "empty": len(no),
+        "recall": hits / len(yes) if len(yes) else None,
+        "recall_ci95": wilson(hits, len(yes)),
+        "false_alarms": alarms / len(no) if len(no) else None,
+        "false_alarms_ci95": wilson(alarms, len(no)),
         "f1": None,
         "f1_ci95": None,
+        "auroc": None,
     }
-    if n_people and n_empty:
-        found["f1"] = float(_f1(hits / n_people, alarms / n_empty))
+    if len(yes) and len(no):
+        found["f1"] = float(_f1(hits / len(yes), alarms / len(no)))
         # Rates as they could be, given these counts (Jeffreys' prior): an interval also where nothing went wrong.
-        drawn = _f1(
-            rng.beta(hits + 0.5, n_people - hits + 0.5, _DRAWS), rng.beta(alarms + 0.5, n_empty - alarms + 0.5, _DRAWS)
-        )
+        recall = rng.beta(hits + 0.5, len(yes) - hits + 0.5, _DRAWS)
+        drawn = _f1(recall, rng.beta(alarms + 0.5, len(no) - alarms + 0.5, _DRAWS))
         found["f1_ci95"] = np.quantile(drawn, (0.025, 0.975)).tolist()
+        found["auroc"] = _auroc(yes, no)
     return found
+
+
+def _auroc(yes: np.ndarray, no: np.ndarray) -> float:
+    """The share of pairs that are in the right order (Mann-Whitney)."""
+    ranks = rankdata(np.concatenate([yes, no]))[: len(yes)]
+    return float((ranks.sum() - len(yes) * (len(yes) + 1) / 2) / (len(yes) * len(no)))
+
+
+def _auroc_ci95(yes: np.ndarray, no: np.ndarray, rng: np.random.Generator) -> list[float] | None:
+    """By resampling people and empty pictures."""
+    if not len(yes) or not len(no):
+        return None
+    drawn = [_auroc(rng.choice(yes, len(yes)), rng.choice(no, len(no))) for _ in range(1000)]
+    return np.quantile(drawn, (0.025, 0.975)).tolist()
 
 
 def _f1(recall: Any, false_alarms: Any) -> Any:
     return 2 * recall / (recall + false_alarms + 1)  # 2 TPR + FPR + (1 - TPR)
-
-
-def _headline(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in ("accuracy", "accuracy_ci95", "auroc", "f1")}
