@@ -18,6 +18,7 @@ def main(cfg: DictConfig) -> None:
     from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes, watch_people
     from robot_io.deployment.on_twin import in_scene, needs_twin
     from robot_io.live_view import LiveView
+    from robot_io.person_gate import load_person_gate
     from robot_io.recording import Recorder
     from robot_io.safety import SafetyLayer
     from robot_io.takeover import take_over
@@ -39,7 +40,8 @@ def main(cfg: DictConfig) -> None:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, trained = make_arm(robot, twin), action_names(cfg.checkpoint)
         person = stack.enter_context(take_over(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
-        people = stack.enter_context(watch_people(cfg.person_detector, next(iter(cameras)), layer.limits))
+        gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, twin is not None) or cfg.person_detector
+        people = stack.enter_context(watch_people(gate, cfg.person_gate.camera or next(iter(cameras)), layer.limits))
         printer = Printer(layer.joints, poses=cfg.dry_run)
         run = Deployment(arm, runner, layer, [printer], person, cfg.approach_speed, cfg.dry_run, trained, people)
         if cfg.display:
