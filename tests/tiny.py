@@ -166,7 +166,7 @@ def write_checkpoint(run_dir: Path, step: int, is_best: bool = False, during=Non
             during(folder)
 
     with CheckpointWriter(run_dir, step) as checkpoint:
-        checkpoint.add_policy(save)
+        checkpoint.add_model(save)
         checkpoint.finish({"step": step, "weights": torch.arange(step)}, is_best)
 
 

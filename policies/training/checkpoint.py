@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from tinyvla.errors import UserError
 
-POLICY = "pretrained_model"
+MODEL = "pretrained_model"
 _STATE = Path("training_state/state.pt")
 
 
@@ -36,11 +36,11 @@ class CheckpointWriter:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add_policy(self, save: Callable[[Path], None]) -> Path:
-        """Let `save` write the policy in a folder; returns that folder."""
+    def add_model(self, save: Callable[[Path], None]) -> Path:
+        """Let `save` write the model in a folder; returns that folder."""
         with _disk_trouble(self._place):
-            save(self._folder / POLICY)
-        return self._folder / POLICY
+            save(self._folder / MODEL)
+        return self._folder / MODEL
 
     def finish(self, state: dict[str, Any], is_best: bool) -> None:
         """Add what training needs to go on, move the checkpoint to its place, and keep only the last and the best.

@@ -50,6 +50,12 @@ def computes_bf16(device: str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def use_threads(accelerator: Accelerator, num_threads: int | str) -> None:
+    """Let torch compute on so many threads on a CPU; "auto": one a core."""
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(count_cores() if num_threads == "auto" else int(num_threads))
+
+
 def count_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

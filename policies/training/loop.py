@@ -1,4 +1,4 @@
-"""The training loop: reads top to bottom, and is the same on a CPU, a GPU and many."""
+"""The training loop: reads top to bottom, and is the same for policies and front-ends, on a CPU, a GPU and many."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,83 +6,65 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from lerobot.datasets import LeRobotDataset
-from lerobot.policies import PreTrainedPolicy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from tinyvla.augment import augment_images
-
-from ..data import (
-    TrainingData,
-    cache_features,
-    cache_frames,
-    open_dataset,
-    open_metadata,
-    sample_order,
-    stream_batches,
-)
-from ..factory import find_checkpoint, make_policy, make_processors, save_checkpoint_files
 from .checkpoint import CheckpointWriter, read_last_state
-from .device import count_cores, device_of
+from .device import use_threads
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
 from .guard import LossGuard, stop_requests
-from .optim import averaged_weights, make_ema, make_optimizer
-from .phases import averaged_parameters, keep_codebooks_precise, resume_phase, training_phase
+from .optim import averaged_weights, make_ema, make_schedule
 from .timing import StepTimer
 from .tracking import Tracker
+from .trainee import Trainee, step_seed
 
 Validate = Callable[[Path], Mapping[str, float]]
 
 
-def train(
+def fit(
+    trainee: Trainee,
     cfg: DictConfig,
-    dataset_root: Path | None,
     accelerator: Accelerator,
     tracker: Tracker,
     validate: Validate | None = None,
     timer: StepTimer | None = None,
-) -> Path:
-    """Train a policy, from the start or from the run's newest checkpoint; returns the folder of the best policy.
+) -> None:
+    """Train from the start or from the run's newest checkpoint; `checkpoints/best` and `checkpoints/last` are left.
 
     Every step draws its samples and its noise from (seed, step) alone, so a run that was stopped, however roughly, goes
     on along the very curve of one that was not; and processes that share a batch draw what one process would.
 
     Args:
-        cfg: the run's configuration: policy, trainer, dataset, seed, run_dir.
-        dataset_root: a LeRobotDataset; None: the one that `cfg.dataset` names is streamed.
+        trainee: what is trained.
+        cfg: the run's configuration: trainer, seed, run_dir.
         tracker: takes the figures.
-        validate: scores the policy saved in a folder, `success_rate` among its figures; the highest is the best.
+        validate: scores what is saved in a folder, and has the averaged weights meanwhile; by `trainee.measure` the
+            highest is the best.
         timer: measures the parts of the steps.
 
     Raises UserError if the loss is no number or diverges (the batch is saved), and KeyboardInterrupt, once all is
     saved, if the user stops the run.
     """
     trainer, run_dir, world = cfg.trainer, Path(cfg.run_dir), accelerator.num_processes
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(count_cores() if trainer.num_threads == "auto" else trainer.num_threads)
-
-    dataset = None if dataset_root is None else open_dataset(dataset_root)
-    meta = dataset.meta if dataset else open_metadata(cfg.dataset.repo_id, cfg.dataset.root)
-    torch.manual_seed(cfg.seed)
-    policy = make_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy)), meta, device_of(accelerator))
-    preprocess, postprocess = make_processors(policy, meta.stats)
+    module = trainee.module
+    use_threads(accelerator, trainer.num_threads)
     start, best = 0, -math.inf
     if state := read_last_state(run_dir):
         start, best = state["step"], state["best"]
-        policy.load_state_dict(state["policy"])
-    load = _batches(cfg, policy, dataset, accelerator, start)
+        module.load_state_dict(state["model"])
+    module.train()
+    trainee.start(start)
 
-    optimizer, schedule = make_optimizer(policy, trainer)
+    optimizer = trainee.make_optimizer(trainer)
+    schedule = make_schedule(optimizer, trainer)
     if trainer.compile:
-        policy.compile()
-    model, optimizer = accelerator.prepare(policy, optimizer)
+        module.compile()
+    model, optimizer = accelerator.prepare(module, optimizer)
     sharded = accelerator.is_fsdp2  # the parameters are other ones now
-    averaged = averaged_parameters(policy)
+    averaged = trainee.averaged_parameters()
     ema = make_ema(list(averaged.values()), trainer.ema_decay)
     guard = LossGuard(run_dir)
     if state:
@@ -92,11 +74,7 @@ def train(
         ema.shadow_params = shard_like(ema.shadow_params, list(averaged.values()))
         guard.load_state_dict(state["guard"])
     ema.to(accelerator.device)
-    parts = {"policy": policy, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
-    weight_of = getattr(policy, "loss_weight", None) if world > 1 else None
-    policy.train()
-    resume_phase(policy, start)
-    keep_codebooks_precise(policy, accelerator.device.type)
+    parts = {"model": module, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
 
     def save(step: int, validation_due: bool) -> None:
         nonlocal best
@@ -104,20 +82,18 @@ def train(
         weights = None
         if sharded:
             state = gather_shards(state)
-            weights = state["policy"] | dict(zip(averaged, state["ema"]["shadow_params"], strict=True))
+            weights = state["model"] | dict(zip(averaged, state["ema"]["shadow_params"], strict=True))
         if not accelerator.is_main_process:
             return
         with CheckpointWriter(run_dir, step) as checkpoint:
-            with nullcontext() if sharded else averaged_weights(list(averaged.values()), ema):
-                folder = checkpoint.add_policy(
-                    partial(save_checkpoint_files, policy, preprocess, postprocess, weights=weights)
-                )
             is_best = False
-            if validation_due and validate:
-                scores = validate(folder)
-                is_best = scores["success_rate"] >= best
-                best = max(best, scores["success_rate"])
-                tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
+            with nullcontext() if sharded else averaged_weights(list(averaged.values()), ema):
+                folder = checkpoint.add_model(partial(trainee.save, weights=weights))
+                if validation_due and validate:
+                    scores = validate(folder)
+                    is_best = scores[trainee.measure] >= best
+                    best = max(best, scores[trainee.measure])
+                    tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
             checkpoint.finish(state | {"best": best}, is_best)
 
     timer, logged, stopping = timer or StepTimer(), start, False
@@ -126,20 +102,20 @@ def train(
         ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as loader,
         tqdm(total=trainer.steps, initial=start, desc="training", unit="step", disable=not tracker.enabled) as bar,
     ):
-        upcoming = loader.submit(load, start)
+        upcoming = loader.submit(trainee.batch, start)
         timer.restart()
         for step in range(start, trainer.steps):
             batch = upcoming.result()
-            upcoming = loader.submit(load, step + 1)
+            upcoming = loader.submit(trainee.batch, step + 1)
             timer.lap("data")
 
-            torch.manual_seed(_seed_of(cfg, step))
-            batch = preprocess(batch)
+            torch.manual_seed(step_seed(cfg.seed, step))
+            batch = trainee.prepare(batch)
             timer.lap("preprocess")
-            phase = training_phase(policy)
+            phase = trainee.phase()
             with draws_of_whole_batch(accelerator, trainer.batch_size):
-                loss, _ = model(batch)
-            weight = weight_of(batch) if weight_of else 1.0
+                loss, told = model(batch)
+            weight = trainee.loss_weight(batch) if world > 1 else 1.0
             sums = accelerator.reduce(torch.stack([loss.detach() * weight, *loss.new_tensor([weight, stop.asked])]))
             mean_loss, stopping = (sums[0] / sums[1]).item(), bool(sums[2])
             guard.check(step, mean_loss, batch, phase)
@@ -161,6 +137,7 @@ def train(
             if _due(done, trainer.log_every) or done == trainer.steps:
                 seconds = sum(timer.seconds.values())
                 figures = {
+                    **(told or {}),
                     "loss": mean_loss,
                     "lr": schedule.get_last_lr()[0],
                     "grad_norm": float(grad_norm),
@@ -183,51 +160,6 @@ def train(
     if stopping or stop.asked:  # the wish may have come in the last step, after that step looked
         accelerator.print(f"saved; go on with: python train.py run_dir={run_dir} resume=true")
         raise KeyboardInterrupt
-    return find_checkpoint(run_dir)
-
-
-def _seed_of(cfg: DictConfig, step: int) -> int:
-    return cfg.seed * 1_000_003 + step
-
-
-def _batches(
-    cfg: DictConfig, policy: PreTrainedPolicy, dataset: LeRobotDataset | None, accelerator: Accelerator, start: int
-) -> Callable[[int], dict[str, Any]]:
-    """A function that makes this process's part of a step's batch, with augmented pictures; steps come in order."""
-    trainer, part = cfg.trainer, (accelerator.process_index, accelerator.num_processes)
-    if dataset is None:
-        # There is no way back into a stream: a resumed run goes on with another draw of it.
-        seed = _seed_of(cfg, start) * part[1] + part[0]
-        stream = stream_batches(
-            *(cfg.dataset.repo_id, cfg.dataset.root, policy.config, trainer.batch_size, seed),
-            buffer=cfg.dataset.shuffle_buffer,
-        )
-        return lambda step: _augment(stream(), policy, cfg, step, part)
-
-    cached = bool(getattr(getattr(policy.config, "backbone", None), "cache_features", False))
-    with accelerator.main_process_first():
-        frames: dict[str, Any] = dict(cache_frames(dataset, count_cores()))
-        if cached:
-            used = {key: frames[key] for key in policy.config.image_features}
-            backbone = cast(Any, policy).model.backbone
-            frames |= cache_features(backbone, dataset.root, used, accelerator.device, accelerator.autocast)
-        data = TrainingData(dataset, policy.config, frames)
-    order = sample_order(len(data), cfg.seed)
-
-    def load(step: int) -> dict[str, Any]:
-        batch = data.batch(order((step * part[1] + part[0]) * trainer.batch_size, trainer.batch_size))
-        return batch if cached else _augment(batch, policy, cfg, step, part)
-
-    return load
-
-
-def _augment(
-    batch: dict[str, Any], policy: PreTrainedPolicy, cfg: DictConfig, step: int, part: tuple[int, int]
-) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(_seed_of(cfg, step))
-    for key in policy.config.image_features:
-        batch[key] = augment_images(batch[key], cfg.trainer.augment, generator, part)
-    return batch
 
 
 def _due(step: int, every: int) -> bool:

@@ -187,7 +187,7 @@ def test_optimizers_are_lerobots_own(name, optimizer, rates, dataset):
     extra = ["policy.vision_encoder_lr_multiplier=0.2"] if name == "multi_task_dit" else []
     cfg = run_config(name, *extra, "trainer.lr=3e-4", "trainer.warmup_ratio=0")
     policy, *_ = tiny_policy(dataset, name, *extra)
-    made, _ = make_optimizer(policy, cfg.trainer)
+    made = make_optimizer(policy, cfg.trainer)
     assert type(made) is optimizer
     assert [group["lr"] for group in made.param_groups] == pytest.approx(rates)
     own = policy.config.get_optimizer_preset()
@@ -229,7 +229,7 @@ class TestVQBeT:
             self.train(tmp_path, dataset_root, at=at, fate=kill)
         self.train(tmp_path, dataset_root)
         assert_same(curve(tmp_path), curve(undisturbed), "metrics")
-        assert_same(read_last_state(tmp_path)["policy"], read_last_state(undisturbed)["policy"])
+        assert_same(read_last_state(tmp_path)["model"], read_last_state(undisturbed)["model"])
 
     def test_codes_are_learnt_in_full_precision_where_all_else_is_bf16(self, dataset_root, tmp_path):
         settings = [*self.SETTINGS, "trainer.bf16=true", "trainer.steps=4", "policy.n_vqvae_training_steps=2"]
@@ -239,7 +239,7 @@ class TestVQBeT:
 
     def test_the_saved_policy_decodes_with_the_coder_that_it_was_trained_with(self, undisturbed):
         saved = load_file(undisturbed / "checkpoints/last/pretrained_model/model.safetensors")
-        last = read_last_state(undisturbed)["policy"]
+        last = read_last_state(undisturbed)["model"]
         coder = {key for key in last if "vqvae_model" in key}
         assert any("codebook" in key for key in coder)
         assert_same({key: saved[key] for key in coder}, {key: last[key] for key in coder})

@@ -90,7 +90,7 @@ def assert_same_run(run_dir, undisturbed):
     assert_same(curve(run_dir), curve(undisturbed), "metrics")
     state = read_last_state(undisturbed)
     assert_same(read_last_state(run_dir), state)
-    assert set(state) == {"policy", "optimizer", "schedule", "ema", "guard", "step", "best"}
+    assert set(state) == {"model", "optimizer", "schedule", "ema", "guard", "step", "best"}
     for name in ("last", "best"):
         links = [os.readlink(folder / "checkpoints" / name) for folder in (run_dir, undisturbed)]
         assert links[0] == links[1]
@@ -202,7 +202,7 @@ def test_a_finished_run_has_nothing_left_to_do(dataset_root, undisturbed, monkey
 def test_the_saved_policy_has_averaged_weights(dataset_root, tmp_path):
     def difference(run_dir, *settings):
         folder = run(run_dir, dataset_root, *settings, validate=None)
-        averaged, last = load_file(folder / "model.safetensors"), read_last_state(run_dir)["policy"]
+        averaged, last = load_file(folder / "model.safetensors"), read_last_state(run_dir)["model"]
         return max((averaged[name] - last[name]).abs().max().item() for name in averaged)
 
     assert difference(tmp_path / "averaged") > 1e-4
@@ -245,7 +245,7 @@ def test_nan_stops_the_run_and_saves_the_batch(dataset_root, tmp_path, monkeypat
     assert saved["batch"]["observation.state"][1].isnan().all()
     assert saved["batch"]["task"]
     assert last_step(tmp_path) == 5
-    assert all(tensor.isfinite().all() for tensor in read_last_state(tmp_path)["policy"].values())
+    assert all(tensor.isfinite().all() for tensor in read_last_state(tmp_path)["model"].values())
 
 
 class TestLossGuard:

@@ -1,0 +1,71 @@
+"""Pictures as every front-end takes them: uint8 (H, W, 3), RGB."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import UserError
+
+MIN_SIDE = 8  # pixels; below that there is nothing to see
+
+type Picture = NDArray[np.uint8]
+
+
+def read_image(path: Path | str) -> Picture:
+    """The picture in a file, upright, as `check_image` returns it. Raises UserError if there is none that is whole."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "1", "PA", "La", "RGBa"):
+                upright = upright.convert("RGB")
+            pixels = np.asarray(upright)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no picture at {path}; give the path of one") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(
+            f"the picture {path} cannot be read ({reason}); it is damaged or no picture: replace it"
+        ) from error
+    return check_image(pixels, f"the picture {path}")
+
+
+def check_image(image: np.ndarray, name: str = "the picture") -> Picture:
+    """A picture of any usual kind as uint8 (H, W, 3).
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4): grey or RGB, an alpha channel is dropped; uint8,
+            uint16 (or wider integers up to 65535), bool, or floats in [0, 1].
+        name: what to call it in an error.
+
+    Raises UserError if it is none of these, smaller than MIN_SIDE, or has values that are no number.
+    """
+    image = np.asarray(image)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channels not in (1, 2, 3, 4):
+        raise UserError(f"{name} has the shape {image.shape}; give it as (height, width) or (height, width, channels)")
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise UserError(
+            f"{name} has {image.shape[1]}x{image.shape[0]} pixels; "
+            f"front-ends need at least {MIN_SIDE}x{MIN_SIDE}: give a larger one"
+        )
+    colours = image.reshape(*image.shape[:2], channels)[..., : channels - (channels in (2, 4))]
+    return np.ascontiguousarray(np.broadcast_to(_as_bytes(colours, name), (*image.shape[:2], 3)))
+
+
+def _as_bytes(values: np.ndarray, name: str) -> Picture:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
+    low, high = float(values.min()), float(values.max())
+    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
+        return (values.astype(np.uint32) // 257 if high > 255 or values.dtype == np.uint16 else values).astype(np.uint8)
+    if np.issubdtype(values.dtype, np.floating) and low >= 0 and high <= 1:  # False for NaN
+        return (values * 255 + 0.5).astype(np.uint8)
+    raise UserError(
+        f"{name} has values of type {values.dtype} between {low:g} and {high:g}; "
+        "give uint8, uint16, or floats between 0 and 1"
+    )
