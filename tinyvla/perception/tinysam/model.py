@@ -132,7 +132,7 @@ class ViTEncoder(nn.Module):
         return self.vit(images).last_hidden_state
 
 
-class TinySAM(nn.Module):
+class Segmenter(nn.Module):
     """A picture is encoded once; any number of prompts are then decoded, each to several masks and their qualities.
 
     As in TinySAM a prompt is always answered with the decoder's several masks (`num_multimask_outputs`), of which the
@@ -180,10 +180,12 @@ class TinySAM(nn.Module):
             labels: (B, P, K), 1 for a point on the object and 0 for one beside it.
             boxes: (B, P, 4), x0, y0, x1, y1 in the same pixels; alone or with as many rows of points.
         """
-        sparse, dense = self.prompt_encoder(points, labels, boxes, None)
+        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would place points half a pixel off
+            positions = self._positions()
+            sparse, dense = self.prompt_encoder(points, labels, boxes, None)
         return self.mask_decoder(
             image_embeddings=embeddings,
-            image_positional_embeddings=self._positions().expand(len(embeddings), -1, -1, -1),
+            image_positional_embeddings=positions.expand(len(embeddings), -1, -1, -1),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=True,

@@ -1,0 +1,128 @@
+"""Training TinySAM on pictures whose every object is labelled, with or without a teacher."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyvla.augment import random_colour
+from tinyvla.errors import UserError
+from tinyvla.perception.tinysam import (
+    SIZES,
+    Everything,
+    Segmenter,
+    SegmenterTraining,
+    TinySAM,
+    inherit_decoder,
+    load_segmenter,
+)
+
+from ..data import sample_order
+from ..training import Batch, Trainee, step_generator
+from .mask_scores import score_masks, summarise
+
+COLOUR = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+
+
+class TinySAMTrainee(Trainee):
+    """A segmenter, its losses, and batches of pictures with the masks of some of their objects.
+
+    Args:
+        options: of configs/task/perception/tinysam.yaml:
+            size: one of `SIZES`, for a segmenter from scratch.
+            pretrained: a folder, file or hub id to begin with instead (`load_segmenter`), or None.
+            teacher: the same, to distil from, or None. The student begins with the teacher's decoder.
+            hard_prompts, max_rounds: further points where the prediction is wrong, 0 to `max_rounds` of them.
+            prompts: objects a picture, half of them prompted with points and half with boxes.
+            min_pixels: objects of which less is seen are left out.
+            weights: of the distillation's losses, `embedding`, `token` and `output`.
+            validation_pictures: how many of the validation scenes are scored.
+            everything: fields of `Everything`, kept with the model.
+        data: `train` and `validation` scenes, with `images` (N, S, S, 3) uint8 and `instances` (N, S, S) uint8, where
+            0 is what no object covers.
+        batch_size: pictures a step.
+        seed: of everything random.
+
+    Raises UserError for options that do not fit each other or the scenes.
+    """
+
+    def __init__(self, options: Mapping[str, Any], data: Mapping[str, Any], batch_size: int, seed: int):
+        self.options, self.data, self.batch_size, self.seed = options, data, batch_size, seed
+        torch.manual_seed(seed)
+        model = _make_model(options)
+        side, given = model.config.image_size, data["train"].images.shape[1]
+        if side != given:
+            raise UserError(
+                f"the scenes have {given} pixels a side and the segmenter sees {side}; use data.image_size={side}"
+            )
+        teacher = load_segmenter(options["teacher"]) if options["teacher"] else None
+        self.module = SegmenterTraining(model, teacher, options["weights"], options["hard_prompts"])
+        if teacher and not options["pretrained"]:
+            inherit_decoder(model, teacher)
+        self._order = sample_order(len(data["train"]), seed)
+
+    def batch(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step])
+        indices = np.asarray(self._order(step * self.batch_size, self.batch_size))
+        images, masks, boxes = zip(*(self._sample(int(index), rng) for index in indices), strict=True)
+        pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
+        return {
+            "images": random_colour(pictures, **COLOUR, generator=step_generator(self.seed, step)),
+            "masks": torch.from_numpy(np.stack(masks)),
+            "boxes": torch.from_numpy(np.stack(boxes)),
+            "rounds": torch.tensor(rng.integers(self.options["max_rounds"] + 1)),
+        }
+
+    def _sample(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A picture, half of the times mirrored, and of P objects the masks (P, S, S) and jittered boxes (P, 4)."""
+        image, instances = self.data["train"].images[index], self.data["train"].instances[index]
+        if rng.random() < 0.5:
+            image, instances = image[:, ::-1], instances[:, ::-1]
+        pixels = np.bincount(instances.ravel())
+        seen = np.flatnonzero(pixels >= self.options["min_pixels"])
+        objects = seen[seen > 0] if (seen > 0).any() else seen
+        count = self.options["prompts"]
+        clicked = (count + 1) // 2
+        # What no object covers is a region too, or everything mode would not know what to make of a point there.
+        chosen = np.concatenate([rng.choice(seen, clicked), rng.choice(objects, count - clicked)])
+        masks = instances[None] == chosen[:, None, None]
+        return np.ascontiguousarray(image), masks, np.stack([jittered_box(mask, rng) for mask in masks])
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean IoU on validation scenes for an interior point and a box; `score` is their mean."""
+        model = self.module.model
+        training = model.training
+        model.eval()
+        found = score_masks(
+            model, self.data["validation"], self.options["validation_pictures"], ("point", "box"), seed=self.seed
+        )
+        model.train(training)
+        means = {mode: summarise(each)["mean_iou"] for mode, each in found.items()}
+        return means | {"score": sum(means.values()) / len(means)}
+
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        front_end = TinySAM.of(Segmenter(self.module.model.config), Everything(**self.options["everything"]))
+        front_end.load_state_dict(weights or self.module.state_dict())
+        front_end.save(folder)
+
+
+def _make_model(options: Mapping[str, Any]) -> Segmenter:
+    if options["pretrained"]:
+        return load_segmenter(options["pretrained"])
+    if options["size"] not in SIZES:
+        raise UserError(f"there is no size '{options['size']}' of TinySAM; use one of {', '.join(SIZES)}")
+    return Segmenter(SIZES[options["size"]])
+
+
+def jittered_box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The box around a mask, each side moved by a tenth of the box's extent (SAM, appendix A): (4,) float32."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    low = np.array([columns[0], rows[0]], np.float32)
+    high = np.array([columns[-1] + 1, rows[-1] + 1], np.float32)
+    moves = rng.normal(0, 0.1, (2, 2)) * (high - low)
+    limits = np.array(mask.shape[::-1], np.float32)
+    low, high = np.clip(low + moves[0], 0, limits - 1), np.clip(high + moves[1], 1, limits)
+    return np.concatenate([low, np.maximum(high, low + 1)]).astype(np.float32)
