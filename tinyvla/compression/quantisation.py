@@ -1,4 +1,4 @@
-"""Post-training quantisation to integers, with a search of every layer's scales (TinySAM, arXiv 2312.13789, section 3.3).
+"""Post-training quantisation to integers, with a search of every layer's scales (TinySAM, arXiv 2312.13789).
 
 Convolutions and linear layers get integer weights, a scale an output channel, and integer inputs, one scale and zero
 point a layer; both symmetric in the sense of the paper but that the zero point lets a range that is not centred, such
@@ -116,6 +116,7 @@ def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
 type Call = tuple[Tensor, Tensor]  # a layer's inputs, and the weights of its outputs' squared errors
 
 
+@torch.enable_grad()
 def _record(module: nn.Module, layer: nn.Module, batches: Sequence[Any]) -> list[Call]:
     """The calls of a layer while the module sees the batches; none if it is not used."""
     calls: list[Call] = []
@@ -129,8 +130,7 @@ def _record(module: nn.Module, layer: nn.Module, batches: Sequence[Any]) -> list
 
         hook = layer.register_forward_hook(add_a_leaf)
         try:
-            with torch.enable_grad():
-                results = _call(module, batch)
+            results = _call(module, batch)
         finally:
             hook.remove()
         if not seen:

@@ -95,6 +95,7 @@ def test_sam_as_transformers(sam, kind):
     torch.testing.assert_close(scores, wanted.iou_scores, atol=1e-4, rtol=1e-4)
 
 
+DOWNSCALING = {"conv1": 0, "layer_norm1": 1, "conv2": 3, "layer_norm2": 4, "conv3": 6}
 # The other way round than `released.rename`: our names -> those in tinysam.pth.
 TO_AUTHORS = [
     (r"^image_encoder\.trunk\.patch_embed\.conv1\.", "image_encoder.patch_embed.seq.0."),
@@ -112,7 +113,7 @@ TO_AUTHORS = [
     (r"shared_embedding\.positional_embedding", "pe_layer.positional_encoding_gaussian_matrix"),
     (r"\.point_embed\.", ".point_embeddings."),
     (r"mask_embed\.(conv1|layer_norm1|conv2|layer_norm2|conv3)",
-     lambda match: f"mask_downscaling.{dict(conv1=0, layer_norm1=1, conv2=3, layer_norm2=4, conv3=6)[match[1]]}"),
+     lambda match: f"mask_downscaling.{DOWNSCALING[match[1]]}"),
     (r"(transformer\.layers\.\d+)\.layer_norm", r"\1.norm"),
     (r"layer_norm_final_attn", "norm_final_attn"),
     (r"upscale_conv1", "output_upscaling.0"),

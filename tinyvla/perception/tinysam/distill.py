@@ -1,4 +1,4 @@
-"""How a segmenter is trained: hard prompts, sampled where it errs, and a teacher at every stage (TinySAM, section 3)."""
+"""How a segmenter is trained: hard prompts, sampled where it errs, and a teacher at every stage (arXiv 2312.13789)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

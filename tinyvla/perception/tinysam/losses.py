@@ -1,4 +1,4 @@
-"""What a segmenter learns from: masks and their qualities (SAM, appendix A), and a teacher at three stages (TinySAM)."""
+"""What a segmenter learns from: masks and their qualities (SAM, arXiv 2304.02643, appendix A), and hard masks."""
 
 import torch
 import torch.nn.functional as F
