@@ -89,7 +89,7 @@ def encode_picture(segmenter: Segmenter, image: Picture) -> Encoded:
     image = check_image(image)
     side, (height, width) = segmenter.config.image_size, image.shape[:2]
     fitted = (max(1, round(height * side / max(image.shape))), max(1, round(width * side / max(image.shape))))
-    pixels = torch.from_numpy(image).to(segmenter.mean.device).permute(2, 0, 1).unsqueeze(0) / 255
+    pixels = torch.tensor(image, device=segmenter.mean.device).permute(2, 0, 1).unsqueeze(0) / 255
     if fitted != (height, width):
         pixels = F.interpolate(pixels, fitted, mode="bilinear", antialias=True)
     padding = (0, side - fitted[1], 0, side - fitted[0])
