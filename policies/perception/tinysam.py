@@ -1,6 +1,6 @@
 """Training TinySAM on pictures whose every object is labelled, with or without a teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tinyvla.augment import random_colour
 from tinyvla.errors import UserError
+from tinyvla.perception import Picture
 from tinyvla.perception.tinysam import (
     SIZES,
     Everything,
@@ -21,13 +22,14 @@ from tinyvla.perception.tinysam import (
 )
 
 from ..data import sample_order
-from ..training import Batch, Trainee, step_generator
+from ..training import Batch, step_generator
+from .base import Figure, VisionTrainee
 from .mask_scores import score_masks, summarise
 
 COLOUR = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
 
 
-class TinySAMTrainee(Trainee):
+class TinySAMTrainee(VisionTrainee):
     """A segmenter, its losses, and batches of pictures with the masks of some of their objects.
 
     Args:
@@ -39,30 +41,32 @@ class TinySAMTrainee(Trainee):
             prompts: objects a picture, half of them prompted with points and half with boxes.
             min_pixels: objects of which less is seen are left out.
             weights: of the distillation's losses, `embedding`, `token` and `output`.
-            validation_pictures: how many of the validation scenes are scored.
+            scored: how many of the validation and of the test pictures are looked at.
             everything: fields of `Everything`, kept with the model.
-        data: `train` and `validation` scenes, with `images` (N, S, S, 3) uint8 and `instances` (N, S, S) uint8, where
-            0 is what no object covers.
+        pictures: of the splits train, validation and test, with `images` uint8 (N, S, S, 3) and `instances` uint8
+            (N, S, S), where 0 is what no object covers.
         batch_size: pictures a step.
         seed: of everything random.
 
-    Raises UserError for options that do not fit each other or the scenes.
+    Raises UserError for options that do not fit each other or the pictures.
     """
 
-    def __init__(self, options: Mapping[str, Any], data: Mapping[str, Any], batch_size: int, seed: int):
-        self.options, self.data, self.batch_size, self.seed = options, data, batch_size, seed
+    score = "mean IoU for a point and for a box"
+
+    def __init__(self, options: Mapping[str, Any], pictures: Mapping[str, Any], batch_size: int, seed: int):
+        self.options, self.pictures, self.batch_size, self.seed = options, pictures, batch_size, seed
         torch.manual_seed(seed)
         model = _make_model(options)
-        side, given = model.config.image_size, data["train"].images.shape[1]
+        side, given = model.config.image_size, pictures["train"].images.shape[1]
         if side != given:
             raise UserError(
-                f"the scenes have {given} pixels a side and the segmenter sees {side}; use data.image_size={side}"
+                f"the pictures have {given} pixels a side and the segmenter sees {side}; use scenes.image_size={side}"
             )
         teacher = load_segmenter(options["teacher"]) if options["teacher"] else None
         self.module = SegmenterTraining(model, teacher, options["weights"], options["hard_prompts"])
         if teacher and not options["pretrained"]:
             inherit_decoder(model, teacher)
-        self._order = sample_order(len(data["train"]), seed)
+        self._order = sample_order(len(pictures["train"]), seed)
 
     def batch(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
@@ -78,7 +82,7 @@ class TinySAMTrainee(Trainee):
 
     def _sample(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A picture, half of the times mirrored, and of P objects the masks (P, S, S) and jittered boxes (P, 4)."""
-        image, instances = self.data["train"].images[index], self.data["train"].instances[index]
+        image, instances = self.pictures["train"].images[index], self.pictures["train"].instances[index]
         if rng.random() < 0.5:
             image, instances = image[:, ::-1], instances[:, ::-1]
         pixels = np.bincount(instances.ravel())
@@ -92,21 +96,41 @@ class TinySAMTrainee(Trainee):
         return np.ascontiguousarray(image), masks, np.stack([jittered_box(mask, rng) for mask in masks])
 
     def evaluate(self) -> dict[str, float]:
-        """Mean IoU on validation scenes for an interior point and a box; `score` is their mean."""
-        model = self.module.model
-        training = model.training
-        model.eval()
-        found = score_masks(
-            model, self.data["validation"], self.options["validation_pictures"], ("point", "box"), seed=self.seed
-        )
-        model.train(training)
-        means = {mode: summarise(each)["mean_iou"] for mode, each in found.items()}
-        return means | {"score": sum(means.values()) / len(means)}
+        """Mean IoU on validation pictures for an interior point and a box; `score` is their mean."""
+        found = self._score("validation", ("point", "box"))
+        means = {mode: float(summarise(each)["mean_iou"]) for mode, each in found.items()}
+        return {"score": sum(means.values()) / len(means), **means}
+
+    def test(self) -> dict[str, Figure]:
+        """Mean IoU on test pictures, with bootstrap intervals over pictures."""
+        found = self._score("test", ("point", "box", "random_point", "points", "everything"))
+        both = [np.concatenate(pair) for pair in zip(found["point"], found["box"], strict=True)]
+        figures = {mode: summarise(each) for mode, each in {"point and box": both, **found}.items()}
+        return {
+            mode: Figure(figure["mean_iou"], figure["objects"], tuple(figure["ci95"]))
+            for mode, figure in figures.items()
+        }
+
+    def examples(self) -> dict[str, Picture]:
+        """What everything mode makes of the first test pictures."""
+        front_end = TinySAM.of(self.module.model.eval(), self._everything())
+        images = self.pictures["test"].images[:4]
+        return {f"everything {index}": front_end.find(np.asarray(image)).picture for index, image in enumerate(images)}
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        front_end = TinySAM.of(Segmenter(self.module.model.config), Everything(**self.options["everything"]))
+        front_end = TinySAM.of(Segmenter(self.module.model.config), self._everything())
         front_end.load_state_dict(weights or self.module.state_dict())
         front_end.save(folder)
+
+    def _everything(self) -> Everything:
+        return Everything(**self.options["everything"])
+
+    def _score(self, split: str, modes: Sequence[str]) -> dict[str, list[np.ndarray]]:
+        model, training = self.module.model, self.module.training
+        self.module.eval()
+        found = score_masks(model, self.pictures[split], self.options["scored"], modes, self._everything(), self.seed)
+        self.module.train(training)
+        return found
 
 
 def _make_model(options: Mapping[str, Any]) -> Segmenter:

@@ -24,7 +24,7 @@ TINY = TinySAMConfig(
 
 @pytest.fixture(scope="module")
 def scenes():
-    return {"train": Shapes(12, 64), "validation": Shapes(3, 64, seed=1)}
+    return {"train": Shapes(12, 64), "validation": Shapes(3, 64, seed=1), "test": Shapes(4, 64, seed=2)}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def tiny(monkeypatch):
 
 
 def trainee(scenes, **options):
-    return TinySAMTrainee(OPTIONS | {"prompts": 5, "validation_pictures": 3} | options, scenes, batch_size=3, seed=4)
+    return TinySAMTrainee(OPTIONS | {"prompts": 5, "scored": 3} | options, scenes, batch_size=3, seed=4)
 
 
 def train(trainee, steps):
@@ -92,11 +92,18 @@ def test_it_trains_and_what_is_saved_is_what_was_trained(scenes, tmp_path):
     figures = made.evaluate()
     assert figures["score"] == pytest.approx((figures["point"] + figures["box"]) / 2)
     assert made.module.training  # goes on
+    tested = made.test()
+    assert list(tested)[0] == "point and box"
+    assert all(figure.ci95[0] <= figure.value <= figure.ci95[1] for figure in tested.values())
+    assert {picture.shape for picture in made.examples().values()} == {(64, 64, 3)}
     made.save(tmp_path)
     front_end = load_front_end(tmp_path)
     assert front_end.everything == Everything(**OPTIONS["everything"])
     for name, tensor in made.module.state_dict().items():
         assert torch.equal(front_end.state_dict()[name], tensor)
+    again = trainee(scenes)
+    again.restore(tmp_path)
+    assert all(torch.equal(t, front_end.state_dict()[name]) for name, t in again.module.state_dict().items())
     averaged = {name: torch.zeros_like(tensor) for name, tensor in made.module.state_dict().items()}
     made.save(tmp_path, averaged)
     assert all((tensor == 0).all() for tensor in load_front_end(tmp_path).state_dict().values())
@@ -118,7 +125,7 @@ def test_from_a_teacher(scenes, tmp_path):
 def test_wrong_options(scenes):
     with pytest.raises(UserError, match="use one of small, base, released"):
         trainee(scenes, size="huge")
-    with pytest.raises(UserError, match="data.image_size=1024"):
+    with pytest.raises(UserError, match=r"scenes\.image_size=1024"):
         trainee(scenes, size="released")
 
 
