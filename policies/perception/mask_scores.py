@@ -113,6 +113,13 @@ def best_ious(masks: Masks, truths: Sequence[np.ndarray]) -> list[float]:
     return (common / (wanted.sum(1, keepdim=True) + given.sum(1) - common)).max(1).values.tolist()
 
 
+def compare(one: Sequence[np.ndarray], other: Sequence[np.ndarray], draws: int = 2000) -> dict[str, Any]:
+    """How much higher the first mean IoU is than the second on the same pictures, with a 95% bootstrap interval."""
+    differences = [mine - theirs for mine, theirs in zip(one, other, strict=True)]
+    found = summarise(differences, draws)
+    return {"difference": found["mean_iou"], "ci95": found["ci95"]}
+
+
 def summarise(ious: Sequence[np.ndarray], draws: int = 2000) -> dict[str, Any]:
     """Mean IoU of all objects, its 95% bootstrap interval over pictures, and how many of both there are."""
     if not ious:

@@ -29,7 +29,7 @@ from .mask_scores import score_masks, summarise
 COLOUR = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
 
 
-class TinySAMTrainee(VisionTrainee):
+class SamTrainee(VisionTrainee):
     """A segmenter, its losses, and batches of pictures with the masks of some of their objects.
 
     Args:
@@ -45,16 +45,18 @@ class TinySAMTrainee(VisionTrainee):
             everything: fields of `Everything`, kept with the model.
         pictures: of the splits train, validation and test, with `images` uint8 (N, S, S, 3) and `instances` uint8
             (N, S, S), where 0 is what no object covers.
-        batch_size: pictures a step.
         seed: of everything random.
+        part: (index, of) of the processes that share a run; each has batches of `trainer.batch_size` of its own.
 
     Raises UserError for options that do not fit each other or the pictures.
     """
 
     score = "mean IoU for a point and for a box"
 
-    def __init__(self, options: Mapping[str, Any], pictures: Mapping[str, Any], batch_size: int, seed: int):
-        self.options, self.pictures, self.batch_size, self.seed = options, pictures, batch_size, seed
+    def __init__(
+        self, options: Mapping[str, Any], pictures: Mapping[str, Any], seed: int, part: tuple[int, int] = (0, 1)
+    ):
+        self.options, self.pictures, self.seed, self._part = options, pictures, seed, part
         torch.manual_seed(seed)
         model = _make_model(options)
         side, given = model.config.image_size, pictures["train"].images.shape[1]
@@ -69,12 +71,13 @@ class TinySAMTrainee(VisionTrainee):
         self._order = sample_order(len(pictures["train"]), seed)
 
     def batch(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step])
-        indices = np.asarray(self._order(step * self.batch_size, self.batch_size))
-        images, masks, boxes = zip(*(self._sample(int(index), rng) for index in indices), strict=True)
+        (index, of), size = self._part, self.options["trainer"]["batch_size"]
+        rng = np.random.default_rng([self.seed, step, index])
+        indices = np.asarray(self._order((step * of + index) * size, size))
+        images, masks, boxes = zip(*(self._sample(int(each), rng) for each in indices), strict=True)
         pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
         return {
-            "images": random_colour(pictures, **COLOUR, generator=step_generator(self.seed, step)),
+            "images": random_colour(pictures, **COLOUR, generator=step_generator(self.seed, step * of + index)),
             "masks": torch.from_numpy(np.stack(masks)),
             "boxes": torch.from_numpy(np.stack(boxes)),
             "rounds": torch.tensor(rng.integers(self.options["max_rounds"] + 1)),

@@ -10,7 +10,7 @@ from table_shapes import Shapes
 from torch import nn
 
 from policies.perception.mask_scores import best_ious, interior_point, score_masks, summarise
-from policies.perception.tinysam import TinySAMTrainee, jittered_box
+from policies.perception.tinysam import SamTrainee, jittered_box
 from tinyvla.errors import UserError
 from tinyvla.perception.frontend import load_front_end
 from tinyvla.perception.tinysam import SIZES, Everything, Masks, Segmenter, TinySAM, TinySAMConfig
@@ -33,7 +33,8 @@ def tiny(monkeypatch):
 
 
 def trainee(scenes, **options):
-    return TinySAMTrainee(OPTIONS | {"prompts": 5, "scored": 3} | options, scenes, batch_size=3, seed=4)
+    usual = {"prompts": 5, "scored": 3, "trainer": {"batch_size": 3}}
+    return SamTrainee(OPTIONS | usual | options, scenes, seed=4)
 
 
 def train(trainee, steps):
@@ -56,6 +57,8 @@ def test_batches(scenes):
     }  # fmt: skip
     assert all(torch.equal(batch[key], again[key]) for key in batch)  # nothing but seed and step
     assert not torch.equal(batch["images"], other["images"])
+    second = SamTrainee(made.options, scenes, 4, part=(1, 2)).batch(3)
+    assert not torch.equal(second["images"], batch["images"])
     assert batch["masks"].flatten(2).any(2).all()
     low, high = batch["boxes"].split(2, dim=2)
     assert (high > low).all()
@@ -93,7 +96,7 @@ def test_it_trains_and_what_is_saved_is_what_was_trained(scenes, tmp_path):
     assert figures["score"] == pytest.approx((figures["point"] + figures["box"]) / 2)
     assert made.module.training  # goes on
     tested = made.test()
-    assert list(tested)[0] == "point and box"
+    assert next(iter(tested)) == "point and box"
     assert all(figure.ci95[0] <= figure.value <= figure.ci95[1] for figure in tested.values())
     assert {picture.shape for picture in made.examples().values()} == {(64, 64, 3)}
     made.save(tmp_path)

@@ -231,5 +231,50 @@ def test_front_end_answers_requests(image):
         assert len(found.records) == 1 or request == {}
     with pytest.raises(UserError, match="point_per_side"):
         front_end.find(image, point_per_side=3)
-    with pytest.raises(UserError, match="box"):
+    with pytest.raises(UserError, match="box, points together"):
         front_end.find(image, points=[(3, 4)], box=(3, 4, 50, 60))
+
+
+class Reader:
+    """Stands in for a TinyCLIP: the brightest crop fits every text best."""
+
+    def score(self, crops, texts):
+        return torch.tensor([[float(crop.mean())] for crop in crops]).expand(-1, len(texts))
+
+
+@pytest.fixture
+def scene(regions):
+    """A front-end that knows the regions, and a picture in which the third thing is the brightest."""
+    front_end = TinySAM.of(Segmenter(SIZES["small"]), Everything(16, max_overlap=0.9))
+    knowing = Knowing(regions)
+    knowing.image_encoder = lambda images: torch.arange(64 * 256.0).view(1, 64, 16, 16)
+    front_end.model = knowing
+    picture = (masks_of(regions)[3][..., None].numpy() * 200).repeat(3, -1).astype(np.uint8)
+    return front_end, picture
+
+
+def test_what_a_policy_gets(scene):
+    front_end, picture = scene
+    images = torch.tensor(picture).permute(2, 0, 1)[None] / 255
+    feature = front_end.adds((128, 128))["objects"]
+    tokens = front_end.see(images, ["push it"])["objects"]
+    assert tokens.shape == (1, *feature.shape) == (1, 8, 69)
+    assert (tokens[0, 3:] == 0).all()  # three things; the table is none
+    boxes = {tuple(round(value * 64) for value in token[:4].tolist()) for token in tokens[0, :3]}
+    assert boxes == {(4, 4, 28, 28), (36, 36, 60, 60), (4, 30, 10, 34)}
+    assert (tokens[0, :3, 4] == 0.95).all()
+    assert ((tokens[0, :3, 5] > 0) & (tokens[0, :3, 5] < 256)).all()  # means of the first channel
+
+
+def test_what_the_text_names(scene, regions):
+    front_end, picture = scene
+    with pytest.raises(UserError, match="picker"):
+        front_end.find(picture, text="the bright one")
+    front_end._picker = [Reader()]
+    (record,) = front_end.find(picture, text="the bright one").records
+    assert record["bbox"] == [8, 60, 12, 8]
+    front_end.options |= {"gives": "mask", "objects": 1}
+    images = torch.tensor(picture).permute(2, 0, 1)[None] / 255
+    mask = front_end.see(images, ["the bright one"])["mask"]
+    assert mask.shape == (1, *front_end.adds((128, 128))["mask"].shape)
+    assert torch.equal(mask[0, 0] > 0, masks_of(regions)[3])

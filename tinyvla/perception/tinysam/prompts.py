@@ -51,6 +51,10 @@ class Masks:
     def __len__(self) -> int:
         return len(self.masks)
 
+    def best(self) -> "Masks":
+        """The first one alone, or none of none."""
+        return Masks(self.masks[:1], self.scores[:1])
+
     @property
     def boxes(self) -> Tensor:
         """(N, 4) whole pixels, x0, y0, x1, y1, half-open; zeros for an empty mask."""
