@@ -179,9 +179,7 @@ def test_the_lagrangian_leads_the_masks_to_the_target(clip, batch):
     torch.manual_seed(0)
     thin = MaskedClip(clip.clip, 0.4).train()
     odds, multipliers = thin.mask_parameters()
-    optimizer = torch.optim.Adam(
-        [{"params": odds, "lr": 0.1}, {"params": [multipliers], "lr": 0.1, "maximize": True}]
-    )
+    optimizer = torch.optim.Adam([{"params": odds, "lr": 0.1}, {"params": [multipliers], "lr": 0.1, "maximize": True}])
     for step in range(250):
         thin.draw()
         spread = embed_pixels(thin.clip, batch[0]).var(dim=0).sum()

@@ -122,7 +122,9 @@ class SuccessDetector:
             known = Calibration(**stored["calibration"])
             texts = stored["statement"], stored["contrary"]
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"there is no whole detector in {folder} ({type(error).__name__}); save one there") from error
+            raise UserError(
+                f"there is no whole detector in {folder} ({type(error).__name__}); save one there"
+            ) from error
         return cls(TinyCLIP.from_pretrained(folder), *texts, known)
 
     def _calibrated(self) -> Calibration:

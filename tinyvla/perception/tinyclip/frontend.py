@@ -137,7 +137,7 @@ class TinyCLIP(FrontEnd):
             scaled, given = False, list(images)
         else:
             checked = (check_image(image, f"picture {i + 1}") for i, image in enumerate(images))
-            scaled, given = True, [torch.from_numpy(image).permute(2, 0, 1) for image in checked]
+            scaled, given = True, [torch.tensor(image).permute(2, 0, 1) for image in checked]
         return self.processor(given, do_rescale=scaled, return_tensors="pt")["pixel_values"].to(self.device)
 
     def ids(self, texts: Sequence[str]) -> Tensor:

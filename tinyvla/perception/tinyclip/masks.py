@@ -110,7 +110,9 @@ class MaskedClip(nn.Module):
         kept = {}
         for name, size in self.sizes.items():
             layers = range(len(size["heads"]))
-            heads, units = ([masks[f"{name}_{part}_{i}"].nonzero()[:, 0] for i in layers] for part in ("heads", "units"))
+            heads, units = (
+                [masks[f"{name}_{part}_{i}"].nonzero()[:, 0] for i in layers] for part in ("heads", "units")
+            )
             kept[name] = Kept(list(layers), masks[f"{name}_width"].nonzero()[:, 0], heads, units)
         return cut(self.clip, kept)
 

@@ -12,7 +12,7 @@ from .frontend import TinyCLIP
 
 
 class Gallery(NamedTuple):
-    """Pictures that can be told apart by their captions: no wording fits two of them.
+    """Pictures that can be told apart by their captions.
 
     pictures: their numbers. captions: one wording of each, in the same order.
     """
@@ -22,31 +22,35 @@ class Gallery(NamedTuple):
 
 
 def make_galleries(labels: Sequence[Mapping[str, Any]], size: int, seed: int = 0) -> list[Gallery]:
-    """Deal pictures out to galleries of `size`, at random but so that all captions of a gallery differ.
+    """Deal pictures out to galleries of `size`, at random but so that every caption is true of one picture alone.
 
-    labels: each with `captions`, all wordings that are true of the picture; one of them is drawn.
+    Of two pictures in a gallery neither shows all that the other shows: "a red mug" would also be true of a picture
+    with a red mug and a blue bowl.
+
+    labels: each with `captions`, wordings of which one is drawn, and `objects` with a `name` each.
 
     Raises UserError if not even one gallery can be filled.
     """
     rng = np.random.default_rng(seed)
     full: list[Gallery] = []
-    # A picture goes to the first unfilled gallery that has none of its wordings, so that few are left over.
-    unfilled: list[tuple[Gallery, set[str]]] = []
+    # A picture goes to the first unfilled gallery that it can be told apart in, so that few are left over.
+    unfilled: list[tuple[Gallery, list[set[str]]]] = []
     for number in rng.permutation(len(labels)).tolist():
-        wordings = labels[number]["captions"]
-        place = next((each for each in unfilled if each[1].isdisjoint(wordings)), None)
+        shown = {thing["name"] for thing in labels[number]["objects"]}
+        place = next((each for each in unfilled if not any(shown <= o or o <= shown for o in each[1])), None)
         if place is None:
-            place = (Gallery([], []), set())
+            place = (Gallery([], []), [])
             unfilled.append(place)
-        gallery, taken = place
+        gallery, others = place
+        wordings = labels[number]["captions"]
         gallery.pictures.append(number)
         gallery.captions.append(str(wordings[rng.integers(len(wordings))]))
-        taken.update(wordings)
+        others.append(shown)
         if len(gallery.pictures) == size:
             full.append(gallery)
             unfilled.remove(place)
     if not full:
-        raise UserError(f"{len(labels)} pictures fill no gallery of {size} with different captions; use more of them")
+        raise UserError(f"{len(labels)} pictures fill no gallery of {size} that differ; use more of them")
     return full
 
 
