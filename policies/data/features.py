@@ -121,7 +121,7 @@ def _fingerprint(root: Path, modules: Iterable[torch.nn.Module], rest: str) -> s
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     stamp = (root / "meta/info.json").stat().st_mtime_ns
     digest.update(repr((rest, stamp)).encode())
     return digest.hexdigest()[:16]

@@ -26,7 +26,7 @@ class FrontEnds:
     """
 
     def __init__(self, options: Mapping[str, Mapping[str, Any]], cameras: list[str], image_size: tuple[int, int]):
-        self.parts = {name: _make(name, dict(own)) for name, own in options.items()}
+        self.parts = {name: make_front_end(name, own) for name, own in options.items()}
         self._places: dict[str, tuple[str, str, str]] = {}  # by key: camera, front-end, short name
         self.features: dict[str, Feature] = {}
         for camera in cameras:
@@ -76,7 +76,9 @@ def _module_name(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _make(name: str, options: dict[str, Any]) -> FrontEnd:
+def make_front_end(name: str, options: Mapping[str, Any]) -> FrontEnd:
+    """A front-end in evaluation mode, frozen, by its name and what `policy.frontend` says of it, see `FrontEnds`."""
+    options = dict(options)
     checkpoint = options.pop("checkpoint", None)
     try:
         made = load_front_end(checkpoint, **options) if checkpoint else front_end_class(name)(**options)

@@ -23,8 +23,8 @@ def check_settings(cfg: DictConfig) -> None:
     if OmegaConf.select(cfg, "policy.backbone.cache_features"):
         if OmegaConf.select(cfg, "policy.frontend"):
             raise UserError(
-                "backbone.cache_features=true keeps the cameras' features and a front-end's pictures would lack theirs; "
-                "leave out backbone.cache_features or frontend"
+                "backbone.cache_features=true does not go with front-ends, whose pictures it has no features of; "
+                "leave out one of them"
             )
         if augmented := [f"trainer.augment.{name}=0" for name, strength in cfg.trainer.augment.items() if strength]:
             raise UserError(
