@@ -1,7 +1,7 @@
 """Training TinyCLIP on pictures with captions: a teacher from nothing, or a student of one."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,24 @@ from transformers import CLIPModel
 
 from tinyvla.augment import augment_images
 from tinyvla.errors import UserError
+from tinyvla.perception import Picture
 from tinyvla.perception.tinyclip import TinyCLIP
 from tinyvla.perception.tinyclip.distill import Pairs, distillation_loss
 from tinyvla.perception.tinyclip.inherit import inherit
 from tinyvla.perception.tinyclip.masks import MaskedClip
 from tinyvla.perception.tinyclip.model import TOWERS, ShapedClip, embed_ids, embed_pixels
-from tinyvla.perception.tinyclip.retrieval import make_galleries, recalls
+from tinyvla.perception.tinyclip.retrieval import Gallery, bootstrap_interval, make_galleries, recalls
 
 from ..data import sample_order
-from ..training.trainee import Batch, Trainee, step_generator
+from ..training.trainee import Batch, step_generator
+from .base import Figure, VisionTrainee
 
 MAX_SCALE = 100.0  # of the logits, as CLIP bounds it
+DIRECTIONS = ("image_to_text", "text_to_image")
 WAYS = ("none", "manual", "masks")
 
 
-class ClipTrainee(Trainee):
+class ClipTrainee(VisionTrainee):
     """A CLIP that learns from captions and, where there is one, from a teacher.
 
     Args:
@@ -43,7 +46,8 @@ class ClipTrainee(Trainee):
                 masks learn, and their learning rate.
             model: further sizes of a model that begins from nothing, see `TinyCLIP.new`.
             gallery, augment, trainer: as in configs/task/perception/tinyclip.yaml.
-        data: `train` and `validation`, each with `images` uint8 (N, S, S, 3) and `labels` with `captions`.
+        data: `train`, `validation` and, for `test`, `test`: each with `images` uint8 (N, S, S, 3) and `labels` that
+            have `captions` and `objects`.
         seed: of weights, order and draws.
         part: this process's part of the batch, (index, of).
 
@@ -51,6 +55,7 @@ class ClipTrainee(Trainee):
     """
 
     module: "Learner"
+    score = "recall@1, image to text and text to image"
 
     def __init__(
         self, options: Mapping[str, Any], data: Mapping[str, Any], seed: int = 0, part: tuple[int, int] = (0, 1)
@@ -126,17 +131,39 @@ class ClipTrainee(Trainee):
         # While the masks close the loss rises, which is no divergence: each eighth of the way is measured by itself.
         return min(8, int(8 * self.module.progress)) if self.module.masked else 0
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Recall@1 in galleries of validation pictures: `score` is the mean of both directions."""
-        with self.module.evaluating():
-            found = recalls(self.front_end, self._data["validation"].images, self._galleries).mean(axis=0)
-        image_to_text, text_to_image = found.tolist()
+        found = self.recalls("validation", self._galleries)
+        return {"score": found.mean()} | dict(zip(DIRECTIONS, found.mean(axis=0).tolist(), strict=True))
+
+    def test(self) -> dict[str, Figure]:
+        galleries = make_galleries(self._data["test"].labels, self._options["gallery"])
+        found, queries = self.recalls("test", galleries), len(galleries) * self._options["gallery"]
+        columns = {"recall@1": found.mean(axis=1)} | dict(zip(DIRECTIONS, found.T, strict=True))
         return {
-            "score": (image_to_text + text_to_image) / 2,
-            "image_to_text": image_to_text,
-            "text_to_image": text_to_image,
+            name: Figure(float(values.mean()), queries, bootstrap_interval(values)) for name, values in columns.items()
         }
+
+    @torch.no_grad()
+    def recalls(self, split: str, galleries: Sequence[Gallery]) -> np.ndarray:
+        """Recall@1 of each gallery of a split's pictures (n, 2): image to text, text to image."""
+        with self.module.evaluating():
+            return recalls(self.front_end, self._data[split].images, galleries)
+
+    def examples(self) -> dict[str, Picture]:
+        galleries = make_galleries(self._data["test"].labels, self._options["gallery"])
+        with self.module.evaluating():
+            return {
+                f"among {len(captions)} captions {i + 1}": self.front_end.find(
+                    self._data["test"].images[pictures[0]], texts=captions
+                ).picture
+                for i, (pictures, captions) in enumerate(galleries[:4])
+            }
+
+    def restore(self, folder: Path) -> None:
+        """Go on with the model of a folder, which has no masks any more."""
+        self.front_end = TinyCLIP.from_pretrained(folder)
+        self.module = Learner(self.front_end.clip, None, 0.0)
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         if weights is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel
 
 from .inherit import Kept, cut
 from .model import TOWERS, ShapedClip, count_parameters, sizes_of, tower_of
