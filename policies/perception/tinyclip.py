@@ -166,15 +166,11 @@ class ClipTrainee(VisionTrainee):
         self.module = Learner(self.front_end.clip, None, 0.0)
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        learner = self.module
         if weights is not None:
-            front_end = self.front_end
-            copy: nn.Module = ShapedClip(front_end.clip.config)
-            if self.module.masked:
-                copy = MaskedClip(copy, self.module.masked.target)
-            learner = Learner(copy, None, 0.0)
+            clip = ShapedClip(self.front_end.clip.config)
+            learner = Learner(MaskedClip(clip, self._options["keep"]) if learner.masked else clip, None, 0.0)
             learner.load_state_dict(weights)
-        else:
-            learner = self.module
         TinyCLIP(learner.finished(), self.front_end.tokenizer, self.front_end.processor).save(folder)
 
 

@@ -156,7 +156,7 @@ def _norms(tower: Any) -> Iterator[nn.LayerNorm]:
 
 def _open_norm(values: Tensor, norm: nn.LayerNorm, mask: Tensor) -> Tensor:
     """Layer norm over the open channels alone; closed ones are zero before and after."""
-    count = mask.sum()
+    values, count = values.float(), mask.sum()
     centred = values - values.sum(-1, keepdim=True) / count
     variance = (mask * centred**2).sum(-1, keepdim=True) / count
     return ((centred * torch.rsqrt(variance + norm.eps)) * norm.weight + norm.bias) * mask
