@@ -25,12 +25,17 @@ OmegaConf.register_new_resolver("share", lambda share, whole: round(share * whol
 
 
 def groups() -> dict[str, list[str]]:
-    """Every group of this folder (`policy`, `decoder/network` ...) with its choices."""
+    """Every group of this folder (`policy`, `decoder/network` ...) with its choices.
+
+    What `task` may be has a folder in its name (`perception/wake`), which is no group of its own.
+    """
     found: dict[str, list[str]] = {}
     for path in sorted(CONFIG_DIR.rglob("*/*.yaml")):
-        group = path.parent.relative_to(CONFIG_DIR).as_posix()
+        group, choice = path.parent.relative_to(CONFIG_DIR).as_posix(), path.stem
+        if group.startswith("task/"):
+            group, choice = "task", f"{group.removeprefix('task/')}/{choice}"
         if not group.startswith("hydra"):
-            found.setdefault(group, []).append(path.stem)
+            found.setdefault(group, []).append(choice)
     return found
 
 

@@ -108,7 +108,8 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
-    return [str(override.value())]
+    value = override.value()
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]  # several, as in frontend=[a,b]
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -41,6 +41,10 @@ def adapt_policy(
             f"runner.runtime, runner.scheduler and runner.inference_steps are for TinyVLA policies, and this is one of "
             f"type '{policy.config.type}'; leave them out"
         )
+    if policy.front_ends and runtime != "torch":
+        raise UserError(
+            f"a policy with front-ends runs as it was trained, not with runner.runtime={runtime}; leave it out"
+        )
     if scheduler is not None or inference_steps is not None:
         _change_sampler(policy, scheduler, inference_steps)
     _START[runtime](policy)

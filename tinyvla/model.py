@@ -1,26 +1,53 @@
 """TinyVLA (arXiv 2409.12514): a multimodal backbone whose features condition a generative action decoder."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from .backbones import BackboneConfig
+from .backbones import BackboneConfig, Features
 from .decoders import DecoderConfig, Known
 
 
 class TinyVLA(nn.Module):
-    """Backbone and decoder behind two calls. The backbone runs once a chunk, never once a denoising step."""
+    """Backbone and decoder behind two calls. The backbone runs once a chunk, never once a denoising step.
+
+    Args:
+        token_sizes: by name, the widths of further tokens that the decoder reads beside the backbone's, such as a
+            front-end's of the objects that the instruction names.
+    """
 
     def __init__(
-        self, backbone: BackboneConfig, decoder: DecoderConfig, state_dim: int, action_dim: int, chunk_size: int
+        self,
+        backbone: BackboneConfig,
+        decoder: DecoderConfig,
+        state_dim: int,
+        action_dim: int,
+        chunk_size: int,
+        token_sizes: Mapping[str, int] | None = None,
     ):
         super().__init__()
         self.chunk_shape = (chunk_size, action_dim)
         self.backbone = backbone.build()
         self.decoder = decoder.build(self.backbone.hidden_size, state_dim, action_dim, chunk_size)
+        self.adapters = nn.ModuleDict(
+            {name: nn.Linear(size, self.backbone.hidden_size) for name, size in (token_sizes or {}).items()}
+        )
 
-    def loss(self, images: Tensor, instructions: list[str], state: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
-        """Scalar loss of B samples: images (B, C, 3, H, W), state (B, S), actions (B, H, A), is_pad (B, H) bool."""
-        return self.decoder.loss(self.backbone(images, instructions), state, actions, is_pad)
+    def loss(
+        self,
+        images: Tensor,
+        instructions: list[str],
+        state: Tensor,
+        actions: Tensor,
+        is_pad: Tensor,
+        tokens: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Scalar loss of B samples: images (B, C, 3, H, W), state (B, S), actions (B, H, A), is_pad (B, H) bool.
+
+        tokens: (B, K, width) of every name in `token_sizes`.
+        """
+        return self.decoder.loss(self._features(images, instructions, tokens), state, actions, is_pad)
 
     def sample(
         self,
@@ -29,8 +56,17 @@ class TinyVLA(nn.Module):
         state: Tensor,
         noise: Tensor | None = None,
         known: Known | None = None,
+        tokens: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Action chunks (B, H, A) for B observations; `noise` (B, H, A) fixes the draw, `known` what they continue."""
         if noise is None:
             noise = torch.randn(len(state), *self.chunk_shape, device=state.device, dtype=state.dtype)
-        return self.decoder.sample(self.backbone(images, instructions), state, noise, known)
+        return self.decoder.sample(self._features(images, instructions, tokens), state, noise, known)
+
+    def _features(self, images: Tensor, instructions: list[str], tokens: Mapping[str, Tensor] | None) -> Features:
+        seen = self.backbone(images, instructions)
+        if not self.adapters:
+            return seen
+        further = torch.cat([adapt((tokens or {})[name]) for name, adapt in self.adapters.items()], dim=1)
+        mask = seen.mask.new_ones(further.shape[:2])
+        return Features(torch.cat([seen.tokens, further.to(seen.tokens)], dim=1), torch.cat([seen.mask, mask], dim=1))

@@ -83,6 +83,7 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
         charts = {
             "Training loss": _loss(records),
             "Validation success": _validation(records),
+            "Validation score": _curve(records, "validation/score", "validation score", "{x:g}"),
             "Learning rate": _curve(records, "train/lr", "learning rate", "{x:g}"),
             "Speed": _curve(records, "train/samples_per_s", "samples/s", "{x:,g}"),
         }

@@ -49,13 +49,27 @@ class Video(NamedTuple):
         return ", ".join(parts)
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write report.html from what lies in a run's folder, and return its path.
+class Run(NamedTuple):
+    """What lies in a run's folder: eval.json, metrics.jsonl, and config.yaml as text and as values."""
 
-    eval.json must be there; config.yaml, metrics.jsonl and videos/ add to the page where they are.
+    result: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    settings: str
+    config: dict[str, Any]
 
-    Raises UserError if the run has no eval.json.
-    """
+    def common(self) -> dict[str, Any]:
+        """What every page shows."""
+        charts = training_curves(self.metrics)
+        return {
+            "curves": {name: to_svg(figure, f"{name} by training step") for name, figure in charts.items()},
+            "command": self.config.get("command"),
+            "settings": self.settings,
+            "versions": _versions(),
+        }
+
+
+def read_run(run_dir: Path) -> Run:
+    """Raises UserError if the run has no eval.json."""
     if not (run_dir / "eval.json").exists():
         raise UserError(
             f"{run_dir} has no eval.json to report on; finish the run with `python train.py run_dir={run_dir} "
@@ -65,6 +79,18 @@ def write_report(run_dir: Path) -> Path:
     settings = (run_dir / "config.yaml").read_text() if (run_dir / "config.yaml").exists() else ""
     metrics = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
     config: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=False) if settings else {}
+    return Run(result, metrics, settings, config)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.html from what lies in a run's folder, and return its path.
+
+    eval.json must be there; config.yaml, metrics.jsonl and videos/ add to the page where they are.
+
+    Raises UserError if the run has no eval.json.
+    """
+    run = read_run(run_dir)
+    result, config = run.result, run.config
     videos = find_videos(run_dir, result)
     page = template("page.html.j2").render(
         title=_title(config),
@@ -74,14 +100,11 @@ def write_report(run_dir: Path) -> Path:
         confusion=confusion(result),
         how_to_read=HOW_TO_READ,
         shift=shift_in_words(result),
-        curves={name: to_svg(figure, f"{name} by training step") for name, figure in training_curves(metrics).items()},
-        steps=max((record["step"] for record in metrics), default=None),
+        steps=max((record["step"] for record in run.metrics), default=None),
         videos=group_by_task(videos, result["tasks"]),
         videos_open=len({video.task for video in videos}) <= _OPEN_TASKS,
         linked=sum(video.source is None for video in videos),
-        command=config.get("command"),
-        settings=settings,
-        versions=_versions(),
+        **run.common(),
     )
     return write_whole(run_dir / "report.html", page)
 

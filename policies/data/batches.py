@@ -19,17 +19,16 @@ class TrainingData:
     Args:
         dataset: the demonstrations.
         config: the policy's; its *_delta_indices say which time steps of each feature a sample has.
-        frames: what `cache_frames` returns; features of a camera's frames may stand in for it.
+        frames: what `cache_frames` returns; features of a camera's frames may stand in for it, and others be added.
     """
 
     def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: Mapping[str, np.ndarray | Tensor]):
         table = dataset.hf_dataset.with_format("numpy")
-        self.cameras = {key: torch.as_tensor(frames[key]) for key in config.image_features}
+        unused = set(dataset.meta.camera_keys) - set(config.image_features)
+        self.cameras = {key: torch.as_tensor(frames[key]) for key in frames if key not in unused}
         columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
         self.columns = {key: torch.from_numpy(np.stack(table[key])).float() for key in columns}
-        names = dataset.meta.tasks
-        text = dict(zip(names["task_index"], names.index, strict=True))
-        self.tasks = [text[index] for index in np.asarray(table["task_index"]).tolist()]
+        self.tasks = instructions_of(dataset)
         starts, ends = (
             torch.as_tensor(np.asarray(dataset.meta.episodes[key]))
             for key in ("dataset_from_index", "dataset_to_index")
@@ -68,6 +67,13 @@ class TrainingData:
             values = (self.cameras if key in self.cameras else self.columns)[key][index]
             batch[key] = values.float().div_(255) if values.dtype == torch.uint8 else values
         return batch
+
+
+def instructions_of(dataset: LeRobotDataset) -> list[str]:
+    """Every frame's instruction."""
+    names = dataset.meta.tasks
+    text = dict(zip(names["task_index"], names.index, strict=True))
+    return [text[index] for index in np.asarray(dataset.hf_dataset.with_format("numpy")["task_index"]).tolist()]
 
 
 def sample_order(length: int, seed: int) -> Callable[[int, int], Tensor]:

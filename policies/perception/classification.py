@@ -12,12 +12,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from tinyvla.compression.views import RandomView, plain_view
 from tinyvla.encoders import Classifier
+from tinyvla.perception import Picture
 
 from ..data.batches import sample_order
-from ..training.trainee import Batch, Trainee
+from ..training.trainee import Batch
+from .base import Figure, VisionTrainee, share
 from .pictures import LabelledPictures, load_pictures
 
 _PREFIX = "classifier."
+_EXAMPLES = 12
 
 
 class Learner(nn.Module):
@@ -72,20 +75,22 @@ class Steps:
             step += 1
 
 
-class ClassificationTrainee(Trainee):
+class ClassificationTrainee(VisionTrainee):
     """A classifier that learns from labels.
 
     Args:
         options: of configs/task/perception/cct.yaml: model, image_size, pretrained, label_smoothing, view, workers,
             `data` with its source, and `trainer` with its batch size.
-        data: scenes by split (see envs/scenes), for `data.source=objects`.
+        data: scenes by split (see envs/scenes), for `data.source=objects`; other sources need none.
         seed: of everything random.
 
     Raises UserError for a model that there is not, and for pictures that are missing or do not fit.
     """
 
+    score = "accuracy on pictures of classes"
+
     def __init__(self, options: Mapping[str, Any], data: Mapping[str, Any], seed: int):
-        self.options, self.seed, source = options, seed, options["data"]["source"]
+        self.options, self.data, self.seed, source = options, data, seed, options["data"]["source"]
         self.train_pictures = load_pictures(source, "train", data.get("train"))
         classes = self.train_pictures.classes
         self.validation_pictures = load_pictures(source, "validation", data.get("validation"), classes)
@@ -120,8 +125,31 @@ class ClassificationTrainee(Trainee):
         return next(self._batches)
 
     def evaluate(self) -> dict[str, float]:
-        """Accuracy on the validation pictures, which is the score, and the loss of their labels."""
-        return evaluate(self.module.classifier, self.validation_pictures)
+        """Accuracy on the validation pictures, which is the score, and the cross-entropy."""
+        right, loss = evaluate(self.module.classifier, self.validation_pictures)
+        return {"score": right / len(self.validation_pictures), "cross_entropy": loss}
+
+    def test(self) -> dict[str, Figure]:
+        pictures = self._test_pictures()
+        return {"accuracy": share(evaluate(self.module.classifier, pictures)[0], len(pictures))}
+
+    def examples(self) -> dict[str, Picture]:
+        """Some test pictures, by what the classifier takes them for."""
+        pictures, classifier = self._test_pictures(), self.module.classifier
+        found = {}
+        for number in np.linspace(0, len(pictures) - 1, _EXAMPLES).astype(int).tolist():
+            told = predict(classifier, pictures, range(number, number + 1))[0].softmax(-1)
+            name, true = (pictures.classes[int(each)] for each in (told.argmax(), pictures.labels[number]))
+            caption = f"{number}: {name}, {told.max():.0%}" + ("" if name == true else f" (it is: {true})")
+            found[caption] = pictures[number].permute(1, 2, 0).numpy()
+        return found
+
+    def restore(self, folder: Path) -> None:
+        self.module.classifier.net.load_state_dict(Classifier.load(folder).net.state_dict())
+
+    def _test_pictures(self) -> LabelledPictures:
+        source, classes = self.options["data"]["source"], self.train_pictures.classes
+        return load_pictures(source, "test", self.data.get("test"), classes)
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write the classifier; `tinyvla.encoders.Classifier.load` reads it, and so does `vision_pretrained`."""
@@ -129,18 +157,23 @@ class ClassificationTrainee(Trainee):
         self.module.classifier.save(folder, own)
 
 
-@torch.no_grad()
-def evaluate(classifier: Classifier, pictures: LabelledPictures, batch_size: int = 256) -> dict[str, float]:
-    """Accuracy (`score`) and cross-entropy (`loss`) of a classifier on pictures seen whole; `pictures` of them."""
-    was_training, device = classifier.training, next(classifier.parameters()).device
-    classifier.eval()
+def evaluate(classifier: Classifier, pictures: LabelledPictures, batch_size: int = 256) -> tuple[int, float]:
+    """How many pictures, seen whole, a classifier has right, and its mean cross-entropy."""
     right, loss = 0, 0.0
     for start in range(0, len(pictures), batch_size):
         numbers = range(start, min(start + batch_size, len(pictures)))
-        images = torch.stack([plain_view(pictures[number], classifier.image_size) for number in numbers]).to(device)
-        labels = torch.from_numpy(pictures.labels[numbers.start : numbers.stop]).to(device)
-        logits = classifier(images).float()
+        logits, labels = predict(classifier, pictures, numbers), torch.from_numpy(pictures.labels[numbers])
         right += int((logits.argmax(-1) == labels).sum())
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+    return right, loss / len(pictures)
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, pictures: LabelledPictures, numbers: range) -> Tensor:
+    """Logits (n, classes) of some pictures, in evaluation mode."""
+    was_training, device = classifier.training, next(classifier.parameters()).device
+    classifier.eval()
+    images = torch.stack([plain_view(pictures[number], classifier.image_size) for number in numbers])
+    logits = classifier(images.to(device)).float().cpu()
     classifier.train(was_training)
-    return {"score": right / len(pictures), "loss": loss / len(pictures), "pictures": float(len(pictures))}
+    return logits

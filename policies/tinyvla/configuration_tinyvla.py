@@ -1,6 +1,7 @@
 """TinyVLA's options, as LeRobot stores them in a policy's config.json."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
@@ -21,6 +22,7 @@ class TinyVLAConfig(PreTrainedConfig):
             predicts a chunk every step and averages what chunks say about the same step; needs n_action_steps = 1.
         backbone: images and instruction to token features.
         decoder: token features and proprioception to an action chunk.
+        frontend: by name, the options of vision front-ends whose features are further inputs, see `front_ends.py`.
         optimizer_lr: learning rate of everything that is trained in full.
         optimizer_lr_lora: learning rate of LoRA matrices, where the backbone has them.
         optimizer_betas, optimizer_weight_decay, optimizer_grad_clip_norm: AdamW.
@@ -34,6 +36,7 @@ class TinyVLAConfig(PreTrainedConfig):
 
     backbone: BackboneConfig = field(default_factory=NanoConfig)
     decoder: DecoderConfig = field(default_factory=DiffusionConfig)
+    frontend: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {

@@ -19,6 +19,7 @@ from tinyvla.decoders import Known
 from tinyvla.model import TinyVLA
 
 from .configuration_tinyvla import TinyVLAConfig
+from .front_ends import FrontEnds, carried
 
 ASSETS = "backbone"  # folder of a checkpoint with what rebuilds the backbone's architecture without its hub
 
@@ -38,14 +39,23 @@ class TinyVLAPolicy(PreTrainedPolicy):
         config.validate_features()
         self.config: TinyVLAConfig = config
         self.cameras = list(config.image_features)
+        image_size = next(iter(config.image_features.values())).shape[1:]
+        # In a tuple: no part of the model, which is trained and saved without them.
+        self._front_ends = (FrontEnds(config.frontend, self.cameras, image_size),)
         self.model = TinyVLA(
             config.backbone,
             config.decoder,
             state_dim=config.robot_state_feature.shape[0],
             action_dim=config.action_feature.shape[0],
             chunk_size=config.chunk_size,
+            token_sizes=self.front_ends.token_sizes,
         )
         self.reset()
+
+    @property
+    def front_ends(self) -> FrontEnds:
+        """What sees beside the backbone; none by default."""
+        return self._front_ends[0]
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Trainable parameters in one group, LoRA matrices (if any) in a second one with their own learning rate."""
@@ -66,8 +76,8 @@ class TinyVLAPolicy(PreTrainedPolicy):
         is_pad = batch.get("action_is_pad")
         if is_pad is None:
             is_pad = torch.zeros(batch[ACTION].shape[:2], dtype=torch.bool, device=batch[ACTION].device)
-        images, instructions, state = self._inputs(batch)
-        return self.model.loss(images, instructions, state, batch[ACTION], is_pad), None
+        images, instructions, state, tokens = self._inputs(batch)
+        return self.model.loss(images, instructions, state, batch[ACTION], is_pad, **tokens), None
 
     @staticmethod
     def loss_weight(batch: dict[str, Any]) -> Tensor:
@@ -95,7 +105,8 @@ class TinyVLAPolicy(PreTrainedPolicy):
         known = None
         if prev_chunk_left_over is not None:
             known = self._known(prev_chunk_left_over, inference_delay, execution_horizon)
-        return self.model.sample(*self._inputs(batch), noise=noise, known=known)
+        images, instructions, state, tokens = self._inputs(batch)
+        return self.model.sample(images, instructions, state, noise=noise, known=known, **tokens)
 
     def supports_rtc(self) -> bool:
         """LeRobot asks this before it hands over `prev_chunk_left_over`; an exported model takes none."""
@@ -121,27 +132,36 @@ class TinyVLAPolicy(PreTrainedPolicy):
             self._action_queue.extend(chunk.transpose(0, 1))
         return self._action_queue.popleft()
 
-    def _inputs(self, batch: dict[str, Any]) -> tuple[Tensor, list[str], Tensor]:
-        images = torch.stack([batch[camera] for camera in self.cameras], dim=1)
-        task = batch["task"]
-        return images, [task] * len(images) if isinstance(task, str) else list(task), batch[OBS_STATE]
+    def _inputs(self, batch: dict[str, Any]) -> tuple[Tensor, list[str], Tensor, dict[str, Any]]:
+        """Pictures, instructions, state and, with front-ends, the keyword `tokens` of the model."""
+        state, task = batch[OBS_STATE], batch["task"]
+        instructions = [task] * len(state) if isinstance(task, str) else list(task)
+        pictures = [batch[camera] for camera in self.cameras]
+        if not self.front_ends:
+            return torch.stack(pictures, dim=1), instructions, state, {}
+        further, tokens = self.front_ends.inputs(batch, instructions)
+        images = torch.stack([*pictures, *(picture.to(pictures[0]) for picture in further)], dim=1)
+        return images, instructions, state, {"tokens": tokens}
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         backbone: Any = self.config.backbone
+        frontend = self.config.frontend
+        # Where this process found them says nothing to whoever loads the policy; from_pretrained fills it in.
+        self.config.frontend = {name: {**own, "checkpoint": None} for name, own in frontend.items()}
         if hasattr(backbone, "assets"):
-            # Where this process found the assets says nothing to whoever loads the policy; from_pretrained fills it in.
             self.config.backbone = replace(backbone, assets=None)
         try:
             super()._save_pretrained(save_directory, state_dict=state_dict)
         finally:
-            self.config.backbone = backbone
+            self.config.backbone, self.config.frontend = backbone, frontend
         self.model.backbone.save_assets(save_directory / ASSETS)
+        self.front_ends.save(save_directory)
 
     @classmethod
     def from_pretrained(
         cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
     ) -> Self:
-        """As LeRobot's, with the backbone's architecture read from the checkpoint instead of from its own hub id."""
+        """As LeRobot's, with the backbone's architecture and the front-ends read from the checkpoint itself."""
         hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
         if config is None:
             config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **hub)
@@ -152,4 +172,5 @@ class TinyVLAPolicy(PreTrainedPolicy):
             config.backbone = replace(config.backbone, assets=str(folder / ASSETS))
         if hasattr(config.backbone, "vision_pretrained"):
             config.backbone = replace(config.backbone, vision_pretrained=None)  # the policy's own weights follow
+        config.frontend = carried(config.frontend, folder)
         return super().from_pretrained(folder, config=config, **kwargs)

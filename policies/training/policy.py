@@ -17,6 +17,8 @@ from ..data import (
     TrainingData,
     cache_features,
     cache_frames,
+    cache_front_ends,
+    instructions_of,
     open_dataset,
     open_metadata,
     sample_order,
@@ -108,10 +110,13 @@ class PolicyTrainee(Trainee):
         cached = bool(getattr(getattr(config, "backbone", None), "cache_features", False))
         with accelerator.main_process_first():
             frames: dict[str, Any] = dict(cache_frames(dataset, count_cores()))
+            used = {key: frames[key] for key in config.image_features}
             if cached:
-                used = {key: frames[key] for key in config.image_features}
                 backbone = self.module.model.backbone
                 frames |= cache_features(backbone, dataset.root, used, accelerator.device, accelerator.autocast)
+            if front_ends := getattr(self.module, "front_ends", None):
+                told = instructions_of(dataset)
+                frames |= cache_front_ends(front_ends, dataset.root, used, told, accelerator.device)
             data = TrainingData(dataset, config, frames)
         order, size = sample_order(len(data), self._cfg.seed), self._cfg.trainer.batch_size
 

@@ -12,6 +12,8 @@ from ..factory import check_policy
 
 def check_settings(cfg: DictConfig) -> None:
     """Raise UserError for what is wrong with a run's settings, as far as that shows without data."""
+    if cfg.frontend and cfg.policy.type != "tinyvla":
+        raise UserError(f"only policy=tinyvla takes front-ends, not {cfg.policy.type}; leave out frontend")
     check_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy, resolve=True)), cfg.trainer.steps)
     streaming, given = cfg.trainer.streaming, cfg.dataset.repo_id or cfg.dataset.root
     if streaming and not given:
@@ -19,6 +21,11 @@ def check_settings(cfg: DictConfig) -> None:
     if given:
         open_metadata(cfg.dataset.repo_id, cfg.dataset.root)
     if OmegaConf.select(cfg, "policy.backbone.cache_features"):
+        if OmegaConf.select(cfg, "policy.frontend"):
+            raise UserError(
+                "backbone.cache_features=true does not go with front-ends, whose pictures it has no features of; "
+                "leave out one of them"
+            )
         if augmented := [f"trainer.augment.{name}=0" for name, strength in cfg.trainer.augment.items() if strength]:
             raise UserError(
                 "backbone.cache_features=true computes the pictures' features once, so they cannot be augmented; "

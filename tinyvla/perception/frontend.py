@@ -105,8 +105,10 @@ def front_end_class(name: str) -> type[FrontEnd]:
     raise UserError(f"unknown front-end '{name}'; did you mean {' or '.join(near)}?")
 
 
-def load_front_end(folder: Path | str) -> FrontEnd:
+def load_front_end(folder: Path | str, **options: Any) -> FrontEnd:
     """The front-end saved in a folder, or the best one of a run folder of train.py, in evaluation mode.
+
+    options: used instead of those that it was saved with.
 
     Raises UserError if there is none, or its files are damaged.
     """
@@ -116,7 +118,7 @@ def load_front_end(folder: Path | str) -> FrontEnd:
         raise UserError(f"there is no front-end at {folder}; train one: python train.py task=perception/<name>")
     try:
         config = json.loads((found / CONFIG).read_text())
-        return front_end_class(config["front_end"]).load(found, config["options"])
+        return front_end_class(config["front_end"]).load(found, config["options"] | options)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

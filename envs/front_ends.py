@@ -1,0 +1,69 @@
+"""Training a front-end on generated pictures: train.py task=perception/<name>."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from policies import find_checkpoint
+from policies.perception import make_trainee
+from policies.training import Tracker, fit, make_accelerator, on_first_process, open_run
+from tinyvla.files import write_whole
+
+from .report.front_end import PICTURES, describe_front_end, write_front_end_report
+from .scenes import open_scenes
+
+SPLITS = ("train", "validation", "test")
+
+
+def train_front_end(cfg: DictConfig) -> None:
+    """Generate what pictures are missing, train, test, and write the page; a run that exists is gone on with."""
+    task: Any = OmegaConf.to_container(cfg.task, resolve=True)
+    run_dir = Path(cfg.run_dir)
+    accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
+    cfg = on_first_process(accelerator, lambda: open_run(cfg))
+    pictures = on_first_process(accelerator, lambda: open_pictures(task, cfg.seed, Path(cfg.data_dir), cfg.workers))
+    trainee = make_trainee(task, pictures, cfg.trainer.batch_size, cfg.seed)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    with Tracker(run_dir, config, enabled=accelerator.is_main_process) as tracker:
+        fit(trainee, cfg, accelerator, tracker, lambda _: trainee.evaluate())
+        if not accelerator.is_main_process:
+            return
+        best = find_checkpoint(run_dir)
+        trainee.restore(best)
+        result = test(trainee) | {"task": task["name"], "checkpoint": str(best), "machine": platform.machine()}
+        write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
+        for caption, picture in trainee.examples().items():
+            write_picture(run_dir / PICTURES / f"{caption.replace(' ', '-')}.png", picture)
+        tracker.log_result({"score": result["score"]}, [], best)
+    print(describe_front_end(result))
+    print(write_front_end_report(run_dir))
+
+
+@torch.inference_mode()
+def test(trainee: Any) -> dict[str, Any]:
+    """Figures of a trained model on the test pictures, as eval.json has them."""
+    figures = {name: figure._asdict() for name, figure in trainee.test().items()}
+    return {"measure": trainee.score, "score": next(iter(figures.values()))["value"], "figures": figures}
+
+
+def open_pictures(task: Mapping[str, Any], seed: int, data_dir: Path, workers: int | str) -> dict[str, Any]:
+    """Generated pictures of every split, as the `scenes` section of a task asks for them."""
+    wanted = task["scenes"]
+    return {
+        split: open_scenes(
+            wanted["kind"], split, wanted[split], wanted["image_size"], seed, data_dir=data_dir, workers=workers
+        )
+        for split in SPLITS
+    }
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """A picture as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(path, picture)

@@ -1,0 +1,1 @@
+"""How front-ends and other vision models are trained: one file each, and what they share in `base.py`."""
