@@ -63,9 +63,7 @@ class DistillationTrainee(ClassificationTrainee):
         return StoredAnswers(self.store, self.train_pictures), self.store.contents.epochs
 
 
-def fill_store(
-    options: Mapping[str, Any], pictures: LabelledPictures, view: dict[str, Any], seed: int
-) -> LogitStore:
+def fill_store(options: Mapping[str, Any], pictures: LabelledPictures, view: dict[str, Any], seed: int) -> LogitStore:
     """Pass 1, as far as it is not done: the store with all of a teacher's answers. The teacher is gone afterwards.
 
     Raises UserError if the store is of something else, or, with `check`, the teacher does not say the same again.

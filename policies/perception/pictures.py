@@ -65,7 +65,7 @@ class PictureFolder(LabelledPictures):
             found = ImageFolder(root)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
-                f"{root} holds no pictures ({' '.join(str(error).split())[:120]}); it must have a folder for every class"
+                f"{root} holds no pictures ({' '.join(str(error).split())[:99]}); give it a folder for every class"
             ) from error
         self.files = [Path(path) for path, _ in found.samples]
         self.labels, self.classes = np.array(found.targets, np.int64), found.classes
@@ -76,7 +76,9 @@ class PictureFolder(LabelledPictures):
         return torch.from_numpy(read_image(self.files[index]).transpose(2, 0, 1).copy())
 
 
-def load_pictures(source: str, split: str, scenes: Any = None, classes: Sequence[str] | None = None) -> LabelledPictures:
+def load_pictures(
+    source: str, split: str, scenes: Any = None, classes: Sequence[str] | None = None
+) -> LabelledPictures:
     """Labelled pictures of a split.
 
     Args:

@@ -122,7 +122,8 @@ class StoredAnswers(Dataset):
         store.require_pictures(pictures)
         if missing := store.epochs(whole=False):
             raise UserError(
-                f"{store.path} lacks {len(missing)} of {store.contents.epochs} epochs; go on saving the teacher's logits"
+                f"{store.path} lacks {len(missing)} of {store.contents.epochs} epochs; "
+                "let the teacher answer in those too"
             )
         self.store, self.pictures = store, pictures
         self.view = RandomView(**store.contents.view)

@@ -1,4 +1,4 @@
-"""A teacher's answers on disk (fast pretraining distillation, arXiv 2207.10666, section 3): it runs once, students read.
+"""A teacher's answers on disk (fast pretraining distillation, arXiv 2207.10666, section 3): it answers once.
 
 One file: a header (JSON, padded with blanks to HEADER bytes), a byte for every epoch (1 once it is whole), and a record
 for every epoch and picture: the seed of the view that the teacher saw, its K largest probabilities and their classes.
@@ -79,7 +79,9 @@ class LogitStore:
         except FileNotFoundError as error:
             raise UserError(f"there is no logit store at {self.path}; save the teacher's logits first") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{self.path} is no logit store ({type(error).__name__}); delete it or name another") from error
+            raise UserError(
+                f"{self.path} is no logit store ({type(error).__name__}); delete it or name another"
+            ) from error
         if (size := self.path.stat().st_size) != self.contents.bytes:
             raise UserError(
                 f"{self.path} has {size} bytes instead of {self.contents.bytes}, it was cut short; "
@@ -150,7 +152,9 @@ class LogitStore:
 
     def seeds(self, epoch: int) -> np.ndarray:
         """The seeds (images,) uint32 of an epoch's views, by picture."""
-        return np.random.default_rng([self.contents.seed, epoch]).integers(2**32, size=self.contents.images, dtype=np.uint32)
+        return np.random.default_rng([self.contents.seed, epoch]).integers(
+            2**32, size=self.contents.images, dtype=np.uint32
+        )
 
     def read(self, epoch: int, index: int) -> tuple[int, Tensor, Tensor]:
         """Seed of the view, probabilities (K,) float32 and classes (K,) long of a picture in an epoch."""

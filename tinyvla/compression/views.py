@@ -36,7 +36,7 @@ class RandomView:
         return asdict(self)
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """The view (3, image_size, image_size), float in [0, 1], of a picture uint8 (3, H, W) that a seed stands for."""
+        """A seed's view (3, image_size, image_size), float in [0, 1], of a picture uint8 (3, H, W)."""
         rng = np.random.Generator(np.random.PCG64(seed))
         height, width = image.shape[-2:]
         area = rng.uniform(self.scale, 1) * height * width

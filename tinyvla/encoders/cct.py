@@ -7,6 +7,7 @@ class token, CVT-L/P cuts patches and has SeqPool.
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class ConvTokenizer(nn.Sequential):
         super().__init__(
             *(
                 nn.Sequential(nn.Conv2d(*ends, *self.conv, bias=False), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
-                for ends in zip(widths, widths[1:], strict=False)
+                for ends in pairwise(widths)
             )
         )
 

@@ -184,4 +184,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text())
         return {name: config[name] for name in ("model", "image_size", "classes")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG} is no classifier's ({type(error).__name__}); give another folder") from error
+        raise UserError(
+            f"{folder / CONFIG} is no classifier's ({type(error).__name__}); give another folder"
+        ) from error

@@ -38,7 +38,7 @@ def map_sides(image_size: int) -> list[int]:
 
 
 def window_of(side: int, most: int) -> int:
-    """The window side that covers a map's side with the fewest windows of at most `most` cells, as evenly as it goes."""
+    """Side of the windows that cover a map's side evenly, the fewest of at most `most` cells."""
     windows = -(-side // most)
     return -(-side // windows)
 
