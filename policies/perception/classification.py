@@ -79,8 +79,8 @@ class ClassificationTrainee(VisionTrainee):
     """A classifier that learns from labels.
 
     Args:
-        options: of configs/task/perception/cct.yaml: model, image_size, pretrained, label_smoothing, view, workers,
-            `data` with its source, and `trainer` with its batch size.
+        options: of configs/task/perception/cct.yaml: model, network (further options of it), image_size, pretrained,
+            label_smoothing, view, workers, `data` with its source, and `trainer` with its batch size.
         data: scenes by split (see envs/scenes), for `data.source=objects`; other sources need none.
         seed: of everything random.
 
@@ -96,7 +96,9 @@ class ClassificationTrainee(VisionTrainee):
         self.validation_pictures = load_pictures(source, "validation", data.get("validation"), classes)
         self.view = RandomView(options["image_size"], **options["view"])
         torch.manual_seed(seed)
-        classifier = Classifier(options["model"], classes, options["image_size"], options["pretrained"] or False)
+        classifier = Classifier(
+            options["model"], classes, options["image_size"], options["pretrained"] or False, **options["network"]
+        )
         self.module = self._learner(classifier)
         self._batches: Iterator[Batch] = iter(())
 
@@ -110,13 +112,11 @@ class ClassificationTrainee(VisionTrainee):
     def start(self, step: int) -> None:
         samples, epochs = self._samples()
         steps = Steps(len(self.train_pictures), self.options["trainer"]["batch_size"], self.seed, step, epochs)
-        workers = self.options["workers"]
         self._batches = iter(
             DataLoader(
                 samples,
                 batch_sampler=steps,  # type: ignore[arg-type]
-                num_workers=workers,
-                multiprocessing_context="forkserver" if workers else None,
+                num_workers=self.options["workers"],
                 generator=torch.Generator(),  # the loader would draw from torch's own
             )
         )

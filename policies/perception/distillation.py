@@ -78,10 +78,11 @@ def fill_store(options: Mapping[str, Any], pictures: LabelledPictures, view: dic
         view=view,
         seed=seed,
     )
-    store = LogitStore.create(Path(options["store"]), contents)
-    missing = store.epochs(whole=False)
-    if missing or options["check"]:
-        teacher = load_teacher(options["teacher"], pictures)
+    path, teacher = Path(options["store"]), None
+    if options["check"] or not path.exists() or LogitStore(path).epochs(whole=False):
+        teacher = load_teacher(options["teacher"], pictures)  # one that does not fit leaves no store
+    store = LogitStore.create(path, contents)
+    if teacher:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         save_logits(store, pictures, teacher, workers=options["workers"], device=device)
         if options["check"]:

@@ -65,14 +65,15 @@ class Classifier(nn.Module):
         name: one of ENCODERS or of timm's models.
         classes: the classes' names.
         image_size: side in pixels of the pictures.
-        pretrained: begin with the weights that timm knows for the name, but for the classifier where its classes are
-            not as many.
+        pretrained: begin with the weights that timm knows for the name, or with those of another classifier, by its
+            folder or run folder; but for the last layer where the classes are not as many.
+        network: further options of the network.
     """
 
-    def __init__(self, name: str, classes: list[str], image_size: int, pretrained: bool = False):
+    def __init__(self, name: str, classes: list[str], image_size: int, pretrained: bool | str = False, **network: Any):
         super().__init__()
-        self.name, self.classes, self.image_size = name, list(classes), image_size
-        self.net: Any = make_net(name, image_size, pretrained, num_classes=len(classes))
+        self.name, self.classes, self.image_size, self.network = name, list(classes), image_size, network
+        self.net: Any = make_net(name, image_size, pretrained, num_classes=len(classes), **network)
         self.colours = Colours(self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Classifier(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict() if weights is None else weights
         save_file({name.removeprefix("net."): each.contiguous() for name, each in state.items()}, folder / WEIGHTS)
-        config = {"model": self.name, "image_size": self.image_size, "classes": self.classes}
+        config = {"model": self.name, "image_size": self.image_size, "classes": self.classes, "network": self.network}
         write_whole(folder / CONFIG, json.dumps(config, indent=1))
 
     @classmethod
@@ -91,7 +92,7 @@ class Classifier(nn.Module):
         """The one saved in a folder or the best of a run, in evaluation mode. Raises UserError if there is none."""
         folder = find_classifier(folder)
         config = read_config(folder)
-        made = cls(config["model"], config["classes"], config["image_size"])
+        made = cls(config["model"], config["classes"], config["image_size"], **config["network"])
         try:
             made.net.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -179,10 +180,10 @@ def find_classifier(folder: Path | str) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a classifier's config.json says: model, image_size, classes. Raises UserError if it is none."""
+    """What a classifier's config.json says: model, image_size, classes, network. Raises UserError if it is none."""
     try:
         config = json.loads((folder / CONFIG).read_text())
-        return {name: config[name] for name in ("model", "image_size", "classes")}
+        return {name: config[name] for name in ("model", "image_size", "classes", "network")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / CONFIG} is no classifier's ({type(error).__name__}); give another folder"

@@ -8,7 +8,9 @@ at 224 pixels they are the released ones, and elsewhere timm resizes the release
 from typing import Any
 
 import timm
-from torch import nn
+import torch
+from timm.models.tiny_vit import Attention
+from torch import Tensor, nn
 
 VARIANTS = {"tinyvit_5m": "tiny_vit_5m_224", "tinyvit_11m": "tiny_vit_11m_224", "tinyvit_21m": "tiny_vit_21m_224"}
 STRIDES = (4, 8, 16, 32)  # of the four stages' maps
@@ -29,7 +31,18 @@ def make_tinyvit(name: str, image_size: int, **kwargs: Any) -> nn.Module:
     """timm's model for pictures of `image_size` pixels; `kwargs` are those of `timm.create_model`."""
     resolution = name.split(".")[0].rpartition("_")[2]
     windows = [window_of(side, most) for side, most in zip(map_sides(image_size), _WINDOWS[resolution], strict=True)]
-    return timm.create_model(name, window_sizes=windows, **kwargs)
+    net = timm.create_model(name, window_sizes=windows, **kwargs)
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.__class__ = _Attention
+    return net
+
+
+class _Attention(Attention):
+    """timm's, without its memory of biases: they would be the old ones after weights are loaded, cast or traced."""
+
+    def get_attention_biases(self, device: torch.device) -> Tensor:
+        return self.attention_biases[:, self.attention_bias_idxs]
 
 
 def map_sides(image_size: int) -> list[int]:
