@@ -13,16 +13,20 @@ def main(cfg: DictConfig) -> None:
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
     from envs.evaluation import check_episodes, evaluate, validator
+    from envs.front_ends import train_front_end
     from envs.report import describe, write_report
     from envs.shifts import with_randomisation
     from policies.data import find_dataset
     from policies.training import Tracker, check_settings, find_run, make_accelerator, on_first_process, open_run, train
     from policies.training.device import device_of
 
+    cfg = find_run(cfg, load_config("train"))
+    if cfg.task.name != "policy":
+        train_front_end(cfg)
+        return
     check_settings(cfg)  # mistakes come up before anything is written
     with_randomisation(as_dict(cfg.env), cfg.randomise)
     check_episodes(as_dict(cfg.env), cfg.eval.episodes)
-    cfg = find_run(cfg, load_config("train"))
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     cfg = on_first_process(accelerator, lambda: open_run(cfg))
     env_cfg, run_dir, launcher = as_dict(cfg.env), Path(cfg.run_dir), as_dict(cfg.launcher)
@@ -42,15 +46,8 @@ def main(cfg: DictConfig) -> None:
         if cfg.eval.episodes == 0:
             print(policy)
             return
-        result = evaluate(
-            policy,
-            env_cfg,
-            cfg.eval.episodes,
-            wrong_instructions=cfg.eval.wrong_instructions,
-            run_dir=run_dir,
-            videos=cfg.eval.videos,
-            **options,
-        )
+        asked = {"wrong_instructions": cfg.eval.wrong_instructions, "videos": cfg.eval.videos, "run_dir": run_dir}
+        result = evaluate(policy, env_cfg, cfg.eval.episodes, **asked, **options)
         tracker.log_result(result, sorted((run_dir / "videos").glob("*.mp4")), policy)
     print(describe(result))
     print(write_report(run_dir))

@@ -28,8 +28,9 @@ def train_front_end(cfg: DictConfig) -> None:
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     cfg = on_first_process(accelerator, lambda: open_run(cfg))
     pictures = on_first_process(accelerator, lambda: open_pictures(task, cfg.seed, Path(cfg.data_dir), cfg.workers))
-    trainee = make_trainee(task, pictures, cfg.trainer.batch_size, cfg.seed)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    part = (accelerator.process_index, accelerator.num_processes)
+    trainee = make_trainee(task | {"trainer": config["trainer"]}, pictures, cfg.seed, part)
     with Tracker(run_dir, config, enabled=accelerator.is_main_process) as tracker:
         fit(trainee, cfg, accelerator, tracker, lambda _: trainee.evaluate())
         if not accelerator.is_main_process:

@@ -69,6 +69,18 @@ class Prop(NamedTuple):
     rgba: np.ndarray
 
 
+class Survey(NamedTuple):
+    """All that a camera sees of a model, in pictures of one size.
+
+    image: uint8 (S, S, 3). depth: float32 (S, S), metres along the camera's axis. geoms: int32 (S, S), the geom that is
+    seen, -1 for none.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray
+    geoms: np.ndarray
+
+
 class CameraRenderer:
     """Draws named cameras of one MuJoCo model as square RGB pictures. `close()` frees its GL context.
 
@@ -105,6 +117,30 @@ class CameraRenderer:
             )
             scene.ngeom += 1
         return self._renderer.render()
+
+    def survey(self, data: mujoco.MjData, camera: str, groups: Iterable[int] = (0, 1, 2)) -> Survey:
+        """Picture, depth and which geom is where, of the geoms in some groups. Two passes: depth comes with the geoms."""
+        renderer, scene, option = self._renderer, self._renderer.scene, mujoco.MjvOption()
+        option.geomgroup[:] = 0
+        option.geomgroup[list(groups)] = 1
+        renderer.update_scene(data, camera, option)
+        size = renderer.height
+        image, ids = np.empty((2, size, size, 3), np.uint8)
+        depth = np.empty((size, size), np.float32)
+        image[...] = renderer.render()
+        scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+        mujoco.mjr_render(renderer._rect, scene, renderer._mjr_context)
+        mujoco.mjr_readPixels(ids, depth, renderer._rect, renderer._mjr_context)
+        scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
+        model = renderer.model
+        near, far = (model.stat.extent * clip for clip in (model.vis.map.znear, model.vis.map.zfar))
+        metres = near * far / (near + depth * (far - near))  # the buffer is 1 at the near plane and 0 at the far one
+        shown = np.full(scene.ngeom + 1, -1, np.int32)  # by the number in the picture, which is 0 for nothing
+        for geom in scene.geoms[: scene.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+                shown[geom.segid + 1] = geom.objid
+        numbers = ids[..., 0] + 256 * ids[..., 1].astype(np.int32)
+        return Survey(image, metres[::-1], shown[numbers[::-1]])
 
     def upload(self, textures: Iterable[int], meshes: Iterable[int]) -> None:
         """Take over textures and meshes, by their ids, that have changed in the model since it was last drawn."""

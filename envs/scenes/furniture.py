@@ -1,0 +1,137 @@
+"""What stands in rooms besides people: some of it is as tall and thin as they are."""
+
+from typing import Any
+
+import numpy as np
+
+from ..rendering import mujoco
+from .splits import Split, numbers_of
+from .stage import add_geom
+
+_BOX, _ROD, _BALL = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID
+_CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
+Piece = tuple[int, tuple[float, ...], tuple[float, float, float]]  # kind, size, place of a geom, metres
+
+
+def _table(rng: np.random.Generator) -> list[Piece]:
+    long, deep, high = rng.uniform(0.4, 0.8), rng.uniform(0.3, 0.45), rng.uniform(0.6, 0.78)
+    legs = [
+        (_BOX, (0.03, 0.03, high / 2), (x * (long - 0.05), y * (deep - 0.05), high / 2))
+        for x in (-1, 1)
+        for y in (-1, 1)
+    ]
+    return [(_BOX, (long, deep, 0.02), (0, 0, high)), *legs]
+
+
+def _chair(rng: np.random.Generator) -> list[Piece]:
+    half, seat, back = rng.uniform(0.19, 0.24), rng.uniform(0.42, 0.48), rng.uniform(0.2, 0.3)
+    legs = [
+        (_BOX, (0.02, 0.02, seat / 2), (x * (half - 0.02), y * (half - 0.02), seat / 2))
+        for x in (-1, 1)
+        for y in (-1, 1)
+    ]
+    return [(_BOX, (half, half, 0.025), (0, 0, seat)), (_BOX, (half, 0.02, back), (0, half, seat + back)), *legs]
+
+
+def _sofa(rng: np.random.Generator) -> list[Piece]:
+    long, deep, seat, back = rng.uniform(0.7, 1.0), rng.uniform(0.36, 0.45), 0.21, rng.uniform(0.35, 0.45)
+    arms = [(_BOX, (0.09, deep, 0.3), (x * long, 0, 0.3)) for x in (-1, 1)]
+    return [(_BOX, (long, deep, seat), (0, 0, seat)), (_BOX, (long, 0.1, back), (0, deep, back)), *arms]
+
+
+def _shelf(rng: np.random.Generator) -> list[Piece]:
+    wide, high, boards = rng.uniform(0.3, 0.6), rng.uniform(0.7, 1.0), int(rng.integers(3, 6))
+    sides = [(_BOX, (0.015, 0.16, high), (x * wide, 0, high)) for x in (-1, 1)]
+    levels = [(_BOX, (wide, 0.16, 0.015), (0, 0, 2 * high * i / boards)) for i in range(1, boards + 1)]
+    books = [
+        (_BOX, (rng.uniform(0.05, 0.2), 0.11, 0.1), (rng.uniform(-0.5, 0.5) * wide, 0, 2 * high * i / boards + 0.11))
+        for i in range(1, boards)
+    ]
+    return [*sides, *levels, *books, (_BOX, (wide, 0.01, high), (0, 0.15, high))]
+
+
+def _cupboard(rng: np.random.Generator) -> list[Piece]:
+    wide, high = rng.uniform(0.3, 0.5), rng.uniform(0.5, 1.0)
+    doors = [(_BOX, (wide / 2 - 0.02, 0.01, high - 0.04), (x * wide / 2, -0.25, high)) for x in (-1, 1)]
+    return [(_BOX, (wide, 0.25, high), (0, 0, high)), *doors]
+
+
+def _coat_stand(rng: np.random.Generator) -> list[Piece]:
+    """A pole of a person's height with a coat and perhaps a hat on it."""
+    high = rng.uniform(0.8, 0.92)
+    coat = [
+        (_CAPSULE, (rng.uniform(0.1, 0.16), 0.32), (0, -0.06, 2 * high - 0.55)),
+        (_BALL, (0.2, 0.09, 0.1), (0, -0.05, 2 * high - 0.2)),
+    ]
+    hat = [(_ROD, (0.16, 0.008), (0, 0, 2 * high)), (_ROD, (0.09, 0.05), (0, 0, 2 * high + 0.05))]
+    return [
+        (_ROD, (0.02, high), (0, 0, high)),
+        (_ROD, (0.2, 0.015), (0, 0, 0.015)),
+        *coat,
+        *(hat if rng.random() < 0.5 else []),
+    ]
+
+
+def _plant(rng: np.random.Generator) -> list[Piece]:
+    high = rng.uniform(0.5, 1.2)
+    leaves = [
+        (
+            _BALL,
+            (rng.uniform(0.08, 0.2), rng.uniform(0.08, 0.2), rng.uniform(0.1, 0.25)),
+            (*rng.uniform(-0.2, 0.2, 2), 0.3 + high * rng.uniform(0.4, 1)),
+        )
+        for _ in range(7)
+    ]
+    return [(_ROD, (0.16, 0.16), (0, 0, 0.16)), (_ROD, (0.025, high / 2), (0, 0, 0.3 + high / 2)), *leaves]
+
+
+def _lamp(rng: np.random.Generator) -> list[Piece]:
+    high = rng.uniform(0.65, 0.85)
+    return [
+        (_ROD, (0.015, high), (0, 0, high)),
+        (_ROD, (0.16, 0.012), (0, 0, 0.012)),
+        (_ROD, (rng.uniform(0.12, 0.2), rng.uniform(0.1, 0.16)), (0, 0, 2 * high)),
+    ]
+
+
+def _boxes(rng: np.random.Generator) -> list[Piece]:
+    pieces, top = [], 0.0
+    for half in sorted(rng.uniform(0.12, 0.32, int(rng.integers(2, 5))), reverse=True):
+        pieces.append(
+            (_BOX, (half, half * rng.uniform(0.7, 1), half * 0.8), (*rng.uniform(-0.04, 0.04, 2), top + half * 0.8))
+        )
+        top += 1.6 * half
+    return pieces
+
+
+def _ball(rng: np.random.Generator) -> list[Piece]:
+    """A large ball upon a drum."""
+    radius, high = rng.uniform(0.12, 0.2), rng.uniform(0.3, 0.6)
+    return [(_ROD, (0.22, high), (0, 0, high)), (_BALL, (radius, radius, radius), (0, 0, 2 * high + radius))]
+
+
+_MAKERS = {
+    "table": _table,
+    "chair": _chair,
+    "sofa": _sofa,
+    "shelf": _shelf,
+    "cupboard": _cupboard,
+    "coat stand": _coat_stand,
+    "plant": _plant,
+    "lamp": _lamp,
+    "boxes": _boxes,
+    "ball": _ball,
+}
+
+
+def add_furniture(spec: Any, split: Split) -> list[str]:
+    """Bodies of a split's furniture, which stands on z = 0 and faces -y; returns their names."""
+    names = []
+    for kind, make in _MAKERS.items():
+        for number in numbers_of(split, 5):
+            body = spec.worldbody.add_body(name=f"{kind} {number}")
+            rng = np.random.default_rng([712, list(_MAKERS).index(kind), number])
+            for geom, size, place in make(rng):
+                add_geom(body, geom, size=list(size) + [0] * (3 - len(size)), pos=[float(x) for x in place])
+            names.append(body.name)
+    return names

@@ -1,0 +1,218 @@
+"""People: dm_control's CMU humanoid in several builds, skins and clothes, posed within the limits of its joints."""
+
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ..rendering import mujoco
+from .colours import any_colour
+from .stage import HIDDEN, add_geom
+
+
+class _Build(NamedTuple):
+    """Height, limbs' and trunk's thickness and the head's size, times those of the humanoid (1.75 m)."""
+
+    height: float
+    limbs: float
+    trunk: float
+    head: float
+
+
+_BUILDS = {
+    "slim": _Build(1.0, 0.88, 0.9, 0.95),
+    "average": _Build(1.0, 1.1, 1.1, 1.0),
+    "heavy": _Build(0.98, 1.35, 1.55, 1.05),
+    "child": _Build(0.66, 1.1, 1.05, 1.3),
+}
+BUILDS = tuple(_BUILDS)
+
+# The ten tones of the Monk Skin Tone scale, in three groups.
+_SKIN = {
+    "light": ("f6ede4", "f3e7db", "f7ead0", "eadaba"),
+    "medium": ("d7bd96", "a07e56", "825c43"),
+    "dark": ("604134", "3a312a", "292420"),
+}
+SKIN_TONES = tuple(_SKIN)
+_HAIR = ("17120f", "2b1d14", "4a2f1c", "7a4f28", "b58a4f", "8a8a88", "9a3d1e")
+
+# Degrees. Arms are given for the left one: the right one mirrors them.
+_ARMS = {  # humerus about z, y and x, then the elbow
+    "down": (83, -4, -27, 15),
+    "forward": (88, 2, 49, 15),
+    "up": (-12, 38, 62, 25),
+    "side": (7, -29, 2, 20),
+    "akimbo": (88, -46, -55, 95),
+    "half": (82, -18, 5, 70),
+}
+POSTURES = ("standing", "walking", "sitting", "reaching")
+_TRUNK = (
+    "thorax",
+    "upperback",
+    "lowerback",
+    "root_geom",
+    "lclavicle",
+    "rclavicle",
+    "lowerneck",
+    "chest",
+    "belly",
+    "hips",
+)
+
+
+class Look(NamedTuple):
+    """Who somebody is: the two that are labelled; all else is drawn with the clothes."""
+
+    build: str
+    skin_tone: str
+
+
+def humanoid_spec() -> mujoco.MjSpec:
+    """The humanoid with a fuller trunk, hair and a face: a spec to build a room around. Its body is "root"."""
+    with files("dm_control").joinpath("suite", "humanoid_CMU.xml") as path:
+        spec = mujoco.MjSpec.from_file(str(path))
+    ball = mujoco.mjtGeom.mjGEOM_ELLIPSOID
+    for body, name, size, place in (
+        ("thorax", "chest", (0.15, 0.14, 0.095), (0, 0.03, 0)),
+        ("lowerback", "belly", (0.125, 0.14, 0.09), (0, 0.07, 0.01)),
+        ("root", "hips", (0.15, 0.11, 0.1), (0, -0.06, 0)),
+        ("head", "hair", (0.093, 0.085, 0.097), (0, 0.155, 0.012)),
+        ("head", "locks", (0.092, 0.14, 0.06), (0, 0.06, -0.04)),
+        ("head", "nose", (0.013, 0.022, 0.018), (0, 0.085, 0.113)),
+        ("head", "mouth", (0.026, 0.007, 0.01), (0, 0.045, 0.1)),
+    ):
+        add_geom(spec.body(body), ball, name=name, size=list(size), pos=list(place))
+    spec.geom("leye").size = spec.geom("reye").size = [0.016, 0, 0]
+    return spec
+
+
+class Person:
+    """The humanoid in a compiled model, which can look like many people, one at a time.
+
+    geoms: all that it is drawn with.
+    """
+
+    def __init__(self, model: mujoco.MjModel):
+        self._model = model
+        first = model.body("root").id
+        self._bodies = [body for body in range(first, model.nbody) if model.body_rootid[body] == first]
+        self.geoms = np.flatnonzero(np.isin(model.geom_bodyid, self._bodies))
+        self._names = {int(geom): model.geom(geom).name for geom in self.geoms}
+        self._size, self._place = model.geom_size.copy(), model.geom_pos.copy()
+        self._offset = model.body_pos.copy()
+        model.geom_matid[self.geoms] = -1
+
+    def wear(self, look: Look, rng: np.random.Generator) -> None:
+        """Take on a build and a skin tone, with other clothes and hair every time."""
+        self._grow(_BUILDS[look.build], rng)
+        skin = _colour(str(rng.choice(_SKIN[look.skin_tone]))) * rng.uniform(0.93, 1.0)
+        shirt, trousers, shoes = any_colour(rng), any_colour(rng, (0, 0.6), 0.08), any_colour(rng, (0, 0.5), 0.05)
+        long_sleeves, long_legs = rng.random() < 0.55, rng.random() < 0.75
+        hair, style = _colour(str(rng.choice(_HAIR))), rng.choice(["none", "short", "long"], p=[0.12, 0.5, 0.38])
+        for geom, name in self._names.items():
+            self._model.geom_rgba[geom] = (
+                *self._tone(name, skin, shirt, trousers, shoes, hair, long_sleeves, long_legs),
+                1,
+            )
+        self.show()
+        hidden = {"none": ("hair", "locks"), "short": ("locks",), "long": ()}[str(style)]
+        for name in hidden:
+            self._model.geom(name).group = HIDDEN
+
+    def show(self, group: int = 0) -> None:
+        """Put what it is drawn with into a group of geoms, hair aside that it does not have."""
+        self._model.geom_group[self.geoms] = group
+
+    def _grow(self, build: _Build, rng: np.random.Generator) -> None:
+        model, vary = self._model, rng.uniform(0.95, 1.05, 3)
+        tall = build.height * vary[0]
+        model.body_pos[self._bodies[1:]] = tall * self._offset[self._bodies[1:]]
+        for geom, name in self._names.items():
+            on_head = model.body(model.geom_bodyid[geom]).name == "head"
+            thick = build.trunk * vary[1] if name in _TRUNK else build.limbs * vary[2]
+            size, place = tall * self._size[geom], tall * self._place[geom]
+            if on_head:
+                size, place = build.head * size, build.head * place
+            elif model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_ELLIPSOID:
+                size = size * (thick, 1, thick)
+            else:
+                size = size * (thick, 1, 1)
+            model.geom_size[geom], model.geom_pos[geom] = size, place
+
+    def _tone(self, name, skin, shirt, trousers, shoes, hair, long_sleeves, long_legs) -> np.ndarray:
+        part = name[1:] if name[0] in "lr" else name
+        if name in ("hair", "locks"):
+            return hair
+        if part == "eye":
+            return np.full(3, 0.05)
+        if name == "mouth":
+            return 0.6 * skin * (1.1, 0.6, 0.6)
+        if name in ("root_geom", "hips") or part in ("hipjoint", "femur"):
+            return trousers
+        if name in _TRUNK or part == "humerus":
+            return shirt
+        if part in ("radius", "wrist"):
+            return shirt if long_sleeves else skin
+        if part in ("tibia", "calf"):
+            return trousers if long_legs else skin
+        return shoes if part.startswith(("foot", "toes")) else skin
+
+    def pose(
+        self, data: Any, posture: str, place: np.ndarray, yaw: float, seat: float, rng: np.random.Generator
+    ) -> None:
+        """Stand, walk, sit or reach at a place on the floor, (2,) metres, turned by radians from facing -y.
+
+        seat: height in metres of what is sat upon.
+        """
+        model = self._model
+        data.qpos[:] = model.qpos0
+        angles = _angles(posture, rng)
+        for name, degrees in angles.items():
+            joint = model.joint(name)
+            low, high = joint.range
+            data.qpos[joint.qposadr[0]] = np.clip(np.radians(degrees + rng.normal(0, 4)), low, high)
+        turn = Rotation.from_euler("z", yaw) * Rotation.from_euler("x", np.pi / 2)
+        data.qpos[:3], data.qpos[3:7] = (*place, 1), turn.as_quat(scalar_first=True)
+        mujoco.mj_kinematics(model, data)
+        if posture == "sitting":
+            # The hips' underside rests on the seat.
+            hips = model.geom("hips").id
+            data.qpos[2] += seat + 0.8 * model.geom_size[hips, 1] - data.geom_xpos[hips, 2]
+        else:
+            soles = [geom for geom, name in self._names.items() if name[1:].startswith(("foot", "toes"))]
+            data.qpos[2] -= min(data.geom_xpos[geom, 2] - model.geom_size[geom, 0] for geom in soles)
+
+    def height_of_seat(self) -> float:
+        """Metres from the floor at which a sitting person's feet reach it."""
+        return float(0.42 * self._model.body_pos[self._model.body("ltibia").id, 1] / -0.405)
+
+
+def _angles(posture: str, rng: np.random.Generator) -> dict[str, float]:
+    """Joint angles in degrees; those that aren't named stay at zero, give or take."""
+    angles = {"lfemurrz": -17.0, "rfemurrz": 17.0, "ltibiarx": 4.0, "rtibiarx": 4.0}
+    left, right = rng.choice(["down", "akimbo", "half"], size=2, p=[0.7, 0.12, 0.18])
+    if posture == "walking":
+        stride = rng.uniform(15, 35) * rng.choice([-1, 1])
+        angles |= {"lfemurrx": -stride, "rfemurrx": stride}
+        angles |= {"ltibiarx": 8 + max(0, -stride), "rtibiarx": 8 + max(0, stride)}
+        left = right = "down"
+    elif posture == "sitting":
+        angles |= dict.fromkeys(("lfemurrx", "rfemurrx"), -88.0) | dict.fromkeys(("ltibiarx", "rtibiarx"), 88.0)
+        angles |= {"lfemurrz": -12, "rfemurrz": 12}
+        left, right = rng.choice(["down", "half"], size=2, p=[0.2, 0.8])
+    elif posture == "reaching":
+        arms = [str(rng.choice(["forward", "up", "side"])), str(rng.choice(["down", "forward", "up", "half"]))]
+        left, right = arms if rng.random() < 0.5 else arms[::-1]
+        angles |= {"lowerbackrx": rng.uniform(0, 25), "upperbackrx": rng.uniform(0, 20)}
+    for side, mirror, arm in (("l", 1, left), ("r", -1, right)):
+        z, y, x, elbow = _ARMS[str(arm)]
+        swing = 0.7 * angles.get(f"{'r' if side == 'l' else 'l'}femurrx", 0) if posture == "walking" else 0
+        angles |= {f"{side}humerusrz": mirror * z, f"{side}humerusry": mirror * y, f"{side}humerusrx": x - swing}
+        angles |= {f"{side}radiusrx": elbow, f"{side}wristry": -90}
+    angles |= {"headry": rng.uniform(-25, 25), "headrx": rng.uniform(-10, 15), "lowerbackrz": rng.uniform(-6, 6)}
+    return angles
+
+
+def _colour(code: str) -> np.ndarray:
+    return np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)]) / 255

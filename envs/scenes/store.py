@@ -1,0 +1,233 @@
+"""Sets of labelled pictures on disk: drawn once by worker processes, in blocks, then memory-mapped."""
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tinyvla.errors import UserError
+from tinyvla.files import alone_in, write_whole
+
+from ..workers import clear_disk_errors, count_workers, worker_pool
+from .splits import PICTURES_PER_SEED, SPLITS, Split, picture_seed
+from .stage import Stage
+
+VERSION = 1  # of the pictures; another one is another folder
+BLOCK = 32  # pictures that are drawn, checked and kept together
+SMALLEST, LARGEST = 32, 1024  # pixels of a side
+_KINDS = ("table", "room")
+
+
+class _Array(NamedTuple):
+    """One of a set's files: a picture's shape, S pixels a side, as numbers of a kind."""
+
+    dtype: type[np.generic]
+    channels: tuple[int, ...] = ()
+
+    def shape(self, size: int) -> tuple[int, ...]:
+        return (size, size, *self.channels)
+
+    def bytes(self, size: int) -> int:
+        return int(np.prod(self.shape(size))) * np.dtype(self.dtype).itemsize
+
+
+_ARRAYS = {
+    "table": {"images": _Array(np.uint8, (3,)), "instances": _Array(np.uint8), "depth": _Array(np.float16)},
+    "room": {"images": _Array(np.uint8, (3,)), "instances": _Array(np.uint8)},
+}
+
+
+Block = tuple[dict[str, np.ndarray], list[dict[str, Any]]]  # arrays, (32, ...) each, and labels
+
+
+class Scenes:
+    """Labelled pictures, S pixels a side.
+
+    images: uint8 (N, S, S, 3). labels: a dict a picture. instances: uint8 (N, S, S); of tables 0 is table and
+    background and i is the label's objects[i - 1], of rooms 1 is the person. depth: float16 (N, S, S), metres along the
+    camera's axis, None for rooms. All arrays are mapped from files, read-only.
+    """
+
+    def __init__(
+        self, images: np.ndarray, labels: list[dict[str, Any]], instances: np.ndarray, depth: np.ndarray | None
+    ):
+        self.images, self.labels, self.instances, self.depth = images, labels, instances, depth
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def open_scenes(
+    kind: str,
+    split: str,
+    count: int = 2000,
+    image_size: int = 128,
+    seed: int = 0,
+    data_dir: Path = Path("data"),
+    workers: int | str | None = "auto",
+) -> Scenes:
+    """The first `count` pictures of a set; what is missing below data_dir is drawn first.
+
+    A picture depends on kind, split, seed, its index and image_size alone: not on count, nor on who draws it. Splits
+    share no seed, object mesh or texture.
+
+    Labels of tables: "caption", "captions" (several wordings), "seed", and "objects": a list of "name" (no two have the
+    same), "category", "colour", "box" (half-open, [x0, y0, x1, y1] pixels), "pixels" (visible), and "relation" ("left of
+    the blue bowl") where there is a clear one. Labels of rooms have Wake Vision's columns: "person" (0 or 1), "distance"
+    ("near", "mid", "far" or None), "lighting" ("dark", "normal", "bright"), "depiction" ("none", "person",
+    "non_person"), "build", "skin_tone" and "box" (None without a person), "seed".
+
+    Args:
+        kind: "table" or "room".
+        split: "train", "validation" or "test".
+        image_size: S, from 32 to 1024.
+        workers: processes that draw; "auto" is one a core.
+
+    Raises UserError for other arguments, if the disk is or would be full, and if files there are damaged.
+    """
+    _check(kind, split, count, image_size, seed)
+    folder = Path(data_dir) / "scenes" / f"{kind}-{split}-{image_size}px-seed{seed}-v{VERSION}"
+    blocks = range(-(-count // BLOCK))
+    if _missing(folder, blocks):
+        with clear_disk_errors(), alone_in(folder):  # another process may have drawn them meanwhile
+            _draw_missing(folder, _missing(folder, blocks), (kind, split, image_size, seed), workers)
+    return _mapped(folder, kind, count, image_size)
+
+
+def _check(kind: str, split: str, count: int, image_size: int, seed: int) -> None:
+    for name, value, known in (("kind", kind, _KINDS), ("split", split, SPLITS)):
+        if value not in known:
+            raise UserError(f"there is no {name} {value!r} of scenes; use one of {', '.join(known)}")
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"count is {count!r}; ask for at least 1 picture")
+    if not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
+        raise UserError(f"image_size is {image_size!r}; use {SMALLEST} to {LARGEST} pixels")
+    picture_seed(split, seed, min(count, PICTURES_PER_SEED + 1) - 1)  # type: ignore[arg-type]
+
+
+def _label_file(folder: Path, block: int) -> Path:
+    return folder / "labels" / f"{block:06d}.json"
+
+
+def _missing(folder: Path, blocks: range) -> list[int]:
+    return [block for block in blocks if not _label_file(folder, block).exists()]
+
+
+def _draw_missing(folder: Path, missing: list[int], spec: tuple[str, str, int, int], workers: int | str | None) -> None:
+    if not missing:
+        return
+    kind, _, size, _ = spec
+    _check_disk(folder, len(missing) * BLOCK * sum(array.bytes(size) for array in _ARRAYS[kind].values()))
+    number = min(count_workers(workers), len(missing))
+    with tqdm(total=len(missing) * BLOCK, desc=f"drawing {kind}s", unit="picture", delay=2) as bar:
+        for block, drawn in _in_workers(missing, spec, number) if number > 1 else _in_process(missing, spec):
+            _keep(folder, block, drawn, kind, size)
+            bar.update(BLOCK)
+
+
+def _in_workers(missing: list[int], spec: tuple[str, str, int, int], number: int) -> Iterator[tuple[int, Any]]:
+    with worker_pool(number) as pool:
+        futures = {pool.submit(draw_block, *spec, block): block for block in missing}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+
+
+def _in_process(missing: list[int], spec: tuple[str, str, int, int]) -> Iterator[tuple[int, Any]]:
+    kind, split, size, seed = spec
+    with closing(make_stage(kind, split, size)) as stage:
+        for block in missing:
+            yield block, _pictures(stage, split, seed, block)
+
+
+def draw_block(kind: str, split: Split, image_size: int, seed: int, block: int) -> Block:
+    """A worker's part: the arrays, (32, ...) each, and labels of a block of pictures."""
+    return _pictures(_kept_stage(kind, split, image_size), split, seed, block)
+
+
+def make_stage(kind: str, split: Split, image_size: int) -> Stage:
+    """What draws a split's pictures of a kind; `close()` frees its GL context."""
+    from .room import RoomStage
+    from .table import TableStage
+
+    return {"table": TableStage, "room": RoomStage}[kind](split, image_size)
+
+
+_kept_stage = cache(make_stage)  # one a worker process, as long as it lives
+
+
+def _pictures(stage: Stage, split: Split, seed: int, block: int) -> Block:
+    seeds = [picture_seed(split, seed, index) for index in range(block * BLOCK, (block + 1) * BLOCK)]
+    drawn = [stage.picture(np.random.default_rng(number)) for number in seeds]
+    arrays = {"images": [picture.image for picture in drawn], "instances": [picture.instances for picture in drawn]}
+    if all(picture.depth is not None for picture in drawn):
+        arrays["depth"] = [picture.depth for picture in drawn]
+    labels = [picture.label | {"seed": number} for picture, number in zip(drawn, seeds, strict=True)]
+    return {name: np.stack(values) for name, values in arrays.items()}, labels
+
+
+def _keep(folder: Path, block: int, drawn: Block, kind: str, size: int) -> None:
+    """Write a block's arrays, and only then its labels, which say that the block is there."""
+    arrays, labels = drawn
+    checksums = {}
+    for name, array in _ARRAYS[kind].items():
+        content = arrays[name].astype(array.dtype, copy=False).tobytes()
+        checksums[name] = zlib.crc32(content)
+        path = folder / f"{name}.bin"
+        path.touch()
+        with path.open("r+b") as file:
+            file.seek(block * BLOCK * array.bytes(size))
+            file.write(content)
+    write_whole(_label_file(folder, block), json.dumps({"checksums": checksums, "labels": labels}))
+
+
+def _mapped(folder: Path, kind: str, count: int, size: int) -> Scenes:
+    blocks = -(-count // BLOCK)
+    kept = [_read_labels(folder, block) for block in range(blocks)]
+    arrays = {name: _map(folder, name, array, blocks, size, kept) for name, array in _ARRAYS[kind].items()}
+    labels = [label for block in kept for label in block["labels"]]
+    cut = {name: array[:count] for name, array in arrays.items()}
+    return Scenes(cut["images"], labels[:count], cut["instances"], cut.get("depth"))
+
+
+def _read_labels(folder: Path, block: int) -> dict[str, Any]:
+    path = _label_file(folder, block)
+    try:
+        kept = json.loads(path.read_text())
+        if len(kept["labels"]) == BLOCK and kept["checksums"]:
+            return kept
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise _damaged(path, folder)
+
+
+def _map(folder: Path, name: str, array: _Array, blocks: int, size: int, kept: list[dict[str, Any]]) -> np.ndarray:
+    path = folder / f"{name}.bin"
+    needed = blocks * BLOCK * array.bytes(size)
+    if not path.is_file() or path.stat().st_size < needed:
+        raise _damaged(path, folder)
+    mapped = np.memmap(path, array.dtype, "r", shape=(blocks * BLOCK, *array.shape(size)))
+    for block, labels in enumerate(kept):
+        if zlib.crc32(mapped[block * BLOCK : (block + 1) * BLOCK].data) != labels["checksums"].get(name):
+            raise _damaged(path, folder)
+    return mapped
+
+
+def _damaged(path: Path, folder: Path) -> UserError:
+    return UserError(f"{path} is damaged; delete the folder {folder} and run the same command again")
+
+
+def _check_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"these pictures need {needed / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free; "
+            "free some space, ask for fewer, or point data_dir at another disk"
+        )
