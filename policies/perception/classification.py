@@ -58,16 +58,26 @@ class Steps:
     Args:
         pictures: in an epoch; each has its own order.
         epochs: after so many the positions begin again; None: never.
+        part: which process this is, of how many that have batches of their own in every step.
     """
 
-    def __init__(self, pictures: int, batch_size: int, seed: int, start: int, epochs: int | None = None):
-        self.pictures, self.batch_size, self.start, self.epochs = pictures, batch_size, start, epochs
+    def __init__(
+        self,
+        pictures: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        epochs: int | None = None,
+        part: tuple[int, int] = (0, 1),
+    ):
+        self.part, self.pictures, self.batch_size, self.start, self.epochs = part, pictures, batch_size, start, epochs
         self._order = sample_order(pictures, seed)
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start
         while True:
-            places = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            batch = step * self.part[1] + self.part[0]
+            places = torch.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
             epochs = places // self.pictures
             if self.epochs:
                 epochs = epochs % self.epochs
@@ -80,17 +90,19 @@ class ClassificationTrainee(VisionTrainee):
 
     Args:
         options: of configs/task/perception/cct.yaml: model, network (further options of it), image_size, pretrained,
-            label_smoothing, view, workers, `data` with its source, and `trainer` with its batch size.
-        data: scenes by split (see envs/scenes), for `data.source=objects`; other sources need none.
+            label_smoothing, view, workers and source; and `trainer` with its batch size.
+        data: scenes by split (see envs/scenes) for `source=objects`; other sources need none.
         seed: of everything random.
+        part: which process this is, of how many that share a step.
 
     Raises UserError for a model that there is not, and for pictures that are missing or do not fit.
     """
 
     score = "accuracy on pictures of classes"
 
-    def __init__(self, options: Mapping[str, Any], data: Mapping[str, Any], seed: int):
-        self.options, self.data, self.seed, source = options, data, seed, options["data"]["source"]
+    def __init__(self, options: Mapping[str, Any], data: Mapping[str, Any], seed: int, part: tuple[int, int] = (0, 1)):
+        self.options, self.data, self.seed, self.part = options, data, seed, part
+        source = options["source"]
         self.train_pictures = load_pictures(source, "train", data.get("train"))
         classes = self.train_pictures.classes
         self.validation_pictures = load_pictures(source, "validation", data.get("validation"), classes)
@@ -111,7 +123,8 @@ class ClassificationTrainee(VisionTrainee):
 
     def start(self, step: int) -> None:
         samples, epochs = self._samples()
-        steps = Steps(len(self.train_pictures), self.options["trainer"]["batch_size"], self.seed, step, epochs)
+        batch_size = self.options["trainer"]["batch_size"]
+        steps = Steps(len(self.train_pictures), batch_size, self.seed, step, epochs, self.part)
         self._batches = iter(
             DataLoader(
                 samples,
@@ -130,12 +143,12 @@ class ClassificationTrainee(VisionTrainee):
         return {"score": right / len(self.validation_pictures), "cross_entropy": loss}
 
     def test(self) -> dict[str, Figure]:
-        pictures = self._test_pictures()
+        pictures = self.test_pictures()
         return {"accuracy": share(evaluate(self.module.classifier, pictures)[0], len(pictures))}
 
     def examples(self) -> dict[str, Picture]:
         """Some test pictures, by what the classifier takes them for."""
-        pictures, classifier = self._test_pictures(), self.module.classifier
+        pictures, classifier = self.test_pictures(), self.module.classifier
         found = {}
         for number in np.linspace(0, len(pictures) - 1, _EXAMPLES).astype(int).tolist():
             told = predict(classifier, pictures, range(number, number + 1))[0].softmax(-1)
@@ -147,8 +160,8 @@ class ClassificationTrainee(VisionTrainee):
     def restore(self, folder: Path) -> None:
         self.module.classifier.net.load_state_dict(Classifier.load(folder).net.state_dict())
 
-    def _test_pictures(self) -> LabelledPictures:
-        source, classes = self.options["data"]["source"], self.train_pictures.classes
+    def test_pictures(self) -> LabelledPictures:
+        source, classes = self.options["source"], self.train_pictures.classes
         return load_pictures(source, "test", self.data.get("test"), classes)
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:

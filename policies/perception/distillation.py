@@ -44,7 +44,7 @@ class DistillationTrainee(ClassificationTrainee):
         options: of configs/task/perception/tinyvit.yaml: those of a classification, and teacher (a classifier's folder
             or run, or the name of a timm model that has weights for these very classes), store (the file), k, epochs,
             check (samples that the teacher answers again before the student begins) and online.
-        data, seed: as ClassificationTrainee has them.
+        data, seed, part: as ClassificationTrainee has them.
 
     Raises UserError as ClassificationTrainee does, and for a teacher whose classes are not those of the pictures.
     """
@@ -53,7 +53,7 @@ class DistillationTrainee(ClassificationTrainee):
         options = self.options
         if options["online"]:
             return Student(classifier, load_teacher(options["teacher"], self.train_pictures))
-        self.store = fill_store(options, self.train_pictures, self.view.describe(), self.seed)
+        self.store = fill_store(options, self.train_pictures, self.view.describe())
         self.store.require_classes(len(classifier.classes), "student")
         return Student(classifier)
 
@@ -63,8 +63,10 @@ class DistillationTrainee(ClassificationTrainee):
         return StoredAnswers(self.store, self.train_pictures), self.store.contents.epochs
 
 
-def fill_store(options: Mapping[str, Any], pictures: LabelledPictures, view: dict[str, Any], seed: int) -> LogitStore:
+def fill_store(options: Mapping[str, Any], pictures: LabelledPictures, view: dict[str, Any]) -> LogitStore:
     """Pass 1, as far as it is not done: the store with all of a teacher's answers. The teacher is gone afterwards.
+
+    Students of any seed may share it.
 
     Raises UserError if the store is of something else, or, with `check`, the teacher does not say the same again.
     """
@@ -76,7 +78,6 @@ def fill_store(options: Mapping[str, Any], pictures: LabelledPictures, view: dic
         teacher=str(options["teacher"]),
         checksum=pictures.checksum,
         view=view,
-        seed=seed,
     )
     path, teacher = Path(options["store"]), None
     if options["check"] or not path.exists() or LogitStore(path).epochs(whole=False):

@@ -44,9 +44,9 @@ def scenes():
 
 
 def options(task, *settings):
-    small = ("task.model=cct_2_3x2", "task.image_size=16", "task.trainer.batch_size=16")
+    small = ("task.model=cct_2_3x2", "task.image_size=16", "trainer.batch_size=16")
     cfg = load_config("train", [f"task=perception/{task}", *small, *settings])
-    return as_dict(cfg.task)
+    return as_dict(cfg.task) | {"trainer": as_dict(cfg.trainer)}
 
 
 def train(trainee, steps, start=0, lr=2e-3):
@@ -135,8 +135,18 @@ class TestClassification:
             assert torch.equal(resumed.batch(step)["images"], whole[step]["images"])
         assert not torch.equal(whole[0]["images"], whole[4]["images"])
 
+    def test_processes_share_a_step(self, scenes):
+        def batches(batch_size, part):
+            trainee = ClassificationTrainee(options("cct", f"trainer.batch_size={batch_size}"), scenes, 0, part)
+            trainee.start(3)
+            return [trainee.batch(step)["images"] for step in (3, 4)]
+
+        parts = [batches(8, (rank, 2)) for rank in range(2)]
+        for whole, *own in zip(batches(16, (0, 1)), *parts, strict=True):
+            assert torch.equal(whole, torch.cat(own))
+
     def test_every_epoch_has_every_picture(self, scenes):
-        trainee = ClassificationTrainee(options("cct", "task.trainer.batch_size=20"), scenes, seed=0)
+        trainee = ClassificationTrainee(options("cct", "trainer.batch_size=20"), scenes, seed=0)
         trainee.start(0)
         labels = torch.cat([trainee.batch(step)["labels"] for step in range(3)])
         assert sorted(labels.tolist()) == sorted(trainee.train_pictures.labels.tolist())
