@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import termios
+import time
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
@@ -15,12 +16,14 @@ from lerobot.utils.errors import DeviceNotConnectedError
 
 from tinyvla.errors import UserError
 
-from .twin.protocol import Instruction, Packet, Parser, pack
+from .feetech.protocol import Instruction, Packet, Parser, pack
 
 GET_PERMISSION = "run: sudo usermod -aG dialout $USER, then log in again"
 _PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
 _PATIENCE = 0.03  # seconds that a servo has to answer a ping
-_RETRIES = _ATTEMPTS = 3
+_PINGS = _ATTEMPTS = 3
+_LET_GO_S = 3.0  # seconds for which servos are told to let go that have not said that they did
+_PAUSE = 0.05  # seconds between two such rounds
 _LOST_PACKET = re.compile("status packet|motor check failed")
 
 
@@ -70,13 +73,10 @@ def disconnect_arm(robot: Robot) -> list[str]:
             problems.append(f"{robot} did not disconnect: {_line(error)}")
         return problems
     if bus.is_connected:
-        for motor in bus.motors:
-            _quieten(bus)
-            try:
-                bus.disable_torque(motor, num_retry=_RETRIES)
-            except Exception as error:
-                if not _reports_fault(error):  # a servo that reports a fault has obeyed
-                    problems.append(f"{motor} did not confirm that its torque is off: {_line(error)}")
+        problems += [
+            f"{motor} did not confirm that its torque is off: {error}; cut the arm's power"
+            for motor, error in _let_go(bus).items()
+        ]
         _close_port(bus)
     for name, camera in getattr(robot, "cameras", {}).items():
         try:
@@ -85,6 +85,36 @@ def disconnect_arm(robot: Robot) -> list[str]:
         except Exception as error:
             problems.append(f"the camera {name} did not close: {_line(error)}")
     return problems
+
+
+def _let_go(bus: Any) -> dict[str, str]:
+    """Switch the torque of all servos off, again and again until each has said that it is; those that never did, and
+    why. A port that was gone and is back is opened anew.
+    """
+    left, end = dict.fromkeys(bus.motors, ""), time.monotonic() + _LET_GO_S
+    while left:
+        before = len(left)
+        with contextlib.suppress(Exception):  # reaches all at once, and nobody answers
+            _quieten(bus)
+            bus.sync_write("Torque_Enable", 0, normalize=False)
+        for motor in list(left):
+            _quieten(bus)
+            try:
+                bus.write("Torque_Enable", motor, 0, normalize=False)
+            except Exception as error:
+                if not _reports_fault(error):  # a servo that reports a fault has obeyed
+                    left[motor] = _line(error)
+                    continue
+            del left[motor]
+        if time.monotonic() > end:
+            break
+        if len(left) == before:
+            time.sleep(_PAUSE)
+            with contextlib.suppress(Exception):
+                _close_port(bus)
+            with contextlib.suppress(Exception):
+                bus.port_handler.openPort()
+    return left
 
 
 @contextlib.contextmanager
@@ -110,7 +140,7 @@ def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
     if isinstance(port, str) and not Path(port).exists():
         return f"the port {port} is gone; put the USB cable back, wait for the port and run the command again"
     if "motor check failed" in text:
-        return _explain_servos(robot, port)
+        return _explain_servos(robot, port, wrong_model="incorrect model" in text)
     if "firmware" in text:
         return "the servos have different firmware; bring all to the newest with Feetech's program"
     if _reports_fault(error):
@@ -161,12 +191,12 @@ def _check_calibration(robot: Robot) -> None:
     )
 
 
-def _explain_servos(robot: Robot, port: Any) -> str:
+def _explain_servos(robot: Robot, port: Any, wrong_model: bool) -> str:
     """Which servos are not as they should be. The bus speaks Feetech's protocol here, else LeRobot's word is taken."""
     bus = _bus(robot)
     if type(bus).__name__ != "FeetechMotorsBus":
         return f"not all servos of {robot} were found on {port}; check power supply and cables"
-    found = {motor: ping(port, bus.motors[motor].id) for motor in bus.motors}
+    found = {motor: _ping_patiently(port, bus.motors[motor].id) for motor in bus.motors}
     named = {motor: f"{motor} (id {bus.motors[motor].id})" for motor in bus.motors}
     garbled = [named[motor] for motor, answer in found.items() if answer == "garbled"]
     missing = [named[motor] for motor, answer in found.items() if answer == "silent"]
@@ -184,7 +214,11 @@ def _explain_servos(robot: Robot, port: Any) -> str:
         return (
             f"{', '.join(missing)} does not answer on {port}; check its cables, or give it its id: lerobot-setup-motors"
         )
-    return f"a servo on {port} is of another model than {robot} has; exchange it, or set robot.type to the right arm"
+    if wrong_model:
+        return (
+            f"a servo on {port} is of another model than {robot} has; exchange it, or set robot.type to the right arm"
+        )
+    return f"packets get lost between {port} and its servos; check the cables and the power supply, then try again"
 
 
 def ping(port: str, servo_id: int, baud_rate: int = 1_000_000) -> str:
@@ -200,6 +234,12 @@ def ping(port: str, servo_id: int, baud_rate: int = 1_000_000) -> str:
         case [Packet(id=sender, code=error)] if sender == servo_id:
             return "faulty" if error else "answers"
     return "garbled"
+
+
+def _ping_patiently(port: str, servo_id: int) -> str:
+    """A servo that answers once is there, though packets get lost."""
+    answers = [ping(port, servo_id) for _ in range(_PINGS)]
+    return next((answer for answer in ("answers", "faulty", "garbled") if answer in answers), "silent")
 
 
 def _bus(robot: Robot) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -42,7 +43,8 @@ class Plan(NamedTuple):
 def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Write what a `Recorder` sends: a Plan, then frames, and EPISODE_ENDS after each episode.
 
-    The end of the stream, also in the middle of an episode or of a frame, ends the recording, which is whole then.
+    The end of the stream, also in the middle of an episode or of a frame, ends the recording, which is whole then; one
+    without a frame is none, and its folder is removed.
     Calls `ready` once it can take frames, and returns how many episodes and frames were written.
     """
     plan: Plan = pickle.load(stream)
@@ -75,6 +77,8 @@ def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[st
             dataset.save_episode()
     finally:
         dataset.finalize()
+        if not dataset.meta.total_frames:  # which nothing could open
+            shutil.rmtree(plan.root)
     return {"episodes": dataset.meta.total_episodes, "frames": dataset.meta.total_frames}
 
 

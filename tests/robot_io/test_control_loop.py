@@ -5,8 +5,8 @@ import pytest
 from safety_arm import REST, TICK, make_limits
 
 from robot_io.control_loop import ControlLoop, Timing
+from robot_io.feetech import FeetechServos
 from robot_io.safety import SafetyLayer
-from robot_io.servos import FeetechServos
 
 AWAY = REST + np.array([40, 20, -20, -20, 60, 50])
 JOINTS = list(make_limits().joints)
