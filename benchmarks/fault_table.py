@@ -105,13 +105,14 @@ def in_this_process(name: str, fault: Fault, rig: Rig, runner: Waving, number: i
     striker = Striker(fault, ticks, rig, runner)
     folder.chmod(0o777)
     with rig.recorder(folder / "recording", runner) as recorder:
-        line, began = "", time.monotonic()
+        line, began, report = "", time.monotonic(), {}
         with Truth(rig.twin.folder) as truth:
             try:
                 around = fault.around(rig) if fault.around else None
                 robot = around.__enter__() if around else {}
                 try:
                     run = rig.deployment(runner, striker, recorder, **robot)
+                    report = run.report
                     run.run([Episode("wave", ticks / RATE + fault.rest_s, START)], folder)
                 finally:
                     if around:
@@ -124,7 +125,6 @@ def in_this_process(name: str, fault: Fault, rig: Rig, runner: Waving, number: i
                 runner.wake()
             torque = truth.newest[2]
         since = began if fault.safe == LIMP else striker.struck
-        report = {"recording": recorder.close()}
     expected = re.search(fault.ends, line) is not None if fault.ends else not line
     return {
         "seconds": seconds_until_safe(fault, since, truth),
@@ -132,6 +132,7 @@ def in_this_process(name: str, fault: Fault, rig: Rig, runner: Waving, number: i
         "expected": expected and "\n" not in line,
         "torque_left": sum(share > 0 for share in torque),
         "readable": readable(folder / "recording", report),
+        "interventions": {cause: n["interventions"] for cause, n in report.get("safety", {}).get("causes", {}).items()},
     }
 
 

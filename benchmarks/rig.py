@@ -152,9 +152,7 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
     with tempfile.TemporaryDirectory() as folder:
         write_so101_policy(Path(folder) / "policy")
         robot = as_dict(cfg.robot)
-        robot = in_scene(
-            robot | {"twin": robot["twin"] | twin_settings}, SCENE, {"front": (32, 32), "wrist": (32, 32)}
-        )
+        robot = in_scene(robot | {"twin": robot["twin"] | twin_settings}, SCENE, {"front": (32, 32), "wrist": (32, 32)})
         with start_twin(TwinSettings.from_config(robot)) as twin:
             yield Rig(twin, robot, as_dict(cfg.safety), Path(folder))
 

@@ -110,7 +110,14 @@ def train(
         with CheckpointWriter(run_dir, step) as checkpoint:
             with nullcontext() if sharded else averaged_weights(list(averaged.values()), ema):
                 folder = checkpoint.add_policy(
-                    partial(save_checkpoint_files, policy, preprocess, postprocess, weights=weights)
+                    partial(
+                        save_checkpoint_files,
+                        policy,
+                        preprocess,
+                        postprocess,
+                        weights=weights,
+                        features=meta.features,
+                    )
                 )
             is_best = False
             if validation_due and validate:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Deployment:
         operator: a person who may take over.
         approach_speed: share of the speed limits for the way to an episode's first pose.
         dry_run: nothing is sent, the arm stays limp.
-        trained_joints: see `check_fit`.
+        trained_names: see `check_fit`.
         people: what tells the person gate whether somebody is in view.
 
     Raises UserError if the policy does not fit the arm.
@@ -57,14 +57,14 @@ class Deployment:
     operator: Operator | None = None
     approach_speed: float = 0.25
     dry_run: bool = False
-    trained_joints: Sequence[str] | None = None
+    trained_names: Mapping[str, Sequence[str]] | None = None
     people: PersonWatch | None = None
     report: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.approach_speed <= 1:
             raise UserError(f"approach_speed={self.approach_speed:g} is no share; give a number above 0, at most 1")
-        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
+        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_names)
         self._keys = [f"{joint}.pos" for joint in self.layer.joints]
         rate = self.layer.limits.rate_hz
         self._policy = ArmPolicy(self.runner, self.layer.joints, rate, self.operator)
@@ -108,7 +108,7 @@ class Deployment:
 
     def _run(self, episodes: Sequence[Episode]) -> None:
         # Some cameras tell their size only now.
-        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
+        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_names)
         found = self._position(self.arm.get_observation())
         for episode in episodes:
             ended = self._play(episode)
