@@ -44,14 +44,14 @@ TITLES = {
 
 
 class Striker:
-    """A watcher that makes a fault happen after so many ticks."""
+    """A watcher that lets the arm's own torque hold it, and makes a fault happen after so many ticks."""
 
     def __init__(self, fault: Fault, ticks: int, rig: Rig, runner: Waving) -> None:
         self._fault, self._left, self._rig, self._runner = fault, ticks, rig, runner
-        self.struck = float("nan")
+        self.struck = self.ended = float("inf")
 
     def begin(self, episode: Episode) -> None:
-        pass
+        self._rig.let_go()
 
     def see(self, tick: Any) -> None:
         self._left -= 1
@@ -60,16 +60,16 @@ class Striker:
             self._fault.strike(self._rig, self._runner)
 
     def end(self, result: Mapping[str, Any]) -> None:
-        pass
+        self.ended = time.monotonic()
 
     def figures(self) -> dict[str, Any]:
         return {}
 
 
-def seconds_until_safe(fault: Fault, since: float, truth: Truth) -> float | None:
-    """From when a fault struck; None if the arm was never safe."""
+def seconds_until_safe(fault: Fault, since: float, until: float, truth: Truth) -> float | None:
+    """From when a fault struck; None if the arm was not safe by the time `until`."""
     times, speeds, torques = truth.arrays()
-    after = times >= since
+    after = (times >= since) & (times <= until)
     times, speeds, torques = times[after] - since, speeds[after], torques[after]
     if fault.safe == LIMP:
         unsafe = (torques > 0).any(axis=1)
@@ -77,6 +77,8 @@ def seconds_until_safe(fault: Fault, since: float, truth: Truth) -> float | None
         unsafe = (torques > HALF).any(axis=1)
     else:
         unsafe = ((np.abs(speeds) > MOVING) & (torques > 0)).any(axis=1)
+    if not len(unsafe):
+        return None
     if not unsafe.any():
         return 0.0
     if fault.safe == LIMITED:  # the joint tries again now and then, so the first time counts
@@ -100,7 +102,7 @@ def readable(folder: Path, report: Mapping[str, Any]) -> bool | None:
 
 def in_this_process(name: str, fault: Fault, rig: Rig, runner: Waving, number: int, folder: Path) -> dict[str, Any]:
     """One trial of a fault of the arm, its cameras or its policy."""
-    rig.put_to_rest()
+    rig.hold()
     ticks = int(np.random.default_rng([sum(map(ord, name)), number]).integers(15, 46))
     striker = Striker(fault, ticks, rig, runner)
     folder.chmod(0o777)
@@ -125,9 +127,10 @@ def in_this_process(name: str, fault: Fault, rig: Rig, runner: Waving, number: i
                 runner.wake()
             torque = truth.newest[2]
         since = began if fault.safe == LIMP else striker.struck
+        until = striker.ended if fault.ends is None else np.inf  # then the arm is taken back to where it was
     expected = re.search(fault.ends, line) is not None if fault.ends else not line
     return {
-        "seconds": seconds_until_safe(fault, since, truth),
+        "seconds": seconds_until_safe(fault, since, until, truth),
         "line": line,
         "expected": expected and "\n" not in line,
         "torque_left": sum(share > 0 for share in torque),
@@ -138,10 +141,11 @@ def in_this_process(name: str, fault: Fault, rig: Rig, runner: Waving, number: i
 
 def of_a_process(name: str, fault: Fault, rig: Rig, number: int, folder: Path) -> dict[str, Any]:
     """One trial of what ends or stops the process of deploy.py."""
-    rig.put_to_rest()
+    rig.hold()
     run_dir = folder / "run"
     with Truth(rig.twin.folder) as truth:
         with deploying(rig, run_dir) as process:
+            rig.let_go()
             time.sleep(0.5 + np.random.default_rng([sum(map(ord, name)), number]).uniform(0, 1))
             wait_for_motion(truth)
             since = time.monotonic()
@@ -155,7 +159,7 @@ def of_a_process(name: str, fault: Fault, rig: Rig, number: int, folder: Path) -
     report = json.loads((run_dir / "deploy.json").read_text()) if (run_dir / "deploy.json").exists() else {}
     ended = report.get("ended", "")
     return {
-        "seconds": seconds_until_safe(fault, since, truth),
+        "seconds": seconds_until_safe(fault, since, np.inf, truth),
         "line": ended,
         "expected": ended == (fault.ends or "") and "Traceback" not in stderr,
         "torque_left": sum(share > 0 for share in torque),
@@ -182,7 +186,7 @@ def row(name: str, fault: Fault, trials: list[dict[str, Any]]) -> dict[str, Any]
     n = len(trials)
     seconds = [trial["seconds"] for trial in trials]
     kept = [trial["readable"] for trial in trials if trial["readable"] is not None]
-    allowed = [trial["torque_left"] <= fault.keeps_torque or fault.ends is None for trial in trials]
+    allowed = [trial["torque_left"] <= fault.keeps_torque for trial in trials]
     return {
         "name": name,
         "about": fault.about,

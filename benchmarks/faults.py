@@ -169,7 +169,7 @@ FAULTS = {
     "camera_late": Fault(
         "pictures come 1 s late", STILL, 1.2, on_twin("camera_late front 1.0"), "a camera failed: .* old"
     ),
-    "policy_hangs": Fault("the policy hangs", STILL, 1.2, in_policy("hangs"), "put out nothing new"),
+    "policy_hangs": Fault("the policy hangs", STILL, 1.2, in_policy("hangs"), "put out nothing new", rest_s=8.0),
     "policy_nan": Fault("the policy puts out NaN", STILL, 1.0, in_policy("nan"), "non-finite action"),
     "bug": Fault("an error in the program", STILL, 0.6, _bug, "ZeroDivisionError"),
     "calibration": Fault("another arm's calibration", LIMP, 0, ends="it is another arm's", around=other_arm),

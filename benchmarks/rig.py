@@ -15,6 +15,8 @@ import torch
 
 import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twin)
 from configs.composing import as_dict, load_config
+from envs.so101 import JOINTS
+from envs.so101.arm import Units, skeleton_spec
 from envs.so101.twin import SCENE
 from policies import AsynchronousRunner
 from policies.asynchronous import Chunk
@@ -31,9 +33,10 @@ from tiny import write_so101_policy  # noqa: E402
 
 RATE = 30.0
 # Of the wave, LeRobot's units: its middle and how far it goes either way, all joints out of step.
-_MIDDLE, _SWING = np.array([0.0, -70, 55, 60, 0, 45]), np.array([20.0, 12, 12, 15, 20, 20])
+_MIDDLE, _SWING = np.array([0.0, -60, 45, 70, 0, 45]), np.array([20.0, 10, 10, 15, 20, 20])
 _TURNS_A_SECOND = 0.3
 _SAMPLES_A_SECOND = 60
+_PATIENCE_S, _SETTLE_S = 60.0, 0.3
 
 
 def wave(steps: np.ndarray) -> np.ndarray:
@@ -118,13 +121,23 @@ class Rig:
     def __init__(self, twin: TwinControl, robot: dict[str, Any], safety: dict[str, Any], folder: Path) -> None:
         self.twin, self.robot, self.safety, self.folder = twin, robot, safety, folder
         self.checkpoint = folder / "policy"
-        self._rest = twin.state()["qpos"]  # folded, limp
 
-    def put_to_rest(self) -> None:
-        """The arm folded as it was at the start, and without faults."""
+    def hold(self) -> None:
+        """End all faults, and hold the limp arm by the hand where the wave begins, until `let_go`."""
         self.twin.send("clear")
         self.twin.send("attach all")
-        self.twin.place(self._rest)
+        angles = np.degrees(Units.of(skeleton_spec().compile()).to_radians(np.array(START)))
+        self.twin.send("hand " + " ".join(f"{joint}={angle}" for joint, angle in zip(JOINTS, angles, strict=True)))
+        end = time.monotonic() + _PATIENCE_S
+        while not self.twin.state()["hand_arrived"]:
+            if time.monotonic() > end:
+                raise RuntimeError("the arm cannot be brought to where the wave begins")
+            time.sleep(0.05)
+        time.sleep(_SETTLE_S)
+
+    def let_go(self) -> None:
+        """Have the hand release the arm, which has torque now."""
+        self.twin.send("hand release")
 
     def deployment(self, runner: AsynchronousRunner, *watchers: Any, **robot: Any) -> Deployment:
         """A run to be; `robot`: what is different about its section."""

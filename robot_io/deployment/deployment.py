@@ -14,8 +14,9 @@ from policies import PolicyRunner
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 
-from ..connection import arm_errors, connect_arm, disconnect_arm
+from ..connection import connect_arm, disconnect_arm
 from ..control_loop import ControlLoop, Timing
+from ..diagnosis import arm_errors
 from ..feetech import FeetechServos, Guard
 from ..safety import SafeCommand, SafetyLayer, on_interrupt
 from .approach import SlowPath, check_arrived

@@ -10,7 +10,8 @@ import pytest
 
 from configs.composing import as_dict, load_config
 from robot_io.arms import make_arm
-from robot_io.connection import arm_errors, connect_arm, disconnect_arm, ping
+from robot_io.connection import connect_arm, disconnect_arm
+from robot_io.diagnosis import arm_errors, ping
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.scene import JOINTS
 from tinyvla.errors import UserError

@@ -21,6 +21,7 @@ def powered(sound_twin):
         line.write(pack(Packet(BROADCAST, Instruction.SYNC_WRITE, bytes([TORQUE, 1]) + values)))
         wait_until(lambda: all(torques(sound_twin)))
     yield sound_twin
+    sound_twin.send("clear")
     let_go(sound_twin.port, IDS)
 
 
