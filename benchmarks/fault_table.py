@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faults import FAULTS, LIMITED, LIMP, PROCESS_FAULTS, SIGNALS, START, TWIN_OF, Fault, deploying, wait_for_motion
+from faults import FAULTS, LIMITED, LIMP, PROCESS_FAULTS, SERVED, SIGNALS, TWIN_OF, Fault, deploying, wait_for_motion
 from machine import RESULTS, Machine, keep, markdown
-from rig import RATE, Rig, Truth, Waving, start_rig, waving
+from rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, waving
 
 from policies.data import open_dataset
 from robot_io.deployment import Episode
@@ -46,7 +46,7 @@ TITLES = {
 class Striker:
     """A watcher that lets the arm's own torque hold it, and makes a fault happen after so many ticks."""
 
-    def __init__(self, fault: Fault, ticks: int, rig: Rig, runner: Waving) -> None:
+    def __init__(self, fault: Fault, ticks: int, rig: Rig, runner: Waving | Served) -> None:
         self._fault, self._left, self._rig, self._runner = fault, ticks, rig, runner
         self.struck = self.ended = float("inf")
 
@@ -100,7 +100,9 @@ def readable(folder: Path, report: Mapping[str, Any]) -> bool | None:
         return False
 
 
-def in_this_process(name: str, fault: Fault, rig: Rig, runner: Waving, number: int, folder: Path) -> dict[str, Any]:
+def in_this_process(
+    name: str, fault: Fault, rig: Rig, runner: Waving | Served, number: int, folder: Path
+) -> dict[str, Any]:
     """One trial of a fault of the arm, its cameras or its policy."""
     rig.hold()
     ticks = int(np.random.default_rng([sum(map(ord, name)), number]).integers(15, 46))
@@ -224,31 +226,29 @@ def main() -> None:
         trials = {name: [] for name in every}
     for name in args.faults if args.anew else ():
         trials[name] = []
-    usual = [name for name in args.faults if name not in TWIN_OF]
-    for names, settings in [(usual, {}), *(([name], TWIN_OF[name]) for name in args.faults if name in TWIN_OF)]:
+    usual = [name for name in args.faults if name not in {*TWIN_OF, *SERVED}]
+    alone = [name for name in args.faults if name not in usual]
+    for names in [usual, *([name] for name in alone)]:
         if any(len(trials[name]) < args.n for name in names):
-            play(names, settings, args.n, trials)
+            play(names, args.n, trials)
     rows = [row(name, (FAULTS | PROCESS_FAULTS)[name], done) for name, done in trials.items() if done]
     print(json.dumps({"rows": rows}))
 
 
-def play(names: list[str], twin_settings: dict[str, Any], n: int, trials: dict[str, list[dict[str, Any]]]) -> None:
-    """The trials of some faults that are still to be done, on one twin."""
-    with start_rig(**twin_settings) as rig:
-        runner = waving(rig)
-        try:
-            for name in names:
-                for number in range(len(trials[name]), n):
-                    with tempfile.TemporaryDirectory(dir=rig.folder) as folder:
-                        if name in FAULTS:
-                            trial = in_this_process(name, FAULTS[name], rig, runner, number, Path(folder))
-                        else:
-                            trial = of_a_process(name, PROCESS_FAULTS[name], rig, number, Path(folder))
-                    print(name, json.dumps(trial), flush=True)
-                    trials[name].append(trial)
-                    store(trials)
-        finally:
-            runner.close()
+def play(names: list[str], n: int, trials: dict[str, list[dict[str, Any]]]) -> None:
+    """The trials of some faults that are still to be done, on one twin and with one policy."""
+    policy = served if names[0] in SERVED else waving
+    with start_rig(**TWIN_OF.get(names[0], {})) as rig, policy(rig) as runner:
+        for name in names:
+            for number in range(len(trials[name]), n):
+                with tempfile.TemporaryDirectory(dir=rig.folder) as folder:
+                    if name in FAULTS:
+                        trial = in_this_process(name, FAULTS[name], rig, runner, number, Path(folder))
+                    else:
+                        trial = of_a_process(name, PROCESS_FAULTS[name], rig, number, Path(folder))
+                print(name, json.dumps(trial), flush=True)
+                trials[name].append(trial)
+                store(trials)
 
 
 if __name__ == "__main__":

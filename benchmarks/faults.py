@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig import ROOT, START, Rig, Waving
+from rig import ROOT, START, Rig, Served, Waving
+
+type Strike = Callable[[Rig, Waving | Served], object]
 
 STILL, LIMITED, LIMP = "still", "torque limited", "torque off"
 
@@ -33,22 +35,22 @@ class Fault:
     about: str
     safe: str
     bound_s: float
-    strike: Callable[[Rig, Waving], object] | None = None
+    strike: Strike | None = None
     ends: str | None = None
     keeps_torque: int = 0
     rest_s: float = 3.0
     around: Callable[[Rig], contextlib.AbstractContextManager[dict[str, Any]]] | None = None
 
 
-def on_twin(command: str) -> Callable[[Rig, Waving], object]:
+def on_twin(command: str) -> Strike:
     return lambda rig, _: rig.twin.send(command)
 
 
-def in_policy(trouble: str) -> Callable[[Rig, Waving], object]:
+def in_policy(trouble: str) -> Strike:
     return lambda _, runner: setattr(runner, "trouble", trouble)
 
 
-def _bug(rig: Rig, runner: Waving) -> None:
+def _bug(rig: Rig, runner: Waving | Served) -> None:
     raise ZeroDivisionError("a bug")
 
 
@@ -170,6 +172,9 @@ FAULTS = {
         "pictures come 1 s late", STILL, 1.2, on_twin("camera_late front 1.0"), "a camera failed: .* old"
     ),
     "policy_hangs": Fault("the policy hangs", STILL, 1.2, in_policy("hangs"), "put out nothing new", rest_s=8.0),
+    "server_hangs": Fault(
+        "the policy server hangs", STILL, 1.2, in_policy("hangs"), "put out nothing new|does not answer", rest_s=15.0
+    ),
     "policy_nan": Fault("the policy puts out NaN", STILL, 1.0, in_policy("nan"), "non-finite action"),
     "bug": Fault("an error in the program", STILL, 0.6, _bug, "ZeroDivisionError"),
     "calibration": Fault("another arm's calibration", LIMP, 0, ends="it is another arm's", around=other_arm),
@@ -180,6 +185,8 @@ FAULTS = {
     "permission": Fault("no permission for the port", LIMP, 0, ends="no permission to use", around=no_permission),
 }
 TWIN_OF = {"two_of_one_id": {"ids": [1, 2, 3, 3, 5, 6]}}  # faults that need an arm of their own
+
+SERVED = {"server_hangs"}  # faults of a policy that is on a server
 
 # What ends or stops the process of deploy.py; all servos are limp in the end.
 PROCESS_FAULTS = {

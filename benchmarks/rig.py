@@ -2,6 +2,10 @@
 the simulation says of the arm meanwhile, whatever its servos say."""
 
 import contextlib
+import os
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -20,12 +24,14 @@ from envs.so101.arm import Units, skeleton_spec
 from envs.so101.twin import SCENE
 from policies import AsynchronousRunner
 from policies.asynchronous import Chunk
+from policies.remote import RemoteRunner
 from robot_io.arms import make_arm
 from robot_io.deployment import Deployment, cameras_of, load_runner
 from robot_io.deployment.on_twin import in_scene
 from robot_io.recording import Recorder
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinControl, TwinSettings, start_twin
+from tinyvla.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -74,6 +80,24 @@ class Waving(AsynchronousRunner):
             self._awake.wait()
         actions = wave(step + np.arange(len(chunk.actions))).astype(np.float32)
         return chunk._replace(actions=actions)
+
+
+class Served(RemoteRunner):
+    """A policy on LeRobot's policy server, on this machine. trouble: any stops the server's process, until `wake`."""
+
+    server: subprocess.Popen
+
+    @property
+    def trouble(self) -> str:
+        return ""
+
+    @trouble.setter
+    def trouble(self, what: str) -> None:
+        self.server.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """End all trouble."""
+        self.server.send_signal(signal.SIGCONT)
 
 
 class Truth:
@@ -170,8 +194,46 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
             yield Rig(twin, robot, as_dict(cfg.safety), Path(folder))
 
 
-def waving(rig: Rig) -> Waving:
+@contextlib.contextmanager
+def waving(rig: Rig) -> Iterator[Waving]:
     """The rig's policy, waving."""
     loaded = load_runner(rig.checkpoint, "cpu")
     loaded.close()
-    return Waving(loaded.policy, loaded.preprocessor, loaded.postprocessor)
+    runner = Waving(loaded.policy, loaded.preprocessor, loaded.postprocessor)
+    yield runner
+    runner.wake()
+    runner.close()
+
+
+@contextlib.contextmanager
+def served(rig: Rig) -> Iterator[Served]:
+    """The rig's policy on a server that is started with it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    host, port = address.split(":")
+    command = [sys.executable, "-m", "policies.remote", f"host={host}", f"port={port}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, cwd=rig.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet)  # type: ignore[call-overload]
+    try:
+        runner = _connected(rig, address)
+        runner.server = server
+        yield runner
+        runner.wake()
+        runner.close()
+    finally:
+        server.send_signal(signal.SIGCONT)
+        server.terminate()
+        server.wait()
+
+
+def _connected(rig: Rig, address: str) -> Served:
+    """A server takes a while to start."""
+    end = time.monotonic() + 2 * _PATIENCE_S
+    while True:
+        try:
+            return Served.connect(rig.checkpoint, address)  # type: ignore[return-value]
+        except UserError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)

@@ -95,14 +95,12 @@ def _resident(process: int) -> float:
 def soak(minutes: int, seconds: float) -> dict[str, Any]:
     """Run so many episodes; what came out."""
     watcher = Minutes()
-    with start_rig() as rig:
-        runner = waving(rig)
+    with start_rig() as rig, waving(rig) as runner:
         recording = rig.folder / "recording"
         with rig.recorder(recording, runner) as recorder:
             run = rig.deployment(runner, watcher, recorder)
             report = run.run([Episode("wave", seconds, START, seed=minute) for minute in range(minutes)], rig.folder)
         frames = len(open_dataset(recording))
-        runner.close()
     lines = watcher.lines
     warm = min(WARM_UP, max(1, minutes // 3)) - 1
     growth = {name: round(lines[-1][name] - lines[warm][name], 2) for name in lines[-1] if name.endswith("_mb")}

@@ -1,4 +1,4 @@
-"""People who take over from a policy: by a leader arm, a gamepad or the keyboard; their corrections can be trained on."""
+"""People who take over from a policy: by leader arm, gamepad or keyboard; their corrections can be trained on."""
 
 from .gamepad import ByGamepad
 from .keys import Keys

@@ -103,7 +103,8 @@ def take_over(settings: Mapping[str, Any], joints: Sequence[str], stop: Emergenc
     """A person who may take over for the while, and the keys: t takes over and gives back, space stops the arm.
 
     settings: the `takeover` configuration: `type` is null for nobody, keyboard, gamepad, or the name of a leader arm of
-    LeRobot's, whose settings the others are. Raises UserError for one that does not exist, does not fit or does not connect.
+    LeRobot's, whose settings the others are. Raises UserError for one that does not exist, does not fit or does not
+    connect.
     """
     kind = settings.get("type")
     person: ByLeader | ByKeyboard | ByGamepad | None = None
