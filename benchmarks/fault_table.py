@@ -154,7 +154,7 @@ def of_a_process(name: str, fault: Fault, rig: Rig, number: int, folder: Path) -
             process.send_signal(SIGNALS[name])
             time.sleep(fault.bound_s + 1)
             if name != "sigstop":
-                process.wait(30)
+                process.wait(120)
             stderr = "" if name == "sigstop" else process.stderr.read()
         torque = truth.newest[2]
     _until_written(run_dir / "recording")

@@ -143,7 +143,7 @@ def deploying(rig: Rig, run_dir: Path) -> Iterator[subprocess.Popen]:
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command(rig, run_dir), cwd=rig.folder, start_new_session=True, **pipes)  # type: ignore[call-overload]
     try:
-        if not process.stdout.readline().startswith("episode"):
+        if not any(line.startswith("episode") for line in process.stdout):
             raise RuntimeError(f"deploy.py did not begin: {process.stderr.read()}")
         yield process
     finally:

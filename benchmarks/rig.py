@@ -28,6 +28,7 @@ from policies.remote import RemoteRunner
 from robot_io.arms import make_arm
 from robot_io.deployment import Deployment, cameras_of, load_runner
 from robot_io.deployment.on_twin import in_scene
+from robot_io.feetech.guard import let_go
 from robot_io.recording import Recorder
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinControl, TwinSettings, start_twin
@@ -150,6 +151,7 @@ class Rig:
         """End all faults, and hold the limp arm by the hand where the wave begins, until `let_go`."""
         self.twin.send("clear")
         self.twin.send("attach all")
+        let_go(self.twin.port, range(1, 7))  # of a servo that could not be told before, and holds on
         angles = np.degrees(Units.of(skeleton_spec().compile()).to_radians(np.array(START)))
         self.twin.send("hand " + " ".join(f"{joint}={angle}" for joint, angle in zip(JOINTS, angles, strict=True)))
         end = time.monotonic() + _PATIENCE_S

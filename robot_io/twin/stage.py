@@ -29,32 +29,32 @@ class Stage:
         fields: list[Any] = [("version", "<i8"), ("time", "<f8")]  # version is odd while something is being written
         fields += [(name, "<f8", shape) for name, shape in shapes.items()]
         fields += [("stopped", "?", cameras), ("repeating", "?", cameras), ("late", "<f8", cameras)]
-        self._memory = np.memmap(path, np.dtype(fields), "w+" if create else "r+", shape=(1,))
-        self.stopped, self.repeating, self.late = (self._memory[name][0] for name in ("stopped", "repeating", "late"))
+        memory = np.memmap(path, np.dtype(fields), "w+" if create else "r+", shape=(1,))
+        self._fields = {name: np.asarray(memory[name]) for name, *_ in fields}
+        self._version, self._time = self._fields["version"], self._fields["time"]
+        self.stopped, self.repeating, self.late = (self._fields[name][0] for name in ("stopped", "repeating", "late"))
 
     def show(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         """Write where everything is."""
-        memory = self._memory
-        memory["version"] += 1
-        memory["time"] = data.time
+        self._version += 1
+        self._time[0] = data.time
         for name in _DATA:
-            memory[name][0] = getattr(data, name)
+            self._fields[name][0] = getattr(data, name)
         for name in _MODEL:
-            memory[name][0] = getattr(model, name)
-        memory["version"] += 1
+            self._fields[name][0] = getattr(model, name)
+        self._version += 1
 
     def look(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         """Put everything where it was written to be."""
-        memory = self._memory
         while True:
-            before = int(memory["version"][0])
+            before = int(self._version[0])
             if before % 2 == 0:
-                data.time = float(memory["time"][0])
+                data.time = float(self._time[0])
                 for name in _DATA:
-                    getattr(data, name)[:] = memory[name][0]
+                    getattr(data, name)[:] = self._fields[name][0]
                 for name in _MODEL:
-                    getattr(model, name)[:] = memory[name][0]
-                if int(memory["version"][0]) == before:
+                    getattr(model, name)[:] = self._fields[name][0]
+                if int(self._version[0]) == before:
                     break
             time.sleep(_POLL)
         mujoco.mj_kinematics(model, data)
