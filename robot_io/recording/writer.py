@@ -1,6 +1,8 @@
 """The process that writes a recording: frames from stdin into a LeRobotDataset, until stdin ends, whatever ended it."""
 
+import contextlib
 import json
+import os
 import pickle
 import shutil
 import signal
@@ -98,7 +100,8 @@ def serve() -> None:
         answer = write(sys.stdin.buffer, lambda: print(READY, flush=True))
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    print(json.dumps(answer), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # a run that was killed does not listen
+        os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
     while sys.stdin.buffer.read(1 << 20):  # after an error the run goes on without a recording
         pass
 
