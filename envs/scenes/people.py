@@ -136,14 +136,22 @@ class Person:
                 size = size * (thick, 1, 1)
             model.geom_size[geom], model.geom_pos[geom] = size, place
 
-    def pose(self, posture: str, place: np.ndarray, yaw: float, seat: float, rng: np.random.Generator) -> None:
+    def pose(
+        self,
+        posture: str,
+        place: np.ndarray,
+        yaw: float,
+        seat: float,
+        rng: np.random.Generator,
+        stride: float | None = None,
+    ) -> None:
         """Stand, walk, sit or reach at a place on the floor, (2,) metres, turned by radians from facing -y.
 
-        seat: height in metres of what is sat upon.
+        seat: height in metres of what is sat upon. stride: how far the left leg is ahead in walking, degrees.
         """
         model, data = self._stage.model, self._stage.data
         data.qpos[:] = model.qpos0
-        for name, degrees in _angles(posture, rng).items():
+        for name, degrees in _angles(posture, rng, stride).items():
             joint = model.joint(name)
             data.qpos[joint.qposadr[0]] = np.clip(np.radians(degrees + rng.normal(0, 4)), *joint.range)
         turn = Rotation.from_euler("z", yaw) * Rotation.from_euler("x", np.pi / 2)
@@ -178,12 +186,12 @@ def _covered_by(part: str) -> str:
     return "skin"
 
 
-def _angles(posture: str, rng: np.random.Generator) -> dict[str, float]:
+def _angles(posture: str, rng: np.random.Generator, stride: float | None) -> dict[str, float]:
     """Joint angles in degrees; those that aren't named stay at zero, give or take."""
     angles = {"lfemurrz": -17.0, "rfemurrz": 17.0, "ltibiarx": 4.0, "rtibiarx": 4.0}
     left, right = rng.choice(["down", "akimbo", "half"], size=2, p=[0.7, 0.12, 0.18])
     if posture == "walking":
-        stride = rng.uniform(15, 35) * rng.choice([-1, 1])
+        stride = rng.uniform(15, 35) * rng.choice([-1, 1]) if stride is None else stride
         angles |= {"lfemurrx": -stride, "rfemurrx": stride}
         angles |= {"ltibiarx": 8 + max(0, -stride), "rtibiarx": 8 + max(0, stride)}
         left = right = "down"

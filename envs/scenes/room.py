@@ -1,5 +1,6 @@
 """Rooms with or without a person, with furniture, and with pictures of people and of other things on the walls."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ _SHARES = {"near": (0.8, 2.0), "mid": (0.3, 0.58), "far": (0.12, 0.24)}  # of wh
 DARK, BRIGHT = 60.0, 140.0
 _GAINS = {"dark": (0.33, 0.5), "normal": (0.75, 1.1), "bright": (1.5, 2.2)}  # of the lights, aimed at
 _LEAST_PERSON, _LEAST_POSTER = 0.003, 0.012  # of the picture's pixels: what shows less is taken away
+_PACE, _STRIDE = 1.2, 28.0  # of somebody who walks in: metres a second, degrees
 
 
 class _View(NamedTuple):
@@ -57,20 +59,54 @@ class RoomStage(Stage):
         self._posters = Posters(self, self._person, self._furniture)
 
     def picture(self, rng: np.random.Generator) -> Picture:
-        self.model.geom_group[:] = HIDDEN
-        depiction = str(rng.choice(["none", "person", "non_person"], p=[0.4, 0.3, 0.3]))
-        self._posters.paint(depiction, rng)
         # Without a person too, so that the room tells nothing; near ones are often cut off, and then not near.
         level = str(rng.choice(list(_SHARES), p=[0.45, 0.2, 0.35]))
-        view = self._build_room(level, rng)
-        self._light_room(view, rng)
+        view, depiction = self._empty_room(level, rng)
         look, place = None, np.full(2, np.inf)
         if rng.random() < 0.55:
             look = Look(str(rng.choice(BUILDS)), str(rng.choice(SKIN_TONES)))
             place = self._place_person(look, level, view, rng)
-        self._place_furniture(place, view, rng)
+        self._place_furniture(place, 1.5, view, rng)
+        return self._drawn(look, depiction)
+
+    def watch(self, rng: np.random.Generator, frames: int, enters: int | None, fps: float) -> Iterator[Picture]:
+        """What a camera sees of one room, frame by frame, with a sensor's noise: see `watch_room`."""
+        view, depiction = self._empty_room("mid", rng)
+        look, side = Look(str(rng.choice(BUILDS)), str(rng.choice(SKIN_TONES))), rng.choice([-1, 1])
+        tall = height_of(look, "walking")
+        lane = max(tall / (rng.uniform(0.35, 0.9) * view.spread), 0.8)
+        self.aim(view.eye, np.array([view.eye[0], lane, 0.6 * tall]), np.degrees(2 * np.arctan(view.spread / 2)))
+        self._place_furniture(np.full(2, np.inf), lane + 0.6, view, rng)
+        edge, stop = 0.5 * view.spread * lane + 0.6, rng.uniform(-0.25, 0.25) * view.spread * lane
+        still = self._drawn(None, depiction)
+        self._person.wear(look, rng)
+        shown, habits = self.model.geom_group.copy(), rng.integers(1 << 30)
+        for frame in range(frames):
+            if enters is not None and frame >= enters:
+                walked = _PACE * (frame - enters + 1) / fps
+                x = side * max(edge - walked, side * stop)
+                stride = _STRIDE * np.sin(2 * np.pi * walked / 1.4) * (side * x > side * stop)
+                self.model.geom_group[:] = shown
+                place, own = np.array([view.eye[0] + x, lane]), np.random.default_rng(habits)
+                self._person.pose("walking", place, -side * np.pi / 2, 0, own, stride)
+                still = self._drawn(look, depiction)
+            noisy = still.arrays["images"] * rng.normal(1, 0.01) + rng.normal(0, 2, still.arrays["images"].shape)
+            images = np.clip(noisy, 0, 255).astype(np.uint8)
+            yield Picture(still.arrays | {"images": images}, still.label)
+
+    def _empty_room(self, level: str, rng: np.random.Generator) -> tuple[_View, str]:
+        """A lit room with nothing but posters, long enough for somebody at that distance, and what is on them."""
+        self.model.geom_group[:] = HIDDEN
+        depiction = str(rng.choice(["none", "person", "non_person"], p=[0.4, 0.3, 0.3]))
+        self._posters.paint(depiction, rng)
+        view = self._build_room(level, rng)
+        self._light_room(view, rng)
         nearest = (view.wide / 2 + abs(view.eye[0])) / (view.spread / 2)
         self._posters.hang(view.long, view.wide, view.high, nearest, rng)
+        return view, depiction
+
+    def _drawn(self, look: Look | None, depiction: str) -> Picture:
+        """The picture of what is shown; a person or poster of whom too little is seen is taken away."""
         survey = self.survey()
         person, poster = self._seen(survey)
         too_little = [0 < person < _LEAST_PERSON, 0 < poster < _LEAST_POSTER]
@@ -146,10 +182,10 @@ class RoomStage(Stage):
         self._person.pose(posture, place, yaw, seat, rng)
         return place
 
-    def _place_furniture(self, person: np.ndarray, view: _View, rng: np.random.Generator) -> None:
+    def _place_furniture(self, person: np.ndarray, nearest: float, view: _View, rng: np.random.Generator) -> None:
         taken = [person]
         for name in rng.permutation(self._furniture.names)[: rng.integers(2, 8)]:
-            away = rng.uniform(1.5, view.long - 0.4)
+            away = rng.uniform(min(nearest, view.long - 0.5), view.long - 0.4)
             place = view.inside((0.3 + 0.5 * view.spread * away) * rng.uniform(-1, 1), away)
             if not self._furniture.is_shown(str(name)) and min(np.linalg.norm(place - t) for t in taken) > 0.75:
                 self._furniture.put(str(name), place, rng.vonmises(0, 1.5), rng)

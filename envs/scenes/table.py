@@ -64,7 +64,7 @@ class TableStage(Stage):
         _add_furniture(spec)
         super().__init__(spec, split, image_size)
         self._geoms = {slot.body: self.geoms_of(slot.body) for slot in self._slots}
-        self._main = {name for name in range(self.model.ngeom) if not self.model.geom(name).name.startswith("detail")}
+        self._main = {geom for geom in range(self.model.ngeom) if not self.model.geom(geom).name.startswith("detail")}
 
     def picture(self, rng: np.random.Generator) -> Picture:
         while True:

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from envs.scenes import watch_room
 from envs.scenes.captions import captions_of, list_of, relation_of
 from envs.scenes.people import BUILDS, POSTURES, SKIN_TONES, Look
 from envs.scenes.room import _LEAST_POSTER, BRIGHT, DARK, FAR, NEAR
@@ -193,3 +194,23 @@ def test_people_stand_on_the_floor_within_their_joints_limits(room):
             assert ((angles >= limits[:, 0] - 1e-9) & (angles <= limits[:, 1] + 1e-9))[named].all()
             lowest = min(room.data.geom_xpos[g, 2] - model.geom_size[g, 0] for g in person.geoms)
             assert lowest > -0.05 if posture == "sitting" else lowest == pytest.approx(0, abs=0.03)
+
+
+def test_somebody_walks_into_a_room(room):
+    entered = 0
+    for seed in range(3):
+        frames = list(room.watch(np.random.default_rng(seed), 30, 8, fps=10))
+        people = [picture.label["person"] for picture in frames]
+        assert not any(people[:8])
+        assert [p.label["person"] for p in frames] == [int(p.arrays["instances"].any()) for p in frames]
+        entered += any(people) and people[-1]
+        assert not np.array_equal(frames[0].arrays["images"], frames[1].arrays["images"])  # a sensor's noise
+    assert entered == 3
+
+
+def test_a_stream_depends_on_its_arguments_alone():
+    first, again = (list(watch_room("test", 3, 4, 1, image_size=32)) for _ in range(2))
+    assert all(np.array_equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(first, again, strict=True))
+    assert len(first) == 4
+    with pytest.raises(UserError, match="no split 'tests' of scenes; use one of train"):
+        next(watch_room("tests", 0, 1))
