@@ -98,7 +98,8 @@ class ClassificationTrainee(VisionTrainee):
     Raises UserError for a model that there is not, and for pictures that are missing or do not fit.
     """
 
-    score = "accuracy on pictures of classes"
+    module: Learner
+    score = "accuracy"
 
     def __init__(self, options: Mapping[str, Any], data: Mapping[str, Any], seed: int, part: tuple[int, int] = (0, 1)):
         self.options, self.data, self.seed, self.part = options, data, seed, part

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,7 +69,8 @@ class LogitStore:
     """
 
     def __init__(self, path: Path | str, writable: bool = False):
-        self.path, self._mode = Path(path), "r+" if writable else "r"
+        self.path = Path(path)
+        self._mode: Literal["r", "r+"] = "r+" if writable else "r"
         try:
             with self.path.open("rb") as file:
                 header = json.loads(file.read(HEADER))

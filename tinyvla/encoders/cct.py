@@ -230,7 +230,7 @@ def _register(variant: str) -> None:
     assert found is not None
     depth = int(found["depth"])
     width, heads, ratio = SHAPES[depth]
-    shape = {"embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": ratio}
+    shape: dict[str, Any] = {"embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": ratio}
     shape |= {"kernel_size": int(found["kernel"]), "conv_layers": int(found["layers"] or 0)}
     shape |= {"global_pool": "token" if found["family"] == "vit_lite" else "seq"}
 

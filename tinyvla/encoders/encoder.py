@@ -24,6 +24,9 @@ ENCODERS = [*VARIANTS, *cct.default_cfgs]
 class Colours(nn.Module):
     """Pictures (B, 3, H, W) in [0, 1] to what a network was trained on: minus a mean, over a standard deviation."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -41,9 +44,9 @@ class Encoder(nn.Module):
         map_size: its height and width.
     """
 
-    def __init__(self, net: nn.Module, map_size: tuple[int, int]):
+    def __init__(self, net: Any, map_size: tuple[int, int]):
         super().__init__()
-        self.net: Any = net
+        self.net = net
         self.colours = Colours(self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"])
         self.num_features: int = self.net.num_features
         self.map_size = map_size
@@ -73,7 +76,7 @@ class Classifier(nn.Module):
     def __init__(self, name: str, classes: list[str], image_size: int, pretrained: bool | str = False, **network: Any):
         super().__init__()
         self.name, self.classes, self.image_size, self.network = name, list(classes), image_size, network
-        self.net: Any = make_net(name, image_size, pretrained, num_classes=len(classes), **network)
+        self.net = make_net(name, image_size, pretrained, num_classes=len(classes), **network)
         self.colours = Colours(self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -133,7 +136,7 @@ def known_name(name: str, others: Sequence[str] = ()) -> str:
     raise UserError(f"there is no image encoder '{name}'; did you mean {' or '.join(near)}?")
 
 
-def make_net(name: str, image_size: int, pretrained: bool | str = False, **kwargs: Any) -> nn.Module:
+def make_net(name: str, image_size: int, pretrained: bool | str = False, **kwargs: Any) -> Any:
     """timm's model of that name, one of ENCODERS or any other, for square pictures of `image_size` pixels.
 
     Args:

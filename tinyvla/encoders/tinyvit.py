@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 from timm.models.tiny_vit import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 VARIANTS = {"tinyvit_5m": "tiny_vit_5m_224", "tinyvit_11m": "tiny_vit_11m_224", "tinyvit_21m": "tiny_vit_21m_224"}
 STRIDES = (4, 8, 16, 32)  # of the four stages' maps
@@ -27,7 +27,7 @@ def is_tinyvit(name: str) -> bool:
     return name.startswith("tiny_vit_")
 
 
-def make_tinyvit(name: str, image_size: int, **kwargs: Any) -> nn.Module:
+def make_tinyvit(name: str, image_size: int, **kwargs: Any) -> Any:
     """timm's model for pictures of `image_size` pixels; `kwargs` are those of `timm.create_model`."""
     resolution = name.split(".")[0].rpartition("_")[2]
     windows = [window_of(side, most) for side, most in zip(map_sides(image_size), _WINDOWS[resolution], strict=True)]
@@ -56,10 +56,9 @@ def window_of(side: int, most: int) -> int:
     return -(-side // windows)
 
 
-def cut(net: nn.Module, stride: int) -> nn.Module:
+def cut(net: Any, stride: int) -> Any:
     """Drop a TinyViT's classifier and the stages behind the one whose map has this stride, in place; returns it."""
-    model: Any = net
     stage = STRIDES.index(stride)
-    model.prune_intermediate_layers([stage])
-    model.num_features = model.feature_info[stage]["num_chs"]
+    net.prune_intermediate_layers([stage])
+    net.num_features = net.feature_info[stage]["num_chs"]
     return net
