@@ -134,7 +134,7 @@ class ClipTrainee(VisionTrainee):
     def evaluate(self) -> dict[str, float]:
         """Recall@1 in galleries of validation pictures: `score` is the mean of both directions."""
         found = self.recalls("validation", self._galleries)
-        return {"score": found.mean()} | dict(zip(DIRECTIONS, found.mean(axis=0).tolist(), strict=True))
+        return {"score": float(found.mean())} | dict(zip(DIRECTIONS, found.mean(axis=0).tolist(), strict=True))
 
     def test(self) -> dict[str, Figure]:
         galleries = make_galleries(self._data["test"].labels, self._options["gallery"])

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTokenizer
+from transformers.utils import logging
 
 from ...errors import UserError
 from ...files import write_whole
-from ..frontend import CONFIG, Feature, Findings, FrontEnd
+from ..frontend import CONFIG, WEIGHTS, Feature, Findings, FrontEnd
 from ..images import Picture, check_image
 from .model import ShapedClip, embed_ids, embed_pixels
 from .tokenizer import train_tokenizer
@@ -87,6 +89,7 @@ class TinyCLIP(FrontEnd):
 
         Raises UserError if there is none, it cannot be fetched, or it is of another kind or incomplete.
         """
+        logging.disable_progress_bar()  # of reading weights, which takes no time worth one
         place = str(_checkpoint_below(Path(name).expanduser()) or name)
         try:
             kind = CLIPConfig.get_config_dict(place)[0].get("model_type")
@@ -114,10 +117,12 @@ class TinyCLIP(FrontEnd):
     def save(self, folder: Path) -> None:
         """Write a checkpoint of transformers' CLIP, with tokenizer and image processor; `from_pretrained` reads it."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.clip.save_pretrained(folder)
+        weights = {key: value.contiguous() for key, value in self.clip.state_dict().items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        described = json.loads((folder / CONFIG).read_text()) | {"front_end": self.name, "options": self.options}
+        described = json.loads(self.clip.config.to_json_string()) | {"architectures": ["CLIPModel"]}
+        described |= {"front_end": self.name, "options": self.options}
         write_whole(folder / CONFIG, json.dumps(described, indent=1))
 
     @property

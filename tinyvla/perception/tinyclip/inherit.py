@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPModel
 
 from ...errors import UserError
@@ -138,8 +138,3 @@ def stage_shapes(clip: CLIPModel, shape: Mapping[str, Mapping[str, int]], stages
         {name: {what: between(stage, name, what) for what in first[name]} for name in TOWERS}
         for stage in range(1, stages + 1)
     ]
-
-
-def fresh_like(clip: nn.Module) -> ShapedClip:
-    """A model of the same shape with random weights, as one that inherits nothing begins."""
-    return ShapedClip(clip.config)
