@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import Machine, keep, markdown
@@ -63,20 +62,22 @@ class Bench:
             split: open_scenes("table", split, count, 128, seed=0, data_dir=Path(args.data_dir))
             for split, count in counts.items()
         }
-        self.options = as_dict(OmegaConf.load(Path(__file__).parents[2] / "configs/task/perception/tinysam.yaml"))
+        self.options = as_dict(load_config("train", ["task=perception/tinysam"]).task)
 
     def train(self, name: str) -> TinySAM:
         """The best checkpoint of a run; a run that was cut short goes on."""
         args, run_dir = self.args, self.work / name.replace(" ", "-")
         if not (run_dir / "seconds").exists():
-            given = RUNS[name]
-            teacher = find_checkpoint(self.work / given["teacher"]) if "teacher" in given else None
-            own = self.options["trainer"] | {"steps": args.steps, "batch_size": args.batch_size}
-            options = (
-                self.options | given | {"teacher": teacher, "trainer": own, "scored": len(self.pictures["validation"])}
+            given = dict(RUNS[name])
+            if "teacher" in given:
+                given["teacher"] = str(find_checkpoint(self.work / given["teacher"]))
+            settings = {"steps": args.steps, "batch_size": args.batch_size, "validate_every": -(-args.steps // 3)}
+            cfg = load_config(
+                "train",
+                ["task=perception/tinysam", "preset=cpu", "logger=none", f"run_dir='{run_dir}'", f"seed={args.seed}"]
+                + [f"trainer.{key}={value}" for key, value in settings.items()],
             )
-            cfg = load_config("train", ["preset=cpu", "wandb.mode=disabled", f"run_dir='{run_dir}'"])
-            cfg.trainer = as_dict(cfg.trainer) | own | {"validate_every": max(1, args.steps // 3), "bf16": False}
+            options = self.options | given | {"trainer": settings, "scored": args.validation}
             trainee = SamTrainee(options, self.pictures, args.seed)
             started = time.perf_counter()
             with Tracker(run_dir, as_dict(cfg)) as tracker:

@@ -1,21 +1,19 @@
 """Training TinySAM: its batches, its checkpoints, and how masks are scored."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-import yaml
 from table_shapes import Shapes
 from torch import nn
 
+from configs.composing import as_dict, load_config
 from policies.perception.mask_scores import best_ious, interior_point, score_masks, summarise
 from policies.perception.tinysam import SamTrainee, jittered_box
 from tinyvla.errors import UserError
 from tinyvla.perception.frontend import load_front_end
 from tinyvla.perception.tinysam import SIZES, Everything, Masks, Segmenter, TinySAM, TinySAMConfig
 
-OPTIONS = yaml.safe_load((Path(__file__).parents[2] / "configs/task/perception/tinysam.yaml").read_text())
+OPTIONS = as_dict(load_config("train", ["task=perception/tinysam"]).task)
 TINY = TinySAMConfig(
     image_size=64, hidden_size=32, embed_dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2),
     window_sizes=(8, 8, 8, 8), stage_strides=(2, 1, 1), decoder={"mlp_dim": 32, "num_attention_heads": 2},

@@ -61,6 +61,55 @@ class Quantised(nn.Module):
         return f"{self.kind}, {self.bits} bits, {tuple(self.weight.shape)}"
 
 
+class Int8Kernel(nn.Module):
+    """What a `Quantised` layer computes, by oneDNN's int8 kernels on a CPU. Its packed weights cannot be saved."""
+
+    def __init__(self, layer: Quantised):
+        super().__init__()
+        self.kind, self.step, self.zero, self.bias = layer.kind, float(layer.step), int(layer.zero), layer.bias
+        self.scale, self.zeros = layer.scale, torch.zeros(len(layer.scale), dtype=torch.int32)
+        if self.kind == "Linear":
+            self.packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
+        else:
+            pairs = {name: _pair(layer.geometry[name]) for name in ("stride", "padding", "dilation")}
+            self.geometry = (*pairs.values(), layer.geometry["groups"])
+            self.packed = torch.ops.onednn.qconv_prepack(
+                layer.weight, self.scale, self.step, self.zero, *self.geometry, None
+            )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        integers = torch.quantize_per_tensor(inputs.float(), self.step, self.zero, torch.quint8).int_repr()
+        before = (integers, self.step, self.zero, self.packed, self.scale, self.zeros, self.bias)
+        after = (1.0, 0, torch.float32, "none", [], "")  # no second scale: the sums come out as float
+        if self.kind == "Linear":
+            return torch.ops.onednn.qlinear_pointwise(*before, *after).to(inputs.dtype)
+        return torch.ops.onednn.qconv2d_pointwise(*before, *self.geometry, *after).to(inputs.dtype)
+
+
+def _pair(value: int | tuple[int, ...]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _has_kernel(layer: Quantised) -> bool:
+    return layer.kind == "Linear" or (layer.kind == "Conv2d" and not isinstance(layer.geometry["padding"], str))
+
+
+def with_kernels(module: nn.Module) -> nn.Module:
+    """A copy of a quantised module for this CPU, whose linear layers and 2-d convolutions of 8 bits run as int8.
+
+    Without it the same integers are multiplied as float32, which is exact but saves no time.
+
+    Raises UserError where PyTorch has been built without these kernels.
+    """
+    if not hasattr(torch.ops.onednn, "qlinear_pointwise") or not torch.backends.mkldnn.is_available():
+        raise UserError("this PyTorch has no int8 kernels for its CPU; use the quantised module as it is")
+    made = copy.deepcopy(module)
+    for name, layer in list(made.named_modules()):
+        if isinstance(layer, Quantised) and layer.bits == 8 and _has_kernel(layer):
+            _replace(made, name, Int8Kernel(layer))
+    return made
+
+
 _FUNCTIONS = {
     "Linear": F.linear,
     "Conv1d": F.conv1d,

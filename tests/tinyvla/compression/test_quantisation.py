@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinyvla.compression.quantisation import Quantised, quantise
+from tinyvla.compression.quantisation import Int8Kernel, Quantised, quantise, with_kernels
 from tinyvla.errors import UserError
 
 
@@ -123,3 +123,18 @@ def test_mistakes(net, batches):
     grouped = nn.Sequential(nn.ConvTranspose2d(4, 4, 2, groups=2))
     with pytest.raises(UserError, match="in groups"):
         quantise(grouped, [torch.zeros(1, 4, 8, 8)])
+
+
+@torch.no_grad()
+def test_kernels_compute_the_same(net, batches):
+    quantised = quantise(net, batches)
+    fast = with_kernels(quantised)
+    assert {name for name, child in fast.named_children() if isinstance(child, Int8Kernel)} == {"stem", "one", "two"}
+    for name, shape in (("stem", (2, 3, 16, 16)), ("one", (2, 5, 6)), ("two", (2, 5, 5, 16))):
+        inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        wanted = getattr(quantised, name)(inputs)
+        # An input in the middle of two steps may be rounded the other way.
+        torch.testing.assert_close(getattr(fast, name)(inputs), wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)
+        assert (getattr(fast, name)(inputs) - wanted).abs().mean() < 1e-4
+    assert error(fast(batches[0]), quantised(batches[0])) < 1e-4
+    assert isinstance(quantised.stem, Quantised)
