@@ -41,7 +41,7 @@ from tinyvla.perception.wake.suite import wilson
 
 CAMERA, SIZE = "front", 96
 HOME = (0.0, -48.0, 30.0, 85.0, 3.0, 45.0)
-SWING, PERIOD_S = (35.0, 10.0, 10.0, 8.0, 10.0, 0.0), (4.0, 3.1, 2.7, 2.3, 3.7, 1.0)  # of each joint, LeRobot's units
+SWING, PERIOD_S = (35.0, 6.0, 6.0, 8.0, 10.0, 0.0), (4.0, 3.1, 2.7, 2.3, 3.7, 1.0)  # of each joint, LeRobot's units
 LIMIT_MS = 300.0
 VISITORS, LOOKS = 8, 1_000_000  # of the twin; the training pictures' looks have other seeds
 STILL = np.radians(1.0)  # rad/s

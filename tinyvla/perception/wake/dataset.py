@@ -48,12 +48,12 @@ _TROUBLE = (OSError, ValueError, KeyError, HfHubHTTPError, HFValidationError, Da
 type Label = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pictures:
     """Pictures in memory: images uint8 (N, S, S, 3), labels one a picture."""
 
     images: np.ndarray
-    labels: list[Label]
+    labels: list[dict[str, Any]]
 
     def __len__(self) -> int:
         return len(self.labels)

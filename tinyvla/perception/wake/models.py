@@ -91,7 +91,7 @@ def make_network(name: str, width: float = 1.0) -> nn.Module:
         raise UserError(f"network={name} does not exist; choose {' or '.join(NETWORKS)}")
     if not WIDTHS[0] <= width <= WIDTHS[1]:
         raise UserError(f"width={width:g} is out of range; give {WIDTHS[0]:g} to {WIDTHS[1]:g}")
-    return NETWORKS[name](width).to(memory_format=torch.channels_last)
+    return NETWORKS[name](width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def prepare(images: Tensor, size: int) -> Tensor:
