@@ -108,7 +108,7 @@ class Truth:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._twin = TwinControl(folder)
         self._samples: list[tuple[float, list[float], list[float]]] = []
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="truth", daemon=True)
@@ -120,6 +120,7 @@ class Truth:
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
         self._thread.join()
+        self._twin.close()
 
     @property
     def newest(self) -> tuple[float, list[float], list[float]]:
@@ -132,12 +133,10 @@ class Truth:
         return np.array(times), np.array(speeds), np.array(torques)
 
     def _run(self) -> None:
-        twin = TwinControl(self._folder)
-        with contextlib.closing(twin):
-            while not self._leaving.wait(1 / _SAMPLES_A_SECOND):
-                joints = twin.state()["joints"].values()
-                sample = ([joint["speed"] for joint in joints], [joint["torque"] for joint in joints])
-                self._samples.append((time.monotonic(), *sample))
+        while not self._leaving.wait(1 / _SAMPLES_A_SECOND):
+            joints = self._twin.state()["joints"].values()
+            sample = ([joint["speed"] for joint in joints], [joint["torque"] for joint in joints])
+            self._samples.append((time.monotonic(), *sample))
 
 
 class Rig:
