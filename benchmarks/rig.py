@@ -22,11 +22,11 @@ from configs.composing import as_dict, load_config
 from envs.so101 import JOINTS
 from envs.so101.arm import Units, skeleton_spec
 from envs.so101.twin import SCENE
-from policies import AsynchronousRunner
+from policies import AsynchronousRunner, load_policy
 from policies.asynchronous import Chunk
 from policies.remote import RemoteRunner
 from robot_io.arms import make_arm
-from robot_io.deployment import Deployment, cameras_of, load_runner
+from robot_io.deployment import Deployment, cameras_of
 from robot_io.deployment.on_twin import in_scene
 from robot_io.feetech.guard import let_go
 from robot_io.recording import Recorder
@@ -198,9 +198,8 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
 @contextlib.contextmanager
 def waving(rig: Rig) -> Iterator[Waving]:
     """The rig's policy, waving."""
-    loaded = load_runner(rig.checkpoint, "cpu")
-    loaded.close()
-    runner = Waving(loaded.policy, loaded.preprocessor, loaded.postprocessor)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))  # as for deploy.py
+    runner = Waving(*load_policy(rig.checkpoint, "cpu"))
     yield runner
     runner.wake()
     runner.close()
