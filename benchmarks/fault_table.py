@@ -71,12 +71,8 @@ def seconds_until_safe(fault: Fault, since: float, until: float, truth: Truth) -
     times, speeds, torques = truth.arrays()
     after = (times >= since) & (times <= until)
     times, speeds, torques = times[after] - since, speeds[after], torques[after]
-    if fault.safe == LIMP:
-        unsafe = (torques > 0).any(axis=1)
-    elif fault.safe == LIMITED:
-        unsafe = (torques > HALF).any(axis=1)
-    else:
-        unsafe = ((np.abs(speeds) > MOVING) & (torques > 0)).any(axis=1)
+    by_joint = {LIMP: torques > 0, LIMITED: torques > HALF}.get(fault.safe, (np.abs(speeds) > MOVING) & (torques > 0))
+    unsafe: np.ndarray = by_joint.any(axis=1)
     if not len(unsafe):
         return None
     if not unsafe.any():
@@ -155,7 +151,7 @@ def of_a_process(name: str, fault: Fault, rig: Rig, number: int, folder: Path) -
             time.sleep(fault.bound_s + 1)
             if name != "sigstop":
                 process.wait(120)
-            stderr = "" if name == "sigstop" else process.stderr.read()
+            stderr = "" if name == "sigstop" or process.stderr is None else process.stderr.read()
         torque = truth.newest[2]
     _until_written(run_dir / "recording")
     report = json.loads((run_dir / "deploy.json").read_text()) if (run_dir / "deploy.json").exists() else {}

@@ -92,9 +92,10 @@ def missing_servo(rig: Rig) -> Iterator[dict[str, Any]]:
 def no_permission(rig: Rig) -> Iterator[dict[str, Any]]:
     """As somebody who may not open the port: root, whom nothing is forbidden, becomes nobody for the while."""
     terminal = os.path.realpath(rig.twin.port)
-    mode, folder_mode, nobody = os.stat(terminal).st_mode, os.stat(rig.twin.folder).st_mode, 65534
+    mode, nobody = os.stat(terminal).st_mode, 65534
     os.chmod(terminal, 0)
-    os.chmod(rig.twin.folder, 0o755)
+    for folder in (rig.twin.folder, rig.folder):
+        os.chmod(folder, 0o755)
     root = os.geteuid() == 0
     if root:
         os.setresuid(nobody, nobody, 0)
@@ -103,7 +104,8 @@ def no_permission(rig: Rig) -> Iterator[dict[str, Any]]:
     finally:
         if root:
             os.setresuid(0, 0, 0)
-        os.chmod(rig.twin.folder, folder_mode)
+        for folder in (rig.twin.folder, rig.folder):
+            os.chmod(folder, 0o700)
         os.chmod(terminal, mode)
 
 

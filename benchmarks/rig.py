@@ -22,11 +22,11 @@ from configs.composing import as_dict, load_config
 from envs.so101 import JOINTS
 from envs.so101.arm import Units, skeleton_spec
 from envs.so101.twin import SCENE
-from policies import AsynchronousRunner
+from policies import AsynchronousRunner, load_policy
 from policies.asynchronous import Chunk
 from policies.remote import RemoteRunner
 from robot_io.arms import make_arm
-from robot_io.deployment import Deployment, cameras_of, load_runner
+from robot_io.deployment import Deployment, cameras_of
 from robot_io.deployment.on_twin import in_scene
 from robot_io.feetech.guard import let_go
 from robot_io.recording import Recorder
@@ -108,7 +108,7 @@ class Truth:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._twin = TwinControl(folder)
         self._samples: list[tuple[float, list[float], list[float]]] = []
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="truth", daemon=True)
@@ -120,6 +120,7 @@ class Truth:
     def __exit__(self, *_: object) -> None:
         self._leaving.set()
         self._thread.join()
+        self._twin.close()
 
     @property
     def newest(self) -> tuple[float, list[float], list[float]]:
@@ -132,12 +133,10 @@ class Truth:
         return np.array(times), np.array(speeds), np.array(torques)
 
     def _run(self) -> None:
-        twin = TwinControl(self._folder)
-        with contextlib.closing(twin):
-            while not self._leaving.wait(1 / _SAMPLES_A_SECOND):
-                joints = twin.state()["joints"].values()
-                sample = ([joint["speed"] for joint in joints], [joint["torque"] for joint in joints])
-                self._samples.append((time.monotonic(), *sample))
+        while not self._leaving.wait(1 / _SAMPLES_A_SECOND):
+            joints = self._twin.state()["joints"].values()
+            sample = ([joint["speed"] for joint in joints], [joint["torque"] for joint in joints])
+            self._samples.append((time.monotonic(), *sample))
 
 
 class Rig:
@@ -199,9 +198,8 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
 @contextlib.contextmanager
 def waving(rig: Rig) -> Iterator[Waving]:
     """The rig's policy, waving."""
-    loaded = load_runner(rig.checkpoint, "cpu")
-    loaded.close()
-    runner = Waving(loaded.policy, loaded.preprocessor, loaded.postprocessor)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))  # as for deploy.py
+    runner = Waving(*load_policy(rig.checkpoint, "cpu"))
     yield runner
     runner.wake()
     runner.close()

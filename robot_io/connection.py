@@ -37,7 +37,7 @@ def connect_arm(robot: Robot) -> None:
 
 
 def _connect(robot: Robot) -> None:
-    _check_port(robot)
+    check_port(robot)
     if (bus := bus_of(robot)) is not None:
         try:  # torque stays as it is found until all is well
             bus.connect()
@@ -110,7 +110,8 @@ def _let_go(bus: Any) -> dict[str, str]:
     return left
 
 
-def _check_port(robot: Robot) -> None:
+def check_port(robot: Robot) -> None:
+    """Raise UserError if the robot's serial port is not there, or may not be used."""
     port = getattr(robot.config, "port", None)
     if not isinstance(port, str) or bus_of(robot) is None:
         return

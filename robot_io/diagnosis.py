@@ -72,7 +72,9 @@ def _explain_servos(robot: Robot, port: Any, wrong_model: bool) -> str:
     bus = bus_of(robot)
     if type(bus).__name__ != "FeetechMotorsBus":
         return f"not all servos of {robot} were found on {port}; check power supply and cables"
-    found = {motor: _ping_patiently(port, bus.motors[motor].id) for motor in bus.motors}
+    found = {motor: ping(port, bus.motors[motor].id) for motor in bus.motors}
+    if "answers" in found.values():  # so others may only have been misheard
+        found = {motor: _ping_again(port, bus.motors[motor].id, answer) for motor, answer in found.items()}
     named = {motor: f"{motor} (id {bus.motors[motor].id})" for motor in bus.motors}
     garbled = [named[motor] for motor, answer in found.items() if answer == "garbled"]
     missing = [named[motor] for motor, answer in found.items() if answer == "silent"]
@@ -112,10 +114,10 @@ def ping(port: str, servo_id: int, baud_rate: int = 1_000_000) -> str:
     return "garbled"
 
 
-def _ping_patiently(port: str, servo_id: int) -> str:
+def _ping_again(port: str, servo_id: int, answer: str) -> str:
     """A servo that answers once is there, though packets get lost."""
-    answers = [ping(port, servo_id) for _ in range(_PINGS)]
-    return next((answer for answer in ("answers", "faulty", "garbled") if answer in answers), "silent")
+    answers = [answer, *(ping(port, servo_id) for _ in range(_PINGS) if answer != "answers")]
+    return next((kind for kind in ("answers", "faulty", "garbled") if kind in answers), "silent")
 
 
 def bus_of(robot: Robot) -> Any:

@@ -14,7 +14,7 @@ from policies import PolicyRunner
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 
-from ..connection import connect_arm, disconnect_arm
+from ..connection import check_port, connect_arm, disconnect_arm
 from ..control_loop import ControlLoop, Timing
 from ..diagnosis import arm_errors
 from ..feetech import FeetechServos, Guard
@@ -217,6 +217,7 @@ class Deployment:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
+        check_port(self.arm)
         with self._guarded():
             with urgent():  # LeRobot gives a servo 50 ms to answer
                 connect_arm(self.arm)

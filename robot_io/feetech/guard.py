@@ -90,7 +90,7 @@ def serve() -> None:
     """The process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the other process has
-    port, ids, delay_s, silence_s = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]
+    port, ids, delay_s, silence_s = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
     print(_READY, flush=True)
     watch(sys.stdin.fileno(), port, ids, delay_s, silence_s)
 
