@@ -152,9 +152,9 @@ class ClassificationTrainee(VisionTrainee):
         pictures, classifier = self.test_pictures(), self.module.classifier
         found = {}
         for number in np.linspace(0, len(pictures) - 1, _EXAMPLES).astype(int).tolist():
-            told = predict(classifier, pictures, range(number, number + 1))[0].softmax(-1)
-            name, true = (pictures.classes[int(each)] for each in (told.argmax(), pictures.labels[number]))
-            caption = f"{number}: {name}, {told.max():.0%}" + ("" if name == true else f" (it is: {true})")
+            told = int(predict(classifier, pictures, range(number, number + 1)).argmax())
+            name, true = pictures.classes[told], pictures.classes[pictures.labels[number]]
+            caption = f"{number} {name}" if name == true else f"{number} {name} not {true}"
             found[caption] = pictures[number].permute(1, 2, 0).numpy()
         return found
 
