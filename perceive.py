@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig
 
 from configs.app import app
@@ -14,6 +13,7 @@ from configs.composing import as_dict
 def main(cfg: DictConfig) -> None:
     import imageio.v3 as imageio
 
+    from envs.rollout import write_video
     from policies.tinyvla.front_ends import make_front_end
     from robot_io.sources import is_moving, pictures_of
     from tinyvla.errors import UserError
@@ -38,7 +38,8 @@ def main(cfg: DictConfig) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     if is_moving(source):
         output = output.with_suffix(".mp4")
-        imageio.imwrite(output, np.stack([each.picture for each in found]), fps=cfg.fps)
+        height, width = (side - side % 2 for side in found[0].picture.shape[:2])  # as the codec wants them
+        write_video(output, [each.picture[:height, :width] for each in found])
     else:
         imageio.imwrite(output, found[0].picture)
     records = [each.records for each in found]

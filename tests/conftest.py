@@ -1,6 +1,7 @@
 """Shared by all tests: no hub, no account, few threads."""
 
 import os
+import sys
 
 import pytest
 
@@ -32,3 +33,20 @@ def in_process(monkeypatch):
 
     for module in ("envs.evaluation", "envs.demos.collect", "envs.demos.dataset"):
         monkeypatch.setattr(f"{module}.worker_pool", SerialPool)
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run an entry point in this process; its exit code and what it wrote to stdout and stderr."""
+
+    def run(entry, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{entry}.py", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            __import__(entry).main()
+        except SystemExit as leaving:
+            code = leaving.code
+        return code, *capsys.readouterr()
+
+    return run

@@ -34,23 +34,6 @@ def _in_a_fresh_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def command(capsys, monkeypatch):
-    """Run an entry point in this process; its exit code and what it wrote to stdout and stderr."""
-
-    def run(entry, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{entry}.py", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            __import__(entry).main()
-        except SystemExit as leaving:
-            code = leaving.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("demonstrations")
