@@ -13,11 +13,12 @@ from tinyvla.errors import UserError
 @app("deploy")
 def main(cfg: DictConfig) -> None:
     from envs.so101.twin import SCENE, wire_episodes
-    from envs.trained_on import action_names
+    from envs.trained_on import trained_names
     from robot_io.arms import make_arm
     from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes, watch_people
     from robot_io.deployment.on_twin import in_scene, needs_twin
     from robot_io.live_view import LiveView
+    from robot_io.person_gate import load_person_gate
     from robot_io.recording import Recorder
     from robot_io.safety import SafetyLayer
     from robot_io.takeover import take_over
@@ -37,9 +38,10 @@ def main(cfg: DictConfig) -> None:
             episodes = [Episode(**episode) for episode in told]
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
-        arm, trained = make_arm(robot, twin), action_names(cfg.checkpoint)
+        arm, trained = make_arm(robot, twin), trained_names(cfg.checkpoint)
         person = stack.enter_context(take_over(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
-        people = stack.enter_context(watch_people(cfg.person_detector, next(iter(cameras)), layer.limits))
+        gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, twin is not None) or cfg.person_detector
+        people = stack.enter_context(watch_people(gate, cfg.person_gate.camera or next(iter(cameras)), layer.limits))
         printer = Printer(layer.joints, poses=cfg.dry_run)
         run = Deployment(arm, runner, layer, [printer], person, cfg.approach_speed, cfg.dry_run, trained, people)
         if cfg.display:

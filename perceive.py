@@ -25,9 +25,9 @@ def main(cfg: DictConfig) -> None:
     (name, options), request = *front_ends.items(), as_dict(cfg.request)
     front_end = make_front_end(name, options)
     if source == "sim":
-        from envs.scenes import example_picture
+        from envs.scenes import open_scenes
 
-        pictures = iter([example_picture(cfg.seed)])
+        pictures = iter([open_scenes("table", "test", 1, seed=cfg.seed).images[0]])
     else:
         pictures = pictures_of(source, cfg.frames)
     found = [

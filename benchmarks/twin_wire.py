@@ -14,9 +14,9 @@ import numpy as np
 import serial
 
 import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twin)
+from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, pack
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.eyes import View
-from robot_io.twin.protocol import BROADCAST, Instruction, Packet, pack
 
 IDS = range(1, 7)
 READ = pack(Packet(BROADCAST, Instruction.SYNC_READ, bytes([56, 2, *IDS])))

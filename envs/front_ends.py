@@ -54,8 +54,10 @@ def test(trainee: Any) -> dict[str, Any]:
 
 
 def open_pictures(task: Mapping[str, Any], seed: int, data_dir: Path, workers: int | str) -> dict[str, Any]:
-    """Generated pictures of every split, as the `scenes` section of a task asks for them."""
+    """Generated pictures of every split, as the `scenes` section of a task asks for them; null asks for none."""
     wanted = task["scenes"]
+    if wanted is None:
+        return {}
     return {
         split: open_scenes(
             wanted["kind"], split, wanted[split], wanted["image_size"], seed, data_dir=data_dir, workers=workers

@@ -119,7 +119,7 @@ class CameraRenderer:
         return self._renderer.render()
 
     def survey(self, data: mujoco.MjData, camera: str, groups: Iterable[int] = (0, 1, 2)) -> Survey:
-        """Picture, depth and which geom is where, of the geoms in some groups. Two passes: depth comes with the geoms."""
+        """Picture, depth and which geom is where, of geoms in some groups. Two passes: depth comes with the geoms."""
         renderer, scene, option = self._renderer, self._renderer.scene, mujoco.MjvOption()
         option.geomgroup[:] = 0
         option.geomgroup[list(groups)] = 1

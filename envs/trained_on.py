@@ -1,4 +1,4 @@
-"""What a policy was trained on, as far as its run's folder tells."""
+"""What a policy was trained on, as far as its checkpoint or its run's folder tells."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from policies import find_checkpoint
+from policies import feature_names, find_checkpoint
 from tinyvla.errors import UserError
 
 from .registry import embodiment_of
@@ -15,8 +15,21 @@ from .registry import embodiment_of
 _UP_TO_THE_RUN = 3  # from checkpoints/<step>/pretrained_model
 
 
-def action_names(checkpoint: Path | str) -> list[str] | None:
-    """Names of the numbers in a policy's actions, in order; None if its run's configuration is not there to tell."""
+def trained_names(checkpoint: Path | str) -> dict[str, list[str]]:
+    """Names of the numbers in a policy's `observation.state` and `action`, in order, as far as is known.
+
+    An older checkpoint does not say; then the configuration of its run may tell those of the action.
+    """
+    try:
+        if names := feature_names(checkpoint):
+            return names
+        actions = _names_by_its_run(checkpoint)
+    except UserError:
+        actions = None
+    return {} if actions is None else {"action": actions}
+
+
+def _names_by_its_run(checkpoint: Path | str) -> list[str] | None:
     try:
         folder = find_checkpoint(checkpoint).resolve()
         config: Mapping[str, Any] = yaml.safe_load((folder.parents[_UP_TO_THE_RUN - 1] / "config.yaml").read_text())
@@ -26,5 +39,5 @@ def action_names(checkpoint: Path | str) -> list[str] | None:
             names = json.loads((Path(root) / "meta/info.json").read_text())["features"]["action"]["names"]
             return list(names) if isinstance(names, list) else None
         return list(embodiment_of(config["env"]).action_names)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError, UserError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
         return None

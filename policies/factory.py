@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,21 @@ from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import PreTrainedPolicy, get_policy_class, make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from lerobot.utils.feature_utils import dataset_to_policy_features
 from safetensors import SafetensorError
 from transformers.utils import logging
 
 from tinyvla.errors import UserError
+from tinyvla.files import write_whole
 from tinyvla.model import TinyVLA
 
 from .hub_models import fetch_pretrained, resolve_models, save_models, use_carried_models
 from .tinyvla import TinyVLAConfig
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
+
+_NAMES = "feature_names.json"  # beside LeRobot's files of a checkpoint, which say how many numbers there are, not which
 
 
 def decode_policy_config(policy_cfg: Mapping[str, Any], device: str | None = None) -> PreTrainedConfig:
@@ -130,16 +134,32 @@ def save_checkpoint_files(
     postprocessor: Pipeline,
     directory: Path,
     weights: dict[str, torch.Tensor] | None = None,
+    features: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a policy as LeRobot does: config.json, model.safetensors and the two pipelines, all in `directory`.
 
-    weights: what to write instead of the policy's own, by name.
+    Args:
+        weights: what to write instead of the policy's own, by name.
+        features: of the dataset that it was trained on; see `feature_names`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     policy.save_pretrained(directory, state_dict=weights)
     save_models(policy, preprocessor, directory)
     preprocessor.save_pretrained(directory)
     postprocessor.save_pretrained(directory)
+    names = {key: (features or {}).get(key, {}).get("names") for key in (OBS_STATE, ACTION)}
+    if told := {key: list(value) for key, value in names.items() if isinstance(value, list | tuple)}:
+        write_whole(directory / _NAMES, json.dumps(told, indent=1))
+
+
+def feature_names(path: Path | str) -> dict[str, list[str]]:
+    """Names of the numbers in a checkpoint's observation.state and action, in order, as its dataset had them, such as
+    `shoulder_pan.pos`; empty for a checkpoint that does not say. Raises UserError if there is no checkpoint.
+    """
+    try:
+        return json.loads((find_checkpoint(path) / _NAMES).read_text())
+    except FileNotFoundError:
+        return {}
 
 
 def find_checkpoint(path: Path | str) -> Path:

@@ -111,7 +111,7 @@ class PolicyRunner:
     def _in_robot_units(self, actions: Tensor) -> np.ndarray:
         taken = self.postprocessor(actions).float().cpu().numpy()
         if not np.isfinite(taken).all():
-            raise UserError(f"the policy put out a non-finite action {taken}; train again or use another checkpoint")
+            raise UserError("the policy put out a non-finite action; train again or use another checkpoint")
         return taken
 
     def _batch(self, observation: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 Observer = Callable[[float, dict[str, Any] | None, np.ndarray | None, SafeCommand], None]
 # Ticks in a row in which the arm may fail to be read, beyond those that the watchdog allows, until the loop gives up.
 STUMBLES = 5
+TOLD_S = 1.0  # seconds between two warnings on the log
 
 
 class Robot(Protocol):
@@ -80,6 +81,7 @@ class ControlLoop:
         servos: reads loads and temperatures, (2, joints), as `ArmState` has them; None for an arm that has neither.
         person: the newest view of a person detector, such as that of a `PersonWatcher`.
         observer: told of every tick, to record or to show it.
+        beat: called at every tick until the arm is at rest, a sign of life for whoever guards the arm.
         done: asked after every tick; True ends the run.
         clock, sleep: of monotonic time; a test gives its own.
     """
@@ -91,12 +93,14 @@ class ControlLoop:
     servos: Callable[[], np.ndarray | Sequence[Sequence[float]]] | None = None
     person: Callable[[], PersonView | None] | None = None
     observer: Observer | None = None
+    beat: Callable[[], None] | None = None
     done: Callable[[], bool] | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     timing: Timing = field(init=False)
     _torque: float = field(default=1.0, init=False)
     _failed: int = field(default=0, init=False)
+    _told: float = field(default=-math.inf, init=False)  # when the log was told that the arm cannot be read
 
     def __post_init__(self) -> None:
         self._period = 1 / self.layer.limits.rate_hz
@@ -149,11 +153,13 @@ class ControlLoop:
             state = ArmState.of(position, time)
             if self.servos is not None:
                 state.load[:], state.temperature[:] = self.servos()
-        except (OSError, RuntimeError) as error:  # of the port, of a servo
+        except (OSError, RuntimeError) as error:  # of the port, of a servo, of a camera
             self._failed += 1
             if self._failed > STUMBLES + self.layer.limits.watchdog.state_s / self._period:
                 raise
-            logger.warning("the arm could not be read: %s", error)
+            if self.clock() - self._told >= TOLD_S:
+                self._told = self.clock()
+                logger.warning("the arm could not be read: %s", error)
             return None, None
         self._failed = 0
         return observation, state
@@ -162,10 +168,12 @@ class ControlLoop:
         """A state, if there is one to be had."""
         try:
             return self._read()[1]
-        except (OSError, RuntimeError):
+        except Exception:  # what is wrong with the arm is known by now, and it has to brake all the same
             return None
 
     def _send(self, now: float, state: ArmState | None, command: np.ndarray | None) -> SafeCommand:
+        if self.beat is not None:
+            self.beat()
         view = self.person() if self.person is not None else None
         safe = self.layer.step(now, command, state, view)
         if safe.torque < self._torque:

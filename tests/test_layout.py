@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ENTRY_POINTS = ["train.py", "collect.py", "evaluate.py", "export.py", "simulate_arm.py", "robot_setup.py", "deploy.py"]
+ENTRY_POINTS = [
+    "train.py",
+    "perceive.py",
+    "collect.py",
+    "evaluate.py",
+    "export.py",
+    "simulate_arm.py",
+    "robot_setup.py",
+    "deploy.py",
+]
 # What each package may import of ours, itself aside. Entry points may import everything, and nothing imports them.
 MAY_IMPORT = {
     "tinyvla": set(),

@@ -1,35 +1,29 @@
 """What stands in rooms besides people: some of it is as tall and thin as they are."""
 
-from typing import Any
-
 import numpy as np
 
 from ..rendering import mujoco
+from .colours import any_colour
 from .splits import Split, numbers_of
-from .stage import add_geom
+from .stage import SHOWN, Stage, add_geom
 
 _BOX, _ROD, _BALL = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID
 _CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
 Piece = tuple[int, tuple[float, ...], tuple[float, float, float]]  # kind, size, place of a geom, metres
 
 
+def _legs(half: float, across: float, along: float, high: float) -> list[Piece]:
+    return [(_BOX, (half, half, high / 2), (x * across, y * along, high / 2)) for x in (-1, 1) for y in (-1, 1)]
+
+
 def _table(rng: np.random.Generator) -> list[Piece]:
     long, deep, high = rng.uniform(0.4, 0.8), rng.uniform(0.3, 0.45), rng.uniform(0.6, 0.78)
-    legs = [
-        (_BOX, (0.03, 0.03, high / 2), (x * (long - 0.05), y * (deep - 0.05), high / 2))
-        for x in (-1, 1)
-        for y in (-1, 1)
-    ]
-    return [(_BOX, (long, deep, 0.02), (0, 0, high)), *legs]
+    return [(_BOX, (long, deep, 0.02), (0, 0, high)), *_legs(0.03, long - 0.05, deep - 0.05, high)]
 
 
 def _chair(rng: np.random.Generator) -> list[Piece]:
     half, seat, back = rng.uniform(0.19, 0.24), rng.uniform(0.42, 0.48), rng.uniform(0.2, 0.3)
-    legs = [
-        (_BOX, (0.02, 0.02, seat / 2), (x * (half - 0.02), y * (half - 0.02), seat / 2))
-        for x in (-1, 1)
-        for y in (-1, 1)
-    ]
+    legs = _legs(0.02, half - 0.02, half - 0.02, seat)
     return [(_BOX, (half, half, 0.025), (0, 0, seat)), (_BOX, (half, 0.02, back), (0, half, seat + back)), *legs]
 
 
@@ -59,30 +53,22 @@ def _cupboard(rng: np.random.Generator) -> list[Piece]:
 def _coat_stand(rng: np.random.Generator) -> list[Piece]:
     """A pole of a person's height with a coat and perhaps a hat on it."""
     high = rng.uniform(0.8, 0.92)
-    coat = [
-        (_CAPSULE, (rng.uniform(0.1, 0.16), 0.32), (0, -0.06, 2 * high - 0.55)),
-        (_BALL, (0.2, 0.09, 0.1), (0, -0.05, 2 * high - 0.2)),
-    ]
-    hat = [(_ROD, (0.16, 0.008), (0, 0, 2 * high)), (_ROD, (0.09, 0.05), (0, 0, 2 * high + 0.05))]
-    return [
-        (_ROD, (0.02, high), (0, 0, high)),
-        (_ROD, (0.2, 0.015), (0, 0, 0.015)),
-        *coat,
-        *(hat if rng.random() < 0.5 else []),
-    ]
+    pieces: list[Piece] = [(_ROD, (0.02, high), (0, 0, high)), (_ROD, (0.2, 0.015), (0, 0, 0.015))]
+    pieces += [(_CAPSULE, (rng.uniform(0.1, 0.16), 0.32), (0, -0.06, 2 * high - 0.55))]
+    pieces += [(_BALL, (0.2, 0.09, 0.1), (0, -0.05, 2 * high - 0.2))]
+    if rng.random() < 0.5:
+        pieces += [(_ROD, (0.16, 0.008), (0, 0, 2 * high)), (_ROD, (0.09, 0.05), (0, 0, 2 * high + 0.05))]
+    return pieces
 
 
 def _plant(rng: np.random.Generator) -> list[Piece]:
     high = rng.uniform(0.5, 1.2)
-    leaves = [
-        (
-            _BALL,
-            (rng.uniform(0.08, 0.2), rng.uniform(0.08, 0.2), rng.uniform(0.1, 0.25)),
-            (*rng.uniform(-0.2, 0.2, 2), 0.3 + high * rng.uniform(0.4, 1)),
-        )
-        for _ in range(7)
-    ]
-    return [(_ROD, (0.16, 0.16), (0, 0, 0.16)), (_ROD, (0.025, high / 2), (0, 0, 0.3 + high / 2)), *leaves]
+    pieces: list[Piece] = [(_ROD, (0.16, 0.16), (0, 0, 0.16)), (_ROD, (0.025, high / 2), (0, 0, 0.3 + high / 2))]
+    for _ in range(7):
+        x, y = rng.uniform(-0.2, 0.2, 2)
+        leaf = (rng.uniform(0.08, 0.2), rng.uniform(0.08, 0.2), rng.uniform(0.1, 0.25))
+        pieces.append((_BALL, leaf, (x, y, 0.3 + high * rng.uniform(0.4, 1))))
+    return pieces
 
 
 def _lamp(rng: np.random.Generator) -> list[Piece]:
@@ -95,11 +81,11 @@ def _lamp(rng: np.random.Generator) -> list[Piece]:
 
 
 def _boxes(rng: np.random.Generator) -> list[Piece]:
-    pieces, top = [], 0.0
+    pieces: list[Piece] = []
+    top = 0.0
     for half in sorted(rng.uniform(0.12, 0.32, int(rng.integers(2, 5))), reverse=True):
-        pieces.append(
-            (_BOX, (half, half * rng.uniform(0.7, 1), half * 0.8), (*rng.uniform(-0.04, 0.04, 2), top + half * 0.8))
-        )
+        x, y = rng.uniform(-0.04, 0.04, 2)
+        pieces.append((_BOX, (half, half * rng.uniform(0.7, 1), half * 0.8), (x, y, top + half * 0.8)))
         top += 1.6 * half
     return pieces
 
@@ -124,14 +110,36 @@ _MAKERS = {
 }
 
 
-def add_furniture(spec: Any, split: Split) -> list[str]:
-    """Bodies of a split's furniture, which stands on z = 0 and faces -y; returns their names."""
-    names = []
-    for kind, make in _MAKERS.items():
+def add_furniture(spec: mujoco.MjSpec, split: Split) -> None:
+    """Bodies of a split's furniture, which stands on z = 0 and faces -y."""
+    for index, (kind, make) in enumerate(_MAKERS.items()):
         for number in numbers_of(split, 5):
             body = spec.worldbody.add_body(name=f"{kind} {number}")
-            rng = np.random.default_rng([712, list(_MAKERS).index(kind), number])
-            for geom, size, place in make(rng):
-                add_geom(body, geom, size=list(size) + [0] * (3 - len(size)), pos=[float(x) for x in place])
-            names.append(body.name)
-    return names
+            for geom, size, place in make(np.random.default_rng([712, index, number])):
+                add_geom(body, geom, size=[*size, *[0] * (3 - len(size))], pos=list(place))
+
+
+class Furniture:
+    """The furniture of a stage. names: of the bodies."""
+
+    def __init__(self, stage: Stage):
+        self._stage = stage
+        self.names = [f"{kind} {number}" for kind in _MAKERS for number in numbers_of(stage.split, 5)]
+        self._geoms = {name: stage.geoms_of(name) for name in self.names}
+
+    def put(self, name: str, place: np.ndarray, yaw: float, rng: np.random.Generator, group: int = SHOWN) -> None:
+        """Have a piece in new colours at a place on the floor, (2,) metres, turned by radians from facing -y."""
+        model, geoms = self._stage.model, self._geoms[name]
+        model.body(name).pos, model.body(name).quat = (*place, 0), (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        tones = np.array([any_colour(rng, (0, 0.8), 0.08) for _ in range(3)])
+        model.geom_rgba[geoms, :3] = tones[[0, *(1 + np.arange(1, len(geoms)) % 2)]]
+        model.geom_group[geoms] = group
+
+    def is_shown(self, name: str) -> bool:
+        return bool(self._stage.model.geom_group[self._geoms[name][0]] == SHOWN)
+
+    def draw_chair(self, rng: np.random.Generator) -> tuple[str, float]:
+        """A chair's name, and the height of its seat in metres."""
+        name = str(rng.choice([name for name in self.names if name.startswith("chair")]))
+        seat = self._geoms[name][0]
+        return name, float(self._stage.model.geom_pos[seat, 2] + self._stage.model.geom_size[seat, 2])

@@ -1,14 +1,14 @@
 """People: dm_control's CMU humanoid in several builds, skins and clothes, posed within the limits of its joints."""
 
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..rendering import mujoco
+from .assets import package_folder
 from .colours import any_colour
-from .stage import HIDDEN, add_geom
+from .stage import HIDDEN, SHOWN, Stage, add_geom, add_surface
 
 
 class _Build(NamedTuple):
@@ -47,18 +47,11 @@ _ARMS = {  # humerus about z, y and x, then the elbow
     "half": (82, -18, 5, 70),
 }
 POSTURES = ("standing", "walking", "sitting", "reaching")
-_TRUNK = (
-    "thorax",
-    "upperback",
-    "lowerback",
-    "root_geom",
-    "lclavicle",
-    "rclavicle",
-    "lowerneck",
-    "chest",
-    "belly",
-    "hips",
-)
+# What geoms are part of, by their names without the side.
+_SHIRT = ("thorax", "upperback", "lowerback", "clavicle", "lowerneck", "chest", "belly", "humerus")
+_TROUSERS = ("root_geom", "hips", "hipjoint", "femur")
+_SLEEVES, _LEGS = ("radius", "wrist"), ("tibia", "calf")
+_THIN = ("humerus", "radius", "wrist", "femur", "tibia", "calf", "hand", "hipjoint")  # as thick as limbs are
 
 
 class Look(NamedTuple):
@@ -70,8 +63,8 @@ class Look(NamedTuple):
 
 def humanoid_spec() -> mujoco.MjSpec:
     """The humanoid with a fuller trunk, hair and a face: a spec to build a room around. Its body is "root"."""
-    with files("dm_control").joinpath("suite", "humanoid_CMU.xml") as path:
-        spec = mujoco.MjSpec.from_file(str(path))
+    spec = mujoco.MjSpec.from_file(str(package_folder("dm_control") / "suite" / "humanoid_CMU.xml"))
+    add_surface(spec, "shirt", cube=True)
     ball = mujoco.mjtGeom.mjGEOM_ELLIPSOID
     for body, name, size, place in (
         ("thorax", "chest", (0.15, 0.14, 0.095), (0, 0.03, 0)),
@@ -80,7 +73,7 @@ def humanoid_spec() -> mujoco.MjSpec:
         ("head", "hair", (0.093, 0.085, 0.097), (0, 0.155, 0.012)),
         ("head", "locks", (0.092, 0.14, 0.06), (0, 0.06, -0.04)),
         ("head", "nose", (0.013, 0.022, 0.018), (0, 0.085, 0.113)),
-        ("head", "mouth", (0.026, 0.007, 0.01), (0, 0.045, 0.1)),
+        ("head", "mouth", (0.026, 0.008, 0.01), (0, 0.045, 0.109)),
     ):
         add_geom(spec.body(body), ball, name=name, size=list(size), pos=list(place))
     spec.geom("leye").size = spec.geom("reye").size = [0.016, 0, 0]
@@ -88,51 +81,54 @@ def humanoid_spec() -> mujoco.MjSpec:
 
 
 class Person:
-    """The humanoid in a compiled model, which can look like many people, one at a time.
+    """The humanoid in a stage's model, which can look like many people, one at a time.
 
     geoms: all that it is drawn with.
     """
 
-    def __init__(self, model: mujoco.MjModel):
-        self._model = model
+    def __init__(self, stage: Stage):
+        self._stage, model = stage, stage.model
         first = model.body("root").id
-        self._bodies = [body for body in range(first, model.nbody) if model.body_rootid[body] == first]
+        self._bodies = np.flatnonzero(model.body_rootid == first)
         self.geoms = np.flatnonzero(np.isin(model.geom_bodyid, self._bodies))
-        self._names = {int(geom): model.geom(geom).name for geom in self.geoms}
+        self._parts = {int(geom): _part_of(model.geom(geom).name) for geom in self.geoms}
         self._size, self._place = model.geom_size.copy(), model.geom_pos.copy()
         self._offset = model.body_pos.copy()
-        model.geom_matid[self.geoms] = -1
 
-    def wear(self, look: Look, rng: np.random.Generator) -> None:
-        """Take on a build and a skin tone, with other clothes and hair every time."""
+    def wear(self, look: Look, rng: np.random.Generator, group: int = SHOWN) -> None:
+        """Take on a build and a skin tone, with other clothes and hair every time, and be in a group of geoms."""
+        model = self._stage.model
         self._grow(_BUILDS[look.build], rng)
-        skin = _colour(str(rng.choice(_SKIN[look.skin_tone]))) * rng.uniform(0.93, 1.0)
-        shirt, trousers, shoes = any_colour(rng), any_colour(rng, (0, 0.6), 0.08), any_colour(rng, (0, 0.5), 0.05)
-        long_sleeves, long_legs = rng.random() < 0.55, rng.random() < 0.75
-        hair, style = _colour(str(rng.choice(_HAIR))), rng.choice(["none", "short", "long"], p=[0.12, 0.5, 0.38])
-        for geom, name in self._names.items():
-            self._model.geom_rgba[geom] = (
-                *self._tone(name, skin, shirt, trousers, shoes, hair, long_sleeves, long_legs),
-                1,
-            )
-        self.show()
-        hidden = {"none": ("hair", "locks"), "short": ("locks",), "long": ()}[str(style)]
-        for name in hidden:
-            self._model.geom(name).group = HIDDEN
+        tones = {"skin": _colour(str(rng.choice(_SKIN[look.skin_tone]))) * rng.uniform(0.93, 1.0)}
+        tones |= {"shirt": any_colour(rng), "trousers": any_colour(rng, (0, 0.6), 0.08)}
+        tones |= {"shoes": any_colour(rng, (0, 0.5), 0.05), "hair": _colour(str(rng.choice(_HAIR)))}
+        tones |= {"eye": np.full(3, 0.05), "mouth": tones["skin"] * (0.65, 0.35, 0.35)}
+        tones["sleeves"] = tones["shirt" if rng.random() < 0.55 else "skin"]
+        tones["legs"] = tones["trousers" if rng.random() < 0.75 else "skin"]
+        model.geom_matid[self.geoms] = -1
+        for geom, part in self._parts.items():
+            model.geom_rgba[geom] = (*tones[part if part in tones else _covered_by(part)], 1)
+        if rng.random() < 0.4:
+            self._stage.decorate("shirt", rng, np.stack([tones["shirt"], any_colour(rng)]))
+            shirt = [geom for geom, part in self._parts.items() if part in _SHIRT]
+            model.geom_matid[shirt], model.geom_rgba[shirt] = model.material("shirt").id, 1
+        model.geom_group[self.geoms] = group
+        style = rng.choice(["bald", "short", "long"], p=[0.12, 0.5, 0.38])
+        for name in {"bald": ("hair", "locks"), "short": ("locks",), "long": ()}[str(style)]:
+            model.geom(name).group = HIDDEN
 
-    def show(self, group: int = 0) -> None:
-        """Put what it is drawn with into a group of geoms, hair aside that it does not have."""
-        self._model.geom_group[self.geoms] = group
+    def hide(self) -> None:
+        self._stage.show(self.geoms, False)
 
     def _grow(self, build: _Build, rng: np.random.Generator) -> None:
-        model, vary = self._model, rng.uniform(0.95, 1.05, 3)
+        model, vary = self._stage.model, rng.uniform(0.95, 1.05, 3)
         tall = build.height * vary[0]
         model.body_pos[self._bodies[1:]] = tall * self._offset[self._bodies[1:]]
-        for geom, name in self._names.items():
-            on_head = model.body(model.geom_bodyid[geom]).name == "head"
-            thick = build.trunk * vary[1] if name in _TRUNK else build.limbs * vary[2]
+        head = model.body("head").id
+        for geom, part in self._parts.items():
+            thick = build.limbs * vary[1] if part in _THIN else build.trunk * vary[2]
             size, place = tall * self._size[geom], tall * self._place[geom]
-            if on_head:
+            if model.geom_bodyid[geom] == head:
                 size, place = build.head * size, build.head * place
             elif model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_ELLIPSOID:
                 size = size * (thick, 1, thick)
@@ -140,60 +136,62 @@ class Person:
                 size = size * (thick, 1, 1)
             model.geom_size[geom], model.geom_pos[geom] = size, place
 
-    def _tone(self, name, skin, shirt, trousers, shoes, hair, long_sleeves, long_legs) -> np.ndarray:
-        part = name[1:] if name[0] in "lr" else name
-        if name in ("hair", "locks"):
-            return hair
-        if part == "eye":
-            return np.full(3, 0.05)
-        if name == "mouth":
-            return 0.6 * skin * (1.1, 0.6, 0.6)
-        if name in ("root_geom", "hips") or part in ("hipjoint", "femur"):
-            return trousers
-        if name in _TRUNK or part == "humerus":
-            return shirt
-        if part in ("radius", "wrist"):
-            return shirt if long_sleeves else skin
-        if part in ("tibia", "calf"):
-            return trousers if long_legs else skin
-        return shoes if part.startswith(("foot", "toes")) else skin
-
     def pose(
-        self, data: Any, posture: str, place: np.ndarray, yaw: float, seat: float, rng: np.random.Generator
+        self,
+        posture: str,
+        place: np.ndarray,
+        yaw: float,
+        seat: float,
+        rng: np.random.Generator,
+        stride: float | None = None,
     ) -> None:
         """Stand, walk, sit or reach at a place on the floor, (2,) metres, turned by radians from facing -y.
 
-        seat: height in metres of what is sat upon.
+        seat: height in metres of what is sat upon. stride: how far the left leg is ahead in walking, degrees.
         """
-        model = self._model
+        model, data = self._stage.model, self._stage.data
         data.qpos[:] = model.qpos0
-        angles = _angles(posture, rng)
-        for name, degrees in angles.items():
+        for name, degrees in _angles(posture, rng, stride).items():
             joint = model.joint(name)
-            low, high = joint.range
-            data.qpos[joint.qposadr[0]] = np.clip(np.radians(degrees + rng.normal(0, 4)), low, high)
+            data.qpos[joint.qposadr[0]] = np.clip(np.radians(degrees + rng.normal(0, 4)), *joint.range)
         turn = Rotation.from_euler("z", yaw) * Rotation.from_euler("x", np.pi / 2)
         data.qpos[:3], data.qpos[3:7] = (*place, 1), turn.as_quat(scalar_first=True)
         mujoco.mj_kinematics(model, data)
         if posture == "sitting":
-            # The hips' underside rests on the seat.
             hips = model.geom("hips").id
             data.qpos[2] += seat + 0.8 * model.geom_size[hips, 1] - data.geom_xpos[hips, 2]
         else:
-            soles = [geom for geom, name in self._names.items() if name[1:].startswith(("foot", "toes"))]
+            soles = [geom for geom, part in self._parts.items() if part == "shoes"]
             data.qpos[2] -= min(data.geom_xpos[geom, 2] - model.geom_size[geom, 0] for geom in soles)
-
-    def height_of_seat(self) -> float:
-        """Metres from the floor at which a sitting person's feet reach it."""
-        return float(0.42 * self._model.body_pos[self._model.body("ltibia").id, 1] / -0.405)
+        mujoco.mj_kinematics(model, data)
 
 
-def _angles(posture: str, rng: np.random.Generator) -> dict[str, float]:
+def height_of(look: Look, posture: str) -> float:
+    """About how tall somebody is in a posture, metres."""
+    return 1.75 * _BUILDS[look.build].height * (0.76 if posture == "sitting" else 1.0)
+
+
+def _part_of(name: str) -> str:
+    if name in ("hair", "locks"):
+        return "hair"
+    part = name[1:] if name[0] in "lr" and name not in ("lowerback", "lowerneck", "root_geom") else name
+    return "shoes" if part.startswith(("foot", "toes")) else part
+
+
+def _covered_by(part: str) -> str:
+    """What a part of the body is covered by."""
+    for covers, parts in (("shirt", _SHIRT), ("trousers", _TROUSERS), ("sleeves", _SLEEVES), ("legs", _LEGS)):
+        if part in parts:
+            return covers
+    return "skin"
+
+
+def _angles(posture: str, rng: np.random.Generator, stride: float | None) -> dict[str, float]:
     """Joint angles in degrees; those that aren't named stay at zero, give or take."""
     angles = {"lfemurrz": -17.0, "rfemurrz": 17.0, "ltibiarx": 4.0, "rtibiarx": 4.0}
     left, right = rng.choice(["down", "akimbo", "half"], size=2, p=[0.7, 0.12, 0.18])
     if posture == "walking":
-        stride = rng.uniform(15, 35) * rng.choice([-1, 1])
+        stride = rng.uniform(15, 35) * rng.choice([-1, 1]) if stride is None else stride
         angles |= {"lfemurrx": -stride, "rfemurrx": stride}
         angles |= {"ltibiarx": 8 + max(0, -stride), "rtibiarx": 8 + max(0, stride)}
         left = right = "down"

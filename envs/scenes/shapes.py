@@ -1,7 +1,6 @@
 """The library of mesh objects: turned, bent and put together from numbers, and Meta-World's. Splits share none."""
 
 from collections.abc import Callable
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ import trimesh
 from trimesh import Trimesh
 from trimesh.transformations import euler_matrix, translation_matrix
 
+from .assets import package_folder
 from .splits import Split, numbers_of
 
 _VARIANTS = 20  # numbers of each category: 12 for training, 4 each for the others
@@ -38,7 +38,7 @@ def shapes_of(split: Split) -> list[Shape]:
         for index, (category, make) in enumerate(_MAKERS.items())
         for number in numbers_of(split, _VARIANTS)
     ]
-    return made + [_standing(category, _metaworld(*recipe)) for category, recipe in _METAWORLD[split]]
+    return made + [_standing(category, _metaworld(scale, pieces)) for category, scale, pieces in _METAWORLD[split]]
 
 
 def _standing(category: str, parts: list[Part]) -> Shape:
@@ -96,9 +96,8 @@ def _vase(rng: np.random.Generator) -> list[Part]:
     radius, height = rng.uniform(0.033, 0.045), rng.uniform(0.12, 0.17)
     up = np.linspace(0, 1, 14)
     belly, neck = rng.uniform(0.25, 0.45), rng.uniform(0.4, 0.6)
-    radii = radius * (
-        0.6 + 0.5 * np.exp(-(((up - belly) / 0.2) ** 2)) - neck * 0.6 * np.exp(-(((up - 0.8) / 0.12) ** 2))
-    )
+    wide, narrow = np.exp(-(((up - belly) / 0.2) ** 2)), np.exp(-(((up - 0.8) / 0.12) ** 2))
+    radii = radius * (0.6 + 0.5 * wide - 0.6 * neck * narrow)
     return [Part(_vessel(radii, height * up, 0.004))]
 
 
@@ -129,11 +128,9 @@ def _ring(rng: np.random.Generator) -> list[Part]:
 
 def _star(rng: np.random.Generator) -> list[Part]:
     radius, thick, inner = rng.uniform(0.05, 0.065), rng.uniform(0.018, 0.03), rng.uniform(0.4, 0.5)
-    around = np.arange(10) * np.pi / 5
-    rim = (radius * np.where(np.arange(10) % 2, inner, 1))[:, None] * np.column_stack([np.cos(around), np.sin(around)])
-    vertices = np.concatenate(
-        [np.column_stack([rim, np.full(10, z)]) for z in (0, thick)] + [[[0, 0, 0], [0, 0, thick]]]
-    )
+    around, radii = np.arange(10) * np.pi / 5, radius * np.where(np.arange(10) % 2, inner, 1)
+    rim = [np.column_stack([radii * np.cos(around), radii * np.sin(around), np.full(10, z)]) for z in (0, thick)]
+    vertices = np.concatenate([*rim, [[0, 0, 0], [0, 0, thick]]])
     i, j = np.arange(10), np.roll(np.arange(10), -1)
     ends = [np.column_stack([np.full(10, 20), j, i]), np.column_stack([np.full(10, 21), i + 10, j + 10])]
     sides = [np.column_stack([i, j, j + 10]), np.column_stack([i, j + 10, i + 10])]
@@ -180,57 +177,49 @@ _MAKERS: dict[str, Callable[[np.random.Generator], list[Part]]] = {
 }
 
 
-def _metaworld(scale: float, *pieces: tuple[str, bool, tuple[float, ...]]) -> list[Part]:
-    """Meta-World's meshes (file, whether in the object's colour, x, y, z and a turn about x), in its units times scale."""
-    folder = files("metaworld").joinpath("assets", "objects", "meshes")
+class _Piece(NamedTuple):
+    """A mesh of Meta-World's, placed as in metaworld/assets/objects/assets/*.xml: metres, and radians about x."""
+
+    file: str
+    main: bool = True
+    place: tuple[float, float, float] = (0, 0, 0)
+    turn: float = 0
+
+
+def _metaworld(scale: float, pieces: tuple[_Piece, ...]) -> list[Part]:
+    folder = package_folder("metaworld") / "assets" / "objects" / "meshes"
     parts = []
-    for name, main, (x, y, z, turn) in pieces:
-        with folder.joinpath(f"{name}.stl").open("rb") as file:
+    for piece in pieces:
+        with (folder / f"{piece.file}.stl").open("rb") as file:
             mesh = trimesh.load_mesh(file, file_type="stl")
-        parts.append(Part(mesh.apply_transform(translation_matrix([x, y, z]) @ euler_matrix(turn, 0, 0)), main))
-        parts[-1].mesh.apply_scale(scale)
+        mesh.apply_transform(translation_matrix(piece.place) @ euler_matrix(piece.turn, 0, 0)).apply_scale(scale)
+        parts.append(Part(mesh, piece.main))
     return parts
 
 
-_HERE = (0.0, 0.0, 0.0, 0.0)
-# Placed as in metaworld/assets/objects/assets/*.xml. Each object is in one split.
-_METAWORLD: dict[Split, list[tuple[str, tuple]]] = {
-    "train": [
-        (
-            "mug",
-            (
-                1.2,
-                ("coffeemachine/mug", True, (0, 0, 0.034, 0)),
-                ("coffeemachine/handle", True, (0.039, 0, 0.047, 1.571)),
-            ),
-        ),
-        ("ball", (1.2, ("basketball/basketballinner", False, _HERE), ("basketball/basketballouter", True, _HERE))),
-        (
-            "laptop",
-            (
-                0.42,
-                ("laptop/laptop_base", True, (0, 0, 0.015, 0)),
-                ("laptop/laptop_keys", False, (0, 0, 0.015, 0)),
-                ("laptop/laptop_screen", False, (0, 0.161, 0.181, 0)),
-                ("laptop/laptop_top", True, (0, 0.161, 0.181, 0)),
-            ),
-        ),
-    ],
-    "validation": [
-        (
-            "bottle",
-            (
-                0.55,
-                ("thermos/therm_base", False, (0, 0, 0.02, 0)),
-                ("thermos/therm_body", True, (0, 0, 0.14, 0)),
-                ("thermos/therm_cap", False, (0, 0, 0.285, 0)),
-                ("thermos/therm_trim", False, (0, 0, 0.285, 0)),
-                ("thermos/therm_handle", False, (0, -0.135, 0.132, 0)),
-            ),
-        ),
-    ],
-    "test": [
-        ("ball", (1.4, ("soccer/soccer_white", True, _HERE), ("soccer/soccer_black", False, _HERE))),
-        ("cube", (1.3, ("block/block", True, _HERE))),
-    ],
+_MUG = (
+    _Piece("coffeemachine/mug", place=(0, 0, 0.034)),
+    _Piece("coffeemachine/handle", place=(0.039, 0, 0.047), turn=np.pi / 2),
+)
+_BASKETBALL = (_Piece("basketball/basketballinner", main=False), _Piece("basketball/basketballouter"))
+_LAPTOP = (
+    _Piece("laptop/laptop_base", place=(0, 0, 0.015)),
+    _Piece("laptop/laptop_keys", main=False, place=(0, 0, 0.015)),
+    _Piece("laptop/laptop_screen", main=False, place=(0, 0.161, 0.181)),
+    _Piece("laptop/laptop_top", place=(0, 0.161, 0.181)),
+)
+_THERMOS = (
+    _Piece("thermos/therm_body", place=(0, 0, 0.14)),
+    _Piece("thermos/therm_base", main=False, place=(0, 0, 0.02)),
+    _Piece("thermos/therm_cap", main=False, place=(0, 0, 0.285)),
+    _Piece("thermos/therm_trim", main=False, place=(0, 0, 0.285)),
+    _Piece("thermos/therm_handle", main=False, place=(0, -0.135, 0.132)),
+)
+_SOCCER_BALL = (_Piece("soccer/soccer_white"), _Piece("soccer/soccer_black", main=False))
+_METAWORLD: dict[
+    Split, list[tuple[str, float, tuple[_Piece, ...]]]
+] = {  # category, scale and meshes; each in one split
+    "train": [("mug", 1.2, _MUG), ("ball", 1.2, _BASKETBALL), ("laptop", 0.42, _LAPTOP)],
+    "validation": [("bottle", 0.55, _THERMOS)],
+    "test": [("ball", 1.4, _SOCCER_BALL), ("cube", 1.3, (_Piece("block/block"),))],
 }

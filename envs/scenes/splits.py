@@ -5,14 +5,15 @@ from typing import Literal, get_args
 from tinyvla.errors import UserError
 
 Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS: tuple[str, ...] = get_args(Split)
 
 PICTURES_PER_SEED = 1_000_000  # of one split before the next value of `seed` would repeat them
 SEEDS = 10_000  # values of `seed`
-_REMAINDERS: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2), "validation": (3,), "test": (4,)}  # of a number by 5
+FAMILIES = 5  # of numbers, by their remainder
+_FAMILIES: dict[Split, tuple[int, ...]] = {"train": (0, 1, 2), "validation": (3,), "test": (4,)}
 
 
-def picture_seed(split: Split, seed: int, index: int) -> int:
+def picture_seed(split: str, seed: int, index: int) -> int:
     """The seed of a split's `index`-th picture for a set with that `seed`: no two splits have one in common.
 
     Raises UserError if index lies outside 0 .. 999,999 or seed outside 0 .. 9,999.
@@ -26,4 +27,4 @@ def picture_seed(split: Split, seed: int, index: int) -> int:
 
 def numbers_of(split: Split, below: int) -> list[int]:
     """A split's share of the numbers from 0: three in five for training, one each for the others."""
-    return [number for number in range(below) if number % 5 in _REMAINDERS[split]]
+    return [number for number in range(below) if number % FAMILIES in _FAMILIES[split]]

@@ -8,7 +8,7 @@ from concurrent.futures import as_completed
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -17,13 +17,12 @@ from tinyvla.errors import UserError
 from tinyvla.files import alone_in, write_whole
 
 from ..workers import clear_disk_errors, count_workers, worker_pool
-from .splits import PICTURES_PER_SEED, SPLITS, Split, picture_seed
+from .splits import SPLITS, Split, picture_seed
 from .stage import Stage
 
-VERSION = 1  # of the pictures; another one is another folder
+VERSION = 3  # of the pictures; another one is another folder
 BLOCK = 32  # pictures that are drawn, checked and kept together
 SMALLEST, LARGEST = 32, 1024  # pixels of a side
-_KINDS = ("table", "room")
 
 
 class _Array(NamedTuple):
@@ -45,7 +44,28 @@ _ARRAYS = {
 }
 
 
-Block = tuple[dict[str, np.ndarray], list[dict[str, Any]]]  # arrays, (32, ...) each, and labels
+class SceneSet(NamedTuple):
+    """What a set of pictures depends on."""
+
+    kind: str
+    split: Split
+    image_size: int
+    seed: int
+
+    @property
+    def arrays(self) -> dict[str, _Array]:
+        return _ARRAYS[self.kind]
+
+    def folder(self, data_dir: Path) -> Path:
+        name = f"{self.kind}-{self.split}-{self.image_size}px-seed{self.seed}-v{VERSION}"
+        return data_dir / "scenes" / name
+
+
+class Block(NamedTuple):
+    """So many pictures: arrays by name, (32, ...) each, and labels."""
+
+    arrays: dict[str, np.ndarray]
+    labels: list[dict[str, Any]]
 
 
 class Scenes:
@@ -79,11 +99,11 @@ def open_scenes(
     A picture depends on kind, split, seed, its index and image_size alone: not on count, nor on who draws it. Splits
     share no seed, object mesh or texture.
 
-    Labels of tables: "caption", "captions" (several wordings), "seed", and "objects": a list of "name" (no two have the
-    same), "category", "colour", "box" (half-open, [x0, y0, x1, y1] pixels), "pixels" (visible), and "relation" ("left of
-    the blue bowl") where there is a clear one. Labels of rooms have Wake Vision's columns: "person" (0 or 1), "distance"
-    ("near", "mid", "far" or None), "lighting" ("dark", "normal", "bright"), "depiction" ("none", "person",
-    "non_person"), "build", "skin_tone" and "box" (None without a person), "seed".
+    Labels of tables: "caption", "captions" (several wordings), "seed", and "objects", a list of "name" (no two have the
+    same), "category", "colour", "box" (half-open, [x0, y0, x1, y1] pixels), "pixels" (visible), and where there is a
+    clear one "relation" ("left of the blue bowl"). Labels of rooms have Wake Vision's columns: "person" (0 or 1),
+    "distance" ("near", "mid", "far"), "lighting" ("dark", "normal", "bright"), "depiction" ("none", "person",
+    "non_person"), "build", "skin_tone" and "box"; without a person distance, build, skin_tone and box are None; "seed".
 
     Args:
         kind: "table" or "room".
@@ -93,24 +113,25 @@ def open_scenes(
 
     Raises UserError for other arguments, if the disk is or would be full, and if files there are damaged.
     """
-    _check(kind, split, count, image_size, seed)
-    folder = Path(data_dir) / "scenes" / f"{kind}-{split}-{image_size}px-seed{seed}-v{VERSION}"
-    blocks = range(-(-count // BLOCK))
+    wanted = _checked(kind, split, count, image_size, seed)
+    folder, blocks = wanted.folder(Path(data_dir)), range(-(-count // BLOCK))
     if _missing(folder, blocks):
         with clear_disk_errors(), alone_in(folder):  # another process may have drawn them meanwhile
-            _draw_missing(folder, _missing(folder, blocks), (kind, split, image_size, seed), workers)
-    return _mapped(folder, kind, count, image_size)
+            _draw(wanted, folder, _missing(folder, blocks), workers)
+    return _mapped(wanted, folder, count)
 
 
-def _check(kind: str, split: str, count: int, image_size: int, seed: int) -> None:
-    for name, value, known in (("kind", kind, _KINDS), ("split", split, SPLITS)):
-        if value not in known:
-            raise UserError(f"there is no {name} {value!r} of scenes; use one of {', '.join(known)}")
+def _checked(kind: str, split: str, count: int, image_size: int, seed: int) -> SceneSet:
+    if kind not in _ARRAYS:
+        raise UserError(f"there is no kind {kind!r} of scenes; use one of {', '.join(_ARRAYS)}")
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r} of scenes; use one of {', '.join(SPLITS)}")
     if not isinstance(count, int) or count < 1:
         raise UserError(f"count is {count!r}; ask for at least 1 picture")
     if not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
         raise UserError(f"image_size is {image_size!r}; use {SMALLEST} to {LARGEST} pixels")
-    picture_seed(split, seed, min(count, PICTURES_PER_SEED + 1) - 1)  # type: ignore[arg-type]
+    picture_seed(split, seed, count - 1)
+    return SceneSet(kind, cast(Split, split), image_size, seed)
 
 
 def _label_file(folder: Path, block: int) -> Path:
@@ -121,35 +142,28 @@ def _missing(folder: Path, blocks: range) -> list[int]:
     return [block for block in blocks if not _label_file(folder, block).exists()]
 
 
-def _draw_missing(folder: Path, missing: list[int], spec: tuple[str, str, int, int], workers: int | str | None) -> None:
+def _draw(wanted: SceneSet, folder: Path, missing: list[int], workers: int | str | None) -> None:
     if not missing:
         return
-    kind, _, size, _ = spec
-    _check_disk(folder, len(missing) * BLOCK * sum(array.bytes(size) for array in _ARRAYS[kind].values()))
+    _check_disk(folder, len(missing) * BLOCK * sum(array.bytes(wanted.image_size) for array in wanted.arrays.values()))
     number = min(count_workers(workers), len(missing))
-    with tqdm(total=len(missing) * BLOCK, desc=f"drawing {kind}s", unit="picture", delay=2) as bar:
-        for block, drawn in _in_workers(missing, spec, number) if number > 1 else _in_process(missing, spec):
-            _keep(folder, block, drawn, kind, size)
+    with tqdm(total=len(missing) * BLOCK, desc=f"drawing {wanted.kind}s", unit="picture", delay=2) as bar:
+        for block, drawn in _in_workers(wanted, missing, number) if number > 1 else _in_process(wanted, missing):
+            _keep(wanted, folder, block, drawn)
             bar.update(BLOCK)
 
 
-def _in_workers(missing: list[int], spec: tuple[str, str, int, int], number: int) -> Iterator[tuple[int, Any]]:
+def _in_workers(wanted: SceneSet, missing: list[int], number: int) -> Iterator[tuple[int, Block]]:
     with worker_pool(number) as pool:
-        futures = {pool.submit(draw_block, *spec, block): block for block in missing}
+        futures = {pool.submit(draw_block, wanted, block): block for block in missing}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
 
 
-def _in_process(missing: list[int], spec: tuple[str, str, int, int]) -> Iterator[tuple[int, Any]]:
-    kind, split, size, seed = spec
-    with closing(make_stage(kind, split, size)) as stage:
+def _in_process(wanted: SceneSet, missing: list[int]) -> Iterator[tuple[int, Block]]:
+    with closing(make_stage(wanted.kind, wanted.split, wanted.image_size)) as stage:
         for block in missing:
-            yield block, _pictures(stage, split, seed, block)
-
-
-def draw_block(kind: str, split: Split, image_size: int, seed: int, block: int) -> Block:
-    """A worker's part: the arrays, (32, ...) each, and labels of a block of pictures."""
-    return _pictures(_kept_stage(kind, split, image_size), split, seed, block)
+            yield block, _pictures(stage, wanted, block)
 
 
 def make_stage(kind: str, split: Split, image_size: int) -> Stage:
@@ -163,38 +177,37 @@ def make_stage(kind: str, split: Split, image_size: int) -> Stage:
 _kept_stage = cache(make_stage)  # one a worker process, as long as it lives
 
 
-def _pictures(stage: Stage, split: Split, seed: int, block: int) -> Block:
-    seeds = [picture_seed(split, seed, index) for index in range(block * BLOCK, (block + 1) * BLOCK)]
-    drawn = [stage.picture(np.random.default_rng(number)) for number in seeds]
-    arrays = {"images": [picture.image for picture in drawn], "instances": [picture.instances for picture in drawn]}
-    if all(picture.depth is not None for picture in drawn):
-        arrays["depth"] = [picture.depth for picture in drawn]
-    labels = [picture.label | {"seed": number} for picture, number in zip(drawn, seeds, strict=True)]
-    return {name: np.stack(values) for name, values in arrays.items()}, labels
+def draw_block(wanted: SceneSet, block: int) -> Block:
+    """A worker's part: 32 of the set's pictures."""
+    return _pictures(_kept_stage(wanted.kind, wanted.split, wanted.image_size), wanted, block)
 
 
-def _keep(folder: Path, block: int, drawn: Block, kind: str, size: int) -> None:
+def _pictures(stage: Stage, wanted: SceneSet, block: int) -> Block:
+    seeds = [picture_seed(wanted.split, wanted.seed, block * BLOCK + i) for i in range(BLOCK)]
+    drawn = [stage.picture(np.random.default_rng(seed)) for seed in seeds]
+    arrays = {name: np.stack([picture.arrays[name] for picture in drawn]) for name in wanted.arrays}
+    return Block(arrays, [picture.label | {"seed": seed} for picture, seed in zip(drawn, seeds, strict=True)])
+
+
+def _keep(wanted: SceneSet, folder: Path, block: int, drawn: Block) -> None:
     """Write a block's arrays, and only then its labels, which say that the block is there."""
-    arrays, labels = drawn
     checksums = {}
-    for name, array in _ARRAYS[kind].items():
-        content = arrays[name].astype(array.dtype, copy=False).tobytes()
+    for name, array in wanted.arrays.items():
+        content = drawn.arrays[name].astype(array.dtype, copy=False).tobytes()
         checksums[name] = zlib.crc32(content)
         path = folder / f"{name}.bin"
         path.touch()
         with path.open("r+b") as file:
-            file.seek(block * BLOCK * array.bytes(size))
+            file.seek(block * BLOCK * array.bytes(wanted.image_size))
             file.write(content)
-    write_whole(_label_file(folder, block), json.dumps({"checksums": checksums, "labels": labels}))
+    write_whole(_label_file(folder, block), json.dumps({"checksums": checksums, "labels": drawn.labels}))
 
 
-def _mapped(folder: Path, kind: str, count: int, size: int) -> Scenes:
-    blocks = -(-count // BLOCK)
-    kept = [_read_labels(folder, block) for block in range(blocks)]
-    arrays = {name: _map(folder, name, array, blocks, size, kept) for name, array in _ARRAYS[kind].items()}
-    labels = [label for block in kept for label in block["labels"]]
-    cut = {name: array[:count] for name, array in arrays.items()}
-    return Scenes(cut["images"], labels[:count], cut["instances"], cut.get("depth"))
+def _mapped(wanted: SceneSet, folder: Path, count: int) -> Scenes:
+    kept = [_read_labels(folder, block) for block in range(-(-count // BLOCK))]
+    arrays = {name: _map(folder, name, array, wanted.image_size, kept)[:count] for name, array in wanted.arrays.items()}
+    labels = [label for block in kept for label in block["labels"]][:count]
+    return Scenes(arrays["images"], labels, arrays["instances"], arrays.get("depth"))
 
 
 def _read_labels(folder: Path, block: int) -> dict[str, Any]:
@@ -208,12 +221,11 @@ def _read_labels(folder: Path, block: int) -> dict[str, Any]:
     raise _damaged(path, folder)
 
 
-def _map(folder: Path, name: str, array: _Array, blocks: int, size: int, kept: list[dict[str, Any]]) -> np.ndarray:
-    path = folder / f"{name}.bin"
-    needed = blocks * BLOCK * array.bytes(size)
-    if not path.is_file() or path.stat().st_size < needed:
+def _map(folder: Path, name: str, array: _Array, size: int, kept: list[dict[str, Any]]) -> np.ndarray:
+    path, pictures = folder / f"{name}.bin", len(kept) * BLOCK
+    if not path.is_file() or path.stat().st_size < pictures * array.bytes(size):
         raise _damaged(path, folder)
-    mapped = np.memmap(path, array.dtype, "r", shape=(blocks * BLOCK, *array.shape(size)))
+    mapped = np.memmap(path, array.dtype, "r", shape=(pictures, *array.shape(size)))
     for block, labels in enumerate(kept):
         if zlib.crc32(mapped[block * BLOCK : (block + 1) * BLOCK].data) != labels["checksums"].get(name):
             raise _damaged(path, folder)

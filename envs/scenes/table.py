@@ -11,6 +11,7 @@ from .colours import COLOURS, any_colour, shade
 from .shapes import Shape, shapes_of
 from .splits import Split
 from .stage import HIDDEN, Picture, Stage, add_geom, add_surface, box_of
+from .textures import draw_texture
 
 _PRIMITIVES = {  # category -> kind; two of each can be shown at once
     "cube": mujoco.mjtGeom.mjGEOM_BOX,
@@ -63,7 +64,7 @@ class TableStage(Stage):
         _add_furniture(spec)
         super().__init__(spec, split, image_size)
         self._geoms = {slot.body: self.geoms_of(slot.body) for slot in self._slots}
-        self._main = {name for name in range(self.model.ngeom) if not self.model.geom(name).name.startswith("detail")}
+        self._main = {geom for geom in range(self.model.ngeom) if not self.model.geom(geom).name.startswith("detail")}
 
     def picture(self, rng: np.random.Generator) -> Picture:
         while True:
@@ -134,7 +135,8 @@ class TableStage(Stage):
         if patterns and rng.random() < 0.25:
             surface = f"pattern{patterns.pop()}"
             # Two shades of one colour, so that the name still holds.
-            self.decorate(surface, rng, tone, shade(colour, rng) * rng.uniform(0.5, 1.0))
+            other = shade(colour, rng) * rng.uniform(0.5, 1.0)
+            self.paint(surface, draw_texture(self.split, rng, photographs=False).painted(tone, other))
             drawn = [geom for geom in geoms if int(geom) in self._main]
             model.geom_matid[drawn], model.geom_rgba[drawn] = model.material(surface).id, 1
         self.show(geoms)
@@ -145,9 +147,10 @@ class TableStage(Stage):
         model = self.model
         first = any_colour(rng, (0, 0.5), 0.3)
         second = first + rng.uniform(0.3, 0.8) * (any_colour(rng, (0, 0.6), 0.2) - first)
-        word = self.decorate("table", rng, first, second, rng.uniform(1, 3))
+        word = self.decorate("table", rng, np.stack([first, second]), rng.uniform(1, 3))
         for surface in ("floor", "wall"):
-            self.decorate(surface, rng, any_colour(rng, (0, 0.6)), any_colour(rng, (0, 0.6)), rng.uniform(1, 4))
+            tones = np.stack([any_colour(rng, (0, 0.6)), any_colour(rng, (0, 0.6))])
+            self.decorate(surface, rng, tones, rng.uniform(1, 4))
         is_round = rng.random() < 0.3
         model.geom("board").size = rng.uniform(0.33, 0.5), rng.uniform(0.27, 0.4), 0.015
         model.geom("disc").size = rng.uniform(0.37, 0.48), 0.015, 0
@@ -195,7 +198,8 @@ class TableStage(Stage):
             objects.append(found)
         captions = captions_of([thing.name for thing in seen], relations, table, rng)
         label = {"caption": str(rng.choice(captions)), "captions": captions, "objects": objects}
-        return Picture(survey.image, instances, label, survey.depth.astype(np.float16))
+        depth = survey.depth.astype(np.float16)
+        return Picture({"images": survey.image, "instances": instances, "depth": depth}, label)
 
 
 def _relation(thing: _Placed, seen: Sequence[_Placed], axes: np.ndarray) -> str | None:

@@ -1,13 +1,13 @@
-"""Patterns of tables, floors, walls and objects: drawn from a number, or Meta-World's photographs. Splits share none."""
+"""Patterns of surfaces: drawn from a number, or photographs that Meta-World comes with. Splits share none."""
 
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from .splits import Split, numbers_of
+from .assets import package_folder
+from .splits import FAMILIES, Split, numbers_of
 
 SIDE = 128  # of a texture, in pixels
 PATTERNS = 400  # numbers in all: 240 for training, 80 each for the others
@@ -39,10 +39,10 @@ class Texture(NamedTuple):
         return (255 * (first + self.share[..., None] * (second - first))).astype(np.uint8)
 
 
-def draw_texture(split: Split, rng: np.random.Generator) -> Texture:
-    """One of a split's textures; a quarter of them are photographs."""
-    if rng.random() < 0.25:
-        return photograph(split, str(rng.choice(list(_PHOTOGRAPHS[split]))))
+def draw_texture(split: Split, rng: np.random.Generator, photographs: bool = True) -> Texture:
+    """One of a split's textures; a quarter of them are photographs, which have colours of their own."""
+    if photographs and rng.random() < 0.25:
+        return photograph(split, str(rng.choice(photographs_of(split))))
     return pattern(int(rng.choice(numbers_of(split, PATTERNS))))
 
 
@@ -54,8 +54,8 @@ def photographs_of(split: Split) -> list[str]:
 @cache
 def photograph(split: Split, name: str) -> Texture:
     """One of a split's, scaled down."""
-    with files("metaworld").joinpath("assets", "textures", f"{name}.png").open("rb") as file:
-        pixels = np.asarray(Image.open(file).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+    with Image.open(package_folder("metaworld") / "assets" / "textures" / f"{name}.png") as picture:
+        pixels = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
     return Texture(_PHOTOGRAPHS[split][name], np.zeros((SIDE, SIDE), np.float32), pixels)
 
 
@@ -65,8 +65,17 @@ def pattern(number: int) -> Texture:
     rng = np.random.default_rng([710, number])
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     word = str(rng.choice(list(_KINDS)))
-    share = _KINDS[word](x, y, rng)
+    share = _KINDS[word](x, y, number % FAMILIES, rng)
     return Texture(word, np.clip(share, 0, 1).astype(np.float32))
+
+
+def pairs_of(family: int, across: range, along: range) -> list[tuple[int, int]]:
+    """How often a pattern may repeat in x and y: families, and so splits, have no such pair in common."""
+    return [(a, b) for a in across for b in along][family::FAMILIES]
+
+
+def _pair(family: int, across: range, along: range, rng: np.random.Generator) -> np.ndarray:
+    return rng.choice(pairs_of(family, across, along))
 
 
 def _clouds(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, waves: int = 6) -> np.ndarray:
@@ -78,43 +87,43 @@ def _clouds(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, waves: int =
     return total
 
 
-def _plain(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _plain(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
     return 0.15 + 0.1 * _clouds(x, y, rng)
 
 
-def _striped(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    turns = rng.integers(1, 7), rng.integers(-3, 4)
+def _striped(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
+    turns = _pair(family, range(1, 8), range(-4, 5), rng)
     return (np.sin(2 * np.pi * (turns[0] * x + turns[1] * y)) > rng.uniform(-0.5, 0.5)).astype(float)
 
 
-def _checked(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    across, along = rng.integers(2, 7, 2)
+def _checked(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
+    across, along = _pair(family, range(2, 8), range(2, 8), rng)
     return (np.sin(2 * np.pi * across * x) * np.sin(2 * np.pi * along * y) > 0).astype(float)
 
 
-def _dotted(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    turns = rng.integers(2, 7)
-    high = np.sin(2 * np.pi * turns * x) * np.sin(2 * np.pi * turns * y)
+def _dotted(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
+    across, along = _pair(family, range(2, 8), range(2, 8), rng)
+    high = np.sin(2 * np.pi * across * x) * np.sin(2 * np.pi * along * y)
     return (high > rng.uniform(0.3, 0.7)).astype(float)
 
 
-def _marbled(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _marbled(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
     return 0.5 + 0.6 * _clouds(x, y, rng, 4)
 
 
-def _speckled(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _speckled(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
     grain = int(rng.choice([1, 2, 4]))
     return rng.random((SIDE // grain, SIDE // grain)).repeat(grain, 0).repeat(grain, 1) ** 2
 
 
-def _wooden(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _wooden(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
     rings = rng.integers(4, 12)
     grain = np.sin(2 * np.pi * rings * y + rng.uniform(1, 4) * _clouds(x, y, rng, 2))
     return 0.5 + 0.35 * grain + 0.1 * np.sin(2 * np.pi * 40 * y)
 
 
-def _tiled(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    rows, columns = 2 * rng.integers(1, 5), rng.integers(1, 5)
+def _tiled(x: np.ndarray, y: np.ndarray, family: int, rng: np.random.Generator) -> np.ndarray:
+    rows, columns = _pair(family, range(2, 9, 2), range(1, 7), rng)
     shifted = x * columns + rng.choice([0, 0.5]) * (np.floor(y * rows) % 2)
     to_edge = np.minimum((0.5 - np.abs(shifted % 1 - 0.5)) / columns, (0.5 - np.abs(y * rows % 1 - 0.5)) / rows)
     tones = rng.uniform(0, 0.35, (rows, columns))[(y * rows).astype(int) % rows, shifted.astype(int) % columns]

@@ -4,6 +4,7 @@ Nothing here draws. Whoever moves the arm, `SO101Env` or a servo bus that stands
 `data` from here and asks `success` how it went.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
@@ -30,12 +31,12 @@ _LOW = 0.035  # metres between the disc and the finger tips
 _RESTING, _STILL = 0.05, 1.0  # m/s of the cube, rad/s of a joint: passing by does not count
 
 
-def build_model(fine: bool = False) -> mujoco.MjModel:
+def build_model(fine: bool = False, furnish: Callable[[mujoco.MjSpec], None] | None = None) -> mujoco.MjModel:
     """Arm, table, cube, disc and the cameras `front`, `top` and `wrist`. All tasks share it, so that words matter.
 
     The arm stands at the origin on the table, z = 0, and looks along x.
 
-    fine: see `arm_spec`.
+    fine: see `arm_spec`. furnish: adds what else is to be there.
     """
     spec = arm_spec(fine)
     spec.option.timestep = 1 / CONTROL_HZ / _STEPS
@@ -48,6 +49,8 @@ def build_model(fine: bool = False) -> mujoco.MjModel:
     _add_room(spec)
     _add_objects(spec)
     _add_cameras(spec)
+    if furnish is not None:
+        furnish(spec)
     return spec.compile()
 
 
@@ -106,12 +109,12 @@ class Simulation:
 
     Args:
         task: a name out of `tasks.INSTRUCTIONS`.
-        fine: see `arm_spec`.
+        fine, furnish: see `build_model`.
     """
 
-    def __init__(self, task: str, fine: bool = False):
+    def __init__(self, task: str, fine: bool = False, furnish: Callable[[mujoco.MjSpec], None] | None = None):
         self.task = task
-        self.model = build_model(fine)
+        self.model = build_model(fine, furnish)
         self.data = mujoco.MjData(self.model)
         self.units = Units.of(self.model)
         self._joints = np.array([self.model.joint(joint).qposadr[0] for joint in JOINTS])

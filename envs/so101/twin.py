@@ -4,7 +4,7 @@ judge of what it does there.
 Scene and judge may live in two processes: with one seed both lay out the same cube and disc.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,11 +29,17 @@ class TwinScene:
     Args:
         task: reach, pick-lift, pick-place or push.
         render: "fast" or "faithful", as of `SO101Env`.
+        furnish: adds what else is to be there, see `build_model`.
     """
 
-    def __init__(self, task: str = "pick-lift", render: str = "fast"):
+    def __init__(
+        self,
+        task: str = "pick-lift",
+        render: str = "fast",
+        furnish: Callable[[mujoco.MjSpec], None] | None = None,
+    ):
         (task,) = resolve_tasks([task])
-        self.simulation = Simulation(task, fine=render == "faithful")
+        self.simulation = Simulation(task, render == "faithful", furnish)
         self.model, self.data = self.simulation.model, self.simulation.data
         self._eyes = Eyes(self.model, render == "fast")
         self.reset(0)

@@ -170,5 +170,7 @@ class TinyVLAPolicy(PreTrainedPolicy):
             folder = Path(snapshot_download(str(pretrained_name_or_path), **hub))
         if hasattr(config.backbone, "assets") and (folder / ASSETS).is_dir():
             config.backbone = replace(config.backbone, assets=str(folder / ASSETS))
+        if hasattr(config.backbone, "vision_pretrained"):
+            config.backbone = replace(config.backbone, vision_pretrained=None)  # the policy's own weights follow
         config.frontend = carried(config.frontend, folder)
         return super().from_pretrained(folder, config=config, **kwargs)

@@ -62,11 +62,12 @@ class PolicyTrainee(Trainee):
         self._cfg, self._accelerator = cfg, accelerator
         self._part = (accelerator.process_index, accelerator.num_processes)
         self._dataset = None if dataset_root is None else open_dataset(dataset_root)
-        meta = self._dataset.meta if self._dataset else open_metadata(cfg.dataset.repo_id, cfg.dataset.root)
+        named = cfg.dataset
+        self._meta = self._dataset.meta if self._dataset else open_metadata(named.repo_id, named.root)
         torch.manual_seed(cfg.seed)
         policy_cfg = cast(dict[str, Any], OmegaConf.to_container(cfg.policy))
-        self.module: Any = make_policy(policy_cfg, meta, device_of(accelerator))
-        self._pipelines = make_processors(self.module, meta.stats)
+        self.module: Any = make_policy(policy_cfg, self._meta, device_of(accelerator))
+        self._pipelines = make_processors(self.module, self._meta.stats)
 
     def start(self, step: int) -> None:
         resume_phase(self.module, step)
@@ -92,7 +93,7 @@ class PolicyTrainee(Trainee):
         return self.module.loss_weight(batch) if hasattr(self.module, "loss_weight") else 1.0
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        save_checkpoint_files(self.module, *self._pipelines, folder, weights=weights)
+        save_checkpoint_files(self.module, *self._pipelines, folder, weights=weights, features=self._meta.features)
 
     def _from_stream(self, start: int) -> Callable[[int], Batch]:
         # There is no way back into a stream: a resumed run goes on with another draw of it.

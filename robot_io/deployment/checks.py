@@ -19,7 +19,7 @@ def check_fit(
     runner: PolicyRunner,
     features: Mapping[str, Any],
     limits: SafetyLimits,
-    trained_joints: Sequence[str] | None = None,
+    trained_names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Raise UserError unless the policy's cameras, joints and units are those of the arm.
 
@@ -28,12 +28,13 @@ def check_fit(
         features: the arm's `observation_features`: float for `<joint>.pos`, (height, width, 3) for a camera; None in
             the place of a size that is not known yet is not checked.
         limits: of the arm.
-        trained_joints: names of the numbers in the policy's actions, as its dataset has them; None: not known.
+        trained_names: of the numbers in the policy's `observation.state` and `action`, as its dataset has them; what is
+            missing is not known.
     """
     cameras = {name: shape for name, shape in features.items() if isinstance(shape, tuple)}
     joints = [name for name in features if name not in cameras]
     _check_cameras(runner, cameras)
-    _check_joints(runner, joints, limits, trained_joints)
+    _check_joints(runner, joints, limits, trained_names or {})
     for key, statistics in _statistics(runner).items():
         _check_statistics(key, statistics, limits)
 
@@ -64,7 +65,7 @@ def _check_cameras(runner: PolicyRunner, cameras: Mapping[str, tuple]) -> None:
 
 
 def _check_joints(
-    runner: PolicyRunner, joints: Sequence[str], limits: SafetyLimits, trained_joints: Sequence[str] | None
+    runner: PolicyRunner, joints: Sequence[str], limits: SafetyLimits, trained_names: Mapping[str, Sequence[str]]
 ) -> None:
     guarded = [f"{joint}.pos" for joint in limits.joints]
     if guarded != list(joints):
@@ -80,11 +81,13 @@ def _check_joints(
                 f"the policy has a {size}-d {what} but the robot has {len(joints)} joints; use a policy that was "
                 "trained with this robot"
             )
-    if trained_joints is not None and list(trained_joints) != list(joints):
-        raise UserError(
-            f"the policy was trained with the joints {', '.join(trained_joints)} but the robot has "
-            f"{', '.join(joints)}; use a policy that was trained with this robot"
-        )
+    for key in (OBS_STATE, ACTION):
+        names = list(trained_names.get(key, joints))
+        if names != list(joints):
+            raise UserError(
+                f"the policy was trained with an {key} of {', '.join(names)} but the robot has {', '.join(joints)}; "
+                "use a policy that was trained with this robot"
+            )
 
 
 def _statistics(runner: PolicyRunner) -> dict[str, Mapping[str, Any]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from policies import PolicyRunner
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 
-from ..connection import arm_errors, connect_arm, disconnect_arm
+from ..connection import connect_arm, disconnect_arm
 from ..control_loop import ControlLoop, Timing
+from ..diagnosis import arm_errors
+from ..feetech import FeetechServos, Guard
 from ..safety import SafeCommand, SafetyLayer, on_interrupt
-from ..servos import FeetechServos
 from .approach import SlowPath, check_arrived
-from .arm_policy import ArmPolicy, Operator
+from .arm_policy import ArmPolicy, Operator, held_ticks
 from .checks import check_fit
 from .episode import Episode
+from .eyesight import Sighted
 from .people import PersonWatch
 from .unmoved import Unmoved
 from .urgent import urgent
@@ -43,7 +45,7 @@ class Deployment:
         operator: a person who may take over.
         approach_speed: share of the speed limits for the way to an episode's first pose.
         dry_run: nothing is sent, the arm stays limp.
-        trained_joints: see `check_fit`.
+        trained_names: see `check_fit`.
         people: what tells the person gate whether somebody is in view.
 
     Raises UserError if the policy does not fit the arm.
@@ -56,17 +58,18 @@ class Deployment:
     operator: Operator | None = None
     approach_speed: float = 0.25
     dry_run: bool = False
-    trained_joints: Sequence[str] | None = None
+    trained_names: Mapping[str, Sequence[str]] | None = None
     people: PersonWatch | None = None
     report: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.approach_speed <= 1:
             raise UserError(f"approach_speed={self.approach_speed:g} is no share; give a number above 0, at most 1")
-        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
+        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_names)
         self._keys = [f"{joint}.pos" for joint in self.layer.joints]
-        self._policy = ArmPolicy(self.runner, self.layer.joints, self.operator)
         rate = self.layer.limits.rate_hz
+        self._policy = ArmPolicy(self.runner, self.layer.joints, rate, self.operator)
+        self._guard: Guard | None = None
         self._timing = Timing(late_s=0.1 / rate)
         self.report = {"rate_hz": rate, "dry_run": self.dry_run, "ended": "time", "episodes": []}
 
@@ -106,7 +109,7 @@ class Deployment:
 
     def _run(self, episodes: Sequence[Episode]) -> None:
         # Some cameras tell their size only now.
-        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_joints)
+        check_fit(self.runner, self.arm.observation_features, self.layer.limits, self.trained_names)
         found = self._position(self.arm.get_observation())
         for episode in episodes:
             ended = self._play(episode)
@@ -137,8 +140,7 @@ class Deployment:
         for watcher in self.watchers:
             watcher.begin(episode)
         try:
-            with urgent():
-                ended = loop.run(episode.seconds)
+            ended = self._drive(loop, episode.seconds)
         finally:
             result = episode.result(ended, self._timing.ticks - before, self.layer.limits.rate_hz)
             self.report["episodes"].append(result)
@@ -156,8 +158,7 @@ class Deployment:
         path = SlowPath(position, goal, self.layer.limits, self.approach_speed, give_up_s)
         loop = self._loop(path)
         loop.done = path.done
-        with urgent():
-            loop.run(path.seconds)
+        self._drive(loop, path.seconds)
         if check and not self.layer.emergency_stop.pressed:
             check_arrived(self._position(self.arm.get_observation()), goal, self.layer.limits)
 
@@ -165,16 +166,22 @@ class Deployment:
         joints = self.layer.limits.joints.values()
         return np.clip(pose, [joint.min for joint in joints], [joint.max for joint in joints])
 
+    def _drive(self, loop: ControlLoop, seconds: float | None) -> str:
+        with urgent(), contextlib.nullcontext() if self._guard is None else self._guard.watching():
+            return loop.run(seconds)
+
     def _loop(self, policy: Any) -> ControlLoop:
-        bus = getattr(self.arm, "bus", None)
-        servos = FeetechServos(bus) if type(bus).__name__ == "FeetechMotorsBus" else None
+        bus = _feetech_bus(self.arm)
+        servos = None if bus is None else FeetechServos(bus, off=self.dry_run)
+        arm = Sighted(self.arm, self.layer.limits.watchdog.picture_s)
         return ControlLoop(
-            Unmoved(self.arm) if self.dry_run else self.arm,
+            Unmoved(arm) if self.dry_run else arm,
             policy if self.people is None else self.people.before(policy, self.arm),
             self.layer,
             torque=None if servos is None or self.dry_run else servos.set_torque,
             servos=None if servos is None else servos.read,
             person=None if self.people is None else self.people.view,
+            beat=None if self._guard is None else self._guard.beat,
         )
 
     def _tell(self, episode: Episode) -> Any:
@@ -210,16 +217,29 @@ class Deployment:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
-        with urgent():  # LeRobot gives a servo 50 ms to answer
-            connect_arm(self.arm)
-        try:
-            with arm_errors(self.arm):
-                if self.dry_run and (bus := getattr(self.arm, "bus", None)) is not None:
-                    bus.disable_torque(num_retry=2)
-                yield
-        finally:
-            if problems := disconnect_arm(self.arm):
-                self.report["problems"] = problems
+        with self._guarded():
+            with urgent():  # LeRobot gives a servo 50 ms to answer
+                connect_arm(self.arm)
+            try:
+                with arm_errors(self.arm):
+                    if self.dry_run and (bus := getattr(self.arm, "bus", None)) is not None:
+                        bus.disable_torque(num_retry=2)
+                    yield
+            finally:
+                if problems := disconnect_arm(self.arm):
+                    self.report["problems"] = problems
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Have somebody let go of the arm should this process die, from before its torque is on."""
+        bus, limits = _feetech_bus(self.arm), self.layer.limits
+        delay_s = limits.emergency_stop.torque_off_s
+        if bus is None or self.dry_run or delay_s is None:
+            yield
+            return
+        ids = [motor.id for motor in bus.motors.values()]
+        with Guard(bus.port, ids, delay_s, limits.watchdog.retreat_s) as self._guard:
+            yield
 
     def _write_report(self, run_dir: Path) -> None:
         played = [episode for episode in self.report["episodes"] if episode["success"] is not None]
@@ -227,9 +247,15 @@ class Deployment:
             self.report["successes"] = sum(episode["success"] for episode in played)
         self.report |= {
             "timing": self._timing.to_dict(),
-            "held_ticks": getattr(self.runner, "held", 0),
+            "held_ticks": held_ticks(self.runner),
             "safety": self.layer.report.to_dict(),
         }
         for watcher in self.watchers:
             self.report |= watcher.figures()
         write_whole(run_dir / REPORT, json.dumps(self.report, indent=1))
+
+
+def _feetech_bus(arm: Robot) -> Any:
+    """The bus of an arm with Feetech servos, None for others."""
+    bus = getattr(arm, "bus", None)
+    return bus if type(bus).__name__ == "FeetechMotorsBus" else None

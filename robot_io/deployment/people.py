@@ -11,7 +11,7 @@ from lerobot.robots import Robot
 
 from tinyvla.errors import UserError
 
-from ..safety import PersonView, PersonWatcher, SafetyLimits
+from ..safety import PersonDetector, PersonView, PersonWatcher, SafetyLimits
 
 
 class PersonWatch:
@@ -25,7 +25,14 @@ class PersonWatch:
         return self._watcher.view
 
     def before(self, policy: Callable[[dict[str, Any]], Any], arm: Robot) -> Callable[[dict[str, Any]], Any]:
-        """For `ControlLoop.policy`: one that is asked after the detector was shown what it sees."""
+        """For `ControlLoop.policy`: one that is asked after the detector was shown what it sees.
+
+        Raises UserError if the arm has no such camera.
+        """
+        features = arm.observation_features
+        if self.camera not in features:
+            there = ", ".join(name for name, shape in features.items() if isinstance(shape, tuple)) or "none"
+            raise UserError(f"nobody can watch for people by {self.camera!r}; set person_gate.camera to one of {there}")
 
         def show(observation: Mapping[str, Any]) -> None:
             camera = getattr(arm, "cameras", {}).get(self.camera)
@@ -41,20 +48,22 @@ class PersonWatch:
 
 
 @contextlib.contextmanager
-def watch_people(detector: str | None, camera: str, limits: SafetyLimits) -> Iterator[PersonWatch | None]:
-    """Run a detector for the while: a dotted name of a callable, picture uint8 (H, W, 3) -> probability of a person.
+def watch_people(
+    detector: str | PersonDetector | None, camera: str, limits: SafetyLimits
+) -> Iterator[PersonWatch | None]:
+    """Run a detector for the while: a callable, picture uint8 (H, W, 3) -> probability of a person, or its dotted name.
 
     Raises UserError if the person gate is on without one, or there is none of that name.
     """
     if detector is None:
         if limits.person.enabled:
             raise UserError(
-                "safety.person.enabled=true needs a detector; name a callable, picture -> probability, as in "
-                "person_detector=package.module.detect"
+                "safety.person.enabled=true needs a detector; give a trained one, person_gate.checkpoint=..., "
+                "or name a callable, picture -> probability: person_detector=package.module.detect"
             )
         yield None
         return
-    detect: Any = locate(detector)
+    detect: Any = locate(detector) if isinstance(detector, str) else detector
     if not callable(detect):
         raise UserError(f"person_detector={detector} cannot be imported; name a callable, as in package.module.detect")
     with PersonWatcher(detect) as watcher:

@@ -1,7 +1,10 @@
 """The process that writes a recording: frames from stdin into a LeRobotDataset, until stdin ends, whatever ended it."""
 
+import contextlib
 import json
+import os
 import pickle
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -42,7 +45,8 @@ class Plan(NamedTuple):
 def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Write what a `Recorder` sends: a Plan, then frames, and EPISODE_ENDS after each episode.
 
-    The end of the stream, also in the middle of an episode or of a frame, ends the recording, which is whole then.
+    The end of the stream, also in the middle of an episode or of a frame, ends the recording, which is whole then; one
+    without a frame is none, and its folder is removed.
     Calls `ready` once it can take frames, and returns how many episodes and frames were written.
     """
     plan: Plan = pickle.load(stream)
@@ -75,6 +79,8 @@ def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[st
             dataset.save_episode()
     finally:
         dataset.finalize()
+        if not dataset.meta.total_frames:  # which nothing could open
+            shutil.rmtree(plan.root)
     return {"episodes": dataset.meta.total_episodes, "frames": dataset.meta.total_frames}
 
 
@@ -94,7 +100,8 @@ def serve() -> None:
         answer = write(sys.stdin.buffer, lambda: print(READY, flush=True))
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    print(json.dumps(answer), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # a run that was killed does not listen
+        os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
     while sys.stdin.buffer.read(1 << 20):  # after an error the run goes on without a recording
         pass
 

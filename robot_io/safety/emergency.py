@@ -37,21 +37,25 @@ class EmergencyStop:
 
 @contextmanager
 def on_interrupt(stop: EmergencyStop) -> Iterator[None]:
-    """Have Ctrl-C press the stop for the while; a second Ctrl-C raises KeyboardInterrupt as ever.
+    """Have Ctrl-C press the stop for the while, and so SIGTERM (kill, a shutdown) and SIGHUP (the terminal is closed).
 
-    Only the main thread can do this; Python says so with a ValueError elsewhere.
+    A second one raises KeyboardInterrupt. Only the main thread can do this; Python says so with a ValueError elsewhere.
     """
 
     def pressed(number: int, frame: object) -> None:
         if stop.pressed:
             raise KeyboardInterrupt
-        stop.press("SIGINT")
+        stop.press(signal.Signals(number).name)
 
-    before = signal.signal(signal.SIGINT, pressed)
+    ending = {signal.SIGINT, signal.SIGTERM}  # what ends a program must not leave an arm in motion
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        ending.add(signal.SIGHUP)
+    before = {number: signal.signal(number, pressed) for number in ending}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -60,10 +60,14 @@ class Servo:
 
 @dataclass(frozen=True)
 class Watchdog:
-    """What happens when commands, or readings of the arm, stop coming."""
+    """What happens when commands, readings of the arm, or pictures stop coming.
+
+    picture_s is for those who read the cameras: an older picture counts as a reading that failed.
+    """
 
     hold_s: float
     state_s: float
+    picture_s: float
     retreat_s: float
     then: str
     retreat_pose: tuple[float, ...]
@@ -199,7 +203,7 @@ def _check(limits: SafetyLimits) -> None:
         "together; give 20 <= temperature_resume < temperature <= 80",
     )
     dog = limits.watchdog
-    positive("watchdog", "hold_s", "state_s")
+    positive("watchdog", "hold_s", "state_s", "picture_s")
     share("watchdog", "retreat_speed", "torque")
     need(dog.then in AFTER_SILENCE, f"watchdog.then={dog.then} is unknown; there is {', '.join(AFTER_SILENCE)}")
     need(

@@ -38,6 +38,7 @@ class Cause(StrEnum):
 # Part of following any command, and too many to tell one by one.
 QUIET = {Cause.JOINT_LIMIT, Cause.SPEED, Cause.ACCELERATION, Cause.JERK, Cause.EARLY_TICK, Cause.LATE_TICK}
 GAP_S = 0.3
+_TOLD_S = 1.0  # seconds between two warnings of one cause on the log
 CAUSES = tuple(Cause)
 _INDEX = {cause: index for index, cause in enumerate(CAUSES)}
 
@@ -54,6 +55,7 @@ class Interventions:
         self._ticks = [0] * len(CAUSES)
         self._interventions = [0] * len(CAUSES)
         self._now, self._last_s = [False] * len(CAUSES), [-math.inf] * len(CAUSES)
+        self._told_s = [-math.inf] * len(CAUSES)
         self._number = [0] * len(CAUSES)  # of each cause's last intervention
         self._log = np.zeros(kept, [("cause", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
         self._logged = 0
@@ -79,7 +81,8 @@ class Interventions:
         self._number[index] = self._logged
         self._log[self._logged % len(self._log)] = (index, time, time)
         self._logged += 1
-        if CAUSES[index] not in QUIET:
+        if CAUSES[index] not in QUIET and time - self._told_s[index] >= _TOLD_S:
+            self._told_s[index] = time
             logger.warning("safety: %s at %.3f s", CAUSES[index], time)
 
     def to_dict(self) -> dict[str, Any]:

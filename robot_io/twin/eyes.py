@@ -1,16 +1,20 @@
-"""The twin's cameras: a thread that draws what they see into files that other processes map."""
+"""The twin's cameras, drawn by a process of their own, so that a bus which answers does not wait for a picture."""
 
-import threading
-import time
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import mujoco
-import numpy as np
+from tinyvla.errors import UserError
 
-from ..frames import FrameWriter
 from .scene import Scene
+from .stage import Stage
+
+READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -24,73 +28,62 @@ class View:
 
 
 class Eyes:
-    """Draws each camera at its rate from copies of the state. `stopped` cameras deliver nothing, `repeating` ones the
-    same picture again.
+    """The twin's end of the process that draws: `open` it once the scene is made, then `show` what changes.
 
     Args:
-        scene: what is drawn.
+        scene, options: a callable's dotted name and its arguments, which make the scene once more in that process.
         cameras: view by name; the pictures of each go to the file <name>.frames in `folder`.
-        lock: held while the scene's data change.
     """
 
-    def __init__(self, scene: Scene, cameras: Mapping[str, View], folder: Path, lock: threading.Lock):
-        self.cameras = dict(cameras)
-        self.stopped: set[str] = set()
-        self.repeating: set[str] = set()
-        self.failed: Exception | None = None
-        self._scene, self._lock = scene, lock
-        self._data = mujoco.MjData(scene.model)
-        self._writers = {
-            name: FrameWriter(folder / f"{name}.frames", view.height, view.width) for name, view in cameras.items()
-        }
-        self._stop, started = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="eyes", daemon=True)
-        self._thread.start()
-        started.wait()  # the first pictures take long and stop all threads; none is waited for later
-        if self.failed:
-            raise self.failed
+    def __init__(self, scene: str, options: Mapping[str, Any], cameras: Mapping[str, View], folder: Path):
+        self.cameras = list(cameras)
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from robot_io.twin.painter import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # it ends when the twin does
+        )
+        self._tell((scene, dict(options), dict(cameras), folder))
+
+    def open(self, scene: Scene) -> None:
+        """Wait for the first pictures. Raises UserError if the scene cannot be drawn."""
+        self._stage = Stage(self._folder / "stage", scene.model, len(self.cameras), create=True)
+        self.show(scene)
+        self._tell(None)
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline().decode().strip()
+        if answer != READY:
+            self.close()
+            if answer:
+                raise UserError(answer)
+            raise RuntimeError(f"the process that draws ended with exit code {self._process.returncode}")
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing is drawn any more."""
+        return self._process.poll() is not None
+
+    def show(self, scene: Scene) -> None:
+        """From now on everything is drawn where it is now."""
+        self._stage.show(scene.model, scene.data)
+
+    def disturb(self, camera: int, trouble: str, value: float) -> None:
+        """Something is wrong with a camera, or, with 0, no longer. trouble: "stopped", "repeating" or "late", whose
+        value is in seconds."""
+        getattr(self._stage, trouble)[camera] = value
 
     def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait()
 
-    def _run(self, started: threading.Event) -> None:
-        last: dict[str, np.ndarray] = {}
+    def _tell(self, what: Any) -> None:
+        assert self._process.stdin is not None
         try:
-            for name in self.cameras:
-                last[name] = self._draw(name)
-            started.set()
-            due = dict.fromkeys(self.cameras, time.perf_counter())
-            while not self._stop.wait(max(0.0, min(due.values()) - time.perf_counter())):
-                name = min(due, key=lambda camera: due[camera])
-                view = self.cameras[name]
-                # A drawing that took too long is not made up for.
-                due[name] = max(due[name] + 1 / view.fps, time.perf_counter())
-                if name in self.stopped:
-                    continue
-                stamp = time.perf_counter()
-                if name not in self.repeating:
-                    last[name] = self._draw(name)
-                self._writers[name].write(last[name], stamp)
-        except Exception as error:  # the twin's loop raises it
-            self.failed = error
-            started.set()
-        finally:
-            self._scene.close()
-
-    def _draw(self, name: str) -> np.ndarray:
-        self._look()
-        view = self.cameras[name]
-        return self._scene.draw(self._data, view.camera, view.height, view.width).copy()
-
-    def _look(self) -> None:
-        """Copy what moves and place everything by it."""
-        source, copy = self._scene.data, self._data
-        with self._lock:
-            copy.time = source.time
-            for field in ("qpos", "mocap_pos", "mocap_quat"):
-                getattr(copy, field)[:] = getattr(source, field)
-        model = self._scene.model
-        mujoco.mj_kinematics(model, copy)
-        mujoco.mj_comPos(model, copy)
-        mujoco.mj_camlight(model, copy)
+            pickle.dump(what, self._process.stdin)
+            self._process.stdin.flush()
+        except BrokenPipeError:  # it has ended, and its answer says why
+            pass

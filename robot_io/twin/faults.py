@@ -43,7 +43,7 @@ class Faults:
 
     def __init__(self, plant: Plant, bus: Bus, port: Port, eyes: Eyes | None):
         self.active: list[Fault] = []
-        self._cameras = list(eyes.cameras) if eyes else []
+        self._cameras = eyes.cameras if eyes else []
         servos = plant.servos
 
         def nothing(*_: float) -> None:
@@ -78,6 +78,8 @@ class Faults:
                               lambda j, _: plant.brown_out(j), nothing),
             "camera_stops": Kind("no new pictures", "camera", *_camera_fault(eyes, "stopped")),
             "camera_repeats": Kind("the same picture again and again", "camera", *_camera_fault(eyes, "repeating")),
+            "camera_late": Kind("pictures come late; number: by how many seconds", "camera",
+                                *_camera_fault(eyes, "late"), 1.0),
         }  # fmt: skip
 
     def inject(self, kind: str, target: str | None, value: float | None, until: float) -> Fault:
@@ -123,13 +125,13 @@ def _indices(target: str | None, targets: list[str]) -> list[int]:
     return list(range(len(targets))) if target is None else [targets.index(target)]
 
 
-def _camera_fault(eyes: Eyes | None, state: str) -> tuple[Callable[[int, float], None], Callable[[int, float], None]]:
-    def begin(camera: int, _: float) -> None:
+def _camera_fault(eyes: Eyes | None, trouble: str) -> tuple[Callable[[int, float], None], Callable[[int, float], None]]:
+    def begin(camera: int, value: float) -> None:
         if eyes:
-            getattr(eyes, state).add(list(eyes.cameras)[camera])
+            eyes.disturb(camera, trouble, value or 1.0)
 
     def end(camera: int, _: float) -> None:
         if eyes:
-            getattr(eyes, state).discard(list(eyes.cameras)[camera])
+            eyes.disturb(camera, trouble, 0.0)
 
     return begin, end

@@ -60,6 +60,11 @@ class Plant:
         return self.data.qpos[self._qpos]
 
     @property
+    def speeds(self) -> np.ndarray:
+        """The joints' true speeds, radians/s."""
+        return self.data.qvel[self._dof]
+
+    @property
     def load(self) -> np.ndarray:
         """The servos' torques as shares of the stall torque, in [-1, 1]."""
         return np.clip(self.data.actuator_force[self._actuators] / self.drives.drivetrain.stall, -1.0, 1.0)

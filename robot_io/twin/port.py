@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..feetech.protocol import Parser
 from .bus import Bus
-from .protocol import Parser
 
 _SPEEDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[0] == "B" and name[1:].isdigit()}
 _SILENCE = 0.005  # seconds after which a servo gives up on an unfinished packet

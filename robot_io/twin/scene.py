@@ -16,7 +16,8 @@ FOLDED = np.radians((0.0, -100.0, 90.0, 60.0, 0.0, 0.0))  # a pose in which the 
 class Scene(Protocol):
     """A MuJoCo world with one SO-101 in it, whose joints and position actuators are called as in JOINTS.
 
-    `draw` and `close`, if there are cameras, are called from another thread than the rest, with a copy of the data.
+    Where there are cameras it is made twice: what `draw` and `close` are called of, with other data, is in a process of
+    its own.
     """
 
     model: mujoco.MjModel

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from .protocol import ErrorBit
-from .registers import CENTRE_HERE, EEPROM_END, MEMORY_SIZE, READ_ONLY, REGISTERS, RESOLUTION, decode, encode
+from ..feetech.protocol import ErrorBit
+from ..feetech.registers import CENTRE_HERE, EEPROM_END, MEMORY_SIZE, READ_ONLY, REGISTERS, RESOLUTION, decode, encode
 
 AMBIENT = 25.0  # °C
 SUPPLY = 7.4  # V

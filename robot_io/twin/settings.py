@@ -8,9 +8,9 @@ from typing import Any
 
 from tinyvla.errors import UserError
 
+from ..feetech.registers import RESOLUTION
 from .drives import STEPS_A_RADIAN, Drivetrain
 from .eyes import View
-from .registers import RESOLUTION
 from .scene import JOINTS
 from .servo import Servo
 

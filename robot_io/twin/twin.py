@@ -43,6 +43,8 @@ class Twin:
         make_scene: Any = locate(settings.scene)
         if make_scene is None:
             raise UserError(f"robot.twin.scene={settings.scene} does not exist; name a class, as module.Class")
+        drawn = settings.cameras
+        self._eyes = Eyes(settings.scene, settings.scene_options, drawn, folder) if drawn else None
         servos = settings.make_servos()
         scene = make_scene(**settings.scene_options)
         self.plant = Plant(scene, servos, settings.mounting, settings.drivetrain)
@@ -57,8 +59,8 @@ class Twin:
         self.plant.reset(settings.seed, move_arm=False)  # the arm as it was switched off
         self.bus = Bus(servos)
         self.port = Port(self.bus, folder / "port", np.random.default_rng(settings.seed))
-        self._lock = threading.Lock()
-        self._eyes = Eyes(scene, settings.cameras, folder, self._lock) if settings.cameras else None
+        if self._eyes:
+            self._eyes.open(scene)
         self.faults = Faults(self.plant, self.bus, self.port, self._eyes)
         self._control = ControlServer(Commands(self), folder, typed)
         self._stopping = False
@@ -85,11 +87,12 @@ class Twin:
                 if self.port.plugged and self.port.fileno in readable:
                     self.port.receive(self.now)
                 self.faults.expire(self.now)
-                with self._lock:
-                    self._control.serve(readable)
+                self._control.serve(readable)
                 self.port.send(self.now)
-                if self._eyes and self._eyes.failed:
-                    raise self._eyes.failed
+                if self._eyes:
+                    if self._eyes.failed:
+                        raise RuntimeError("the process that draws what the cameras see has ended")
+                    self._eyes.show(self.plant.scene)
         finally:
             self.port.unplug()
             self._control.close()
@@ -102,18 +105,21 @@ class Twin:
 
     def state(self) -> dict[str, Any]:
         """What is true, whatever the servos say: time, qpos and qvel of the whole scene; whether its task is done; for
-        each joint its angle in degrees, load as a share of the stall torque, °C, torque (the share it may use) and
-        error byte; the faults in force; what went over the wire, and seconds missed."""
+        each joint its angle in degrees, speed in degrees/s, load as a share of the stall torque, °C, torque (the share
+        it may use) and error byte; the faults in force; what went over the wire, and seconds missed."""
         plant, data = self.plant, self.plant.data
         joints = {
             joint: {
                 "angle": round(float(np.degrees(angle)), 3),
+                "speed": round(float(np.degrees(speed)), 2),
                 "load": round(float(load), 3),
                 "temperature": round(servo.temperature, 1),
                 "torque": servo.torque_share,
                 "error": servo.error,
             }
-            for joint, angle, load, servo in zip(JOINTS, plant.angles, plant.load, plant.servos, strict=True)
+            for joint, angle, speed, load, servo in zip(
+                JOINTS, plant.angles, plant.speeds, plant.load, plant.servos, strict=True
+            )
         }
         return {
             "time": float(data.time),
@@ -135,9 +141,8 @@ class Twin:
             self.missed += behind
             self._simulated, behind = self.now, 0.0
         steps = int(behind / timestep)
-        with self._lock:
-            for _ in range(steps):
-                self.plant.step()
-            if sense:
-                self.plant.sense()
+        for _ in range(steps):
+            self.plant.step()
+        if sense:
+            self.plant.sense()
         self._simulated += steps * timestep

@@ -142,3 +142,32 @@ def test_processes_that_end_with_open_environments_are_silent(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "finalized\nfinalized\n")
+
+
+SURVEYED = """
+<mujoco><statistic extent="1"/><worldbody>
+<camera name="eye" pos="0 0 3" fovy="60"/>
+<geom name="floor" type="box" size="9 9 .1" pos="0 0 -.1"/>
+<geom name="ball" type="sphere" size=".5" pos="0 0 .5"/>
+<geom name="unseen" type="box" size=".2 .2 .1" pos="0 0 1.5" group="4"/>
+</worldbody></mujoco>
+"""
+
+
+def test_a_survey_tells_what_is_where_and_how_far():
+    from envs.rendering import CameraRenderer, mujoco
+
+    model = mujoco.MjModel.from_xml_string(SURVEYED)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    renderer = CameraRenderer(model, 32)
+    survey = renderer.survey(data, "eye")
+    assert survey.image.shape == (32, 32, 3)
+    assert (survey.image == renderer.draw(data, "eye")).all()
+    assert survey.geoms[16, 16] == model.geom("ball").id
+    assert survey.geoms[0, 0] == model.geom("floor").id
+    assert survey.depth[16, 16] == pytest.approx(2, abs=0.01)
+    assert survey.depth[0, 0] == pytest.approx(3, abs=0.01)
+    assert set(survey.geoms.ravel()) == {0, 1}
+    assert (renderer.survey(data, "eye", [4]).geoms == -1).any()
+    renderer.close()

@@ -1,5 +1,9 @@
 """The SO-101's scene simulated elsewhere: the same episodes as in the environment, judged the same."""
 
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -61,6 +65,24 @@ def test_the_scene_is_laid_out_as_in_the_environment_and_the_arm_left_alone(env,
     mujoco.mj_forward(twin.scene.model, twin.scene.data)
     picture = twin.scene.draw(twin.scene.data, "front", 32, 32)
     assert np.abs(picture.astype(int) - observation["observation.images.front"]).max() <= 2
+
+
+def test_the_episodes_are_those_of_evaluate(twin, monkeypatch):
+    """Task by task the seeds of scene and policy that evaluate.py would play."""
+    from envs import evaluation
+
+    played = []
+    runner = SimpleNamespace(check=lambda *_: None)
+    made = SimpleNamespace(observation_space=None, action_space=None, close=lambda: None)
+    monkeypatch.setattr(evaluation, "make_env", lambda cfg, task: made)
+    monkeypatch.setattr(evaluation, "PolicyRunner", SimpleNamespace(from_checkpoint=lambda *_: runner))
+    monkeypatch.setattr(evaluation, "roll_out", lambda env, runner, seed, *_: played.append(seed))
+    monkeypatch.setattr(evaluation, "_WORKER", {})
+    cfg, policy = CFG | {"tasks": ["reach", "push"]}, SimpleNamespace(opened=lambda: nullcontext(Path("none")))
+    setting = evaluation.Setting(Path("none"), cfg, "evaluation", 3, "cpu", {})
+    for job in evaluation.evaluation_jobs(cfg["tasks"], 20):
+        evaluation._run_job(setting, policy, job, film=False)
+    assert [episode["seed"] for episode in wire_episodes(cfg, 20, 3, 30.0, twin)] == played
 
 
 def test_the_judge_says_what_the_environment_says(env, twin):

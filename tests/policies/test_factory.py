@@ -10,6 +10,7 @@ from tiny import SETTINGS, run_config, tiny_policy
 from configs.composing import as_dict, load_config
 from policies import (
     decode_policy_config,
+    feature_names,
     find_checkpoint,
     load_policy,
     make_policy,
@@ -39,6 +40,13 @@ def saved(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "pretrained_model"
     save_checkpoint_files(*tiny_policy(dataset), folder)
     return folder
+
+
+def test_a_checkpoint_knows_the_names_of_its_numbers(dataset, saved, tmp_path):
+    assert feature_names(saved) == {}  # as older ones
+    save_checkpoint_files(*tiny_policy(dataset), tmp_path, features=dataset.meta.features)
+    names = ["x", "y", "z", "gripper"]
+    assert feature_names(tmp_path) == {"observation.state": names, "action": names}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -10,7 +10,8 @@ import pytest
 
 from configs.composing import as_dict, load_config
 from robot_io.arms import make_arm
-from robot_io.connection import arm_errors, connect_arm, disconnect_arm, ping
+from robot_io.connection import connect_arm, disconnect_arm
+from robot_io.diagnosis import arm_errors, ping
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.scene import JOINTS
 from tinyvla.errors import UserError
@@ -192,7 +193,8 @@ def test_the_calibration_of_another_arm(sound_twin, tmp_path):
         ("drop 1", "a servo does not answer"),
     ],
 )
-def test_faults_while_it_moves(fault, what, arm, sound_twin):
+def test_faults_while_it_moves(fault, what, arm, sound_twin, monkeypatch):
+    monkeypatch.setattr("robot_io.connection._LET_GO_S", 0.3)
     connect_arm(arm)
     sound_twin.send(fault)
     with pytest.raises(UserError, match=what), arm_errors(arm):
@@ -205,6 +207,26 @@ def test_faults_while_it_moves(fault, what, arm, sound_twin):
     sound_twin.send("clear")
     connect_arm(arm)  # the cable is back, at the same path
     assert arm.get_observation()
+
+
+def test_a_cable_that_is_put_back_in_time_is_used_to_let_go(arm, sound_twin, monkeypatch):
+    monkeypatch.setattr("robot_io.connection._LET_GO_S", 60)
+    connect_arm(arm)
+    sound_twin.send("unplug for 0.3")
+    assert disconnect_arm(arm) == []
+    assert torques(sound_twin) == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("complaint", "what"),
+    [
+        ("Missing motor IDs:\n  - 4 (expected model: 777)", "packets get lost between .* and its servos"),
+        ("Motors with incorrect model numbers:\n  - 4", "is of another model than"),
+    ],
+)
+def test_a_lost_packet_is_not_another_model(complaint, what, arm):
+    with pytest.raises(UserError, match=what), arm_errors(arm):
+        raise RuntimeError(f"FeetechMotorsBus motor check failed on port 'x':\n{complaint}")
 
 
 def test_a_servos_own_complaint_is_passed_on(arm, sound_twin):

@@ -93,6 +93,14 @@ def test_a_camera_that_repeats_looks_new_and_is_not(camera, twin):
     twin.send("hand release")
 
 
+def test_a_camera_whose_pictures_come_late_says_how_old_they_are(camera, twin):
+    twin.send("camera_late front 0.4")
+    camera.read()  # one that was on its way
+    for _ in range(3):
+        camera.read()
+    assert time.perf_counter() - camera.latest_timestamp >= 0.4
+
+
 def test_a_camera_that_no_twin_draws(twin):
     with pytest.raises(UserError, match=r"no twin draws the camera 'top' .*name it in robot\.cameras"):
         SimCamera(SimCameraConfig(folder=str(twin.folder), camera="top")).connect()

@@ -1,12 +1,15 @@
 """The control loop: on time, and the arm at rest however it ends. Time is made up, so nothing here waits."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from safety_arm import REST, TICK, make_limits
 
 from robot_io.control_loop import ControlLoop, Timing
+from robot_io.feetech import FeetechServos
 from robot_io.safety import SafetyLayer
-from robot_io.servos import FeetechServos
+from tinyvla.errors import UserError
 
 AWAY = REST + np.array([40, 20, -20, -20, 60, 50])
 JOINTS = list(make_limits().joints)
@@ -172,12 +175,15 @@ class FakeBus:
     """The calls of LeRobot's Feetech bus that are made."""
 
     def __init__(self):
-        self.motors, self.written, self.reads = dict.fromkeys(JOINTS), [], []
+        self.motors, self.written, self.reads, self.limp = dict.fromkeys(JOINTS), [], [], set()
 
     def sync_read(self, register, normalize):
         assert not normalize
         self.reads.append(register)
-        value = {"Max_Torque_Limit": 1000, "Present_Load": -250, "Present_Temperature": 31}[register]
+        known = {"Max_Torque_Limit": 1000, "Present_Load": -250, "Present_Temperature": 31, "Torque_Enable": 1}
+        value = known[register]
+        if register == "Torque_Enable":
+            return {joint: int(joint not in self.limp) for joint in JOINTS}
         return {joint: 500 if (register, joint) == ("Max_Torque_Limit", "gripper") else value for joint in JOINTS}
 
     def sync_write(self, register, values, normalize):
@@ -202,3 +208,19 @@ def test_feetech_servos_are_read_and_limited():
     for share in (0.5, 0.0, 1.0):
         servos.set_torque(share)
     assert bus.written == [("Torque_Limit", 500, 250), "off", ("Torque_Limit", 1000, 500), "on"]
+
+
+def test_a_servo_that_has_started_anew_is_noticed(monkeypatch):
+    bus, now = FakeBus(), [0.0]
+    monkeypatch.setattr("robot_io.feetech.servos.time", SimpleNamespace(monotonic=lambda: now[0]))
+    servos = FeetechServos(bus, every=100)
+    servos.read()
+    bus.limp = {"elbow_flex"}
+    now[0] += 0.03
+    servos.read()  # looked at now and then,
+    now[0] += 0.5  # and after a gap
+    for _ in range(2):
+        with pytest.raises(UserError, match="the torque of elbow_flex went off by itself"):
+            servos.read()
+    servos.set_torque(0.0)
+    servos.read()  # as it should be

@@ -12,10 +12,12 @@ from fake_arm import FOLDED, HIGH, JOINTS, LOW, FakeArm, FakeRunner
 from configs.composing import as_dict, load_config
 from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes, watch_people
 from robot_io.deployment.approach import SlowPath, check_arrived
-from robot_io.safety import SafetyLayer, SafetyLimits
+from robot_io.deployment.eyesight import Sighted
+from robot_io.safety import Reaction, SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
 
 START = (0.0, -90.0, 85.0, 60.0, 3.0, 10.0)
+NAMES = [f"{joint}.pos" for joint in JOINTS]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,13 @@ class Log:
         (FakeRunner(numbers=4), None, "a 4-d state but the robot has 6 joints"),
         (
             FakeRunner(),
-            [f"{joint}.pos" for joint in reversed(JOINTS)],
-            "was trained with the joints gripper.pos, wrist",
+            {"action": [f"{joint}.pos" for joint in reversed(JOINTS)]},
+            "was trained with an action of gripper.pos, wrist",
+        ),
+        (
+            FakeRunner(),
+            {"observation.state": ["x", "y"], "action": NAMES},
+            "was trained with an observation.state of x, y but the robot has shoulder_pan.pos",
         ),
         (FakeRunner(low=np.radians(LOW), high=np.radians(HIGH)), None, "less than a tenth of every joint's range"),
         (
@@ -83,14 +90,13 @@ class Log:
 def test_a_policy_that_does_not_fit_never_moves_the_arm(runner, trained, what, layer, tmp_path):
     arm = FakeArm()
     with pytest.raises(UserError, match=re.escape(what)):
-        Deployment(arm, runner, layer, trained_joints=trained).run([Episode("go", 0.1)], tmp_path)
+        Deployment(arm, runner, layer, trained_names=trained).run([Episode("go", 0.1)], tmp_path)
     assert (arm.sent, arm.connected) == ([], False)
 
 
 def test_what_fits_passes_also_without_min_and_max(safety):
     runner, limits = FakeRunner(), SafetyLimits.decode(safety)
-    names = [f"{joint}.pos" for joint in JOINTS]
-    check_fit(runner, FakeArm().observation_features, limits, names)
+    check_fit(runner, FakeArm().observation_features, limits, {"action": NAMES, "observation.state": NAMES})
     unknown = FakeArm().observation_features | {"front": (None, None, 3)}
     check_fit(runner, unknown, limits)
     middle = {"mean": np.zeros(6), "std": np.full(6, 2.0)}
@@ -223,6 +229,63 @@ def test_whatever_fails_the_arm_is_let_go_and_the_report_written(where, layer, t
     assert report["ended"] in ("UserError", "ConnectionError", "ZeroDivisionError", "KeyError")
     assert report["episodes"][0]["ended"] == "error"
     assert (report["log"], arm.connected) == (len(log.ticks), False)
+
+
+def test_a_late_chunk_holds_the_arm_and_a_policy_that_hangs_is_one_line(layer, tmp_path, monkeypatch):
+    monkeypatch.setattr("robot_io.deployment.arm_policy._GIVE_UP_S", 0.5)
+    arm, runner, log = FakeArm(), FakeRunner(step=1.0), Log()
+    act, last = runner.act, np.array(START)
+
+    def hang(observation):
+        nonlocal last
+        if len(log.ticks) < 5:
+            last = act(observation)
+        else:
+            runner.held += 1
+        return last
+
+    monkeypatch.setattr(runner, "act", hang)
+    with pytest.raises(UserError, match="put out nothing new for"):
+        Deployment(arm, runner, layer, [log], approach_speed=1.0).run([Episode("go", 30, START)], tmp_path)
+    assert len(log.ticks) == 5 + 15
+    assert log.ticks[6].reaction == Reaction.FOLLOW
+    assert log.ticks[-1].reaction == Reaction.HOLD
+    assert "no_command" in json.loads((tmp_path / "deploy.json").read_text())["safety"]["causes"]
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")])
+def test_what_ends_a_program_stops_the_arm_first(number, name, layer, tmp_path):
+    arm, log = FakeArm(), Log(at_tick=lambda tick: tick == 3 and os.kill(os.getpid(), number))
+    report = Deployment(arm, FakeRunner(), layer, [log], approach_speed=1.0).run([Episode("go", 5, START)], tmp_path)
+    assert (report["ended"], arm.connected) == (name, False)
+
+
+class Camera:
+    latest_timestamp = 0.0
+
+
+def test_pictures_that_cannot_be_believed_are_no_reading():
+    arm, now = FakeArm(), [10.0]
+    arm.cameras = {"front": Camera()}
+    sighted = Sighted(arm, 0.5, clock=lambda: now[0])
+
+    def tick(age=0.0, moved=1.0, new=False):
+        now[0] += 0.1
+        arm.cameras["front"].latest_timestamp = now[0] - age
+        arm.pose["elbow_flex.pos"] += moved
+        arm._picture += new
+        return sighted.get_observation()
+
+    for _ in range(20):
+        tick(moved=0.0)  # nothing moves, and so nothing changes
+        tick(new=True)
+    with pytest.raises(TimeoutError, match=r"the newest picture of front is 0\.6 s old"):
+        tick(age=0.6, moved=0.0)
+    for _ in range(10):  # a degree each
+        tick()
+    with pytest.raises(TimeoutError, match=r"front has given the same picture for 1\.\d s while the arm moved"):
+        tick()
+    tick(new=True)
 
 
 def test_a_person_takes_over_and_the_policy_goes_on_predicting(layer, tmp_path):

@@ -63,6 +63,12 @@ def test_a_recording_that_was_cut_off_can_be_read_and_trained_on(cut, tmp_path):
     }
 
 
+def test_a_recording_without_a_frame_is_none(tmp_path):
+    root = tmp_path / "recording"
+    assert write(stream_of(root, EPISODE_ENDS)) == {"episodes": 0, "frames": 0}
+    assert not root.exists()
+
+
 def test_the_recorders_process_writes_what_the_loop_saw(tmp_path):
     root = tmp_path / "run" / "recording"
     with Recorder(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower") as recorder:

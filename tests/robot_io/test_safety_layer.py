@@ -252,3 +252,14 @@ def test_a_long_report_keeps_its_end():
     told = report.to_dict()
     assert told["causes"]["jerk"] == {"ticks": 10, "interventions": 10}
     assert [entry["start_s"] for entry in told["log"]] == [13, 15, 17, 19]
+
+
+def test_the_log_is_told_of_a_cause_once_a_second(caplog):
+    from robot_io.safety import Interventions
+
+    report = Interventions()
+    for tick in range(50):
+        report.note(Cause.PERSON)
+        report.close(0.4 * tick)  # each is an intervention of its own
+    assert report.to_dict()["causes"]["person"]["interventions"] == 50
+    assert len(caplog.records) == 17  # in 20 seconds

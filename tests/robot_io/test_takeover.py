@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_arm import FOLDED, JOINTS
+from lerobot.teleoperators.utils import TeleopEvents
 
 from robot_io.safety import EmergencyStop
-from robot_io.takeover import ByKeyboard, ByLeader, Keys, make_leader, take_over
+from robot_io.takeover import ByGamepad, ByKeyboard, ByLeader, Keys, make_leader, take_over
+from robot_io.takeover.gamepad import Hand
 from tinyvla.errors import UserError
 
 NAMES = [f"{joint}.pos" for joint in JOINTS]
@@ -40,6 +42,61 @@ def test_the_keyboard_turns_joints_from_where_the_arm_is():
     assert person(SEEN) is None
     keys.press("t")
     assert person(SEEN).tolist() == list(FOLDED)
+
+
+class Pad:
+    """A gamepad as LeRobot hands it out."""
+
+    held, stick, gripper = False, (0.0, 0.0, 0.0), 1
+
+    def get_teleop_events(self):
+        return {TeleopEvents.IS_INTERVENTION: self.held}
+
+    def get_action(self):
+        return dict(zip(("delta_x", "delta_y", "delta_z"), self.stick, strict=True)) | {"gripper": self.gripper}
+
+
+def test_a_gamepad_moves_the_hand_while_its_button_is_held():
+    pad, now, hand = Pad(), [0.0], Hand(JOINTS)
+    person = ByGamepad(pad, JOINTS, clock=lambda: now[0])
+    start = np.array((10.0, -40.0, 40.0, 50.0, 5.0, 20.0))
+    seen = dict(zip(NAMES, start, strict=True))
+
+    def hold(stick, seconds=0.5, gripper=1):
+        pad.stick, pad.gripper = stick, gripper
+        for _ in range(round(seconds * 30)):
+            now[0] += 1 / 30
+            pose = person(seen)
+        return pose
+
+    assert hold((1.0, 0, 0)) is None
+    pad.held = True
+    assert person(seen).tolist() == start.tolist()
+    for stick in ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (-1.0, -1.0, -1.0)):
+        before = person(seen)
+        pose = hold(stick)
+        assert hand.at(pose) - hand.at(before) == pytest.approx(0.06 * np.array(stick), abs=0.015)
+        assert pose[[1, 2, 3]].sum() == pytest.approx(start[[1, 2, 3]].sum(), abs=10)  # the hand's tilt
+        assert (pose[4], pose[5]) == (5, 20)
+    assert hold((0, 0, 0), gripper=2)[5] > 50
+    assert hold((0, 0, 0), 3.0, gripper=0)[5] == 0
+    far = hold((1.0, 0, 0), 20.0)  # further than the arm reaches
+    assert np.isfinite(far).all()
+    pad.held = False
+    assert person(seen) is None
+    pad.held = True
+    assert person(seen).tolist() == start.tolist()
+
+
+def test_a_gamepad_that_is_not_there(monkeypatch):
+    stop = EmergencyStop()
+    with (
+        pytest.raises(UserError, match=r"needs pygame; install it: uv sync --extra gamepad|no gamepad is there"),
+        take_over({"type": "gamepad"}, JOINTS, stop),
+    ):
+        pass
+    with pytest.raises(UserError, match="knows only the SO-101's geometry"):
+        ByGamepad(Pad(), JOINTS[:5])
 
 
 def test_mistakes():

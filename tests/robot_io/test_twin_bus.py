@@ -12,9 +12,9 @@ from lerobot.motors.feetech.tables import (
     MODEL_NUMBER_TABLE,
 )
 
+from robot_io.feetech.protocol import BROADCAST, ErrorBit, Instruction, Packet, Parser, pack
+from robot_io.feetech.registers import BAUD_RATES, MODEL_NUMBER, REGISTERS, decode, encode
 from robot_io.twin.bus import Bus
-from robot_io.twin.protocol import BROADCAST, ErrorBit, Instruction, Packet, Parser, pack
-from robot_io.twin.registers import BAUD_RATES, MODEL_NUMBER, REGISTERS, decode, encode
 from robot_io.twin.servo import Senses, Servo
 
 FAST = 1_000_000

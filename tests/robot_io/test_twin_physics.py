@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from robot_io.feetech.protocol import ErrorBit
+from robot_io.feetech.registers import REGISTERS, encode
 from robot_io.twin.drives import STEPS_A_RADIAN, Drives, Drivetrain
 from robot_io.twin.plant import Plant
-from robot_io.twin.protocol import ErrorBit
-from robot_io.twin.registers import REGISTERS, encode
 from robot_io.twin.scene import JOINTS, BareArm
 from robot_io.twin.servo import Servo
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import serial
 
+from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, Parser, pack
 from robot_io.twin import TwinControl, TwinSettings, start_twin
-from robot_io.twin.protocol import BROADCAST, Instruction, Packet, Parser, pack
 from robot_io.twin.scene import FOLDED, JOINTS
 from tinyvla.errors import UserError
 

@@ -6,8 +6,8 @@ import pytest
 from envs.so101.env import SO101Env
 from envs.so101.expert import Expert
 from envs.so101.twin import TwinScene
+from robot_io.feetech.registers import REGISTERS, encode
 from robot_io.twin.plant import Plant
-from robot_io.twin.registers import REGISTERS, encode
 from robot_io.twin.settings import TwinSettings
 from tinyvla.errors import UserError
 

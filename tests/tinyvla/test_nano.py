@@ -1,10 +1,15 @@
 """The nano backbone and its tokenizer, as every backbone must behave, whatever is inside."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tinyvla.backbones import NanoConfig
 from tinyvla.backbones.tokenizer import HashTokenizer
+from tinyvla.encoders import Classifier
+from tinyvla.errors import UserError
+from tinyvla.inference.eager import to_bfloat16
 
 SIZE = 32
 
@@ -83,6 +88,62 @@ def test_every_parameter_learns(images):
 def test_a_size_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="image_size must be a multiple of"):
         NanoConfig(image_size=33).build()
+
+
+class TestVision:
+    """The vision tower by name."""
+
+    def test_the_default_has_the_weights_it_always_had(self):
+        """Or policies saved so far would not load, and runs would not be repeated."""
+        torch.manual_seed(0)
+        state = NanoConfig(image_size=SIZE).build().state_dict()
+        assert len(state) == 47
+        sums = {name: tensor.double().abs().sum().item() for name, tensor in state.items()}
+        assert sums["vision_tower.sharpness"] == 192
+        assert sums["vision_tower.stem.0.0.weight"] == pytest.approx(164.7201, abs=1e-3)
+        assert sums["vision_tower.stem.3.weight"] == pytest.approx(256.6708, abs=1e-3)
+        assert sums["projector.0.weight"] == pytest.approx(1448.5599, abs=1e-3)
+
+    @pytest.mark.parametrize("vision", ["tinyvit_5m", "cct_2_3x2"])
+    def test_an_image_encoder_learns_places(self, vision, images):
+        torch.manual_seed(0)
+        backbone = NanoConfig(image_size=SIZE, vision=vision, layers=1).build()
+        backbone(images, ["open", "close the door"]).tokens.square().mean().backward()
+        assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+        tokens, mask = encode(backbone.eval(), images, "open", "close the door")
+        assert tokens.shape == (*mask.shape, backbone.hidden_size)
+        places = backbone.vision_tower(images.flatten(0, 1))
+        assert places.shape == (4, 2 * backbone.config.keypoints)
+        assert places.abs().max() <= 1
+
+    def test_bfloat16_is_close(self, images):
+        torch.manual_seed(0)
+        tower = NanoConfig(image_size=SIZE, vision="tinyvit_5m", layers=1).build().vision_tower.eval()
+        with torch.no_grad():
+            expected = tower(images[0])
+            to_bfloat16(tower)
+            assert (tower(images[0].bfloat16()) - expected).abs().mean() < 0.03
+
+    def test_weights_of_a_classifier_to_begin_with(self, tmp_path):
+        torch.manual_seed(0)
+        classifier = Classifier("cct_2_3x2", ["cup", "ball"], SIZE)
+        classifier.save(tmp_path)
+        config = NanoConfig(image_size=SIZE, vision="cct_2_3x2", vision_pretrained=str(tmp_path))
+        ours, theirs = config.build().vision_tower.stem[0].net, classifier.net
+        torch.testing.assert_close(ours.blocks[1].mlp.fc1.weight, theirs.blocks[1].mlp.fc1.weight)
+        with pytest.raises(UserError, match="holds weights of 'cct_2_3x2', not 'tiny_vit_5m_224'"):
+            replace(config, vision="tinyvit_5m").build()
+
+    @pytest.mark.parametrize(
+        ("vision", "near"), [("keypoint", "keypoints"), ("tinyvit_5", "tinyvit_5m"), ("cct_7_3x3", "cct_7_3x2")]
+    )
+    def test_a_mistyped_name_gets_the_nearest(self, vision, near):
+        with pytest.raises(UserError, match=f"no image encoder '{vision}'; did you mean {near}"):
+            NanoConfig(vision=vision).build()
+
+    def test_a_map_of_one_cell_is_refused(self):
+        with pytest.raises(ValueError, match=r"has no places; raise backbone\.image_size"):
+            NanoConfig(image_size=16, vision="tinyvit_5m").build()
 
 
 class TestRememberedTexts:

@@ -6,6 +6,7 @@ asks for: a vision tower whose tokens say where things are, and a tokenizer that
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,12 @@ from transformers import GPTNeoXConfig, GPTNeoXModel
 from .base import Backbone, BackboneConfig, Features, Words
 from .tokenizer import HashTokenizer
 
+if TYPE_CHECKING:
+    from ..encoders import Encoder
+
+KEYPOINTS = "keypoints"
+TINYVIT_STRIDE = 16  # of the map that places are read from; TinyViT's last one has 3 x 3 cells of a 96-pixel picture
+
 
 @BackboneConfig.register_subclass("nano")
 @dataclass
@@ -23,7 +30,11 @@ class NanoConfig(BackboneConfig):
 
     Args:
         image_size: side in pixels that every camera's picture is resized to (a multiple of 4).
-        vision_width: channels of the vision tower's last maps.
+        vision: the vision tower: `keypoints`, a few convolutions, or an image encoder (`tinyvit_5m`, `cct_7_3x2` ...,
+            see tinyvla.encoders.make_encoder).
+        vision_pretrained: what an image encoder begins with: `released` weights, the folder or run folder of a
+            classifier that was trained here, or None.
+        vision_width: channels of the last maps of `vision=keypoints`.
         keypoints: places in a picture that the vision tower learns to find.
         image_tokens: tokens a camera that tell the language model where they are.
         hidden_size, layers, heads: the GPT-NeoX decoder.
@@ -31,6 +42,8 @@ class NanoConfig(BackboneConfig):
     """
 
     image_size: int = 96
+    vision: str = KEYPOINTS
+    vision_pretrained: str | None = None
     vision_width: int = 64
     keypoints: int = 64
     image_tokens: int = 4
@@ -43,36 +56,78 @@ class NanoConfig(BackboneConfig):
         return NanoBackbone(self)
 
 
-class KeypointTower(nn.Module):
-    """Convolutions (stride 4), then the expected place of every map's activation: (B, 3, S, S) -> (B, 2 K).
+class PlaceTower(nn.Module):
+    """The expected place of every map's activation in a picture: (B, 3, S, S) in [0, 1] -> (B, 2 K).
 
     The spatial softmax of end-to-end visuomotor policies (arXiv 1504.00702, section 5.1). A policy that sees a few
     dozen demonstrations learns from places many times sooner than from patches, and places are finer than pixels.
+
+    Args:
+        stem: pictures to K maps (B, K, h, w).
+        keypoints: K.
+        map_size: h and w.
     """
+
+    def __init__(self, stem: nn.Module, keypoints: int, map_size: tuple[int, int]):
+        super().__init__()
+        self.stem = stem
+        self.sharpness = nn.Parameter(torch.full((keypoints, 1), 3.0))
+        y, x = (torch.linspace(-1, 1, side) for side in map_size)
+        places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+        self.register_buffer("places", places, persistent=False)  # (cells, 2): x, y of every cell
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images).flatten(2).float() * self.sharpness
+        return (maps.softmax(-1) @ self.places).flatten(1).to(images.dtype)
+
+
+class KeypointTower(PlaceTower):
+    """Places in the maps of a few convolutions of stride 4."""
 
     STRIDE = 4
 
     def __init__(self, image_size: int, width: int, keypoints: int):
-        super().__init__()
         # A quarter of the resolution at once: full-resolution maps would cost more than all that follows.
         convolutions = [
             nn.Conv2d(3, width // 2, 6, stride=4, padding=1),
             nn.Conv2d(width // 2, width, 3, padding=1),
             nn.Conv2d(width, width, 3, padding=1),
         ]
-        self.stem = nn.Sequential(
+        stem = nn.Sequential(
             *(nn.Sequential(layer, nn.GroupNorm(8, layer.out_channels), nn.GELU()) for layer in convolutions),
             nn.Conv2d(width, keypoints, 1),
             nn.InstanceNorm2d(keypoints),
         )
-        self.sharpness = nn.Parameter(torch.full((keypoints, 1), 3.0))
-        line = torch.linspace(-1, 1, image_size // self.STRIDE)
-        places = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).flatten(0, 1)
-        self.register_buffer("places", places, persistent=False)  # (cells, 2): x, y of every cell
+        side = image_size // self.STRIDE
+        super().__init__(stem, keypoints, (side, side))
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.stem(images * 2 - 1).flatten(2).float() * self.sharpness
-        return (maps.softmax(-1) @ self.places).flatten(1).to(images.dtype)
+        return super().forward(images * 2 - 1)
+
+
+class EncoderTower(PlaceTower):
+    """Places in linear maps of an image encoder's features."""
+
+    def __init__(self, encoder: "Encoder", keypoints: int):
+        if min(encoder.map_size) < 2:
+            raise ValueError(
+                f"the image encoder's map of {encoder.map_size[0]} cell a side has no places; raise backbone.image_size"
+            )
+        stem = nn.Sequential(encoder, nn.Conv2d(encoder.num_features, keypoints, 1), nn.InstanceNorm2d(keypoints))
+        super().__init__(stem, keypoints, encoder.map_size)
+
+
+def make_tower(config: NanoConfig) -> PlaceTower:
+    """The vision tower that the options name. Raises UserError for an unknown one, naming the nearest."""
+    if config.vision == KEYPOINTS:
+        return KeypointTower(config.image_size, config.vision_width, config.keypoints)
+    from ..encoders import known_name, make_encoder  # timm takes a second to import
+    from ..encoders.tinyvit import is_tinyvit
+
+    pretrained: bool | str = config.vision_pretrained or False
+    stride = TINYVIT_STRIDE if is_tinyvit(known_name(config.vision, [KEYPOINTS])) else None
+    encoder = make_encoder(config.vision, config.image_size, pretrained == "released" or pretrained, stride)
+    return EncoderTower(encoder, config.keypoints)
 
 
 class NanoBackbone(Backbone):
@@ -89,7 +144,7 @@ class NanoBackbone(Backbone):
         self.config = config
         self.hidden_size = config.hidden_size
         self.tokenizer = HashTokenizer(config.vocab_size)
-        self.vision_tower = KeypointTower(config.image_size, config.vision_width, config.keypoints)
+        self.vision_tower = make_tower(config)
         self.projector = nn.Sequential(
             nn.Linear(2 * config.keypoints, config.hidden_size),
             nn.GELU(),

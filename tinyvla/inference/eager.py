@@ -48,9 +48,15 @@ def compile_chunks(model: TinyVLA) -> None:
 
 
 def to_bfloat16(model: TinyVLA) -> None:
-    """Weights in bfloat16, buffers as they are; images and state follow, the noisy chunk stays in float32."""
+    """Weights in bfloat16, buffers as they are but for batch norms'.
+
+    Images and state follow, the noisy chunk stays in float32.
+    """
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bfloat16()  # on a CPU its statistics must have the weights' type
 
 
 def quantise(model: TinyVLA) -> list[str]:

@@ -1,0 +1,255 @@
+"""What happens when something goes wrong in mid-motion: python benchmarks/fault_table.py [--n 20] [--faults drop ...].
+
+Every fault strikes the twin, over the wire and through the whole of deploy.py's path, n times, each time at another
+moment of a motion of all joints. Of each trial: the seconds until the arm was safe, by the simulation's own word;
+whether an error got past the one line that ends a run; how many servos still had torque afterwards; whether the
+recording can be opened and is whole.
+
+Finished trials are kept in results/fault_table.json, and the same command goes on where it was stopped. A trial takes
+10 to 20 seconds.
+"""
+
+import argparse
+import json
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faults import FAULTS, LIMITED, LIMP, PROCESS_FAULTS, SERVED, SIGNALS, TWIN_OF, Fault, deploying, wait_for_motion
+from machine import RESULTS, Machine, keep, markdown
+from rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, waving
+
+from policies.data import open_dataset
+from robot_io.deployment import Episode
+from tinyvla.errors import UserError
+
+MOVING, HALF = 10.0, 0.51  # degrees/s; share of the torque
+STEADY_S = 0.2  # safe for so long counts as safe, where a joint tries again after a while
+TITLES = {
+    "about": "fault",
+    "n": "n",
+    "safe": "safe state",
+    "bound_s": "bound (s)",
+    "worst_s": "worst (s)",
+    "within": "within",
+    "one_line": "ended as it should",
+    "limp": "torque off as it should",
+    "readable": "recordings readable",
+}
+
+
+class Striker:
+    """A watcher that lets the arm's own torque hold it, and makes a fault happen after so many ticks."""
+
+    def __init__(self, fault: Fault, ticks: int, rig: Rig, runner: Waving | Served) -> None:
+        self._fault, self._left, self._rig, self._runner = fault, ticks, rig, runner
+        self.struck = self.ended = float("inf")
+
+    def begin(self, episode: Episode) -> None:
+        self._rig.let_go()
+
+    def see(self, tick: Any) -> None:
+        self._left -= 1
+        if self._left == 0 and self._fault.strike is not None:
+            self.struck = time.monotonic()
+            self._fault.strike(self._rig, self._runner)
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        self.ended = time.monotonic()
+
+    def figures(self) -> dict[str, Any]:
+        return {}
+
+
+def seconds_until_safe(fault: Fault, since: float, until: float, truth: Truth) -> float | None:
+    """From when a fault struck; None if the arm was not safe by the time `until`."""
+    times, speeds, torques = truth.arrays()
+    after = (times >= since) & (times <= until)
+    times, speeds, torques = times[after] - since, speeds[after], torques[after]
+    if fault.safe == LIMP:
+        unsafe = (torques > 0).any(axis=1)
+    elif fault.safe == LIMITED:
+        unsafe = (torques > HALF).any(axis=1)
+    else:
+        unsafe = ((np.abs(speeds) > MOVING) & (torques > 0)).any(axis=1)
+    if not len(unsafe):
+        return None
+    if not unsafe.any():
+        return 0.0
+    if fault.safe == LIMITED:  # the joint tries again now and then, so the first time counts
+        steady = [unsafe[(times >= start) & (times < start + STEADY_S)].any() for start in times]
+        return None if all(steady) else round(float(times[steady.index(False)]), 3)
+    last = int(np.flatnonzero(unsafe)[-1])
+    return round(float(times[last + 1]), 3) if last + 1 < len(times) else None
+
+
+def readable(folder: Path, report: Mapping[str, Any]) -> bool | None:
+    """Whether a recording can be opened and has the frames that it should; None: there was nothing to record."""
+    figures = report.get("recording", {})
+    if not figures.get("frames"):
+        return None if not folder.exists() and "error" not in figures else False
+    try:
+        dataset = open_dataset(folder)
+        return len(dataset) == figures["frames"] and dataset[len(dataset) - 1]["action"].isfinite().all().item()
+    except Exception:  # any is a recording that cannot be read
+        return False
+
+
+def in_this_process(
+    name: str, fault: Fault, rig: Rig, runner: Waving | Served, number: int, folder: Path
+) -> dict[str, Any]:
+    """One trial of a fault of the arm, its cameras or its policy."""
+    rig.hold()
+    ticks = int(np.random.default_rng([sum(map(ord, name)), number]).integers(15, 46))
+    striker = Striker(fault, ticks, rig, runner)
+    folder.chmod(0o777)
+    with rig.recorder(folder / "recording", runner) as recorder:
+        line, began, report = "", time.monotonic(), {}
+        with Truth(rig.twin.folder) as truth:
+            try:
+                around = fault.around(rig) if fault.around else None
+                robot = around.__enter__() if around else {}
+                try:
+                    run = rig.deployment(runner, striker, recorder, **robot)
+                    report = run.report
+                    run.run([Episode("wave", ticks / RATE + fault.rest_s, START)], folder)
+                finally:
+                    if around:
+                        around.__exit__(None, None, None)
+            except UserError as error:
+                line = str(error)
+            except Exception as error:
+                line = f"{type(error).__name__}: {error}"
+            finally:
+                runner.wake()
+            torque = truth.newest[2]
+        since = began if fault.safe == LIMP else striker.struck
+        until = striker.ended if fault.ends is None else np.inf  # then the arm is taken back to where it was
+    expected = re.search(fault.ends, line) is not None if fault.ends else not line
+    return {
+        "seconds": seconds_until_safe(fault, since, until, truth),
+        "line": line,
+        "expected": expected and "\n" not in line,
+        "torque_left": sum(share > 0 for share in torque),
+        "readable": readable(folder / "recording", report),
+        "interventions": {cause: n["interventions"] for cause, n in report.get("safety", {}).get("causes", {}).items()},
+    }
+
+
+def of_a_process(name: str, fault: Fault, rig: Rig, number: int, folder: Path) -> dict[str, Any]:
+    """One trial of what ends or stops the process of deploy.py."""
+    rig.hold()
+    run_dir = folder / "run"
+    with Truth(rig.twin.folder) as truth:
+        with deploying(rig, run_dir) as process:
+            rig.let_go()
+            time.sleep(0.5 + np.random.default_rng([sum(map(ord, name)), number]).uniform(0, 1))
+            wait_for_motion(truth)
+            since = time.monotonic()
+            process.send_signal(SIGNALS[name])
+            time.sleep(fault.bound_s + 1)
+            if name != "sigstop":
+                process.wait(120)
+            stderr = "" if name == "sigstop" else process.stderr.read()
+        torque = truth.newest[2]
+    _until_written(run_dir / "recording")
+    report = json.loads((run_dir / "deploy.json").read_text()) if (run_dir / "deploy.json").exists() else {}
+    ended = report.get("ended", "")
+    return {
+        "seconds": seconds_until_safe(fault, since, np.inf, truth),
+        "line": ended,
+        "expected": ended == (fault.ends or "") and "Traceback" not in stderr,
+        "torque_left": sum(share > 0 for share in torque),
+        "readable": _opens(run_dir / "recording"),
+    }
+
+
+def _until_written(recording: Path, patience_s: float = 60.0) -> None:
+    """The process that writes a recording ends by itself once the run has."""
+    end = time.monotonic() + patience_s
+    while not _opens(recording) and time.monotonic() < end:
+        time.sleep(1)
+
+
+def _opens(recording: Path) -> bool:
+    try:
+        return len(open_dataset(recording)) > 0
+    except Exception:
+        return False
+
+
+def row(name: str, fault: Fault, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """A fault's line of the table."""
+    n = len(trials)
+    seconds = [trial["seconds"] for trial in trials]
+    kept = [trial["readable"] for trial in trials if trial["readable"] is not None]
+    allowed = [trial["torque_left"] <= fault.keeps_torque for trial in trials]
+    return {
+        "name": name,
+        "about": fault.about,
+        "n": n,
+        "safe": "never switched on" if fault.bound_s == 0 else fault.safe,
+        "bound_s": fault.bound_s,
+        "worst_s": "never" if None in seconds else max(seconds),
+        "within": f"{sum(value is not None and value <= fault.bound_s for value in seconds)}/{n}",
+        "one_line": f"{sum(trial['expected'] for trial in trials)}/{n}",
+        "limp": f"{sum(allowed)}/{n}" + (f" ({fault.keeps_torque} cannot be reached)" if fault.keeps_torque else ""),
+        "readable": f"{sum(kept)}/{len(kept)}" if kept else "nothing recorded",
+    }
+
+
+def store(trials: dict[str, list[dict[str, Any]]]) -> None:
+    """All finished trials, and the table of them."""
+    faults = FAULTS | PROCESS_FAULTS
+    rows = [row(name, faults[name], done) for name, done in trials.items() if done]
+    result = Machine().describe(1) | {"rows": rows, "trials": trials}
+    keep("fault_table", result, f"{Machine().title(1)}\n\n{markdown(rows, TITLES)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = [*FAULTS, *PROCESS_FAULTS]
+    parser.add_argument("--n", type=int, default=20, help="trials of a fault (default: %(default)s)")
+    parser.add_argument("--faults", nargs="+", choices=every, default=every, metavar="FAULT", help=", ".join(every))
+    parser.add_argument("--anew", action="store_true", help="forget these faults' finished trials")
+    args = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    path = RESULTS / "fault_table.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    trials = {name: kept.get("trials", {}).get(name, []) for name in every}
+    if kept.get("machine") != Machine().name:
+        trials = {name: [] for name in every}
+    for name in args.faults if args.anew else ():
+        trials[name] = []
+    usual = [name for name in args.faults if name not in {*TWIN_OF, *SERVED}]
+    alone = [name for name in args.faults if name not in usual]
+    for names in [usual, *([name] for name in alone)]:
+        if any(len(trials[name]) < args.n for name in names):
+            play(names, args.n, trials)
+    rows = [row(name, (FAULTS | PROCESS_FAULTS)[name], done) for name, done in trials.items() if done]
+    print(json.dumps({"rows": rows}))
+
+
+def play(names: list[str], n: int, trials: dict[str, list[dict[str, Any]]]) -> None:
+    """The trials of some faults that are still to be done, on one twin and with one policy."""
+    policy = served if names[0] in SERVED else waving
+    with start_rig(**TWIN_OF.get(names[0], {})) as rig, policy(rig) as runner:
+        for name in names:
+            for number in range(len(trials[name]), n):
+                with tempfile.TemporaryDirectory(dir=rig.folder) as folder:
+                    if name in FAULTS:
+                        trial = in_this_process(name, FAULTS[name], rig, runner, number, Path(folder))
+                    else:
+                        trial = of_a_process(name, PROCESS_FAULTS[name], rig, number, Path(folder))
+                print(name, json.dumps(trial), flush=True)
+                trials[name].append(trial)
+                store(trials)
+
+
+if __name__ == "__main__":
+    main()

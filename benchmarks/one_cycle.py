@@ -1,0 +1,31 @@
+"""A plain training loop for benchmarks that train many small models: one cycle of the rate, and nothing is kept."""
+
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from policies.training import Trainee
+
+
+def train(trainee: Trainee, trainer: Mapping[str, Any]) -> None:
+    """Train for `steps` at a rate of at most `lr`, with `weight_decay`."""
+    optimizer = trainee.make_optimizer(trainer)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, trainer["lr"], trainer["steps"], pct_start=0.1)
+    trainee.module.train()
+    started = time.perf_counter()
+    with ThreadPoolExecutor(1) as loader:
+        upcoming = loader.submit(trainee.batch, 0)
+        for step in range(trainer["steps"]):
+            batch = upcoming.result()
+            upcoming = loader.submit(trainee.batch, step + 1)
+            loss, _ = trainee.module(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if step % 50 == 0:
+                print(f"step {step}, loss {loss:.3f}, {time.perf_counter() - started:.0f} s", file=sys.stderr)

@@ -1,0 +1,272 @@
+"""Person detection on generated rooms: the benchmark suite, width against resolution, int8, and the gate in a stream.
+
+    uv run benchmarks/perception/wake.py
+
+trains one detector for the suite, int8 and the gate, and a grid of small MobileNetV2s for the table of widths and
+input sizes, all on rooms whose furniture, textures and seeds the test rooms do not share. What is finished is kept in
+`--work` and not done again. Writes results/wake.json and .md; the last line is one JSON object.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from machine import Machine, keep, markdown
+from one_cycle import train
+from wake_stream import FPS, empty_minutes, seen_by_camera, walk_in
+
+from configs.composing import CONFIG_DIR, as_dict
+from envs.scenes import open_scenes
+from policies.perception.wake import WakeTrainee
+from tinyvla.files import write_whole
+from tinyvla.perception import load_front_end
+from tinyvla.perception.wake import GateLimits, PersonGate, Wake
+from tinyvla.perception.wake.frontend import predict
+from tinyvla.perception.wake.models import McuNet
+from tinyvla.perception.wake.patches import cost, parameters
+from tinyvla.perception.wake.suite import leverage, quantisation_effect, score, sweep, wilson
+
+WIDTHS, SIZES = (0.1, 0.2, 0.35), (48, 80, 128)
+EMPTY_BEFORE_S, ENTRY_S, ROOM_S = 3.0, 2.5, 60.0
+
+
+class Bench:
+    """Pictures, and what is finished, in a folder."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.work = args, Path(args.work)
+        rooms = {split: getattr(args, split) for split in ("train", "validation", "test")}
+        self.rooms = {
+            split: open_scenes("room", split, count, 128, data_dir=Path(args.data_dir))
+            for split, count in rooms.items()
+        }
+
+    def once(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What `measure` gives, or gave in an earlier call of this benchmark."""
+        file = self.work / f"{name}.json"
+        if not file.exists():
+            started = time.perf_counter()
+            write_whole(file, json.dumps(measure()))
+            print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        return json.loads(file.read_text())
+
+    def detector(self, network: str, width: float, size: int, steps: int, batch_size: int) -> Wake:
+        """A trained one, kept."""
+        folder = self.work / f"{network}-{width:g}-{size}"
+        if not (folder / "config.json").exists():
+            options = as_dict(OmegaConf.load(CONFIG_DIR / "task/perception/wake.yaml"))
+            options |= {"network": network, "width": width, "image_size": size}
+            options["trainer"] |= {"steps": steps, "batch_size": batch_size}
+            trainee = WakeTrainee(options, self.rooms, self.args.seed)
+            train(trainee, options["trainer"])
+            trainee.save(folder)
+        wake = load_front_end(folder)
+        assert isinstance(wake, Wake)
+        return wake
+
+
+def costs(wake: Wake) -> dict[str, Any]:
+    """Parameters, work, and the peak memory of activations, whole and in 3 x 3 patches; bytes are int8's."""
+    blocks, size = list(wake.network.features), (wake.image_size, wake.image_size)  # type: ignore[arg-type]
+    whole, patched = cost(blocks, size), cost(blocks, size, 3, McuNet.patched)
+    return {
+        "parameters": parameters(wake.network),
+        "macs": whole.macs,
+        "peak_bytes": whole.bytes,
+        "patched_peak_bytes": patched.bytes,
+        "patched_macs": patched.macs,
+        "ms": detector_ms(wake),
+    }
+
+
+def detector_ms(wake: Wake) -> float:
+    """Median of one picture, one thread."""
+    threads, picture = torch.get_num_threads(), np.zeros((128, 128, 3), np.uint8)
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(60):
+        started = time.perf_counter()
+        wake.probability(picture)
+        times.append(1e3 * (time.perf_counter() - started))
+    torch.set_num_threads(threads)
+    return round(float(np.median(times[10:])), 2)
+
+
+def int8(bench: Bench, wake: Wake) -> dict[str, Any]:
+    """How scores change with int8 weights and activations."""
+    from tinyvla.compression.quantisation import quantise
+
+    images = np.asarray(bench.rooms["train"].images[:64])
+    batches = [torch.from_numpy(images).permute(0, 3, 1, 2)]
+    found = quantisation_effect(wake, quantise, batches, bench.rooms["test"])
+    brief = {name: {key: found[name][key] for key in ("accuracy", "auroc", "f1")} for name in ("float", "quantised")}
+    return brief | {"changed": found["changed"], "largest_difference": found["largest_difference"]}
+
+
+def entries(bench: Bench, wake: Wake, ms: float) -> dict[str, Any]:
+    """How soon the gate closes when somebody comes into an empty room, at once or walking."""
+    test, rng = bench.rooms["test"], np.random.default_rng(bench.args.seed)
+    people = [i for i, label in enumerate(test.labels) if label["person"]]
+    empty = [i for i, label in enumerate(test.labels) if not label["person"]]
+    trials = []
+    for number in range(bench.args.entries):
+        person, room = (int(rng.choice(which)) for which in (people, empty))
+        at_once = number % 2 == 0
+        mask = np.asarray(test.instances[person]) == 1
+        entry = walk_in(test.images[room], test.images[person], mask, at_once, ENTRY_S, rng)
+        before = seen_by_camera(test.images[room], 0, int(EMPTY_BEFORE_S * FPS), rng)
+        said = predict(wake, np.concatenate([before, entry.frames]))
+        gate, came = PersonGate(limits_of(wake)), len(before)
+        closed = []
+        for frame, probability in enumerate(said):
+            gate.see(frame / FPS, float(probability))
+            closed.append(gate.person_in_view(frame / FPS))
+        raised = next((frame for frame in range(came, len(said)) if closed[frame]), None)
+        trials.append(
+            {
+                "distance": test.labels[person]["distance"],
+                "at_once": at_once,
+                "closed_before": bool(closed[came - 1]),
+                "after_ms": None if raised is None else 1e3 * (raised - came - entry.half) / FPS + ms,
+                "after_first_ms": None if raised is None else 1e3 * (raised - came - entry.first) / FPS + ms,
+            }
+        )
+    return {"trials": trials, **summarise(trials)}
+
+
+def summarise(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shares of the trials in which the gate, open before, closed within 200 ms, by distance and all together."""
+    found = {}
+    for name in ("near", "mid", "far", "all"):
+        mine = [t for t in trials if name in (t["distance"], "all") and not t["closed_before"]]
+        quick = sum(t["after_ms"] is not None and t["after_ms"] <= 200 for t in mine)
+        times = [t["after_ms"] for t in mine if t["after_ms"] is not None]
+        found[name] = {
+            "within_200_ms": quick,
+            "trials": len(mine),
+            "ci95": wilson(quick, len(mine)),
+            "median_ms": round(float(np.median(times)), 1) if times else None,
+            "never": len(mine) - len(times),
+        }
+    return {"by_distance": found, "closed_before": sum(t["closed_before"] for t in trials)}
+
+
+def empty_rooms(bench: Bench, wake: Wake) -> dict[str, Any]:
+    """How often the gate closes while it looks into empty rooms."""
+    test, rng = bench.rooms["test"], np.random.default_rng(bench.args.seed + 1)
+    empty = [i for i, label in enumerate(test.labels) if not label["person"]]
+    chosen = rng.choice(empty, bench.args.minutes, replace=False)
+    gate = PersonGate(limits_of(wake))
+    frame, closed, raises, closed_frames = 0, True, 0, 0
+    for second in empty_minutes(np.asarray(test.images)[chosen], ROOM_S, rng):
+        for probability in predict(wake, second):
+            gate.see(frame / FPS, float(probability))
+            now = gate.person_in_view(frame / FPS)
+            raises += now and not closed
+            closed_frames += now
+            closed, frame = now, frame + 1
+    return {"minutes": bench.args.minutes, "raises": raises, "closed_s": round(closed_frames / FPS, 1)}
+
+
+def limits_of(wake: Wake) -> GateLimits:
+    return GateLimits(on=wake.on, off=max(wake.off, 0.0), on_count=2)
+
+
+def text_of(result: dict[str, Any], title: str) -> str:
+    """The tables."""
+    share = "{:.3f}".format
+    rows = [
+        {"kind": f"{name} {value}", "f1": share(one["f1"]), "ci": _range(one["f1_ci95"]),
+         "recall": f"{one['recall']:.3f} of {one['people']}", "alarms": f"{one['false_alarms']:.3f} of {one['empty']}"}
+        for name, values in {"all": {"": result["suite"]}, **result["suite"]["kinds"]}.items()
+        for value, one in values.items()
+        if one["f1"] is not None
+    ]  # fmt: skip
+    suite = markdown(rows, {"kind": "pictures", "f1": "F1", "ci": "95%", "recall": "recall", "alarms": "false alarms"})
+    grid = [
+        {"width": row["width"], "size": row["image_size"], "accuracy": share(row["accuracy"]),
+         "auroc": share(row["auroc"]),
+         **{f"{key} {value}": share(one[key]) for value, one in row["distance"].items() for key in ("f1", "auroc")}}
+        for row in result["table"]
+    ]  # fmt: skip
+    titles = {"width": "width", "size": "pixels", "accuracy": "accuracy", "auroc": "AUROC"}
+    distances = {f"{key} {value}": f"{name}, {value}" for key, name in (("f1", "F1"), ("auroc", "AUROC"))
+                 for value in ("near", "mid", "far")}  # fmt: skip
+    table = markdown(grid, titles | distances)
+    effect = markdown(
+        [{"what": what, **{k: share(result["int8"][what][k]) for k in ("accuracy", "auroc", "f1")}}
+         for what in ("float", "quantised")],
+        {"what": "", "accuracy": "accuracy", "auroc": "AUROC", "f1": "F1"},
+    )  # fmt: skip
+    gate = markdown(
+        [{"distance": name, "quick": f"{one['within_200_ms']} of {one['trials']}", "ci": _range(one["ci95"]),
+          "median": one["median_ms"], "never": one["never"]} for name, one in result["entries"]["by_distance"].items()],
+        {"distance": "person", "quick": "within 200 ms", "ci": "95%", "median": "median ms", "never": "never"},
+    )  # fmt: skip
+    suite_line = (
+        f"accuracy {result['suite']['accuracy']:.3f} ({_range(result['suite']['accuracy_ci95'])}), AUROC "
+        f"{result['suite']['auroc']:.3f} ({_range(result['suite']['auroc_ci95'])}), {result['suite']['pictures']} rooms"
+    )
+    empty = result["empty"]
+    doubling = "; ".join(
+        f"{distance}: width {gain['width']:+.1f}, pixels {gain['image_size']:+.1f}"
+        for distance, gain in result["leverage"].items()
+    )
+    return "\n\n".join(
+        [
+            title, suite_line, suite, table, f"Points of AUROC for a doubling: {doubling}.", effect, gate,
+            f"Empty rooms: closed {empty['raises']} times in {empty['minutes']} minutes ({empty['closed_s']} s).",
+            f"Cost: `{json.dumps(result['cost'])}`",
+        ]
+    )  # fmt: skip
+
+
+def _range(interval: list[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=int, default=5000, help="rooms (default: %(default)s)")
+    parser.add_argument("--validation", type=int, default=600, help="rooms (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=1500, help="rooms (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1200, help="of the detector, 64 rooms each (default: %(default)s)")
+    parser.add_argument("--grid-steps", type=int, default=300, help="of each cell of the table, 32 rooms each")
+    parser.add_argument("--entries", type=int, default=60, help="people who come in (default: %(default)s)")
+    parser.add_argument("--minutes", type=int, default=10, help="of empty rooms, a room each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--work", default="outputs/bench-wake")
+    args = parser.parse_args()
+
+    bench, machine = Bench(args), Machine()
+    wake = bench.detector("mcunet", 1.0, 96, args.steps, 64)
+    test = bench.rooms["test"]
+
+    def cell(width: float, size: int) -> Wake:
+        return bench.detector("mobilenet_v2", width, size, args.grid_steps, 32)
+
+    result: dict[str, Any] = {"machine": machine.describe(torch.get_num_threads()), "arguments": vars(args)}
+    result["cost"] = bench.once("cost", lambda: costs(wake))
+    result["suite"] = bench.once("suite", lambda: score(predict(wake, test.images), test.labels))
+    result["table"] = bench.once("table", lambda: sweep(cell, WIDTHS, SIZES, test))
+    result["leverage"] = {distance: leverage(result["table"], distance) for distance in ("near", "mid", "far")}
+    result["int8"] = bench.once("int8", lambda: int8(bench, wake))
+    result["entries"] = bench.once("entries", lambda: entries(bench, wake, result["cost"]["ms"]))
+    result["empty"] = bench.once("empty", lambda: empty_rooms(bench, wake))
+    result["gate"] = {"on": wake.on, "off": wake.off}
+    keep("wake", result, text_of(result, machine.title(torch.get_num_threads())))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""How soon the arm's twin stops when a person comes into its camera's view, detector and wire included.
+
+    uv run benchmarks/person_gate_twin.py
+
+First a person detector is trained on pictures of the table with and without people who reach over it (kept in --work).
+Then the twin sweeps its arm under `Deployment` at 30 Hz, and in every trial a visitor whose looks the detector has not
+seen is moved into the front camera's view at a random moment. Times count from the first frame that was taken after
+that: until the first tick that held the arm, until the last pose that was sent another than the one before, and until
+the arm itself stood still. Writes results/person_gate_twin.json and .md; the last line is one JSON object.
+"""
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from machine import Machine, keep, markdown
+from omegaconf import OmegaConf
+from one_cycle import train
+from tqdm import tqdm
+
+from configs.composing import CONFIG_DIR, as_dict, load_config
+from envs.rendering import mujoco
+from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
+from policies.perception.wake import WakeTrainee
+from robot_io.arms import make_arm
+from robot_io.deployment import Deployment, Episode, watch_people
+from robot_io.deployment.on_twin import in_scene
+from robot_io.person_gate import load_person_gate
+from robot_io.safety import Reaction, SafetyLayer
+from robot_io.twin import TwinSettings, start_twin
+from tinyvla.perception.wake.dataset import Pictures
+from tinyvla.perception.wake.suite import wilson
+
+CAMERA, SIZE = "front", 96
+HOME = (0.0, -48.0, 30.0, 85.0, 3.0, 45.0)
+SWING, PERIOD_S = (35.0, 10.0, 10.0, 8.0, 10.0, 0.0), (4.0, 3.1, 2.7, 2.3, 3.7, 1.0)  # of each joint, LeRobot's units
+LIMIT_MS = 300.0
+VISITORS, LOOKS = 8, 1_000_000  # of the twin; the training pictures' looks have other seeds
+STILL = np.radians(1.0)  # rad/s
+MOVING_S, WAIT_S = 0.6, 5.0  # the arm has to have moved for so long before a trial; a trial is lost after
+
+
+def train_detector(args: argparse.Namespace) -> Path:
+    """A detector for this table, kept in the folder that is returned."""
+    folder = Path(args.work) / "detector"
+    if not (folder / "config.json").exists():
+        pictures = {
+            split: Pictures(*visited_pictures(count, CAMERA, SIZE, seed))
+            for seed, (split, count) in enumerate((("train", args.pictures), ("validation", 400), ("test", 400)))
+        }
+        options = as_dict(OmegaConf.load(CONFIG_DIR / "task/perception/wake.yaml"))
+        options["trainer"] |= {"steps": args.steps, "batch_size": 64}
+        trainee = WakeTrainee(options | {"image_size": SIZE}, pictures, args.seed)
+        train(trainee, options["trainer"])
+        trainee.save(folder)
+        figures = {name: figure._asdict() for name, figure in trainee.test().items()}
+        (folder / "test.json").write_text(json.dumps(figures))
+    return folder
+
+
+class Sweep:
+    """In a policy's place: swings every joint about a pose, for ever."""
+
+    def __init__(self) -> None:
+        camera = {f"observation.images.{CAMERA}": SimpleNamespace(shape=(3, SIZE, SIZE))}
+        joints = SimpleNamespace(shape=(len(HOME),))
+        self.policy = SimpleNamespace(
+            config=SimpleNamespace(image_features=camera, robot_state_feature=joints, action_feature=joints)
+        )
+        self.preprocessor = self.postprocessor = SimpleNamespace(steps=[])
+        self.needs_observation, self.held = False, 0
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        self._begun = time.monotonic()
+
+    def act(self, observation: Any) -> np.ndarray:
+        seconds = time.monotonic() - self._begun
+        return np.array(HOME) + np.array(SWING) * np.sin(2 * np.pi * seconds / np.array(PERIOD_S))
+
+
+class Log:
+    """A watcher: what every tick sent, and when it had."""
+
+    def __init__(self, camera: Any):
+        self.camera = camera
+        self.ticks: list[tuple[float, float, Reaction, np.ndarray]] = []  # when, its frame's time, reaction, pose
+
+    def begin(self, episode: Any) -> None: ...
+
+    def see(self, tick: Any) -> None:
+        self.ticks.append((time.monotonic(), self.camera.latest_timestamp, tick.reaction, tick.sent))
+
+    def end(self, result: Any) -> None: ...
+
+    def figures(self) -> dict[str, Any]:
+        return {}
+
+
+class Trials(threading.Thread):
+    """Moves visitors in and out while the arm sweeps, and finds out when it stopped."""
+
+    def __init__(self, log: Log, twin: Any, visits: list[tuple[str, Place]], seed: int):
+        super().__init__(name="trials", daemon=True)
+        self.log, self.twin, self.visits, self.rng = log, twin, visits, np.random.default_rng(seed)
+        self.found: list[dict[str, Any]] = []
+        self.finished = False
+
+    def run(self) -> None:
+        try:
+            for visitor, place in tqdm(self.visits, desc="visits"):
+                if not self._wait(self._moving, 60.0):
+                    break
+                time.sleep(self.rng.uniform(0, 0.3))
+                self.found.append(self._visit(visitor, place))
+        finally:
+            self.finished = True
+
+    def _visit(self, visitor: str, place: Place) -> dict[str, Any]:
+        came = time.monotonic()
+        self._send(visitor, place.position, place.turn)
+        stood: list[tuple[float, float]] = []
+        end = came + 1.0
+        while time.monotonic() < end:
+            speed = float(np.abs(self.twin.state()["qvel"][:6]).max())
+            stood.append((time.monotonic(), speed))
+            time.sleep(0.01)
+        self._wait(lambda: self._held_since(came) is not None, WAIT_S)
+        held = self._held_since(came)
+        self._send(visitor, AWAY, (1, 0, 0, 0))
+        frame = next((stamp for _, stamp, _, _ in self.log.ticks if stamp >= came), None)
+        if held is None or frame is None:
+            return {"visitor": visitor, "held_ms": None, "rest_ms": None, "still_ms": None, "from_move_ms": None}
+        still = next((when for when, speed in reversed(stood) if speed > STILL), came)
+        return {
+            "visitor": visitor,
+            "held_ms": 1e3 * (held - frame),
+            "rest_ms": 1e3 * (self._rests_from(held) - frame),
+            "still_ms": 1e3 * (still - frame) if still < end - 0.05 else None,
+            "from_move_ms": 1e3 * (held - came),
+        }
+
+    def _moving(self) -> bool:
+        ticks = self.log.ticks[-int(30 * MOVING_S) :]
+        return len(ticks) == int(30 * MOVING_S) and all(reaction == Reaction.FOLLOW for _, _, reaction, _ in ticks)
+
+    def _held_since(self, came: float) -> float | None:
+        return next(
+            (when for when, _, reaction, _ in list(self.log.ticks) if when > came and reaction == Reaction.HOLD), None
+        )
+
+    def _rests_from(self, held: float) -> float:
+        """When the last pose was sent that differed from the one before, once held."""
+        ticks = [(when, pose) for when, _, reaction, pose in list(self.log.ticks) if when >= held]
+        for (_, before), (when, pose) in pairwise(ticks):
+            if np.abs(pose - before).max() < 1e-6:
+                return when
+        return ticks[-1][0]
+
+    def _send(self, visitor: str, position: Any, turn: Any) -> None:
+        self.twin.send(f"move {visitor} " + " ".join(f"{number:.6f}" for number in (*position, *turn)))
+
+    def _wait(self, condition: Any, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.005)
+        return False
+
+
+def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
+    """Visitors and places that the front camera sees, whatever the arm does: judged with the arm folded away."""
+    scene, rng = VisitedScene(visitors=VISITORS, looks=LOOKS), np.random.default_rng(seed)
+    visits: list[tuple[str, Place]] = []
+    empty = scene.draw(scene.data, CAMERA, SIZE, SIZE).copy()
+    while len(visits) < count:
+        visitor, place = f"visitor{rng.integers(VISITORS)}", draw_place(rng)
+        move(scene.model, scene.data, visitor, place)
+        mujoco.mj_forward(scene.model, scene.data)
+        if shown(scene.draw(scene.data, CAMERA, SIZE, SIZE), empty) >= 2 * SEEN:
+            visits.append((visitor, place))
+    scene.close()
+    return visits
+
+
+def summarise(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each time: how many trials kept to the limit, and its quantiles."""
+    rows = []
+    for name, meaning in (
+        ("held_ms", "arm held"),
+        ("rest_ms", "last motion sent"),
+        ("still_ms", "arm still"),
+        ("from_move_ms", "arm held, from the command that moved the visitor"),
+    ):
+        times = np.array([trial[name] for trial in trials if trial[name] is not None])
+        quick = int((times <= LIMIT_MS).sum())
+        row = {"what": meaning, "within": quick, "trials": len(trials), "ci95": wilson(quick, len(trials))}
+        quantiles = np.quantile(times, (0.5, 0.95, 1)).round(1).tolist() if len(times) else [None] * 3
+        rows.append(row | dict(zip(("median_ms", "p95_ms", "worst_ms"), quantiles, strict=True)))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--pictures", type=int, default=3000, help="that the detector learns from")
+    parser.add_argument("--steps", type=int, default=500, help="of its training, 64 pictures each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", default="outputs/bench-person-gate")
+    args = parser.parse_args()
+
+    machine, folder = Machine(), train_detector(args)
+    visits = draw_visits(args.trials, args.seed)
+    setting = machine.describe(1)
+    torch.set_num_threads(1)
+    resume = ["safety.person.enabled=true", "safety.person.resume_s=0.5"]
+    cfg = load_config("deploy", ["checkpoint=none", "robot=twin", f"person_gate.checkpoint={folder}", *resume])
+    layer = SafetyLayer(as_dict(cfg.safety))
+    robot = in_scene(as_dict(cfg.robot), SCENE, {CAMERA: (SIZE, SIZE)})
+    robot["twin"]["scene_options"] = {"visitors": VISITORS, "looks": LOOKS}
+    gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, drawn=True)
+    with (
+        start_twin(TwinSettings.from_config(robot, args.seed)) as twin,
+        watch_people(gate, CAMERA, layer.limits) as people,
+        tempfile.TemporaryDirectory() as run_dir,
+    ):
+        arm: Any = make_arm(robot, twin)
+        log = Log(arm.cameras[CAMERA])
+        trials = Trials(log, twin, visits, args.seed)
+        trials.start()
+        runner: Any = Sweep()
+        run = Deployment(arm, runner, layer, [log], approach_speed=0.5, people=people)
+        report = run.run([Episode("sweep", start_pose=HOME, success=lambda: trials.finished)], Path(run_dir))
+    rows = summarise(trials.found)
+    minutes = (log.ticks[-1][0] - log.ticks[0][0]) / 60
+    result = {
+        "machine": setting, "arguments": vars(args), "rows": rows, "trials": trials.found, "timing": report["timing"],
+        "detector": json.loads((folder / "test.json").read_text()), "minutes": round(minutes, 2),
+        "interventions": report["safety"]["causes"], "on": gate.gate.limits.on if gate else None,
+    }  # fmt: skip
+    titles = {"what": "", "within": f"within {LIMIT_MS:.0f} ms", "trials": "of", "median_ms": "median ms"}
+    table = markdown(rows, titles | {"p95_ms": "95% ms", "worst_ms": "worst ms"})
+    people_stops = report["safety"]["causes"].get("person", {}).get("interventions", 0)
+    note = f"{people_stops} stops for a person in {minutes:.1f} minutes with {len(trials.found)} visits."
+    keep("person_gate_twin", result, "\n\n".join([machine.title(1), table, note]))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

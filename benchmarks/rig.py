@@ -1,0 +1,241 @@
+"""What the benchmarks of arms share: a twin at work behind its port, a policy that keeps all joints moving, and what
+the simulation says of the arm meanwhile, whatever its servos say."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twin)
+from configs.composing import as_dict, load_config
+from envs.so101 import JOINTS
+from envs.so101.arm import Units, skeleton_spec
+from envs.so101.twin import SCENE
+from policies import AsynchronousRunner
+from policies.asynchronous import Chunk
+from policies.remote import RemoteRunner
+from robot_io.arms import make_arm
+from robot_io.deployment import Deployment, cameras_of, load_runner
+from robot_io.deployment.on_twin import in_scene
+from robot_io.feetech.guard import let_go
+from robot_io.recording import Recorder
+from robot_io.safety import SafetyLayer
+from robot_io.twin import TwinControl, TwinSettings, start_twin
+from tinyvla.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from tiny import write_so101_policy  # noqa: E402
+
+RATE = 30.0
+# Of the wave, LeRobot's units: its middle and how far it goes either way, all joints out of step.
+_MIDDLE, _SWING = np.array([0.0, -60, 45, 70, 0, 45]), np.array([20.0, 10, 10, 15, 20, 20])
+_TURNS_A_SECOND = 0.3
+_SAMPLES_A_SECOND = 60
+_PATIENCE_S, _SETTLE_S = 60.0, 0.3
+
+
+def wave(steps: np.ndarray) -> np.ndarray:
+    """Poses (n, 6) at control steps (n,)."""
+    angles = 2 * np.pi * (_TURNS_A_SECOND * steps[:, None] / RATE + np.arange(6) / 6)
+    return _MIDDLE + _SWING * np.sin(angles)
+
+
+START = wave(np.zeros(1))[0].tolist()
+
+
+class Waving(AsynchronousRunner):
+    """Has the policy compute its chunks, and puts a wave in their place.
+
+    trouble: what goes wrong with the chunks that are asked for from now on: "hangs", until `wake`, or "nan".
+    """
+
+    trouble = ""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._awake = threading.Event()
+        super().__init__(*arguments)
+
+    def wake(self) -> None:
+        """End all trouble."""
+        self.trouble = ""
+        self._awake.set()
+
+    def _predict(self, step: int, seen: Any, plan: Chunk | None, delay: int) -> Chunk:
+        chunk = super()._predict(step, seen, plan, delay)
+        if self.trouble == "nan":
+            self._in_robot_units(torch.full_like(chunk.normalised, torch.nan))
+        if self.trouble == "hangs":
+            self._awake.clear()
+            self._awake.wait()
+        actions = wave(step + np.arange(len(chunk.actions))).astype(np.float32)
+        return chunk._replace(actions=actions)
+
+
+class Served(RemoteRunner):
+    """A policy on LeRobot's policy server, on this machine. trouble: any stops the server's process, until `wake`."""
+
+    server: subprocess.Popen
+
+    @property
+    def trouble(self) -> str:
+        return ""
+
+    @trouble.setter
+    def trouble(self, what: str) -> None:
+        self.server.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """End all trouble."""
+        self.server.send_signal(signal.SIGCONT)
+
+
+class Truth:
+    """Samples of a twin's true state, taken by a thread while the block lasts.
+
+    times: monotonic seconds, (n,). speeds: degrees/s, (n, 6). torques: shares that the servos may use, (n, 6).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._samples: list[tuple[float, list[float], list[float]]] = []
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="truth", daemon=True)
+
+    def __enter__(self) -> "Truth":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        self._thread.join()
+
+    @property
+    def newest(self) -> tuple[float, list[float], list[float]]:
+        while not self._samples:
+            time.sleep(0.01)
+        return self._samples[-1]
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        times, speeds, torques = zip(*self._samples, strict=True)
+        return np.array(times), np.array(speeds), np.array(torques)
+
+    def _run(self) -> None:
+        twin = TwinControl(self._folder)
+        with contextlib.closing(twin):
+            while not self._leaving.wait(1 / _SAMPLES_A_SECOND):
+                joints = twin.state()["joints"].values()
+                sample = ([joint["speed"] for joint in joints], [joint["torque"] for joint in joints])
+                self._samples.append((time.monotonic(), *sample))
+
+
+class Rig:
+    """A twin in the scene of the tasks, in a process of its own, and all that a run on it needs."""
+
+    def __init__(self, twin: TwinControl, robot: dict[str, Any], safety: dict[str, Any], folder: Path) -> None:
+        self.twin, self.robot, self.safety, self.folder = twin, robot, safety, folder
+        self.checkpoint = folder / "policy"
+
+    def hold(self) -> None:
+        """End all faults, and hold the limp arm by the hand where the wave begins, until `let_go`."""
+        self.twin.send("clear")
+        self.twin.send("attach all")
+        let_go(self.twin.port, range(1, 7))  # of a servo that could not be told before, and holds on
+        angles = np.degrees(Units.of(skeleton_spec().compile()).to_radians(np.array(START)))
+        self.twin.send("hand " + " ".join(f"{joint}={angle}" for joint, angle in zip(JOINTS, angles, strict=True)))
+        end = time.monotonic() + _PATIENCE_S
+        while not self.twin.state()["hand_arrived"]:
+            if time.monotonic() > end:
+                raise RuntimeError("the arm cannot be brought to where the wave begins")
+            time.sleep(0.05)
+        time.sleep(_SETTLE_S)
+
+    def let_go(self) -> None:
+        """Have the hand release the arm, which has torque now."""
+        self.twin.send("hand release")
+
+    def deployment(self, runner: AsynchronousRunner, *watchers: Any, **robot: Any) -> Deployment:
+        """A run to be; `robot`: what is different about its section."""
+        arm = make_arm({**self.robot, **robot}, None if robot else self.twin)
+        return Deployment(arm, runner, SafetyLayer(self.safety), list(watchers), approach_speed=0.6)
+
+    def recorder(self, root: Path, runner: AsynchronousRunner) -> Recorder:
+        joints = list(self.safety["joints"])
+        return Recorder(root, joints, cameras_of(runner), RATE, "so_follower")
+
+    def section(self, **changes: Any) -> dict[str, Any]:
+        """The robot's section as of an arm that somebody else has started."""
+        own = {"port": self.twin.port, "calibration_dir": str(self.twin.calibration_dir)}
+        cameras = {
+            name: {**camera, "camera": name, "folder": str(self.twin.folder)}
+            for name, camera in self.robot["cameras"].items()
+        }
+        return {**own, "cameras": cameras, **changes}
+
+
+@contextlib.contextmanager
+def start_rig(**twin_settings: Any) -> Iterator[Rig]:
+    """A rig with a policy of random weights in `rig.checkpoint`; twin_settings: of its `robot.twin`."""
+    cfg = load_config("deploy", ["checkpoint=none", "robot=twin"])
+    with tempfile.TemporaryDirectory() as folder:
+        write_so101_policy(Path(folder) / "policy")
+        robot = as_dict(cfg.robot)
+        robot = in_scene(robot | {"twin": robot["twin"] | twin_settings}, SCENE, {"front": (32, 32), "wrist": (32, 32)})
+        with start_twin(TwinSettings.from_config(robot)) as twin:
+            yield Rig(twin, robot, as_dict(cfg.safety), Path(folder))
+
+
+@contextlib.contextmanager
+def waving(rig: Rig) -> Iterator[Waving]:
+    """The rig's policy, waving."""
+    loaded = load_runner(rig.checkpoint, "cpu")
+    loaded.close()
+    runner = Waving(loaded.policy, loaded.preprocessor, loaded.postprocessor)
+    yield runner
+    runner.wake()
+    runner.close()
+
+
+@contextlib.contextmanager
+def served(rig: Rig) -> Iterator[Served]:
+    """The rig's policy on a server that is started with it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    host, port = address.split(":")
+    command = [sys.executable, "-m", "policies.remote", f"host={host}", f"port={port}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, cwd=rig.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet)  # type: ignore[call-overload]
+    try:
+        runner = _connected(rig, address)
+        runner.server = server
+        yield runner
+        runner.wake()
+        runner.close()
+    finally:
+        server.send_signal(signal.SIGCONT)
+        server.terminate()
+        server.wait()
+
+
+def _connected(rig: Rig, address: str) -> Served:
+    """A server takes a while to start."""
+    end = time.monotonic() + 2 * _PATIENCE_S
+    while True:
+        try:
+            return Served.connect(rig.checkpoint, address)  # type: ignore[return-value]
+        except UserError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)

@@ -1,0 +1,137 @@
+"""Whether an arm can run for long: python benchmarks/soak.py --minutes 30.
+
+The loop of deploy.py at its rate on the twin over the wire, with cameras, recording, guard and a policy of random
+weights, in episodes of a minute. A line a minute: rate, ticks that were late or missed, memory of every process. The
+last line is one JSON object; results/soak.json and .md get the same.
+"""
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from machine import Machine, keep, markdown
+from rig import RATE, START, start_rig, waving
+
+from policies.data import open_dataset
+from robot_io.deployment import Episode
+
+WARM_UP = 2  # minutes before memory counts, at most a third of all
+MB = 1 << 20
+PROCESSES = {  # by what is in their command line
+    "twin": "robot_io.twin.start",
+    "recording": "robot_io.recording.writer",
+    "guard": "robot_io.feetech.guard",
+}
+TITLES = {
+    "minute": "minute",
+    "rate_hz": "rate (Hz)",
+    "ticks": "ticks",
+    "missed": "missed",
+    "unread": "not read",
+    "worst_ms": "most time between ticks (ms)",
+    "loop_mb": "loop (MB)",
+    "twin_mb": "twin (MB)",
+    "recording_mb": "recording (MB)",
+    "guard_mb": "guard (MB)",
+}
+
+
+class Minutes:
+    """A watcher that makes a line of every episode."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.seen = 0
+
+    def begin(self, episode: Episode) -> None:
+        self._dues: list[float] = []
+        self._began: list[float] = []
+
+    def see(self, tick: Any) -> None:
+        self._dues.append(tick.due)
+        self._began.append(time.monotonic())
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        ticks, lasted = len(self._dues), self._began[-1] - self._began[0]
+        self.seen += ticks
+        gaps = [later - earlier for earlier, later in zip(self._began, self._began[1:], strict=False)]
+        line = {
+            "minute": len(self.lines) + 1,
+            "ended": result["ended"],
+            "ticks": result["ticks"],
+            "unread": result["ticks"] - ticks,
+            "missed": round((self._dues[-1] - self._dues[0]) * RATE) + 1 - result["ticks"],
+            "rate_hz": round((ticks - 1) / lasted, 3),
+            "worst_ms": round(max(gaps) * 1e3, 1),
+            **memory(),
+        }
+        self.lines.append(line)
+        print(json.dumps(line), flush=True)
+
+    def figures(self) -> dict[str, Any]:
+        return {}
+
+
+def memory() -> dict[str, float]:
+    """Resident memory in MB of this process and those that it has started."""
+    found = {"loop_mb": _resident(os.getpid())}
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            line = Path(f"/proc/{child}/cmdline").read_text()
+            found |= {f"{name}_mb": _resident(int(child)) for name, word in PROCESSES.items() if word in line}
+    return found
+
+
+def _resident(process: int) -> float:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / MB, 2)
+
+
+def soak(minutes: int, seconds: float) -> dict[str, Any]:
+    """Run so many episodes; what came out."""
+    watcher = Minutes()
+    with start_rig() as rig, waving(rig) as runner:
+        recording = rig.folder / "recording"
+        with rig.recorder(recording, runner) as recorder:
+            run = rig.deployment(runner, watcher, recorder)
+            report = run.run([Episode("wave", seconds, START, seed=minute) for minute in range(minutes)], rig.folder)
+        frames = len(open_dataset(recording))
+    lines = watcher.lines
+    warm = min(WARM_UP, max(1, minutes // 3)) - 1
+    growth = {name: round(lines[-1][name] - lines[warm][name], 2) for name in lines[-1] if name.endswith("_mb")}
+    timing = report["timing"]
+    missed, unread = (sum(line[name] for line in lines) for name in ("missed", "unread"))
+    return {
+        "minutes": minutes,
+        "ended": report["ended"],
+        "timing": timing,
+        "rate_hz": {"first": lines[warm]["rate_hz"], "last": lines[-1]["rate_hz"]},
+        "growth_mb": growth,
+        "held_ticks": report["held_ticks"],
+        "accounted": timing["ticks"] == watcher.seen + unread and timing["missed"] == missed,
+        "recorded": {"frames": frames, "lost": report["recording"]["lost"], "seen": watcher.seen},
+        "interventions": {cause: n["interventions"] for cause, n in report["safety"]["causes"].items()},
+        "lines": lines,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=int, default=30, help="episodes (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60, help="of an episode")
+    args = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    result = Machine().describe(1) | soak(args.minutes, args.seconds)
+    summary = {name: value for name, value in result.items() if name not in ("lines", "versions")}
+    text = f"{Machine().title(1)}\n\n{markdown(result['lines'], TITLES)}\n\n```\n{json.dumps(summary, indent=1)}\n```"
+    keep("soak", result, text)
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What hangs on the walls of rooms: posters and lit screens with pictures of people, of things and of patterns."""
+
+import numpy as np
+from PIL import Image
+
+from ..rendering import mujoco
+from .colours import any_colour
+from .furniture import Furniture
+from .people import BUILDS, SKIN_TONES, Look, Person
+from .stage import Stage, add_geom, add_surface
+from .textures import SIDE, draw_texture
+
+_COUNT = 2
+_ALONE = 1  # group of geoms of what is being pictured
+_NAMES = [f"poster{number}" for number in range(_COUNT)]
+
+
+def add_posters(spec: mujoco.MjSpec) -> None:
+    """What hangs is a body with a frame, and a sheet before that with a texture of its own."""
+    box = mujoco.mjtGeom.mjGEOM_BOX
+    for name in _NAMES:
+        add_surface(spec, name)
+        body = spec.worldbody.add_body(name=name)
+        add_geom(body, box, name=f"{name} frame", size=[1, 1, 0.01])
+        add_geom(body, box, name=name, size=[1, 1, 0.01], pos=[0, 0, 0.01], material=name)
+
+
+class Posters:
+    """The posters of a stage. sheets: the geoms that show what is pictured."""
+
+    def __init__(self, stage: Stage, person: Person, furniture: Furniture):
+        self._stage, self._person, self._furniture = stage, person, furniture
+        self.sheets = [stage.model.geom(name).id for name in _NAMES]
+
+    def paint(self, depiction: str, rng: np.random.Generator) -> None:
+        """Show none; or one of a person or of something else, and at times a second one of something else.
+
+        Uses up the person, the camera and the light, which are then to be set anew.
+        """
+        for number, name in enumerate(_NAMES):
+            if depiction == "none" or (number > 0 and rng.random() < 0.6):
+                continue
+            is_person = number == 0 and depiction == "person"
+            self._stage.paint(name, self._portrait(rng) if is_person else self._something(rng))
+            self._stage.show(self._stage.geoms_of(name))
+
+    def hang(self, long: float, wide: float, high: float, nearest: float, rng: np.random.Generator) -> None:
+        """Put them on the walls of a room, metres; nearest: from where on the camera sees the walls at its sides."""
+        model = self._stage.model
+        for name in _NAMES:
+            half = rng.uniform(0.22, 0.5, 2) * (1 + long / 9)
+            up = np.clip(rng.uniform(1.1, 1.7), half[1] + 0.1, max(high - half[1] - 0.1, half[1] + 0.1))
+            model.geom(name).size, model.geom(f"{name} frame").size = (*half, 0.005), (*(half + 0.04), 0.012)
+            model.geom(f"{name} frame").rgba[:3] = any_colour(rng, (0, 0.5), 0.05)
+            model.material(name).emission = 0.5 if rng.random() < 0.35 else 0.0  # a screen shines
+            side, across = rng.choice([0, 0, -1, 1]), max(wide / 2 - half[0] - 0.1, 0)
+            if side:
+                along = min(nearest + half[0] + rng.uniform(0, 2), long - half[0])
+                place, normal = (side * (wide / 2 - 0.03), along, up), (-float(side), 0.0, 0.0)
+            else:
+                place, normal = (rng.uniform(-1, 1) * across, long - 0.03, up), (0.0, -1.0, 0.0)
+            model.body(name).pos, model.body(name).quat = place, facing(normal)
+
+    def take_down(self) -> None:
+        for name in _NAMES:
+            self._stage.show(self._stage.geoms_of(name), False)
+
+    def _portrait(self, rng: np.random.Generator) -> np.ndarray:
+        """Somebody's head, upper part or whole, uint8 (128, 128, 3)."""
+        person = self._person
+        person.wear(Look(str(rng.choice(BUILDS)), str(rng.choice(SKIN_TONES))), rng, _ALONE)
+        person.pose(str(rng.choice(["standing", "walking", "reaching"])), np.zeros(2), rng.normal(0, 0.5), 0, rng)
+        head = self._stage.data.geom_xpos[self._stage.model.geom("head").id].copy()
+        down, away = np.array([(0.02, 0.7), (0.3, 1.4), (0.75, 2.6)])[rng.integers(3)] * head[2] / 1.6
+        pixels = self._pictured(head - [0, 0, down], away, rng)
+        person.hide()
+        return pixels
+
+    def _something(self, rng: np.random.Generator) -> np.ndarray:
+        """A landscape, a pattern or a piece of furniture, uint8 (128, 128, 3)."""
+        kind = rng.choice(["landscape", "pattern", "furniture"])
+        if kind == "landscape":
+            return _landscape(rng)
+        if kind == "pattern":
+            return draw_texture(self._stage.split, rng).painted(any_colour(rng), any_colour(rng))
+        name = str(rng.choice(self._furniture.names))
+        self._furniture.put(name, np.zeros(2), rng.uniform(0, 2 * np.pi), rng, _ALONE)
+        pixels = self._pictured(np.array([0, 0, 0.8]), rng.uniform(2.2, 3.2), rng)
+        self._stage.show(self._stage.geoms_of(name), False)
+        return pixels
+
+    def _pictured(self, target: np.ndarray, away: float, rng: np.random.Generator) -> np.ndarray:
+        """What is in the group of its own, seen from the front, before a patterned ground."""
+        stage, gain = self._stage, rng.uniform(0.7, 1.1)
+        stage.aim(target - np.array([0, away, rng.uniform(-0.2, 0.1) * away]), target, 45)
+        stage.light(0.5 * gain, 0.5 * gain, target + np.array([rng.uniform(-1, 1), -2, 2]), target, np.ones(3))
+        survey = stage.survey((_ALONE,))
+        ground = draw_texture(stage.split, rng).painted(any_colour(rng), any_colour(rng))
+        image, mask = (np.asarray(Image.fromarray(a).resize((SIDE, SIDE))) for a in (survey.image, survey.geoms >= 0))
+        return np.where(mask[..., None], image, ground)
+
+
+def facing(normal: tuple[float, float, float]) -> np.ndarray:
+    """The orientation of something upright that faces there, as a quaternion (4,): its own z does, and y is up."""
+    axes, quat = np.column_stack([np.cross([0, 0, 1], normal), [0, 0, 1], normal]), np.empty(4)
+    mujoco.mju_mat2Quat(quat, axes.ravel())
+    return quat
+
+
+def _landscape(rng: np.random.Generator) -> np.ndarray:
+    """Sky, sun and hills, uint8 (128, 128, 3)."""
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    top, low = any_colour(rng, (0.2, 0.7), 0.5), any_colour(rng, (0, 0.4), 0.7)
+    pixels = top + y[..., None] * (low - top)
+    sun = rng.uniform(0.15, 0.85, 2) * (1, 0.5)
+    pixels[np.hypot(x - sun[0], y - sun[1]) < rng.uniform(0.05, 0.12)] = any_colour(rng, (0.2, 0.6), 0.9)
+    for height in np.sort(rng.uniform(0.4, 0.9, 3)):
+        ridge = height + 0.08 * np.sin(2 * np.pi * (rng.uniform(0.5, 2) * x + rng.random()))
+        pixels[y > ridge] = any_colour(rng, (0.3, 0.8), 0.2)
+    return (255 * pixels).astype(np.uint8)

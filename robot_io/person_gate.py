@@ -1,0 +1,90 @@
+"""A person detector of `tinyvla.perception.wake`, gated, as the safety layer's person watcher runs it."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tinyvla.errors import UserError
+from tinyvla.perception import load_front_end
+from tinyvla.perception.wake import GateLimits, PersonGate, Wake
+
+from .safety import PersonDetector, SafetyLimits
+
+logger = logging.getLogger(__name__)
+
+
+class GatedDetector:
+    """A `PersonDetector` whose word has passed a `PersonGate`: 1.0 while a person counts as being in view, else 0.0.
+
+    `PersonWatcher` runs it on the camera's frames, and the layer stops the arm when the frames stop. A detector that
+    fails, and a camera that repeats itself, are told as a person at once.
+
+    Other threads may ask `gate`, or the safety layer's report.
+    """
+
+    def __init__(self, detector: PersonDetector, gate: PersonGate, clock: Callable[[], float] = time.monotonic) -> None:
+        self.gate = gate
+        self._detector, self._clock = detector, clock
+        self._lock = threading.Lock()
+
+    def __call__(self, image: np.ndarray) -> float:
+        taken = self._clock()
+        try:
+            probability = float(self._detector(image))
+        except Exception:
+            logger.exception("the person detector failed; a person counts as being in view")
+            with self._lock:
+                self.gate.fail(taken)
+            return 1.0
+        with self._lock:
+            self.gate.see(taken, probability, image)
+            return float(self.gate.person_in_view(taken))
+
+    def person_in_view(self, now: float | None = None) -> bool:
+        """Whether a person counts as being in view, for other threads."""
+        with self._lock:
+            return self.gate.person_in_view(self._clock() if now is None else now)
+
+
+_REPEAT_S = 1.0  # seconds of the same frame after which a camera with a noisy sensor counts as frozen
+
+
+def load_person_gate(settings: Mapping[str, Any], limits: SafetyLimits, drawn: bool = False) -> GatedDetector | None:
+    """The gate that deploy.yaml's `person_gate` describes; None if it names no checkpoint.
+
+    Waiting until nobody was seen for a while is left to the safety layer (`safety.person.resume_s`).
+
+    Args:
+        settings: checkpoint, a folder that `load_front_end` takes; from_probability and below_probability, the gate's
+            on and off in place of the checkpoint's; on_count and repeat_s as of `GateLimits`, repeat_s also "auto".
+        limits: whose `person` must be enabled.
+        drawn: the pictures are a simulation's, which repeat while nothing moves.
+
+    Raises UserError if there is no person detector in the checkpoint, or the safety layer would not listen.
+    """
+    if (checkpoint := settings["checkpoint"]) is None:
+        return None
+    if not limits.person.enabled:
+        raise UserError("person_gate.checkpoint has no effect while the gate is off; add safety.person.enabled=true")
+    wake = load_front_end(checkpoint)
+    if not isinstance(wake, Wake):
+        raise UserError(f"{checkpoint} is a {wake.name}, not a person detector; train one: task=perception/wake")
+    repeat_s = settings["repeat_s"]
+    if repeat_s == "auto":
+        repeat_s = None if drawn else _REPEAT_S
+    gate = PersonGate(
+        GateLimits(
+            on=wake.on if settings["from_probability"] is None else settings["from_probability"],
+            off=wake.off if settings["below_probability"] is None else settings["below_probability"],
+            on_count=settings["on_count"],
+            hold_s=0.0,
+            stale_s=limits.person.frame_s,
+            repeat_s=repeat_s,
+        )
+    )
+    wake.probability(np.zeros((64, 64, 3), np.uint8))  # the first time takes longest
+    return GatedDetector(wake.probability, gate)

@@ -1,0 +1,176 @@
+"""Sets of labelled pictures on disk: drawn once, by whomever, resumed, checked, and told apart from damaged ones."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.scenes import open_scenes, sheet, store
+from tinyvla.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"kind": "table", "split": "test", "image_size": 32}
+
+
+def same(a, b):
+    arrays = ("images", "instances", "depth")
+    return a.labels == b.labels and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with 64 pictures, drawn in this process."""
+    folder = tmp_path_factory.mktemp("data")
+    open_scenes(**SMALL, count=64, data_dir=folder, workers=1)
+    return folder
+
+
+def folder_of(data_dir):
+    return next((data_dir / "scenes").iterdir())
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    def fail(*_):
+        raise AssertionError("something was drawn")
+
+    monkeypatch.setattr(store, "make_stage", fail)
+
+
+def test_what_a_set_looks_like(whole, no_drawing):
+    scenes = open_scenes(**SMALL, count=40, data_dir=whole)
+    assert len(scenes) == len(scenes.labels) == 40
+    assert (scenes.images.shape, scenes.images.dtype) == ((40, 32, 32, 3), np.uint8)
+    assert (scenes.depth.shape, scenes.depth.dtype) == ((40, 32, 32), np.float16)
+    assert (scenes.instances.shape, scenes.instances.dtype) == ((40, 32, 32), np.uint8)
+    assert len({label["seed"] for label in scenes.labels}) == 40
+    assert isinstance(scenes.images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        scenes.images[0, 0, 0, 0] = 0
+
+
+def test_other_processes_draw_the_same_pictures(whole, tmp_path):
+    assert same(
+        open_scenes(**SMALL, count=64, data_dir=tmp_path, workers=2), open_scenes(**SMALL, count=64, data_dir=whole)
+    )
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from envs.scenes import open_scenes
+
+open_scenes("table", "test", 3200, 32, data_dir=Path(sys.argv[1]), workers=1)
+"""
+
+
+def test_a_killed_run_goes_on_where_it_stopped(whole, tmp_path, monkeypatch):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob("scenes/*/labels/*.json")) and time.monotonic() < end:
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = {path.name for path in tmp_path.glob("scenes/*/labels/*.json")}
+    assert kept
+    drawn, draw = [], store._pictures
+    monkeypatch.setattr(store, "_pictures", lambda *a: drawn.append(f"{a[-1]:06d}.json") or draw(*a))
+    assert same(
+        open_scenes(**SMALL, count=64, data_dir=tmp_path, workers=1), open_scenes(**SMALL, count=64, data_dir=whole)
+    )
+    assert not kept & set(drawn)
+
+
+def test_a_larger_count_keeps_what_is_there(whole, tmp_path, monkeypatch):
+    few = open_scenes(**SMALL, count=3, data_dir=tmp_path, workers=1)
+    drawn, draw = [], store._pictures
+    monkeypatch.setattr(store, "_pictures", lambda *a: drawn.append(a[-1]) or draw(*a))
+    more = open_scenes(**SMALL, count=33, data_dir=tmp_path, workers=1)
+    assert drawn == [1]
+    assert few.labels == more.labels[:3]
+    assert np.array_equal(few.images, more.images[:3])
+    assert same(more, open_scenes(**SMALL, count=33, data_dir=whole))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": "tabel"}, "no kind 'tabel' of scenes; use one of table, room"),
+        ({"split": "eval"}, "no split 'eval' of scenes; use one of train, validation, test"),
+        ({"image_size": 16}, "image_size is 16; use 32 to 1024 pixels"),
+        ({"image_size": 96.0}, "image_size is 96.0; use 32 to 1024"),
+        ({"count": 0}, "count is 0; ask for at least 1"),
+        ({"seed": -1}, "seed is -1; use one from 0"),
+        ({"workers": 0}, "workers is 0; use auto or a number from 1"),
+    ],
+)
+def test_wrong_arguments(wrong, message, tmp_path, no_drawing):
+    with pytest.raises(UserError, match=message) as error:
+        open_scenes(**{**SMALL, "data_dir": tmp_path, **wrong})
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def damaged(whole, tmp_path):
+    """A copy of the folder to damage."""
+    subprocess.run(["cp", "-r", str(whole / "scenes"), str(tmp_path)], check=True)
+    return tmp_path
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("images.bin", flip),
+        ("depth.bin", lambda path: os.truncate(path, path.stat().st_size - 1)),
+        ("instances.bin", Path.unlink),
+        ("labels/000001.json", lambda path: os.truncate(path, 100)),
+        ("labels/000000.json", lambda path: path.write_text("[]")),
+    ],
+)
+def test_damage_is_found_and_can_be_mended(damaged, file, damage, no_drawing):
+    folder = folder_of(damaged)
+    damage(folder / file)
+    with pytest.raises(UserError, match=rf"{file} is damaged; delete the folder .*{folder.name} and run") as error:
+        open_scenes(**SMALL, count=64, data_dir=damaged)
+    assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_is_too_small(tmp_path, monkeypatch, no_drawing):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match=r"need 0\.\d+ GB but .* has 0\.00 GB free; free some space"):
+        open_scenes(**SMALL, count=4000, data_dir=tmp_path, workers=1)
+
+
+def test_a_disk_that_fills_up(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "write_whole", full)
+    with pytest.raises(UserError, match="the disk is full; free some space"):
+        open_scenes(**SMALL, count=1, data_dir=tmp_path, workers=1)
+
+
+def test_the_sheet(whole, tmp_path, no_drawing, capsys):
+    out = tmp_path / "new" / "sheet.png"
+    settings = ["split=test", "image_size=32", f"data_dir={whole}", f"out={out}", "pictures=7"]
+    sheet.main(settings)
+    assert out.stat().st_size > 1000
+    assert capsys.readouterr().out == f"{out}\n"
+    with pytest.raises(UserError, match="no setting picture; use one of kind, split"):
+        sheet.main(["picture=3"])
+    with pytest.raises(UserError, match="pictures is 'many'; give a number"):
+        sheet.main(["pictures=many"])

@@ -1,0 +1,1 @@
+"""General ways to make models smaller: distillation from a stored or a live teacher."""

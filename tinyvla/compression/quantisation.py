@@ -1,0 +1,236 @@
+"""Post-training quantisation to integers, with a search of every layer's scales (TinySAM, arXiv 2312.13789).
+
+Convolutions and linear layers get integer weights, a scale an output channel, and integer inputs, one scale and zero
+point a layer; both symmetric in the sense of the paper but that the zero point lets a range that is not centred, such
+as after GELU or ReLU6, use all of its steps (the paper gives such layers two scales instead). What lies between them
+stays in floating point.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+# Shares of a tensor's largest value at which its scale is tried to end, and how often weights' and inputs' scales are
+# searched in turns.
+CANDIDATES = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05)
+ROUNDS = 2
+
+type Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+
+
+class Quantised(nn.Module):
+    """A layer that computes with integers, and gives what the float layer gives but for rounding.
+
+    Its result is scale_input * scale_weight * (sum of integer products) + bias. The sum is computed from the very
+    integers, in float32, which is exact up to 2^24 and rounds beyond.
+
+    weight: int8, of the layer's shape. scale: (channels out,). step, zero: of the inputs; x = step * (q - zero).
+    """
+
+    weight: Tensor
+    scale: Tensor
+    step: Tensor
+    zero: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: Layer, bits: int, weight: Tensor, scale: Tensor, step: Tensor, zero: Tensor):
+        super().__init__()
+        self.kind, self.bits, self.axis = type(layer).__name__, bits, _channel_axis(layer)
+        self.geometry = _geometry(layer)
+        for name, value in (("weight", weight.to(torch.int8)), ("scale", scale), ("step", step), ("zero", zero)):
+            self.register_buffer(name, value.detach().clone())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        integers = quantise_inputs(inputs.float(), self.step, self.zero, self.bits) - self.zero
+        sums = _FUNCTIONS[self.kind](integers, self.weight.float(), None, **self.geometry)
+        outputs = sums * _along_channels(self.step * self.scale, self.kind, sums.ndim)
+        if self.bias is not None:
+            outputs = outputs + _along_channels(self.bias, self.kind, sums.ndim)
+        return outputs.to(inputs.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, {self.bits} bits, {tuple(self.weight.shape)}"
+
+
+_FUNCTIONS = {
+    "Linear": F.linear,
+    "Conv1d": F.conv1d,
+    "Conv2d": F.conv2d,
+    "ConvTranspose2d": F.conv_transpose2d,
+}
+
+
+def quantise(module: nn.Module, calibration_batches: Iterable[Any], bits: int = 8) -> nn.Module:
+    """A copy of a module whose convolutions and linear layers compute in integers, in evaluation mode.
+
+    Every layer's scales are searched for the least error of its outputs on the calibration data, squared and weighed
+    by how much the module's own outputs depend on each of them (the diagonal of the Gauss-Newton matrix, which the
+    squared gradients of random signed sums of the outputs estimate). Layers are judged one by one, the others in float.
+
+    Args:
+        module: left as it is. Its outputs are tensors, or tuples of them.
+        calibration_batches: each the argument of a call, or a tuple or dict of several. A few with 8 samples or more
+            in all are enough.
+        bits: of weights and inputs, 2 to 8.
+
+    Raises UserError for another number of bits, no batch, or no layer to quantise.
+    """
+    if not 2 <= bits <= 8:
+        raise UserError(f"{bits} bits cannot be had; use 2 to 8")
+    batches = list(calibration_batches)
+    if not batches:
+        raise UserError("quantisation needs calibration data to find its scales; give at least one batch")
+    training = module.training
+    reference = copy.deepcopy(module.eval()).requires_grad_(False)
+    module.train(training)
+    quantised = copy.deepcopy(reference)
+    names = [name for name, _ in _layers(reference)]
+    if not names:
+        raise UserError(f"{type(module).__name__} has no convolution or linear layer to quantise; give another module")
+    for name in names:
+        layer: Any = reference.get_submodule(name)
+        if calls := _record(reference, layer, batches):
+            _replace(quantised, name, _search(layer, calls, bits))
+    return quantised
+
+
+def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers to quantise by name. Subclasses do more than their base and stay as they are."""
+    return ((name, layer) for name, layer in module.named_modules() if name and type(layer) in LAYERS)
+
+
+def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, layer)
+
+
+type Call = tuple[Tensor, Tensor]  # a layer's inputs, and the weights of its outputs' squared errors
+
+
+@torch.enable_grad()
+def _record(module: nn.Module, layer: nn.Module, batches: Sequence[Any]) -> list[Call]:
+    """The calls of a layer while the module sees the batches; none if it is not used."""
+    calls: list[Call] = []
+    for index, batch in enumerate(batches):
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def add_a_leaf(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor, seen: Any = seen) -> Tensor:
+            nothing = torch.zeros_like(outputs, requires_grad=True)
+            seen.append((inputs[0].detach(), nothing))
+            return outputs + nothing
+
+        hook = layer.register_forward_hook(add_a_leaf)
+        try:
+            results = _call(module, batch)
+        finally:
+            hook.remove()
+        if not seen:
+            continue
+        generator = torch.Generator().manual_seed(index)
+        gradients = torch.autograd.grad(
+            sum(_signed_sum(result, generator) for result in results), [leaf for _, leaf in seen], allow_unused=True
+        )
+        for (inputs, leaf), gradient in zip(seen, gradients, strict=True):
+            calls.append((inputs, torch.ones_like(leaf) if gradient is None else gradient.square()))
+    return calls
+
+
+def _call(module: nn.Module, batch: Any) -> list[Tensor]:
+    """The module's outputs that are floats."""
+    if isinstance(batch, dict):
+        results = module(**batch)
+    else:
+        results = module(*batch) if isinstance(batch, tuple | list) else module(batch)
+    results = [results] if isinstance(results, Tensor) else results
+    return [result for result in results if isinstance(result, Tensor) and result.is_floating_point()]
+
+
+def _signed_sum(outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """A random signed sum; every output tensor weighs the same, however many numbers it has and however large."""
+    signs = torch.randint(0, 2, outputs.shape, generator=generator).to(outputs) * 2 - 1
+    return (outputs * signs).sum() / (outputs.detach().std().clamp(min=1e-6) * math.sqrt(outputs.numel()))
+
+
+@torch.no_grad()
+def _search(layer: Layer, calls: Sequence[Call], bits: int) -> Quantised:
+    """Alternate between the weights' scales, every output channel's for itself, and the inputs' step."""
+    lows, highs = (torch.stack([pick(inputs) for inputs, _ in calls]) for pick in (torch.amin, torch.amax))
+    low, high = lows.min().clamp(max=0), highs.max().clamp(min=0)
+    largest = layer.weight.detach().transpose(0, _channel_axis(layer)).flatten(1).abs().amax(1).clamp(min=1e-8)
+
+    def inputs_at(share: float) -> tuple[Tensor, Tensor]:
+        step = ((high - low) * share / (2**bits - 1)).clamp(min=1e-8)
+        return step, (-low * share / step).round()
+
+    def make(share: Tensor, inputs_share: float) -> Quantised:
+        scale = largest * share / (2 ** (bits - 1) - 1)
+        return Quantised(layer, bits, quantise_weight(layer, scale, bits), scale, *inputs_at(inputs_share))
+
+    wanted = [layer(inputs) for inputs, _ in calls]
+
+    def errors(candidate: Quantised) -> Tensor:
+        """By output channel."""
+        total = torch.zeros_like(largest)
+        for (inputs, weight), right in zip(calls, wanted, strict=True):
+            wrong = (candidate(inputs) - right).square() * weight
+            channels = wrong.movedim(_output_axis(candidate.kind, wrong.ndim), 0)
+            total += channels.flatten(1).sum(1)
+        return total
+
+    shares, inputs_share = torch.ones_like(largest), 1.0
+    for _ in range(ROUNDS):
+        tried = torch.stack([errors(make(torch.full_like(largest, each), inputs_share)) for each in CANDIDATES])
+        shares = largest.new_tensor(CANDIDATES)[tried.argmin(0)]
+        sums = [float(errors(make(shares, each)).sum()) for each in CANDIDATES]
+        inputs_share = CANDIDATES[sums.index(min(sums))]
+    return make(shares, inputs_share)
+
+
+def quantise_inputs(inputs: Tensor, step: Tensor, zero: Tensor, bits: int) -> Tensor:
+    """The integers 0 to 2^bits - 1, as floats, that stand for inputs."""
+    return (inputs / step + zero).round().clamp(0, 2**bits - 1)
+
+
+def quantise_weight(layer: Layer, scale: Tensor, bits: int) -> Tensor:
+    """The integers, symmetric about 0, that stand for a layer's weights at a scale an output channel."""
+    axis, most = _channel_axis(layer), 2 ** (bits - 1) - 1
+    shape = [-1 if dimension == axis else 1 for dimension in range(layer.weight.ndim)]
+    return (layer.weight.detach() / scale.view(shape)).round().clamp(-most, most)
+
+
+def _channel_axis(layer: Layer) -> int:
+    """Where in its weights a layer's output channels are."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        if layer.groups != 1:
+            raise UserError("a transposed convolution in groups cannot be quantised; use one without")
+        return 1
+    return 0
+
+
+def _output_axis(kind: str, dimensions: int) -> int:
+    return dimensions - 1 if kind == "Linear" else dimensions - {"Conv1d": 2}.get(kind, 3)
+
+
+def _along_channels(values: Tensor, kind: str, dimensions: int) -> Tensor:
+    """A number a channel, as it is to be multiplied with outputs."""
+    return values.view([-1] + [1] * (dimensions - 1 - _output_axis(kind, dimensions)))
+
+
+def _geometry(layer: Layer) -> dict[str, Any]:
+    if isinstance(layer, nn.Linear):
+        return {}
+    if layer.padding_mode != "zeros":
+        raise UserError(f"a convolution that pads with '{layer.padding_mode}' cannot be quantised; use one with zeros")
+    names = ["stride", "padding", "dilation", "groups"]
+    if isinstance(layer, nn.ConvTranspose2d):
+        names.append("output_padding")
+    return {name: getattr(layer, name) for name in names}
