@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from machine import Machine, keep, markdown
 
-from configs.composing import CONFIG_DIR, as_dict, load_config
+from configs.composing import as_dict, load_config
 from envs.scenes import open_scenes
 from envs.workers import worker_pool
 from policies.perception.tinyclip import ClipTrainee
@@ -68,9 +67,10 @@ TITLES = {
 
 def options_of(args: argparse.Namespace, steps: int, **changed: Any) -> dict[str, Any]:
     """The task's options for a run of so many steps."""
-    task: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "task/perception/tinyclip.yaml"))
-    task["trainer"] |= {"steps": steps, "batch_size": args.batch_size, "lr": args.lr}
-    task["model"] |= {"patch_size": args.patch_size}
+    cfg = load_config("train", ["task=perception/tinyclip", "preset=cpu"])
+    task = as_dict(cfg.task)
+    task["trainer"] = as_dict(cfg.trainer) | {"steps": steps, "batch_size": args.batch_size, "lr": args.lr}
+    task["model"]["patch_size"] = args.patch_size
     return task | {"gallery": args.gallery} | changed
 
 
@@ -86,7 +86,7 @@ def open_data(args: argparse.Namespace) -> dict[str, Any]:
 def train_model(args: argparse.Namespace, options: dict[str, Any], run_dir: Path, threads: int) -> list[list[float]]:
     """Train as train.py does, or go on with it; returns the curve: samples seen, recall@1 on validation pictures."""
     trainer = options["trainer"]
-    cfg = load_config("train", ["policy=tinyvla", "preset=cpu", "logger=none", f"run_dir={run_dir}"])
+    cfg = load_config("train", ["task=perception/tinyclip", "preset=cpu", "logger=none", f"run_dir={run_dir}"])
     cfg.trainer.update(trainer | {"num_threads": threads, "bf16": False, "log_every": 50})
     cfg.trainer.validate_every = cfg.trainer.save_every = max(1, trainer["steps"] // args.validations)
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from clips import TEXT, VISION, fake_scenes
-from omegaconf import OmegaConf
 
-from configs.composing import CONFIG_DIR
+from configs.composing import as_dict, load_config
 from policies.perception.tinyclip import ClipTrainee
 from tinyvla.errors import UserError
 from tinyvla.perception.tinyclip import TinyCLIP
@@ -23,8 +22,8 @@ def data():
 
 
 def options(**changed):
-    given = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "task/perception/tinyclip.yaml"))
-    given |= {"vision": VISION, "text": TEXT, "gallery": 10}
+    cfg = load_config("train", ["task=perception/tinyclip"])
+    given = as_dict(cfg.task) | {"trainer": as_dict(cfg.trainer), "vision": VISION, "text": TEXT, "gallery": 10}
     given["trainer"] |= {"batch_size": 16, "steps": 20, "lr": 3e-3}
     given["model"] |= {"max_tokens": 24, "width": 20}
     return given | changed
