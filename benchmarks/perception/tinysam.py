@@ -105,7 +105,7 @@ class Bench:
 
     def quantised(self, model: Segmenter) -> Segmenter:
         """The model in int8, calibrated on training pictures with a point and a box each."""
-        images = torch.from_numpy(np.asarray(self.pictures["train"].images[:CALIBRATION])).permute(0, 3, 1, 2) / 255
+        images = torch.tensor(self.pictures["train"].images[:CALIBRATION]).permute(0, 3, 1, 2) / 255
         corner = torch.tensor([[[30.0, 30, 90, 90]]]).expand(CALIBRATION, -1, -1)
         middle = corner.unflatten(2, (2, 2)).mean(2, keepdim=True)
         point = {"images": images, "points": middle, "labels": torch.ones(CALIBRATION, 1, 1)}
@@ -180,7 +180,7 @@ def main() -> None:
     models["distilled, int8"] = bench.quantised(models["distilled"])
     scores = {name: bench.scores(name, model) for name, model in models.items()}
     layers = [each for each in models["distilled, int8"].modules() if isinstance(each, Quantised)]
-    result = {
+    result: dict[str, Any] = {
         "asked": vars(args),
         "machine": machine.describe(torch.get_num_threads()),
         "seconds": {name: int((bench.work / name.replace(" ", "-") / "seconds").read_text()) for name in RUNS},

@@ -26,7 +26,7 @@ from ..training import Batch, step_generator
 from .base import Figure, VisionTrainee
 from .mask_scores import score_masks, summarise
 
-COLOUR = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+COLOUR = (0.2, 0.2, 0.2)  # jitter of brightness, contrast and saturation
 
 
 class SamTrainee(VisionTrainee):
@@ -52,6 +52,7 @@ class SamTrainee(VisionTrainee):
     """
 
     score = "mean IoU for a point and for a box"
+    module: SegmenterTraining
 
     def __init__(
         self, options: Mapping[str, Any], pictures: Mapping[str, Any], seed: int, part: tuple[int, int] = (0, 1)
@@ -77,7 +78,7 @@ class SamTrainee(VisionTrainee):
         images, masks, boxes = zip(*(self._sample(int(each), rng) for each in indices), strict=True)
         pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
         return {
-            "images": random_colour(pictures, **COLOUR, generator=step_generator(self.seed, step * of + index)),
+            "images": random_colour(pictures, *COLOUR, step_generator(self.seed, step * of + index)),
             "masks": torch.from_numpy(np.stack(masks)),
             "boxes": torch.from_numpy(np.stack(boxes)),
             "rounds": torch.tensor(rng.integers(self.options["max_rounds"] + 1)),

@@ -7,8 +7,9 @@ stays in floating point.
 """
 
 import copy
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +20,9 @@ from ..errors import UserError
 
 # Shares of a tensor's largest value at which its scale is tried to end, and how often weights' and inputs' scales are
 # searched in turns.
-CANDIDATES = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05)
+CANDIDATES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 ROUNDS = 2
+AT_ONCE = 8  # layers whose inputs and outputs are in memory together
 
 type Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
@@ -145,10 +147,10 @@ def quantise(module: nn.Module, calibration_batches: Iterable[Any], bits: int = 
     names = [name for name, _ in _layers(reference)]
     if not names:
         raise UserError(f"{type(module).__name__} has no convolution or linear layer to quantise; give another module")
-    for name in names:
-        layer: Any = reference.get_submodule(name)
-        if calls := _record(reference, layer, batches):
-            _replace(quantised, name, _search(layer, calls, bits))
+    for chosen in itertools.batched(names, AT_ONCE):
+        layers: dict[str, Any] = {name: reference.get_submodule(name) for name in chosen}
+        for name, calls in _record(reference, layers, batches).items():
+            _replace(quantised, name, _search(layers[name], calls, bits))
     return quantised
 
 
@@ -166,31 +168,37 @@ type Call = tuple[Tensor, Tensor]  # a layer's inputs, and the weights of its ou
 
 
 @torch.enable_grad()
-def _record(module: nn.Module, layer: nn.Module, batches: Sequence[Any]) -> list[Call]:
-    """The calls of a layer while the module sees the batches; none if it is not used."""
-    calls: list[Call] = []
+def _record(module: nn.Module, layers: Mapping[str, nn.Module], batches: Sequence[Any]) -> dict[str, list[Call]]:
+    """The calls of layers by name while the module sees the batches; those that it does not use are left out."""
+    calls: dict[str, list[Call]] = {}
     for index, batch in enumerate(batches):
-        seen: list[tuple[Tensor, Tensor]] = []
-
-        def add_a_leaf(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor, seen: Any = seen) -> Tensor:
-            nothing = torch.zeros_like(outputs, requires_grad=True)
-            seen.append((inputs[0].detach(), nothing))
-            return outputs + nothing
-
-        hook = layer.register_forward_hook(add_a_leaf)
+        seen: list[tuple[str, Tensor, Tensor]] = []
+        hooks = [layer.register_forward_hook(_leaf_adder(name, seen)) for name, layer in layers.items()]
         try:
             results = _call(module, batch)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         if not seen:
             continue
         generator = torch.Generator().manual_seed(index)
-        gradients = torch.autograd.grad(
-            sum(_signed_sum(result, generator) for result in results), [leaf for _, leaf in seen], allow_unused=True
-        )
-        for (inputs, leaf), gradient in zip(seen, gradients, strict=True):
-            calls.append((inputs, torch.ones_like(leaf) if gradient is None else gradient.square()))
+        total = torch.stack([_signed_sum(result, generator) for result in results]).sum()
+        gradients = torch.autograd.grad(total, [leaf for *_, leaf in seen], allow_unused=True)
+        for (name, inputs, leaf), gradient in zip(seen, gradients, strict=True):
+            weight = torch.ones_like(leaf) if gradient is None else gradient.square()
+            calls.setdefault(name, []).append((inputs, weight.detach()))
     return calls
+
+
+def _leaf_adder(name: str, seen: list[tuple[str, Tensor, Tensor]]) -> Callable[..., Tensor]:
+    """A forward hook that adds zeros to a layer's outputs, whose gradients are then the outputs'."""
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        nothing = torch.zeros_like(outputs, requires_grad=True)
+        seen.append((name, inputs[0].detach(), nothing))
+        return outputs + nothing
+
+    return add
 
 
 def _call(module: nn.Module, batch: Any) -> list[Tensor]:

@@ -101,7 +101,7 @@ class TinySAM(FrontEnd):
         square = embedding.new_zeros(len(masks), side, side)
         rows, columns = encoded.fitted
         square[:, :rows, :columns] = F.interpolate(masks.masks[None].to(embedding), (rows, columns))[0]
-        shares = F.adaptive_avg_pool2d(square, embedding.shape[-2:]).flatten(1)
+        shares = F.adaptive_avg_pool2d(square, self.model.config.embedding_side).flatten(1)
         pooled = shares @ embedding.flatten(1).T / shares.sum(1, keepdim=True).clamp(min=1e-6)
         boxes = masks.boxes.to(embedding) / embedding.new_tensor([width, height, width, height])
         tokens[: len(masks)] = torch.cat([boxes, masks.scores[:, None].to(embedding), pooled], dim=1)

@@ -6,6 +6,7 @@ import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import SamModel
 
 from ...errors import UserError
+from ..frontend import load_front_end
 from .model import Segmenter, TinySAMConfig
 
 FILES = ["config.json", "model*.safetensors*", "*.pth"]
@@ -71,9 +73,8 @@ def load_segmenter(name: str | Path) -> Segmenter:
     if kind == "sam":
         return _from_transformers(folder)
     if kind == "tinysam":
-        from ..frontend import load_front_end
-
-        return load_front_end(folder).model
+        front_end: Any = load_front_end(folder)
+        return front_end.model
     files = sorted(folder.glob("*.pth"))
     if not files:
         raise UserError(f"{name} holds neither a TinySAM nor a SAM; give its folder, its .pth file or its hub id")
@@ -121,7 +122,7 @@ def _from_transformers(folder: Path) -> Segmenter:
         decoder={key: decoder[key] for key in _DECODER_OPTIONS},
         vit={key: vision[key] for key in _VIT_OPTIONS},
     )
-    segmenter = Segmenter(config)
+    segmenter: Any = Segmenter(config)
     for mine, theirs in (
         (segmenter.image_encoder.vit, sam.vision_encoder),
         (segmenter.prompt_encoder, sam.prompt_encoder),
