@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from machine import Machine, keep, markdown
-from omegaconf import OmegaConf
 from one_cycle import train
 from tqdm import tqdm
 
-from configs.composing import CONFIG_DIR, as_dict, load_config
+from configs.composing import as_dict, load_config
 from envs.rendering import mujoco
 from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
 from policies.perception.wake import WakeTrainee
@@ -56,10 +55,10 @@ def train_detector(args: argparse.Namespace) -> Path:
             split: Pictures(*visited_pictures(count, CAMERA, SIZE, seed))
             for seed, (split, count) in enumerate((("train", args.pictures), ("validation", 400), ("test", 400)))
         }
-        options = as_dict(OmegaConf.load(CONFIG_DIR / "task/perception/wake.yaml"))
-        options["trainer"] |= {"steps": args.steps, "batch_size": 64}
-        trainee = WakeTrainee(options | {"image_size": SIZE}, pictures, args.seed)
-        train(trainee, options["trainer"])
+        cfg = as_dict(load_config("train", ["task=perception/wake"]))
+        trainer = cfg["trainer"] | {"steps": args.steps, "batch_size": 64}
+        trainee = WakeTrainee(cfg["task"] | {"image_size": SIZE, "trainer": trainer}, pictures, args.seed)
+        train(trainee, trainer)
         trainee.save(folder)
         figures = {name: figure._asdict() for name, figure in trainee.test().items()}
         (folder / "test.json").write_text(json.dumps(figures))

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from wake_vision import write_wake_vision
 
-from configs.composing import CONFIG_DIR, as_dict
+from configs.composing import as_dict, load_config
 from policies.perception.wake import WakeTrainee
 from tinyvla.perception import load_front_end
 from tinyvla.perception.wake.dataset import Pictures
@@ -113,7 +112,8 @@ def test_it_learns_from_the_stream_too(tmp_path):
 
 
 def test_the_configuration_has_what_it_takes():
-    cfg = as_dict(OmegaConf.load(CONFIG_DIR / "task/perception/wake.yaml"))
-    assert cfg["augment"].keys() == OPTIONS["augment"].keys()
-    make_trainee(cfg | {"trainer": {"batch_size": 2}}).batch(0)
-    assert {"split", "image_size", "validation", "test", "source", "buffer"} == set(cfg["dataset"])
+    cfg = as_dict(load_config("train", ["task=perception/wake"]))
+    task = cfg["task"]
+    assert task["augment"].keys() == OPTIONS["augment"].keys()
+    make_trainee(task | {"trainer": cfg["trainer"] | {"batch_size": 2}}).batch(0)
+    assert {"split", "image_size", "validation", "test", "source", "buffer"} == set(task["dataset"])

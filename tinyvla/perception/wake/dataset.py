@@ -96,7 +96,8 @@ def take(split: str, image_size: int, count: int | None = None, source: str | Pa
     As the authors evaluate, the middle of a picture is cut out: labels are about that. Unreadable pictures, and those
     that are labelled neither way, are left out.
     """
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[dict[str, Any]] = []
     for row in open_wake_vision(split, source):
         if count is not None and len(labels) >= count:
             break

@@ -89,8 +89,8 @@ def cost(blocks: Sequence[nn.Module], size: tuple[int, int], patches: int = 1, p
             for block, before, after in zip(stage, windows, windows[1:], strict=False):
                 used = _block_cost(block, _extent(before), _extent(after))
                 most, macs = max(most, used.bytes + kept), macs + used.macs
-    for block, before, after in zip(blocks[patched:], sizes[patched:], sizes[patched + 1 :], strict=False):
-        used = _block_cost(block, before, after)
+    for block, size_in, size_out in zip(blocks[patched:], sizes[patched:], sizes[patched + 1 :], strict=False):
+        used = _block_cost(block, size_in, size_out)
         most, macs = max(most, used.bytes), macs + used.macs
     return Cost(most, macs)
 
