@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import Machine, keep, markdown
-from rig import RATE, START, start_rig, waving
+from rig import RATE, START, Rig, start_rig, waving
 
 from policies.data import open_dataset
 from robot_io.deployment import Episode
@@ -44,11 +44,13 @@ TITLES = {
 class Minutes:
     """A watcher that makes a line of every episode."""
 
-    def __init__(self) -> None:
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
         self.lines: list[dict[str, Any]] = []
         self.seen = 0
 
     def begin(self, episode: Episode) -> None:
+        self._rig.let_go()
         self._dues: list[float] = []
         self._began: list[float] = []
 
@@ -94,8 +96,9 @@ def _resident(process: int) -> float:
 
 def soak(minutes: int, seconds: float) -> dict[str, Any]:
     """Run so many episodes; what came out."""
-    watcher = Minutes()
     with start_rig() as rig, waving(rig) as runner:
+        watcher = Minutes(rig)
+        rig.hold()
         recording = rig.folder / "recording"
         with rig.recorder(recording, runner) as recorder:
             run = rig.deployment(runner, watcher, recorder)
