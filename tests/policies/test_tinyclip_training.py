@@ -70,6 +70,7 @@ def test_a_model_learns_captions(data, tmp_path):
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
     after = trainee.evaluate()
     assert after["score"] > 0.6
+    assert {type(value) for value in after.values()} == {float}  # a checkpoint keeps it, and numpy's would not load
     assert after["score"] == pytest.approx((after["image_to_text"] + after["text_to_image"]) / 2)
 
     trainee.save(tmp_path)
