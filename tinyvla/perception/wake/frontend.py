@@ -54,7 +54,7 @@ class Wake(FrontEnd):
 
     def probability(self, image: np.ndarray) -> float:
         """That a person is in a picture of any usual kind. Raises UserError for what is no picture."""
-        pixels = torch.from_numpy(check_image(image)).permute(2, 0, 1)
+        pixels = torch.tensor(check_image(image)).permute(2, 0, 1)
         device = next(self.network.parameters()).device
         with torch.inference_mode():
             return float(self(pixels[None].to(device)).sigmoid())
