@@ -82,7 +82,7 @@ class Int8Kernel(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         integers = torch.quantize_per_tensor(inputs.float(), self.step, self.zero, torch.quint8).int_repr()
         before = (integers, self.step, self.zero, self.packed, self.scale, self.zeros, self.bias)
-        after: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")  # no second scale: the sums come out as float
+        after: Any = (1.0, 0, torch.float32, "none", [], "")  # no second scale: the sums come out as float
         if self.kind == "Linear":
             return torch.ops.onednn.qlinear_pointwise(*before, *after).to(inputs.dtype)
         return torch.ops.onednn.qconv2d_pointwise(*before, *self.geometry, *after).to(inputs.dtype)
@@ -112,7 +112,7 @@ def with_kernels(module: nn.Module) -> nn.Module:
     return made
 
 
-_FUNCTIONS: dict[str, Any] = {
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "Linear": F.linear,
     "Conv1d": F.conv1d,
     "Conv2d": F.conv2d,
