@@ -92,5 +92,5 @@ def make_front_end(name: str, options: Mapping[str, Any]) -> FrontEnd:
 
 
 def carried(options: Mapping[str, Mapping[str, Any]], checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """The options that load the front-ends that a checkpoint carries."""
-    return {name: {**own, "checkpoint": str(checkpoint / FOLDER / name)} for name, own in options.items()}
+    """The options that load the front-ends that a checkpoint carries, each with its own options beside its weights."""
+    return {name: {"checkpoint": str(checkpoint / FOLDER / name)} for name in options}

@@ -147,7 +147,7 @@ class TinyVLAPolicy(PreTrainedPolicy):
         backbone: Any = self.config.backbone
         frontend = self.config.frontend
         # Where this process found them says nothing to whoever loads the policy; from_pretrained fills it in.
-        self.config.frontend = {name: {**own, "checkpoint": None} for name, own in frontend.items()}
+        self.config.frontend = {name: {} for name in frontend}
         if hasattr(backbone, "assets"):
             self.config.backbone = replace(backbone, assets=None)
         try:

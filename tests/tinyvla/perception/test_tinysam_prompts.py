@@ -1,14 +1,17 @@
 """Prompts on pictures and segment-everything, with a stand-in that knows the answer where what is right matters."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from clips import tiny_clip
 from pycocotools import mask as coco
 from torch import nn
 
 from tinyvla.errors import UserError
+from tinyvla.perception import load_front_end
 from tinyvla.perception.tinysam import (
     SIZES,
     Everything,
@@ -278,3 +281,14 @@ def test_what_the_text_names(scene, regions):
     mask = front_end.see(images, ["the bright one"])["mask"]
     assert mask.shape == (1, *front_end.adds((128, 128))["mask"].shape)
     assert torch.equal(mask[0, 0] > 0, masks_of(regions)[3])
+
+
+def test_the_picker_goes_where_the_segmenter_goes(tmp_path):
+    tiny_clip().save(tmp_path / "clip")
+    picked = TinySAM(json.loads(json.dumps(asdict(SIZES["small"]))), picker=str(tmp_path / "clip"))
+    picked.save(tmp_path / "sam")
+    (tmp_path / "clip").rename(tmp_path / "elsewhere")
+    loaded = load_front_end(tmp_path / "sam")
+    assert loaded._picker[0].max_tokens == picked._picker[0].max_tokens
+    assert str(tmp_path) not in (tmp_path / "sam" / "config.json").read_text()
+    assert load_front_end(tmp_path / "sam", picker=None)._picker == []

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from .model import Segmenter, TinySAMConfig
 from .prompts import Encoded, Masks, encode_picture, segment_box, segment_points
 
 GIVES = ("tokens", "mask")
+PICKER = "picker"  # folder of a TinySAM's, with the TinyCLIP that it has
 BACKGROUND = 0.5  # share of a picture from which a mask is no object
 
 
@@ -50,10 +52,10 @@ class TinySAM(FrontEnd):
         if gives not in GIVES or objects < 1:
             raise UserError(f"TinySAM gives {' or '.join(GIVES)} of at least one object; mend gives or objects")
         self.options = {"model": model, "everything": everything or {}, "gives": gives, "objects": objects}
-        self.options["picker"] = picker
+        self.options["picker"] = PICKER if picker else None  # where `save` puts it
         self.model = Segmenter(TinySAMConfig(**model))
         self.everything = Everything(**self.options["everything"])
-        self._picker = [load_front_end(picker)] if picker else []  # a list, for it is saved where it is
+        self._picker = [load_front_end(picker)] if picker else []  # a list: its weights are no part of these
 
     @classmethod
     def of(cls, segmenter: Segmenter, everything: Everything) -> Self:
@@ -61,6 +63,16 @@ class TinySAM(FrontEnd):
         made = cls(json.loads(json.dumps(asdict(segmenter.config))), asdict(everything))
         made.model = segmenter
         return made
+
+    def save(self, folder: Path) -> None:
+        for picker in self._picker:
+            picker.save(folder / PICKER)
+        super().save(folder)
+
+    @classmethod
+    def load(cls, folder: Path, options: Mapping[str, Any]) -> Self:
+        own = {"picker": str(folder / PICKER)} if options.get("picker") == PICKER else {}
+        return super().load(folder, {**options, **own})
 
     def adds(self, image_size: tuple[int, int]) -> dict[str, Feature]:
         if self.options["gives"] == "mask":
