@@ -123,14 +123,15 @@ def run_row(args: argparse.Namespace, name: str) -> dict[str, Any]:
         changed = changed | {"teacher": str(teacher), "keep": keep_share(larger)}
         shapes = stage_shapes(larger.clip, STUDENT, stages)
         plan = [options_of(args, args.steps // stages, **changed | shape) for shape in shapes]
-    curve: list[list[float]] = []
+    seen, curve = 0.0, [[0.0, 0.0]]
     for number, options in enumerate(plan):
-        before = curve[-1][0] if curve else 0
         if number:
             options["inherit_from"] = str(out / name / f"stage-{number}")
         run_dir = out / name / f"stage-{number + 1}" if len(plan) > 1 else out / name
         threads = args.jobs if name == "teacher" else 1
-        curve += [[before + samples, score] for samples, score in train_model(args, options, run_dir, threads)]
+        # Only the last stage's models have the student's size, but all stages' samples count.
+        curve = [[seen + samples, score] for samples, score in train_model(args, options, run_dir, threads)]
+        seen = curve[-1][0]
     result = {"curve": curve} | measure(args, run_dir)
     write_whole(file, json.dumps(result))
     return result
