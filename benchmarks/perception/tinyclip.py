@@ -168,7 +168,7 @@ def make_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             row["parameters"] = f"{result['parameters']:,} ({row['share']:.0%})"
             row |= {"kept_share": scores.mean() / whole.mean(), "kept_interval": [low, high]}
             row |= {"kept": f"{100 * row['kept_share']:.1f}%", "kept_ci95": f"{100 * low:.1f}–{100 * high:.1f}%"}
-            row |= {"samples": samples, "seen": seen, "reached": f"{samples:,}" if samples else f"not in {seen:,}"}
+            row |= {"samples": samples, "seen": seen, "reached": f"{samples:,.0f}" if samples else f"not in {seen:,}"}
             alike = results.get("scratch" if "mimicking" not in name else "mimicking")
             if alike and samples and ROWS[name][1]["inherit"] != "none":
                 without = reached(alike["curve"], target)
