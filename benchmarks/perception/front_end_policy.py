@@ -20,12 +20,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from machine import Machine, keep, markdown  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
+from machine import Machine, keep, markdown
+from omegaconf import OmegaConf
 
-from configs.composing import as_dict  # noqa: E402
-from envs.evaluation import evaluate  # noqa: E402
-from envs.shifts import with_shift  # noqa: E402
+from configs.composing import as_dict
+from envs.evaluation import evaluate
+from envs.shifts import with_shift
 
 RANDOMISED = ["distractors", "background", "table_texture"]
 TITLES = {
@@ -79,9 +79,8 @@ def main() -> None:
     common = [f"randomise=[{','.join(RANDOMISED)}]", f"episodes={args.demos}", f"trainer.steps={args.steps}"]
     common += ["eval.episodes=0", "trainer.validate_every=0", *quiet, *args.set]
     sees = ["frontend=tinysam", f"frontend.tinysam.checkpoint={sam}", f"frontend.tinysam.picker={clip}"]
-    policies = {"without": []} | {
-        f"tinysam, {gives}": [*sees, f"frontend.tinysam.gives={gives}"] for gives in args.gives
-    }
+    policies: dict[str, list[str]] = {"without": []}
+    policies |= {f"tinysam, {gives}": [*sees, f"frontend.tinysam.gives={gives}"] for gives in args.gives}
 
     rows = []
     for name, settings in policies.items():
@@ -100,10 +99,8 @@ def main() -> None:
                 }
             )
     machine = Machine()
-    title = (
-        f"{machine.title(machine.cores)}; {args.demos} randomised demonstrations a task, {args.steps} steps, severity"
-    )
-    text = f"{title} {args.severity}, {args.episodes} unseen seeds a task\n\n{markdown(rows, TITLES)}"
+    title = f"{machine.title(machine.cores)}; {args.demos} randomised demonstrations a task, {args.steps} steps; "
+    text = f"{title}severity {args.severity}, {args.episodes} unseen seeds a task\n\n{markdown(rows, TITLES)}"
     result = machine.describe(machine.cores) | {"setting": {k: str(v) for k, v in vars(args).items()}, "rows": rows}
     keep("front_end_policy", result, text)
     print(text + "\n")

@@ -90,7 +90,7 @@ def fit(
             with nullcontext() if sharded else averaged_weights(list(averaged.values()), ema):
                 folder = checkpoint.add_model(partial(trainee.save, weights=weights))
                 if validation_due and validate:
-                    scores = validate(folder)
+                    scores = {name: float(score) for name, score in validate(folder).items()}  # plain, to be kept
                     is_best = scores[trainee.measure] >= best
                     best = max(best, scores[trainee.measure])
                     tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
