@@ -17,8 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from machine import Machine, keep, markdown
 from omegaconf import OmegaConf
@@ -27,6 +26,7 @@ from configs.composing import as_dict
 from envs.evaluation import evaluate
 from envs.shifts import with_shift
 
+ROOT = Path(__file__).resolve().parents[2]
 RANDOMISED = ["distractors", "background", "table_texture"]
 TITLES = {
     "policy": "policy",
