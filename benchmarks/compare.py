@@ -78,6 +78,7 @@ def plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import StrMethodFormatter
 
     figure, (bars, speed) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     width = 0.8 / len(tables)
@@ -98,6 +99,8 @@ def plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     first = next(iter(tables.values()))
     bars.set_xticks(range(len(first)), [row["policy"] for row in first], rotation=20)
     speed.set(xscale="log", xlabel="ms an action (log)", ylim=(-0.03, 1.05))
+    for kind in ("major", "minor"):
+        getattr(speed.xaxis, f"set_{kind}_formatter")(StrMethodFormatter("{x:g}"))
     bars.set(ylabel="success, with 95% intervals", ylim=(0, 1.05))
     bars.legend(fontsize=8)
     for axes in (bars, speed):
