@@ -27,7 +27,8 @@ def train_front_end(cfg: DictConfig) -> None:
     run_dir = Path(cfg.run_dir)
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     cfg = on_first_process(accelerator, lambda: open_run(cfg))
-    pictures = on_first_process(accelerator, lambda: open_pictures(task, cfg.seed, Path(cfg.data_dir), cfg.workers))
+    with accelerator.main_process_first():  # which draws them; the others map the same files
+        pictures = open_pictures(task, cfg.seed, Path(cfg.data_dir), cfg.workers)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     part = (accelerator.process_index, accelerator.num_processes)
     trainee = make_trainee(task | {"trainer": config["trainer"]}, pictures, cfg.seed, part)
