@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from tinyvla.errors import UserError
-from tinyvla.files import write_whole
+from tinyvla.files import model_in, write_whole
 from tinyvla.model import TinyVLA
 
 from .hub_models import fetch_pretrained, resolve_models, save_models, use_carried_models
@@ -167,11 +167,8 @@ def find_checkpoint(path: Path | str) -> Path:
 
     Raises UserError if there is none.
     """
-    path = Path(path)
-    below = ["", "pretrained_model", "checkpoints/best/pretrained_model", "checkpoints/last/pretrained_model"]
-    for folder in (path / name for name in below):
-        if (folder / "config.json").is_file():
-            return folder
+    if folder := model_in(path):
+        return folder
     raise UserError(f"no policy checkpoint at {path}; give a run folder of train.py or a folder that holds config.json")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import write_whole
+from ..files import model_in, write_whole
 from . import cct  # registers its variants with timm
 from .tinyvit import STRIDES, VARIANTS, cut, is_tinyvit, make_tinyvit, map_sides, timm_name
 
@@ -176,9 +176,8 @@ def make_net(name: str, image_size: int, pretrained: bool | str = False, **kwarg
 
 def find_classifier(folder: Path | str) -> Path:
     """The folder with a classifier's config.json, at `folder` or in that run. Raises UserError if there is none."""
-    for below in ("", "checkpoints/best/pretrained_model", "checkpoints/last/pretrained_model"):
-        if (Path(folder) / below / CONFIG).is_file():
-            return Path(folder) / below
+    if found := model_in(folder):
+        return found
     raise UserError(f"there is no classifier at {folder}; train one: python train.py task=perception/cct")
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import write_whole
+from ..files import model_in, write_whole
 from .images import Picture
 
 GROUP = "tinyvla.front_ends"
@@ -112,9 +112,7 @@ def load_front_end(folder: Path | str, **options: Any) -> FrontEnd:
 
     Raises UserError if there is none, or its files are damaged.
     """
-    below = ["", "checkpoints/best/pretrained_model", "checkpoints/last/pretrained_model"]
-    found = next((place for each in below if ((place := Path(folder) / each) / CONFIG).is_file()), None)
-    if found is None:
+    if (found := model_in(folder)) is None:
         raise UserError(f"there is no front-end at {folder}; train one: python train.py task=perception/<name>")
     try:
         config = json.loads((found / CONFIG).read_text())

@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPTokenizer
 from transformers.utils import logging
 
 from ...errors import UserError
-from ...files import write_whole
+from ...files import model_in, write_whole
 from ..frontend import CONFIG, WEIGHTS, Feature, Findings, FrontEnd
 from ..images import Picture, check_image
 from .model import ShapedClip, embed_ids, embed_pixels
@@ -90,7 +90,7 @@ class TinyCLIP(FrontEnd):
         Raises UserError if there is none, it cannot be fetched, or it is of another kind or incomplete.
         """
         logging.disable_progress_bar()  # of reading weights, which takes no time worth one
-        place = str(_checkpoint_below(Path(name).expanduser()) or name)
+        place = str(model_in(Path(name).expanduser()) or name)
         try:
             kind = CLIPConfig.get_config_dict(place)[0].get("model_type")
             if kind != "clip":
@@ -220,9 +220,3 @@ def _tower(sizes: Mapping[str, int]) -> dict[str, int]:
         "num_hidden_layers": sizes["layers"],
         "num_attention_heads": sizes["heads"],
     }
-
-
-def _checkpoint_below(folder: Path) -> Path | None:
-    """The checkpoint that a folder is or, as a run of train.py, has."""
-    below = ["", "checkpoints/best/pretrained_model", "checkpoints/last/pretrained_model"]
-    return next((place for each in below if ((place := folder / each) / CONFIG).is_file()), None)

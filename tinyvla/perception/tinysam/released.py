@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import SamModel
 
 from ...errors import UserError
+from ...files import model_in
 from ..frontend import load_front_end
 from .model import Segmenter, TinySAMConfig
 
@@ -83,10 +84,9 @@ def load_segmenter(name: str | Path) -> Segmenter:
 
 def _kind(folder: Path) -> str | None:
     """What a folder's config.json says is in it: `sam`, `tinysam` or something else."""
-    below = ("", "checkpoints/best/pretrained_model", "checkpoints/last/pretrained_model")
-    file = next((file for each in below if (file := folder / each / "config.json").is_file()), None)
-    if file is None:
+    if (found := model_in(folder)) is None:
         return None
+    file = found / "config.json"
     try:
         config = json.loads(file.read_text())
         return config.get("front_end") or config.get("model_type")
