@@ -70,6 +70,7 @@ class Deployment:
         rate = self.layer.limits.rate_hz
         self._policy = ArmPolicy(self.runner, self.layer.joints, rate, self.operator)
         self._guard: Guard | None = None
+        self._servos: FeetechServos | None = None
         self._timing = Timing(late_s=0.1 / rate)
         self.report = {"rate_hz": rate, "dry_run": self.dry_run, "ended": "time", "episodes": []}
 
@@ -171,8 +172,7 @@ class Deployment:
             return loop.run(seconds)
 
     def _loop(self, policy: Any) -> ControlLoop:
-        bus = _feetech_bus(self.arm)
-        servos = None if bus is None else FeetechServos(bus, off=self.dry_run)
+        servos = self._servos
         arm = Sighted(self.arm, self.layer.limits.watchdog.picture_s)
         return ControlLoop(
             Unmoved(arm) if self.dry_run else arm,
@@ -222,13 +222,27 @@ class Deployment:
             with urgent():  # LeRobot gives a servo 50 ms to answer
                 connect_arm(self.arm)
             try:
-                with arm_errors(self.arm):
+                with arm_errors(self.arm), self._limited_torque():
                     if self.dry_run and (bus := getattr(self.arm, "bus", None)) is not None:
                         bus.disable_torque(num_retry=2)
                     yield
             finally:
                 if problems := disconnect_arm(self.arm):
                     self.report["problems"] = problems
+
+    @contextlib.contextmanager
+    def _limited_torque(self) -> Iterator[None]:
+        """Limits of torque last as long as the run."""
+        if (bus := _feetech_bus(self.arm)) is None:
+            yield
+            return
+        self._servos = FeetechServos(bus, off=self.dry_run)
+        self._servos.restore()  # whatever a run that was killed has left
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError, RuntimeError):  # an arm that does not answer
+                self._servos.restore()
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -9,12 +9,18 @@ from tinyvla.errors import UserError
 
 FULL = 1000  # load and torque registers count in thousandths of the greatest torque
 _GAP_S = 0.1  # seconds without a reading in which a servo may have started anew
+_EASED_AFTER = 0.5  # of the time for which a servo bears an overload
+_LET_GO = 0.5  # of the torque that an eased servo still has: less load than that, and it pushes no longer
 
 
 class FeetechServos:
     """The servos of a connected LeRobot robot on a Feetech bus, such as an SO-101's `robot.bus`.
 
     For `ControlLoop(..., torque=servos.set_torque, servos=servos.read)`.
+
+    A servo that is overloaded for its Protection_Time keeps a fifth of its torque until torque is switched off, and a
+    gripper as LeRobot sets it is overloaded by whatever it holds, for it closes with twice its Overload_Torque. So one
+    that pushes for half that time is eased: while it goes on pushing it has a little less than its Overload_Torque.
     """
 
     def __init__(self, bus: Any, every: int = 15, off: bool = False) -> None:
@@ -22,7 +28,15 @@ class FeetechServos:
         is off as it should be."""
         self._bus, self._every = bus, every
         self._motors = list(bus.motors)
-        self._most = bus.sync_read("Max_Torque_Limit", normalize=False)  # LeRobot halves the gripper's
+        most = bus.sync_read("Max_Torque_Limit", normalize=False)  # LeRobot halves the gripper's
+        overload = bus.sync_read("Overload_Torque", normalize=False)  # percent
+        patience = bus.sync_read("Protection_Time", normalize=False)  # 10 ms
+        self._most = np.array([most[motor] for motor in self._motors], float)
+        self._bearable = np.array([overload[motor] * 10 - 10 for motor in self._motors], float)
+        self._patience = np.array([patience[motor] / 100 * _EASED_AFTER for motor in self._motors])
+        self._pushing_since: np.ndarray = np.full(len(self._motors), np.inf)
+        self._eased: np.ndarray = np.zeros(len(self._motors))  # the sign of the load of those that are
+        self._share = 1.0
         self._reads = 0
         self._values = np.full((2, len(self._motors)), np.nan)
         self._off = off
@@ -41,6 +55,7 @@ class FeetechServos:
         self._read_at = now
         load = self._bus.sync_read("Present_Load", normalize=False)
         self._values[0] = [load[motor] / FULL for motor in self._motors]
+        self._ease(now)
         if slow:
             temperature = self._bus.sync_read("Present_Temperature", normalize=False)
             self._values[1] = [temperature[motor] for motor in self._motors]
@@ -66,9 +81,32 @@ class FeetechServos:
             self._bus.disable_torque(num_retry=2)
             self._off = True
             return
-        self._bus.sync_write(
-            "Torque_Limit", {motor: round(share * self._most[motor]) for motor in self._motors}, normalize=False
-        )
+        self._limit(share, self._eased)
         if self._off:
             self._bus.enable_torque(num_retry=2)
             self._off = False
+
+    def restore(self) -> None:
+        """Let every servo use its torque as it could before, for whoever drives it next."""
+        self._limit(1.0, np.zeros_like(self._eased))
+
+    def _ease(self, now: float) -> None:
+        """Ease the servos that have pushed for long, and those no longer that have stopped."""
+        load = self._values[0] * FULL
+        over = np.abs(load) > self._bearable + 10
+        self._pushing_since = np.where(over, np.minimum(self._pushing_since, now), np.inf)
+        pushing = (self._eased != 0) & (load * self._eased > _LET_GO * self._bearable)
+        tired = now - self._pushing_since >= self._patience
+        eased = np.where(pushing, self._eased, np.where(tired, np.sign(load), 0.0))
+        if not self._off and (eased != self._eased).any():
+            self._limit(self._share, eased)
+
+    def _limit(self, share: float, eased: np.ndarray) -> None:
+        """Write the servos' limits of torque."""
+        limits = np.where(eased != 0, np.minimum(share * self._most, self._bearable), share * self._most)
+        self._bus.sync_write(
+            "Torque_Limit",
+            {motor: round(limit) for motor, limit in zip(self._motors, limits, strict=True)},
+            normalize=False,
+        )
+        self._share, self._eased = share, eased

@@ -176,15 +176,18 @@ class FakeBus:
 
     def __init__(self):
         self.motors, self.written, self.reads, self.limp = dict.fromkeys(JOINTS), [], [], set()
+        self.grip = -250  # load of the gripper
 
     def sync_read(self, register, normalize):
         assert not normalize
         self.reads.append(register)
         known = {"Max_Torque_Limit": 1000, "Present_Load": -250, "Present_Temperature": 31, "Torque_Enable": 1}
+        known |= {"Overload_Torque": 80, "Protection_Time": 200}
+        gripper = {"Max_Torque_Limit": 500, "Present_Load": self.grip, "Overload_Torque": 25}
         value = known[register]
         if register == "Torque_Enable":
             return {joint: int(joint not in self.limp) for joint in JOINTS}
-        return {joint: 500 if (register, joint) == ("Max_Torque_Limit", "gripper") else value for joint in JOINTS}
+        return dict.fromkeys(JOINTS, value) | {"gripper": gripper.get(register, value)}
 
     def sync_write(self, register, values, normalize):
         assert not normalize
@@ -208,6 +211,31 @@ def test_feetech_servos_are_read_and_limited():
     for share in (0.5, 0.0, 1.0):
         servos.set_torque(share)
     assert bus.written == [("Torque_Limit", 500, 250), "off", ("Torque_Limit", 1000, 500), "on"]
+
+
+def test_a_gripper_that_holds_something_is_eased_before_it_counts_as_overloaded(monkeypatch):
+    bus, now = FakeBus(), [0.0]
+    monkeypatch.setattr("robot_io.feetech.servos.time", SimpleNamespace(monotonic=lambda: now[0]))
+    servos = FeetechServos(bus)
+
+    def read_for(seconds, grip):
+        bus.grip = grip
+        for _ in range(round(seconds / TICK)):
+            servos.read()
+            now[0] += TICK
+
+    read_for(0.9, -500)
+    read_for(0.1, -200)  # it may push for a moment, again and again
+    read_for(0.9, -500)
+    assert bus.written == []
+    read_for(0.2, -500)
+    assert bus.written == [("Torque_Limit", 1000, 240)]
+    read_for(3.0, -240)  # it goes on holding
+    servos.set_torque(0.5)
+    assert bus.written[1:] == [("Torque_Limit", 500, 240)]
+    servos.set_torque(1.0)
+    read_for(0.1, 100)  # and opens
+    assert bus.written[2:] == [("Torque_Limit", 1000, 240), ("Torque_Limit", 1000, 500)]
 
 
 def test_a_servo_that_has_started_anew_is_noticed(monkeypatch):
