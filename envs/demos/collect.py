@@ -24,8 +24,15 @@ _STEPS_PER_DEMO = 100
 
 
 def spec_of(env_cfg: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """What shapes an attempt besides its task and number; `randomise` only where something is randomised."""
-    keys = ("name", "cameras", "image_size", "render", "max_steps", "noise")
+    """What shapes an attempt besides its task and number; `linger` and `randomise` only where they do.
+
+    Raises UserError for a negative env.linger.
+    """
+    keys = ["name", "cameras", "image_size", "render", "max_steps", "noise"]
+    if (linger := env_cfg.get("linger", 0)) < 0:
+        raise UserError(f"env.linger is {linger}; a demonstration goes on for 0 or more control steps")
+    if linger:
+        keys.append("linger")
     shift = shift_of(env_cfg)
     randomise = {"randomise": list(shift.names)} if shift else {}
     return {key: env_cfg[key] for key in keys} | {"seed": seed, "version": STORE_VERSION} | randomise

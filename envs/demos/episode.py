@@ -35,15 +35,15 @@ def is_noisy(attempt: int, share: float) -> bool:
     return int((attempt + 1) * share) > int(attempt * share)
 
 
-def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Generator) -> Demo | None:
-    """Let the expert play one episode up to its first success; None if it never succeeds.
+def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Generator, linger: int = 0) -> Demo | None:
+    """Let the expert play one episode until `linger` control steps after its first success; None if it never succeeds.
 
     The recorded action is the expert's, clipped to the action space as the environment clips what it applies.
     """
     observation, _ = env.reset(seed=env_seed)
     cameras = [key for key in observation if key.startswith("observation.images.")]
     frames: list[dict[str, Any]] = []
-    burst = 0
+    burst, done = 0, False
     arm = env.unwrapped.arm_actions  # noise never moves the gripper
     offset: np.ndarray = np.zeros(arm)
     while True:
@@ -57,9 +57,12 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
                 applied[:arm] += offset
                 burst -= 1
         _, success, truncated, _ = env.apply(applied)
-        if success:
+        done |= success
+        if done and linger == 0:
             break
-        if truncated:
+        if done:
+            linger -= 1
+        elif truncated:
             return None
         observation = env.observe()
     return Demo(
@@ -79,7 +82,7 @@ def collect_attempt(env_cfg: Mapping[str, Any], task: str, seed: int, attempt: i
     rng = np.random.default_rng([seed, attempt, zlib.crc32(task.encode())])
     noise = env_cfg["noise"]
     noise_std = noise["std"] if is_noisy(attempt, noise["share"]) else 0.0
-    demo = record_demo(env, episode_seed("train", seed, attempt), noise_std, rng)
+    demo = record_demo(env, episode_seed("train", seed, attempt), noise_std, rng, env_cfg.get("linger", 0))
     return None if demo is None else encode_demo(demo)
 
 

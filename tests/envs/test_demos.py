@@ -20,20 +20,17 @@ import pytest
 from envs import make_env
 from envs.demos import collect as collecting
 from envs.demos import dataset as writing
-from envs.demos import ensure_dataset, episode
+from envs.demos import ensure_dataset
 from envs.demos.collect import collect, store_folder
 from envs.demos.dataset import PROVENANCE, check_dataset
 from envs.demos.episode import (
     attempt_path,
-    collect_attempt,
     encode_demo,
-    is_noisy,
     read_demo,
-    record_demo,
     write_attempt,
 )
 from envs.metaworld.tasks import INSTRUCTIONS
-from envs.seeds import EPISODES_PER_SEED, SEEDS, episode_seed
+from envs.seeds import episode_seed
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in
 
@@ -132,58 +129,6 @@ def test_pictures_and_states_are_what_the_environment_shows_before_the_action(en
         observation, _, success, _, info = env.step(action)
         np.testing.assert_array_equal(info["action"], action)
     assert success
-
-
-class Spy:
-    """An environment that remembers what was asked of its expert and what was applied."""
-
-    def __init__(self, env):
-        self.env, self.wanted, self.applied, self.seeds = env, [], [], []
-
-    def __getattr__(self, name):
-        return getattr(self.env, name)
-
-    def reset(self, seed):
-        self.seeds.append(seed)
-        return self.env.reset(seed=seed)
-
-    def expert_action(self):
-        self.wanted.append(self.env.expert_action())
-        return self.wanted[-1]
-
-    def apply(self, action):
-        outcome = self.env.apply(action)
-        self.applied.append(outcome[-1]["action"])
-        return outcome
-
-
-def test_noise_is_applied_and_what_the_expert_wanted_is_recorded(env):
-    spy = Spy(env)
-    demo = record_demo(spy, 0, 0.8, np.random.default_rng(0))
-    assert np.abs(spy.wanted).max() > 1  # else clipping would not be tested
-    np.testing.assert_array_equal(demo.action, np.clip(spy.wanted, -1, 1))
-    noisy = (demo.action != np.array(spy.applied)).any(axis=1)
-    assert 0.05 < noisy.mean() < 0.95
-    assert (demo.action[:, 3] == np.array(spy.applied)[:, 3]).all()  # never the gripper
-
-    calm = Spy(env)
-    demo = record_demo(calm, 0, 0.0, np.random.default_rng(0))
-    np.testing.assert_array_equal(demo.action, calm.applied)
-
-
-def test_demonstrations_are_collected_on_training_seeds(monkeypatch, env):
-    spy = Spy(env)
-    monkeypatch.setattr(episode, "_cached_env", lambda *_: spy)
-    for seed, attempt in ((0, 0), (3, 17), (SEEDS - 1, EPISODES_PER_SEED - 1)):
-        collect_attempt(CONFIG, TASK, seed, attempt)
-    assert spy.seeds == [episode_seed("train", 0, 0), episode_seed("train", 3, 17), SEEDS * EPISODES_PER_SEED - 1]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_any_run_of_attempts_has_its_share_of_noise(share):
-    noisy = [is_noisy(attempt, share) for attempt in range(200)]
-    for start in range(0, 160, 7):
-        assert abs(sum(noisy[start : start + 40]) - 40 * share) <= 1
 
 
 def test_the_dataset_says_where_it_comes_from(root):
