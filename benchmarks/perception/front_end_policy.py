@@ -1,7 +1,7 @@
 """A policy with front-ends beside one without: same demonstrations, seeds and steps, among distractors and new rooms.
 
     uv run benchmarks/perception/front_end_policy.py          # trains TinySAM and TinyCLIP first
-    uv run benchmarks/perception/front_end_policy.py --sam outputs/sam --clip outputs/clip --steps 2500
+    uv run benchmarks/perception/front_end_policy.py --sam outputs/sam --clip outputs/clip --tasks default --steps 2500
 
 Demonstrations are randomised (distractors, background, table texture), and the policies are evaluated on unseen seeds
 as they are trained, and under shifts of the same kinds. What is finished is never run again: the same command goes on
@@ -28,6 +28,7 @@ from envs.shifts import with_shift
 
 ROOT = Path(__file__).resolve().parents[2]
 RANDOMISED = ["distractors", "background", "table_texture"]
+SHIFTS: tuple[list[str], ...] = ([], ["distractors", "background"])
 TITLES = {
     "policy": "policy",
     "shift": "evaluated under",
@@ -64,8 +65,10 @@ def main() -> None:
     parser.add_argument(
         "--gives", nargs="+", default=["mask", "tokens"], help="what TinySAM adds (default: %(default)s)"
     )
-    parser.add_argument("--demos", type=int, default=50, help="a task (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2000, help="of both policies (default: %(default)s)")
+    tasks = ["button-press-topdown-v3", "drawer-open-v3"]
+    parser.add_argument("--tasks", nargs="+", default=tasks, help="tasks and suites (default: %(default)s)")
+    parser.add_argument("--demos", type=int, default=25, help="a task (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="of both policies (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=20, help="of evaluation a task (default: %(default)s)")
     parser.add_argument("--severity", type=int, default=2, help="of the shifts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -77,7 +80,7 @@ def main() -> None:
     sam = args.sam or train(args.work / "sam", "task=perception/tinysam", *quiet)
     clip = args.clip or train(args.work / "clip", "task=perception/tinyclip", *quiet)
     common = [f"randomise=[{','.join(RANDOMISED)}]", f"episodes={args.demos}", f"trainer.steps={args.steps}"]
-    common += ["eval.episodes=0", "trainer.validate_every=0", *quiet, *args.set]
+    common += [f"env.tasks=[{','.join(args.tasks)}]", "eval.episodes=0", "trainer.validate_every=0", *quiet, *args.set]
     sees = ["frontend=tinysam", f"frontend.tinysam.checkpoint={sam}", f"frontend.tinysam.picker={clip}"]
     policies: dict[str, list[str]] = {"without": []}
     policies |= {f"tinysam, {gives}": [*sees, f"frontend.tinysam.gives={gives}"] for gives in args.gives}
@@ -85,7 +88,7 @@ def main() -> None:
     rows = []
     for name, settings in policies.items():
         run_dir = train(args.work / name.replace(", ", "-"), *common, *settings)
-        for shift in ([], ["distractors"], ["background"], ["distractors", "background"]):
+        for shift in SHIFTS:
             result = score(run_dir, shift, args.severity, args.episodes)
             low, high = result["ci95"]
             rows.append(
@@ -99,7 +102,7 @@ def main() -> None:
                 }
             )
     machine = Machine()
-    title = f"{machine.title(machine.cores)}; {args.demos} randomised demonstrations a task, {args.steps} steps; "
+    title = f"{machine.title(machine.cores)}; {', '.join(args.tasks)}; {args.demos} randomised demonstrations a task, {args.steps} steps; "
     text = f"{title}severity {args.severity}, {args.episodes} unseen seeds a task\n\n{markdown(rows, TITLES)}"
     result = machine.describe(machine.cores) | {"setting": {k: str(v) for k, v in vars(args).items()}, "rows": rows}
     keep("front_end_policy", result, text)

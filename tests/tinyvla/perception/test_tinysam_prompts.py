@@ -283,6 +283,22 @@ def test_what_the_text_names(scene, regions):
     assert torch.equal(mask[0, 0] > 0, masks_of(regions)[3])
 
 
+def test_a_policys_pictures_may_be_searched_by_a_coarser_grid(scene):
+    front_end, picture = scene
+    images = torch.tensor(picture).permute(2, 0, 1)[None] / 255
+
+    def asked(look):
+        before = front_end.model.asked
+        look()
+        return front_end.model.asked - before
+
+    fine = asked(lambda: front_end.see(images, ["push it"]))
+    front_end._search = TinySAM(front_end.options["model"], {"max_overlap": 0.9}, points_per_side=8)._search
+    assert asked(lambda: front_end.see(images, ["push it"])) < fine / 2
+    assert (front_end.see(images, ["push it"])["objects"][0, 0] != 0).any()
+    assert asked(lambda: front_end.find(picture)) == fine  # alone it looks as closely as before
+
+
 def test_the_picker_goes_where_the_segmenter_goes(tmp_path):
     tiny_clip().save(tmp_path / "clip")
     picked = TinySAM(json.loads(json.dumps(asdict(SIZES["small"]))), picker=str(tmp_path / "clip"))

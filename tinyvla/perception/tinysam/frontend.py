@@ -35,6 +35,8 @@ class TinySAM(FrontEnd):
         everything: fields of `Everything`, the settings that suit the model's own scores.
         gives: one of GIVES.
         objects: how many, at most.
+        points_per_side: of the grid by which a policy's pictures are searched, when it acts and for every frame that it
+            trains on; None: as `everything` says.
         picker: folder of a TinyCLIP, which then ranks the objects by how well they fit the instruction.
     """
 
@@ -46,15 +48,18 @@ class TinySAM(FrontEnd):
         everything: Mapping[str, Any] | None = None,
         gives: str = "tokens",
         objects: int = 8,
+        points_per_side: int | None = None,
         picker: str | None = None,
     ):
         super().__init__()
         if gives not in GIVES or objects < 1:
             raise UserError(f"TinySAM gives {' or '.join(GIVES)} of at least one object; mend gives or objects")
         self.options = {"model": model, "everything": everything or {}, "gives": gives, "objects": objects}
+        self.options["points_per_side"] = points_per_side
         self.options["picker"] = PICKER if picker else None  # where `save` puts it
         self.model = Segmenter(TinySAMConfig(**model))
         self.everything = Everything(**self.options["everything"])
+        self._search = replace(self.everything, points_per_side=points_per_side or self.everything.points_per_side)
         self._picker = [load_front_end(picker)] if picker else []  # a list: its weights are no part of these
 
     @classmethod
@@ -84,7 +89,7 @@ class TinySAM(FrontEnd):
         seen = []
         for picture, instruction in zip(pictures, instructions, strict=True):
             encoded = encode_picture(self.model, picture)
-            masks = self._objects(picture, encoded, instruction)
+            masks = self._objects(picture, encoded, instruction, self._search)
             if self.options["gives"] == "mask":
                 seen.append(masks.masks.any(0).float().expand(3, -1, -1))
             else:
@@ -92,9 +97,9 @@ class TinySAM(FrontEnd):
         name = "mask" if self.options["gives"] == "mask" else "objects"
         return {name: torch.stack(seen).to(images.device)}
 
-    def _objects(self, picture: Picture, encoded: Encoded, text: str) -> Masks:
+    def _objects(self, picture: Picture, encoded: Encoded, text: str, how: Everything) -> Masks:
         """Of everything in a picture the best objects, as the text asks for them if there is a picker."""
-        masks = segment_everything(self.model, encoded, self.everything)
+        masks = segment_everything(self.model, encoded, how)
         order = (masks.masks.flatten(1).float().mean(1) < BACKGROUND).nonzero().flatten()
         if self._picker and len(order):
             crops = [_crop(picture, box) for box in masks.boxes[order].long().tolist()]
@@ -140,7 +145,7 @@ class TinySAM(FrontEnd):
                 raise UserError(
                     "TinySAM does not read; add frontend.tinysam.picker=<folder of a TinyCLIP>, or use points"
                 )
-            return self._objects(image, encoded, str(request["text"])).best()
+            return self._objects(image, encoded, str(request["text"]), self.everything).best()
         settings = asdict(self.everything)
         if unknown := request.keys() - settings.keys():
             raise UserError(
