@@ -102,8 +102,9 @@ def main() -> None:
                 }
             )
     machine = Machine()
-    title = f"{machine.title(machine.cores)}; {', '.join(args.tasks)}; {args.demos} randomised demonstrations a task, {args.steps} steps; "
-    text = f"{title}severity {args.severity}, {args.episodes} unseen seeds a task\n\n{markdown(rows, TITLES)}"
+    setting = f"{', '.join(args.tasks)}; {args.demos} randomised demonstrations a task, {args.steps} steps"
+    title = f"{machine.title(machine.cores)}; {setting}"
+    text = f"{title}; severity {args.severity}, {args.episodes} unseen seeds a task\n\n{markdown(rows, TITLES)}"
     result = machine.describe(machine.cores) | {"setting": {k: str(v) for k, v in vars(args).items()}, "rows": rows}
     keep("front_end_policy", result, text)
     print(text + "\n")
