@@ -1,7 +1,11 @@
 """A front-end by itself: python perceive.py frontend=tinysam frontend.tinysam.checkpoint=... source=image.png."""
 
+import contextlib
 import json
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -12,14 +16,17 @@ from configs.composing import as_dict
 @app("perceive")
 def main(cfg: DictConfig) -> None:
     import imageio.v3 as imageio
+    from tqdm import tqdm
 
     from envs.rollout import write_video
     from policies.tinyvla.front_ends import make_front_end
     from robot_io.sources import is_moving, pictures_of
     from tinyvla.errors import UserError
     from tinyvla.files import write_whole
+    from tinyvla.perception import Picture
 
     front_ends, source = as_dict(cfg.frontend), str(cfg.source)
+    moving = is_moving(source)
     if len(front_ends) != 1:
         raise UserError("give one front-end to look with, as in frontend=tinysam")
     (name, options), request = *front_ends.items(), as_dict(cfg.request)
@@ -30,20 +37,28 @@ def main(cfg: DictConfig) -> None:
         pictures = iter([open_scenes("table", "test", 1, seed=cfg.seed).images[0]])
     else:
         pictures = pictures_of(source, cfg.frames)
-    found = [
-        front_end.find(picture, **{key: value for key, value in request.items() if value is not None})
-        for picture in pictures
-    ]
-    output = Path(cfg.output)
+    asked = {key: value for key, value in request.items() if value is not None}
+    records: list[Any] = []
+
+    def looked_at() -> Iterator[Picture]:
+        """Every picture with what was found in it; Ctrl-C ends it, and what there is by then is kept."""
+        with contextlib.suppress(KeyboardInterrupt):
+            for picture in tqdm(pictures, "looking", unit="picture", disable=not moving):
+                found = front_end.find(picture, **asked)
+                height, width = (side - side % 2 for side in found.picture.shape[:2])  # as the codec wants them
+                records.append(found.records)
+                yield found.picture[:height, :width] if moving else found.picture
+
+    output = Path(cfg.output).with_suffix(".mp4" if moving else Path(cfg.output).suffix)
     output.parent.mkdir(parents=True, exist_ok=True)
-    if is_moving(source):
-        output = output.with_suffix(".mp4")
-        height, width = (side - side % 2 for side in found[0].picture.shape[:2])  # as the codec wants them
-        write_video(output, [each.picture[:height, :width] for each in found])
+    seen = looked_at()
+    if (first := next(seen, None)) is None:
+        raise UserError(f"{source} has shown no picture; give source another, and frames at least 1")
+    if moving:
+        write_video(output, chain([first], seen))
     else:
-        imageio.imwrite(output, found[0].picture)
-    records = [each.records for each in found]
-    write_whole(output.with_suffix(".json"), json.dumps(records if is_moving(source) else records[0], indent=1))
+        imageio.imwrite(output, first)
+    write_whole(output.with_suffix(".json"), json.dumps(records if moving else records[0], indent=1))
     for record in records[-1]:
         print(json.dumps(record))
     print(output)

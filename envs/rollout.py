@@ -1,6 +1,7 @@
 """One closed-loop episode of a policy in an environment."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,10 @@ def roll_out(
     return Rollout(seed, success, len(times), np.array(times) * 1e3)
 
 
-def write_video(path: Path, frames: list[np.ndarray]) -> None:
-    """Write frames, uint8 (H, W, 3) with even sides, as an MP4 that browsers play."""
+def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
+    """Write frames, uint8 (H, W, 3) with even sides, as an MP4 that browsers play, each as it comes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(path, np.stack(frames), plugin="pyav", codec="libx264", fps=_VIDEO_HZ, out_pixel_format="yuv420p")
+    with iio.imopen(path, "w", plugin="pyav") as video:
+        video.init_video_stream("libx264", fps=_VIDEO_HZ, pixel_format="yuv420p")
+        for frame in frames:
+            video.write_frame(frame)

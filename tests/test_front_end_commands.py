@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import count
 
 import imageio.v3 as imageio
 import numpy as np
@@ -12,6 +13,7 @@ from envs.rollout import write_video
 from envs.scenes import open_scenes
 from policies.training import read_metrics
 from tinyvla.perception import load_front_end
+from tinyvla.perception.wake import Wake
 
 SMALL = [
     *("task=perception/wake", "task.image_size=48", "task.width=0.25", "preset=cpu", "logger=none", "workers=1"),
@@ -77,6 +79,20 @@ def test_a_front_end_is_trained_to_the_page_and_looks_at_pictures(
     assert command("perceive", *look, "source=film.mp4", "frames=3", "output=seen.mp4")[0] == 0
     assert len(json.loads((tmp_path / "seen.json").read_text())) == 3
     assert len(imageio.imread(tmp_path / "seen.mp4")) == 3
+    code, _, err = command("perceive", *look, "source=film.mp4", "frames=0", "output=none.mp4")
+    assert code == 2
+    assert "film.mp4 has shown no picture" in err
+
+    find, calls = Wake.find, count()
+
+    def stopped(*args, **kwargs):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return find(*args, **kwargs)
+
+    monkeypatch.setattr(Wake, "find", stopped)
+    assert command("perceive", *look, "source=film.mp4", "output=cut.mp4")[0] == 0
+    assert len(json.loads((tmp_path / "cut.json").read_text())) == len(imageio.imread(tmp_path / "cut.mp4")) == 2
 
 
 @pytest.mark.parametrize(
