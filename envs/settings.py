@@ -2,12 +2,14 @@
 
 import difflib
 import functools
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from gymnasium import spaces
 
 from tinyvla.errors import UserError
 
@@ -57,6 +59,16 @@ def check_max_steps(max_steps: int, limit: int, simulator: str) -> None:
     """Raise UserError unless an episode may be that long."""
     if not 1 <= max_steps <= limit:
         raise UserError(f"env.max_steps is {max_steps}; {simulator} allows 1 to {limit}")
+
+
+def observation_space(cameras: Sequence[str], image_size: int, state_dim: int) -> spaces.Dict:
+    """Square pictures of the cameras, the proprioceptive state, and the instruction."""
+    picture = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+    state = spaces.Box(-np.inf, np.inf, (state_dim,), np.float32)
+    return spaces.Dict(
+        {f"observation.images.{camera}": picture for camera in cameras}
+        | {"observation.state": state, "task": spaces.Text(256, charset=string.printable)}
+    )
 
 
 def checked_action(action: np.ndarray, size: int, simulator: str) -> np.ndarray:

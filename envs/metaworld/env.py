@@ -1,6 +1,5 @@
 """One Meta-World v3 task as a Gymnasium environment: camera pictures, proprioception and an instruction."""
 
-import string
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..rendering import Eyes  # before metaworld, which imports mujoco
-from ..settings import check_max_steps, check_pictures, checked_action
+from ..settings import check_max_steps, check_pictures, checked_action, observation_space
 from ..shifts.scene import Scene
 from . import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
 from .scene import describe_scene, start_outside
@@ -79,14 +78,7 @@ class MetaWorldEnv(gym.Env):
         self._full_state: np.ndarray | None = None
         self._steps = 0
 
-        picture = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = spaces.Dict(
-            {f"observation.images.{camera}": picture for camera in self.cameras}
-            | {
-                "observation.state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
-                "task": spaces.Text(256, charset=string.printable),
-            }
-        )
+        self.observation_space = observation_space(self.cameras, image_size, STATE_DIM)
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:

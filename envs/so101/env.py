@@ -1,6 +1,5 @@
 """One task of the SO-101 as a Gymnasium environment: camera pictures, joint positions and an instruction."""
 
-import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..rendering import Eyes  # before anything that imports mujoco
-from ..settings import check_max_steps, check_pictures, checked_action
+from ..settings import check_max_steps, check_pictures, checked_action, observation_space
 from ..shifts.scene import Scene
 from . import ACTION_DIM, CONTROL_HZ, HIGH, LOW, MAX_EPISODE_STEPS, STATE_DIM
 from .expert import Expert
@@ -64,15 +63,8 @@ class SO101Env(gym.Env):
         self._expert: Expert | None = None  # made on first use: a policy that is evaluated has no need of it
         self._steps = -1  # before the first reset
 
-        picture = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self._limits = np.array(LOW, np.float32), np.array(HIGH, np.float32)
-        self.observation_space = spaces.Dict(
-            {f"observation.images.{camera}": picture for camera in self.cameras}
-            | {
-                "observation.state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
-                "task": spaces.Text(256, charset=string.printable),
-            }
-        )
+        self.observation_space = observation_space(self.cameras, image_size, STATE_DIM)
         self.action_space = spaces.Box(*self._limits, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
