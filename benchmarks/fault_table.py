@@ -16,6 +16,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,13 @@ def in_this_process(
     name: str, fault: Fault, rig: Rig, runner: Waving | Served, number: int, folder: Path
 ) -> dict[str, Any]:
     """One trial of a fault of the arm, its cameras or its policy."""
-    rig.hold()
     ticks = int(np.random.default_rng([sum(map(ord, name)), number]).integers(15, 46))
     striker = Striker(fault, ticks, rig, runner)
     folder.chmod(0o777)
-    with rig.recorder(folder / "recording", runner) as recorder:
+    with ThreadPoolExecutor(1) as pool:  # its process takes seconds to start
+        starting = pool.submit(rig.recorder, folder / "recording", runner)
+        rig.hold()
+    with starting.result() as recorder:
         line, began, report = "", time.monotonic(), {}
         with Truth(rig.twin.folder) as truth:
             try:

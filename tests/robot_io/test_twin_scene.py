@@ -1,13 +1,18 @@
 """The twin at the table of env=so101: the same world, moved by servos. Simulated time only, no port."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from envs.so101.env import SO101Env
 from envs.so101.expert import Expert
 from envs.so101.twin import TwinScene
-from robot_io.feetech.registers import REGISTERS, encode
+from robot_io.feetech import FeetechServos
+from robot_io.feetech.protocol import ErrorBit
+from robot_io.feetech.registers import REGISTERS, decode, encode
 from robot_io.twin.plant import Plant
+from robot_io.twin.scene import JOINTS
 from robot_io.twin.settings import TwinSettings
 from tinyvla.errors import UserError
 
@@ -74,6 +79,53 @@ def test_a_new_episode_may_leave_the_arm_where_it_is():
 def test_the_expert_does_the_task_through_the_servos(task):
     plant = make_plant(task)
     assert play(plant, seed=3)
+
+
+class Wire:
+    """LeRobot's bus to the servos of a plant, as far as `FeetechServos` uses it."""
+
+    def __init__(self, plant):
+        self.motors = dict(zip(JOINTS, plant.servos, strict=True))
+
+    def sync_read(self, name, normalize):
+        register = REGISTERS[name]
+        return {
+            joint: decode(register, servo.read(register.address, register.size)) for joint, servo in self.motors.items()
+        }
+
+    def sync_write(self, name, values, normalize):
+        for joint, value in values.items():
+            self.motors[joint].write(REGISTERS[name].address, encode(REGISTERS[name], value))
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_gripper_that_holds_something_keeps_its_torque_where_it_is_watched(watched, monkeypatch):
+    plant, now = make_plant("reach"), [0.0]
+    monkeypatch.setattr("robot_io.feetech.servos.time", SimpleNamespace(monotonic=lambda: now[0]))
+    wire = Wire(plant)
+    gripper = wire.motors["gripper"]
+    gripper.write(REGISTERS["Overload_Torque"].address, encode(REGISTERS["Overload_Torque"], 25))  # as LeRobot does
+    plant.jam(JOINTS.index("gripper"))
+    wire.sync_write("Goal_Position", {"gripper": gripper.position - 300}, False)
+    servos = FeetechServos(wire)
+
+    def live(ticks):
+        for _ in range(ticks):
+            if watched:
+                servos.read()
+            for _ in range(CONTROL_STEPS):
+                plant.step()
+            now[0] += 1 / 30
+
+    live(150)
+    overloaded = bool(gripper.error & ErrorBit.OVERLOAD)
+    assert overloaded != watched
+    assert gripper.torque_share == pytest.approx(0.24 if watched else 0.2)
+
+    wire.sync_write("Goal_Position", {"gripper": gripper.position + 300}, False)
+    plant.jam(JOINTS.index("gripper"), False)
+    live(30)
+    assert gripper.torque_share == pytest.approx(0.5 if watched else 0.2)
 
 
 @pytest.mark.slow
