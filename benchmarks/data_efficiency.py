@@ -42,7 +42,7 @@ def plot(curves: dict[str, Curve], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     for i, (policy, curve) in enumerate(curves.items()):
         rate = np.array([result["success_rate"] for result in curve.values()])
         error = np.abs(np.array([result["ci95"] for result in curve.values()]).T - rate)
@@ -52,7 +52,7 @@ def plot(curves: dict[str, Curve], path: Path) -> None:
     axes.set(xlabel="demonstrations a task", ylabel="success, with 95% intervals", ylim=(-0.03, 1.05))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)  # over no line, wherever they run
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
