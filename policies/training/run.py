@@ -29,6 +29,8 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
             raise UserError(
                 f"{run_dir} already holds a run; add resume=true to go on with it, or choose another run_dir"
             )
+        if (run_dir / "checkpoints").exists():  # which training would go on from
+            raise UserError(f"{run_dir} holds checkpoints of a run that has lost its {CONFIG}; choose another run_dir")
         return cfg
     if not file.exists():
         raise UserError(f"there is no run in {run_dir} to resume; give the run_dir of one, or leave out resume=true")

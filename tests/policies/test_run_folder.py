@@ -41,6 +41,12 @@ def test_a_fresh_run_never_overwrites_one(tmp_path, defaults):
     assert OmegaConf.load(tmp_path / "config.yaml").seed == 1
 
 
+def test_a_fresh_run_never_goes_on_from_checkpoints_that_were_left_behind(tmp_path, defaults):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="checkpoints of a run that has lost its config"):
+        begin(config(tmp_path), defaults)
+
+
 def test_resuming_needs_a_run(tmp_path, defaults):
     with pytest.raises(UserError, match=r"there is no run in .* to resume"):
         begin(config(tmp_path / "none", resume=True), defaults)
