@@ -1,6 +1,5 @@
 """A front-end by itself: python perceive.py frontend=tinysam frontend.tinysam.checkpoint=... source=image.png."""
 
-import contextlib
 import json
 from collections.abc import Iterator
 from itertools import chain
@@ -16,38 +15,30 @@ from configs.composing import as_dict
 @app("perceive")
 def main(cfg: DictConfig) -> None:
     import imageio.v3 as imageio
-    from tqdm import tqdm
 
     from envs.rollout import write_video
     from policies.tinyvla.front_ends import make_front_end
     from robot_io.sources import is_moving, pictures_of
     from tinyvla.errors import UserError
     from tinyvla.files import write_whole
-    from tinyvla.perception import Picture
+    from tinyvla.perception import Picture, look_at
 
-    front_ends, source = as_dict(cfg.frontend), str(cfg.source)
-    moving = is_moving(source)
+    front_ends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_moving(str(cfg.source))
     if len(front_ends) != 1:
         raise UserError("give one front-end to look with, as in frontend=tinysam")
-    (name, options), request = *front_ends.items(), as_dict(cfg.request)
-    front_end = make_front_end(name, options)
+    front_end = make_front_end(*next(iter(front_ends.items())))
     if source == "sim":
         from envs.scenes import open_scenes
 
         pictures = iter([open_scenes("table", "test", 1, seed=cfg.seed).images[0]])
     else:
         pictures = pictures_of(source, cfg.frames)
-    asked = {key: value for key, value in request.items() if value is not None}
     records: list[Any] = []
 
     def looked_at() -> Iterator[Picture]:
-        """Every picture with what was found in it; Ctrl-C ends it, and what there is by then is kept."""
-        with contextlib.suppress(KeyboardInterrupt):
-            for picture in tqdm(pictures, "looking", unit="picture", disable=not moving):
-                found = front_end.find(picture, **asked)
-                height, width = (side - side % 2 for side in found.picture.shape[:2])  # as the codec wants them
-                records.append(found.records)
-                yield found.picture[:height, :width] if moving else found.picture
+        for found in look_at(front_end, pictures, as_dict(cfg.request)):
+            records.append(found.records)
+            yield found.picture
 
     output = Path(cfg.output).with_suffix(".mp4" if moving else Path(cfg.output).suffix)
     output.parent.mkdir(parents=True, exist_ok=True)

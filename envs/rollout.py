@@ -64,9 +64,10 @@ def roll_out(
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
-    """Write frames, uint8 (H, W, 3) with even sides, as an MP4 that browsers play, each as it comes."""
+    """Write frames, uint8 (H, W, 3), as an MP4 that browsers play, each as it comes; an odd side loses a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with iio.imopen(path, "w", plugin="pyav") as video:
         video.init_video_stream("libx264", fps=_VIDEO_HZ, pixel_format="yuv420p")
         for frame in frames:
-            video.write_frame(frame)
+            height, width = (side - side % 2 for side in frame.shape[:2])
+            video.write_frame(frame[:height, :width])

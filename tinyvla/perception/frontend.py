@@ -5,9 +5,10 @@ Third parties add theirs as an entry point of the group `tinyvla.front_ends`, na
 a subclass of `FrontEnd`.
 """
 
+import contextlib
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import model_in, write_whole
@@ -123,3 +125,14 @@ def load_front_end(folder: Path | str, **options: Any) -> FrontEnd:
             f"the front-end in {found} cannot be loaded ({type(error).__name__}: {reason}); "
             "it may be cut short: use another checkpoint, or train again"
         ) from error
+
+
+def look_at(front_end: FrontEnd, pictures: Iterable[Picture], request: Mapping[str, Any]) -> Iterator[Findings]:
+    """What is found in picture after picture, as they are asked for; Ctrl-C ends it as the last one would.
+
+    request: what `find` takes, None for what is not asked.
+    """
+    asked = {key: value for key, value in request.items() if value is not None}
+    with contextlib.suppress(KeyboardInterrupt):
+        for picture in tqdm(pictures, "looking", unit="picture", delay=1):
+            yield front_end.find(picture, **asked)
