@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 import time
 
 import pytest
@@ -30,11 +31,14 @@ def cluster():
 
 
 @pytest.fixture
-def no_cluster(monkeypatch, tmp_path):
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a cluster that was killed has left its address in the usual one
-    ray.shutdown()
-    yield
-    ray.shutdown()
+def no_cluster(monkeypatch):
+    # Not Ray's usual folder, where a cluster that was killed has left its address, nor tmp_path: a socket's path may
+    # have 107 characters at most.
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        ray.shutdown()
+        yield
+        ray.shutdown()
 
 
 def test_work_comes_back_from_a_cluster(cluster, tmp_path):
