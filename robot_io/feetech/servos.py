@@ -32,7 +32,8 @@ class FeetechServos:
         overload = bus.sync_read("Overload_Torque", normalize=False)  # percent
         patience = bus.sync_read("Protection_Time", normalize=False)  # 10 ms
         self._most = np.array([most[motor] for motor in self._motors], float)
-        self._bearable = np.array([overload[motor] * 10 - 10 for motor in self._motors], float)
+        self._overload = np.array([overload[motor] * 10 for motor in self._motors], float)
+        self._bearable = self._overload - 10
         self._patience = np.array([patience[motor] / 100 * _EASED_AFTER for motor in self._motors])
         self._pushing_since: np.ndarray = np.full(len(self._motors), np.inf)
         self._eased: np.ndarray = np.zeros(len(self._motors))  # the sign of the load of those that are
@@ -93,7 +94,7 @@ class FeetechServos:
     def _ease(self, now: float) -> None:
         """Ease the servos that have pushed for long, and those no longer that have stopped."""
         load = self._values[0] * FULL
-        over = np.abs(load) > self._bearable + 10
+        over = np.abs(load) > self._overload
         self._pushing_since = np.where(over, np.minimum(self._pushing_since, now), np.inf)
         pushing = (self._eased != 0) & (load * self._eased > _LET_GO * self._bearable)
         tired = now - self._pushing_since >= self._patience
