@@ -13,6 +13,7 @@ from lerobot.utils.errors import DeviceNotConnectedError
 from tinyvla.errors import UserError
 
 from .diagnosis import GET_PERMISSION, arm_errors, bus_of, one_line, reports_fault, usb_ports
+from .torque import cut_torque
 
 _ATTEMPTS = 3
 _LET_GO_S = 3.0  # seconds for which servos are told to let go that have not said that they did
@@ -89,7 +90,7 @@ def _let_go(bus: Any) -> dict[str, str]:
         before = len(left)
         with contextlib.suppress(Exception):  # reaches all at once, and nobody answers
             _quieten(bus)
-            bus.sync_write("Torque_Enable", 0, normalize=False)
+            cut_torque(bus)
         for motor in list(left):
             _quieten(bus)
             try:

@@ -241,7 +241,8 @@ class Deployment:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError, RuntimeError):  # an arm that does not answer
+            with contextlib.suppress(OSError, RuntimeError):  # an arm that does not answer keeps its limits
+                self._servos.set_torque(0)  # first: an arm held at half its torque must not get all of it now
                 self._servos.restore()
 
     @contextlib.contextmanager

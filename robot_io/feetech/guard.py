@@ -26,6 +26,7 @@ _BAUD_RATE = 1_000_000
 _PATIENCE = 0.03  # seconds that a servo has to answer
 _TRIES_S = 10.0  # seconds for which servos that do not answer, or a port that is gone, are tried again
 _LOOK = 0.05  # seconds between two looks at the clock
+_TIMES, _GAP_S = 30, 0.0005  # of one cut, to which nobody answers: any packet may get lost
 
 
 class Guard:
@@ -121,15 +122,17 @@ def let_go(port: str, ids: Sequence[int], tries_s: float = _TRIES_S) -> list[int
     while left and time.monotonic() < end:
         with contextlib.suppress(OSError, termios.error), serial.Serial(port, _BAUD_RATE, timeout=_PATIENCE) as line:
             while left and time.monotonic() < end:
-                _switch_off(line, left)
+                _switch_off(line)
                 left = [servo for servo in left if not _is_off(line, servo)]
         time.sleep(_LOOK)
     return left
 
 
-def _switch_off(line: serial.Serial, ids: Sequence[int]) -> None:
-    values = bytes(value for servo in ids for value in (servo, 0))
-    line.write(pack(Packet(BROADCAST, Instruction.SYNC_WRITE, bytes([_TORQUE, 1]) + values)))
+def _switch_off(line: serial.Serial) -> None:
+    """What `robot_io.torque.cut_torque` does, without LeRobot, which takes seconds to import."""
+    for _ in range(_TIMES):
+        line.write(pack(Packet(BROADCAST, Instruction.WRITE, bytes([_TORQUE, 0]))))
+        time.sleep(_GAP_S)
 
 
 def _is_off(line: serial.Serial, servo: int) -> bool:

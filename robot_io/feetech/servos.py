@@ -7,6 +7,8 @@ import numpy as np
 
 from tinyvla.errors import UserError
 
+from ..torque import cut_torque
+
 FULL = 1000  # load and torque registers count in thousandths of the greatest torque
 _GAP_S = 0.1  # seconds without a reading in which a servo may have started anew
 _EASED_AFTER = 0.5  # of the time for which a servo bears an overload
@@ -79,7 +81,9 @@ class FeetechServos:
         Raises ConnectionError if a servo does not answer.
         """
         if share <= 0:
-            self._bus.disable_torque(num_retry=2)
+            cut_torque(self._bus)
+            for motor in self._motors:  # each says that it has heard
+                self._bus.write("Torque_Enable", motor, 0, normalize=False, num_retry=2)
             self._off = True
             return
         self._limit(share, self._eased)

@@ -1,5 +1,6 @@
 """Arms by name, and what is wrong with one in one line: LeRobot's unmodified drivers on the twin's serial port."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from configs.composing import as_dict, load_config
 from robot_io.arms import make_arm
 from robot_io.connection import connect_arm, disconnect_arm
 from robot_io.diagnosis import arm_errors, ping
+from robot_io.feetech import FeetechServos
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.scene import JOINTS
 from tinyvla.errors import UserError
@@ -245,6 +247,19 @@ def test_a_brown_out_leaves_the_servo_limp_and_calibrated(arm, sound_twin):
     wait_until(sound_twin, lambda state: state["time"] > 1)
     assert torques(sound_twin) == [1, 1, 0, 1, 1, 0.5]
     assert arm.bus.read("Torque_Enable", "elbow_flex", normalize=False) == 0
+    assert arm.is_calibrated
+
+
+@pytest.mark.parametrize("fault", ["drop 0.1", "corrupt 0.1"])
+def test_over_a_bad_line_torque_is_cut_at_once_and_the_calibration_stays(fault, arm, sound_twin):
+    connect_arm(arm)
+    servos = FeetechServos(arm.bus)
+    sound_twin.send(fault)
+    with contextlib.suppress(ConnectionError, RuntimeError):  # that a servo has not said that it heard
+        servos.set_torque(0.0)
+    wait_until(sound_twin, lambda _: torques(sound_twin) == [0] * 6)
+    sound_twin.send("clear")
+    assert set(arm.bus.sync_read("Lock", normalize=False).values()) == {1}
     assert arm.is_calibrated
 
 

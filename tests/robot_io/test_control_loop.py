@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lerobot.motors.feetech.tables import MODEL_CONTROL_TABLE
 from safety_arm import REST, TICK, make_limits
 
 from robot_io.control_loop import ControlLoop, Timing
@@ -175,7 +176,10 @@ class FakeBus:
     """The calls of LeRobot's Feetech bus that are made."""
 
     def __init__(self):
-        self.motors, self.written, self.reads, self.limp = dict.fromkeys(JOINTS), [], [], set()
+        self.motors = dict.fromkeys(JOINTS, SimpleNamespace(model="sts3215"))
+        self.model_ctrl_table, self.port_handler = MODEL_CONTROL_TABLE, None
+        self.packet_handler = SimpleNamespace(write1ByteTxOnly=self.shout)
+        self.written, self.reads, self.limp = [], [], set()
         self.grip = -250  # load of the gripper
 
     def sync_read(self, register, normalize):
@@ -193,8 +197,13 @@ class FakeBus:
         assert not normalize
         self.written.append((register, values["elbow_flex"], values["gripper"]))
 
-    def disable_torque(self, num_retry):
-        self.written.append("off")
+    def shout(self, port, servo, address, value):
+        if self.written[-1:] != [call := (servo, address, value)]:  # it is said many times
+            self.written.append(call)
+
+    def write(self, register, motor, value, normalize, num_retry):
+        assert not normalize
+        self.written.append((register, motor, value))
 
     def enable_torque(self, num_retry):
         self.written.append("on")
@@ -210,7 +219,8 @@ def test_feetech_servos_are_read_and_limited():
     assert bus.reads.count("Present_Temperature") == 2
     for share in (0.5, 0.0, 1.0):
         servos.set_torque(share)
-    assert bus.written == [("Torque_Limit", 500, 250), "off", ("Torque_Limit", 1000, 500), "on"]
+    each = [("Torque_Enable", joint, 0) for joint in JOINTS]
+    assert bus.written == [("Torque_Limit", 500, 250), (0xFE, 40, 0), *each, ("Torque_Limit", 1000, 500), "on"]
 
 
 def test_a_gripper_that_holds_something_is_eased_before_it_counts_as_overloaded(monkeypatch):

@@ -74,6 +74,23 @@ def test_a_dry_run_leaves_the_arm_limp_where_it_is(wired, tmp_path, patient, cap
     assert np.abs(np.subtract(*angles)).max() < 5  # it may sag, no more
 
 
+def test_torque_limits_are_lifted_only_when_torque_is_off(wired, tmp_path, patient, monkeypatch):
+    _, runner, layer, robot, twin = wired
+    arm, torques = make_arm(robot, twin), []
+    write = arm.bus.sync_write
+
+    def watched(register, *args, **kwargs):
+        if register == "Torque_Limit":
+            torques.append({joint["torque"] for joint in twin.state()["joints"].values()})
+        write(register, *args, **kwargs)
+
+    monkeypatch.setattr(arm.bus, "sync_write", watched)
+    run = Deployment(arm, runner, layer)
+    run.run([Episode("reach", 0.2, (0.0, -48.0, 30.0, 85.0, 3.0, 45.0))], tmp_path)
+    assert 0 not in torques[0]  # at the start, what an earlier run has left
+    assert torques[-1] == {0}
+
+
 class Puller:
     """Pulls the USB cable in the middle of an episode."""
 

@@ -222,6 +222,8 @@ def test_settings_of_everything():
         Everything(points_per_side=3)
     with pytest.raises(UserError, match="at least 1"):
         Everything(points_per_side=0)
+    with pytest.raises(UserError, match="at least 1"):
+        TinySAM(asdict(SIZES["small"]), points_per_side=0)
 
 
 def test_front_end_answers_requests(image):
