@@ -150,7 +150,9 @@ class Rig:
         """End all faults, and hold the limp arm by the hand where the wave begins, until `let_go`."""
         self.twin.send("clear")
         self.twin.send("attach all")
-        let_go(self.twin.port, range(1, 7))  # of a servo that could not be told before, and holds on
+        for joint in JOINTS:  # off and on: until then servos keep what garbage on the line may have changed
+            self.twin.send(f"brown_out {joint}")
+        let_go(self.twin.port, range(1, 7))
         angles = np.degrees(Units.of(skeleton_spec().compile()).to_radians(np.array(START)))
         self.twin.send("hand " + " ".join(f"{joint}={angle}" for joint, angle in zip(JOINTS, angles, strict=True)))
         end = time.monotonic() + _PATIENCE_S

@@ -135,8 +135,9 @@ def _check_calibration(robot: Robot) -> None:
     inside = bus.read_calibration()
     differing = [motor for motor in bus.motors if inside[motor] != robot.calibration.get(motor)]
     raise UserError(
-        f"the servos are not calibrated as {file} says ({', '.join(differing)}): it is another arm's, or old; set "
-        "robot.id to this arm's, or calibrate it again with lerobot-calibrate"
+        f"the servos are not calibrated as {file} says ({', '.join(differing)}): it is another arm's, or old, or a "
+        "bad line has changed theirs; set robot.id to this arm's, switch the arm's power off and on, or calibrate it "
+        "again with lerobot-calibrate"
     )
 
 
