@@ -49,6 +49,7 @@ class SegmenterTraining(nn.Module):
         losses: dict[str, Tensor] = {}
         taught = None
         if self.teachers:
+            self.teachers[0].to(batch["images"].device)
             with torch.no_grad():
                 taught = self.teachers[0].encode(batch["images"])
             losses["embedding"] = self.weights["embedding"] * F.l1_loss(embedding, taught)

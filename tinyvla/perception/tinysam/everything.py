@@ -113,6 +113,6 @@ def _keep_best(segmenter: Segmenter, picture: Encoded, found: list[_Candidates],
     """Of masks whose boxes overlap the best one, at the picture's size."""
     logits, scores = torch.cat([each.logits for each in found]), torch.cat([each.scores for each in found])
     if len(scores) == 0:
-        return Masks(torch.zeros(0, *picture.size, dtype=torch.bool), scores)
+        return Masks(torch.zeros(0, *picture.size, dtype=torch.bool), scores.cpu())
     best = nms(masks_to_boxes(logits > 0), scores, how.max_overlap)
-    return Masks(to_picture(segmenter, picture, logits[best]) > 0, scores[best])
+    return Masks((to_picture(segmenter, picture, logits[best]) > 0).cpu(), scores[best].cpu())

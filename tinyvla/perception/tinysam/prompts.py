@@ -39,7 +39,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Masks:
-    """N masks of one picture, the best first.
+    """N masks of one picture, the best first; on the CPU, wherever the segmenter is.
 
     masks: (N, H, W) bool.
     scores: (N,), the predicted IoUs.
@@ -160,7 +160,7 @@ def _checked(values: Numbers, columns: int, name: str) -> Tensor:
 def _ask(segmenter: Segmenter, picture: Encoded, **prompt: Tensor) -> Masks:
     logits, scores = segmenter.decode(picture.embedding, **prompt)
     order = scores[0, 0].argsort(descending=True)
-    return Masks(to_picture(segmenter, picture, logits[0, 0, order]) > 0, scores[0, 0, order])
+    return Masks((to_picture(segmenter, picture, logits[0, 0, order]) > 0).cpu(), scores[0, 0, order].cpu())
 
 
 def to_picture(segmenter: Segmenter, picture: Encoded, logits: Tensor) -> Tensor:
