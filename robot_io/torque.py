@@ -3,8 +3,6 @@
 import time
 from typing import Any
 
-from lerobot.motors.motors_bus import get_address
-
 BROADCAST = 0xFE  # Feetech's and Dynamixel's
 TIMES, GAP_S = 30, 0.0005  # of one cut: all are lost in one of 10,000 where one byte in ten is
 
@@ -15,6 +13,8 @@ def cut_torque(bus: Any) -> None:
     A short packet to everybody gets through a bad line far sooner than one for each servo. And LeRobot's own
     `disable_torque` unlocks the servos' EEPROM as well, where garbage on the line could then change their calibration.
     """
+    from lerobot.motors.motors_bus import get_address  # seconds, which a guard and a twin are spared
+
     model = next(iter(bus.motors.values())).model
     address, _ = get_address(bus.model_ctrl_table, model, "Torque_Enable")
     for _ in range(TIMES):

@@ -1,5 +1,7 @@
 """A guard over an arm: it lets go when the program that it guards the arm for has died or hangs, and only then."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,6 +36,16 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_guard_and_a_twin_start_without_lerobot():
+    """Which takes seconds, in which nobody would guard the arm, and most of a gigabyte."""
+    names = "robot_io.feetech.guard, robot_io.twin.start, robot_io.recording.writer"
+    heavy = "{name for name in ('lerobot', 'torch') if name in sys.modules}"
+    told = subprocess.run(
+        [sys.executable, "-c", f"import sys, {names}; print({heavy})"], capture_output=True, text=True
+    )
+    assert told.stdout == "set()\n", told.stderr
 
 
 def test_servos_are_told_until_they_have_let_go(powered):
