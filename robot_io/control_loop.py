@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 # Told of every tick: when it was due, the observation (None if reading failed), the policy's command, what was sent
 # (whose position the next tick overwrites).
 Observer = Callable[[float, dict[str, Any] | None, np.ndarray | None, SafeCommand], None]
-# Ticks in a row in which the arm may fail to be read, beyond those that the watchdog allows, until the loop gives up.
+# Times in a row that the arm may fail to be read, and ticks beyond what the watchdog allows, until the loop gives up.
 STUMBLES = 5
 TOLD_S = 1.0  # seconds between two warnings on the log
 
@@ -70,7 +70,8 @@ class ControlLoop:
     """Runs a policy on an arm until it ends, time is over, or the emergency stop is pressed; Ctrl-C presses it.
 
     However it ends, the arm is brought to rest within its limits before `run` returns or raises. If the policy, the arm
-    or the emergency stop ended it, its torque is cut then, as the limits of the emergency stop say.
+    or the emergency stop ended it, its torque is cut then, as the limits of the emergency stop say. Servos that do not
+    answer any more cannot be braked either: their torque is cut at once (stop category 0 of IEC 60204-1).
 
     Attributes:
         robot: connected, LeRobot's or alike; its actions are named `<joint>.pos`.
@@ -100,6 +101,7 @@ class ControlLoop:
     timing: Timing = field(init=False)
     _torque: float = field(default=1.0, init=False)
     _failed: int = field(default=0, init=False)
+    _read_at: float = field(default=math.inf, init=False)  # when the arm was last read
     _told: float = field(default=-math.inf, init=False)  # when the log was told that the arm cannot be read
 
     def __post_init__(self) -> None:
@@ -155,14 +157,26 @@ class ControlLoop:
                 state.load[:], state.temperature[:] = self.servos()
         except (OSError, RuntimeError) as error:  # of the port, of a servo, of a camera
             self._failed += 1
-            if self._failed > STUMBLES + self.layer.limits.watchdog.state_s / self._period:
+            if self._is_lost():
                 raise
             if self.clock() - self._told >= TOLD_S:
                 self._told = self.clock()
                 logger.warning("the arm could not be read: %s", error)
             return None, None
-        self._failed = 0
+        self._failed, self._read_at = 0, time
         return observation, state
+
+    def _is_lost(self) -> bool:
+        """Whether the arm could not be read for too long. Failing takes time itself, so ticks are not what counts."""
+        patience = self.layer.limits.watchdog.state_s + STUMBLES * self._period
+        return self._failed > STUMBLES and self.clock() - self._read_at > patience
+
+    def _answers(self) -> bool:
+        """Whether the servos do, where that can be asked: without, a camera may be what fails."""
+        try:
+            return self.servos is None or self.servos() is not None
+        except Exception:
+            return False
 
     def _glance(self) -> ArmState | None:
         """A state, if there is one to be had."""
@@ -205,6 +219,8 @@ class ControlLoop:
         delay = self.layer.limits.emergency_stop.torque_off_s if stopped else None
         rest = self.layer.rest_pose()
         try:
+            if delay is not None and self._is_lost() and not self._answers():
+                return
             due = self.clock()
             end = due + max(delay or 0.0, self.layer.braking_s) + 2 * self._period
             while (due := self._wait(due)) < end:

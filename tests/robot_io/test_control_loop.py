@@ -142,6 +142,45 @@ def test_an_unplugged_arm_ends_the_run_and_torque_is_cut_if_it_can_be():
     assert arm.torques == [0.0]
 
 
+@pytest.mark.parametrize("lost", ["servos", "camera"])
+def test_servos_that_no_longer_answer_are_let_go_at_once_but_not_for_a_camera(lost):
+    arm = FakeArm()
+    arm.unreadable = range(9, 1000)
+
+    def servos():
+        if lost == "servos" and arm.reads > 8:
+            raise ConnectionError("no answer")
+        return np.zeros((2, len(JOINTS)))
+
+    def set_torque(share):
+        arm.torques.append((share, arm.now))
+
+    arm.set_torque = set_torque
+    with pytest.raises(ConnectionError, match="no answer"):
+        arm.loop(lambda observation: AWAY, servos=servos).run()
+    ((share, when),) = arm.torques
+    assert share == 0
+    last_read = 50 + 7 * TICK
+    assert (when - last_read < 0.55) == (lost == "servos")
+    assert (when - last_read > 1.4) == (lost == "camera")
+
+
+def test_reads_that_take_long_to_fail_do_not_put_the_end_off():
+    arm = FakeArm()
+
+    def slow():
+        arm.reads += 1
+        if arm.reads > 8:
+            arm.now += 0.1
+            raise ConnectionError("no answer")
+        return {f"{joint}.pos": value for joint, value in zip(JOINTS, arm.position, strict=True)}
+
+    arm.get_observation = slow
+    with pytest.raises(ConnectionError):
+        arm.loop(lambda observation: AWAY).run()
+    assert arm.now - (50 + 7 * TICK) < 2.1  # with 1.1 s of braking and holding; 14 ticks alone would take 1.4 s
+
+
 def test_an_arm_that_cannot_be_read_is_not_moved():
     arm = FakeArm()
     arm.unplugged = True
