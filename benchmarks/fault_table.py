@@ -10,13 +10,14 @@ Finished trials are kept in results/fault_table.json, and the same command goes 
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import re
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, wavi
 
 from policies.data import open_dataset
 from robot_io.deployment import Episode
+from robot_io.recording import Recorder
 from tinyvla.errors import UserError
 
 MOVING, HALF = 10.0, 0.51  # degrees/s; share of the torque
@@ -97,17 +99,38 @@ def readable(folder: Path, report: Mapping[str, Any]) -> bool | None:
         return False
 
 
+class Recorders:
+    """Folders with a recorder each, the next of which starts ahead: its process takes seconds."""
+
+    def __init__(self, rig: Rig, runner: Waving | Served) -> None:
+        self._rig, self._runner, self._pool = rig, runner, ThreadPoolExecutor(1)
+        self._ahead: Future[tuple[Path, Recorder]] | None = None
+
+    def next(self, ahead: bool) -> tuple[Path, Recorder]:
+        """One that has started; ahead: start another."""
+        given = (self._ahead or self._pool.submit(self._start)).result()
+        self._ahead = self._pool.submit(self._start) if ahead else None
+        return given
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.result()[1].close()
+
+    def _start(self) -> tuple[Path, Recorder]:
+        folder = Path(tempfile.mkdtemp(dir=self._rig.folder))
+        folder.chmod(0o777)
+        return folder, self._rig.recorder(folder / "recording", self._runner)
+
+
 def in_this_process(
-    name: str, fault: Fault, rig: Rig, runner: Waving | Served, number: int, folder: Path
+    name: str, fault: Fault, rig: Rig, runner: Waving | Served, number: int, recorders: Recorders
 ) -> dict[str, Any]:
     """One trial of a fault of the arm, its cameras or its policy."""
     ticks = int(np.random.default_rng([sum(map(ord, name)), number]).integers(15, 46))
     striker = Striker(fault, ticks, rig, runner)
-    folder.chmod(0o777)
-    with ThreadPoolExecutor(1) as pool:  # its process takes seconds to start
-        starting = pool.submit(rig.recorder, folder / "recording", runner)
+    folder, recorder = recorders.next(ahead=fault.around is None)  # which may change who this process is
+    with recorder:
         rig.hold()
-    with starting.result() as recorder:
         line, began, report = "", time.monotonic(), {}
         with Truth(rig.twin.folder) as truth:
             try:
@@ -237,13 +260,17 @@ def main() -> None:
 def play(names: list[str], n: int, trials: dict[str, list[dict[str, Any]]]) -> None:
     """The trials of some faults that are still to be done, on one twin and with one policy."""
     policy = served if names[0] in SERVED else waving
-    with start_rig(**TWIN_OF.get(names[0], {})) as rig, policy(rig) as runner:
+    with (
+        start_rig(**TWIN_OF.get(names[0], {})) as rig,
+        policy(rig) as runner,
+        contextlib.closing(Recorders(rig, runner)) as recorders,
+    ):
         for name in names:
             for number in range(len(trials[name]), n):
-                with tempfile.TemporaryDirectory(dir=rig.folder) as folder:
-                    if name in FAULTS:
-                        trial = in_this_process(name, FAULTS[name], rig, runner, number, Path(folder))
-                    else:
+                if name in FAULTS:
+                    trial = in_this_process(name, FAULTS[name], rig, runner, number, recorders)
+                else:
+                    with tempfile.TemporaryDirectory(dir=rig.folder) as folder:
                         trial = of_a_process(name, PROCESS_FAULTS[name], rig, number, Path(folder))
                 print(name, json.dumps(trial), flush=True)
                 trials[name].append(trial)
