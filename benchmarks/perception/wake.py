@@ -237,10 +237,10 @@ def _range(interval: list[float] | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=5000, help="rooms (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=20000, help="rooms (default: %(default)s)")
     parser.add_argument("--validation", type=int, default=600, help="rooms (default: %(default)s)")
     parser.add_argument("--test", type=int, default=1500, help="rooms (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1200, help="of the detector, 64 rooms each (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=5000, help="of the detector, 64 rooms each (default: %(default)s)")
     parser.add_argument("--grid-steps", type=int, default=300, help="of each cell of the table, 32 rooms each")
     parser.add_argument("--entries", type=int, default=40, help="people who walk in (default: %(default)s)")
     parser.add_argument("--minutes", type=int, default=10, help="of empty rooms, a room each (default: %(default)s)")
@@ -250,7 +250,7 @@ def main() -> None:
     args = parser.parse_args()
 
     bench, machine = Bench(args), Machine()
-    wake = bench.detector("mcunet", 1.0, 96, args.steps, 64)
+    wake = bench.detector("mcunet", 1.0, 128, args.steps, 64)
     test = bench.rooms["test"]
 
     def cell(width: float, size: int) -> Wake:

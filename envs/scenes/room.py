@@ -174,8 +174,9 @@ class RoomStage(Stage):
         posture = str(rng.choice(POSTURES))
         self._person.wear(look, rng)
         away = height_of(look, posture) / (rng.uniform(*_SHARES[level]) * view.spread)
-        place = view.inside(0.5 * view.spread * away * rng.uniform(-1, 1), away)
-        yaw, seat = rng.vonmises(0, 1.0), 0.0
+        # Some are half out of the picture, and who walks goes anywhere: a detector has to know people who come in.
+        place = view.inside(0.5 * view.spread * away * rng.uniform(-1.2, 1.2), away)
+        yaw, seat = rng.uniform(-np.pi, np.pi) if posture == "walking" else rng.vonmises(0, 1.0), 0.0
         if posture == "sitting":
             chair, seat = self._furniture.draw_chair(rng)
             self._furniture.put(chair, place, yaw, rng)

@@ -20,7 +20,7 @@ from ..workers import clear_disk_errors, count_workers, worker_pool
 from .splits import SPLITS, Split, picture_seed
 from .stage import Stage
 
-VERSION = 3  # of the pictures; another one is another folder
+VERSION = 4  # of the pictures; another one is another folder
 BLOCK = 32  # pictures that are drawn, checked and kept together
 SMALLEST, LARGEST = 32, 1024  # pixels of a side
 
