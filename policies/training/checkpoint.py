@@ -72,7 +72,9 @@ class CheckpointWriter:
 def _disk_trouble(place: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # how torch.save tells a full disk
+            raise
         raise UserError(
             f"the checkpoint {place} could not be written ({' '.join(str(error).split())[:200]}); "
             "free some space, then go on with resume=true"

@@ -88,6 +88,15 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_one_alone(where, tmp_path, m
         assert content(tmp_path) == before
 
 
+def test_an_error_in_the_program_is_not_blamed_on_the_disk(tmp_path):
+    def wrong(*_):
+        raise RuntimeError("Expected all tensors to be on the same device")
+
+    with pytest.raises(RuntimeError, match="same device"):
+        write_checkpoint(tmp_path, 10, during=wrong)
+    assert last_step(tmp_path) == 0
+
+
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:99]), lambda file: file.unlink()])
 def test_a_damaged_state_is_one_line(damage, tmp_path):
     write_checkpoint(tmp_path, 5)

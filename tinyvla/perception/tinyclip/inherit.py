@@ -86,7 +86,7 @@ def cut(clip: CLIPModel, kept: Mapping[str, Kept]) -> ShapedClip:
             choice.layers, new.encoder.layers, choice.heads, choice.units, strict=True
         ):
             source, dim = old.encoder.layers[number], head_dims[name]
-            inside = (heads[:, None] * dim + torch.arange(dim)).flatten()
+            inside = (heads[:, None] * dim + torch.arange(dim, device=heads.device)).flatten()
             _copy(source.layer_norm1, target.layer_norm1, rows=width)
             _copy(source.layer_norm2, target.layer_norm2, rows=width)
             for part in ("q_proj", "k_proj", "v_proj"):
