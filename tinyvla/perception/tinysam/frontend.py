@@ -59,8 +59,9 @@ class TinySAM(FrontEnd):
         self.options["picker"] = PICKER if picker else None  # where `save` puts it
         self.model = Segmenter(TinySAMConfig(**model))
         self.everything = Everything(**self.options["everything"])
-        coarser = {} if points_per_side is None else {"points_per_side": points_per_side}
-        self._search = replace(self.everything, **coarser)
+        self._search = self.everything
+        if points_per_side is not None:
+            self._search = replace(self.everything, points_per_side=points_per_side)
         self._picker = [load_front_end(picker)] if picker else []  # a list: its weights are no part of these
 
     @classmethod
