@@ -152,7 +152,7 @@ class Rig:
         self.twin.send("attach all")
         for joint in JOINTS:  # off and on: until then servos keep what garbage on the line may have changed
             self.twin.send(f"brown_out {joint}")
-        let_go(self.twin.port, range(1, 7))
+        let_go(self.twin.port, range(1, 7))  # answered once they have started
         angles = np.degrees(Units.of(skeleton_spec().compile()).to_radians(np.array(START)))
         self.twin.send("hand " + " ".join(f"{joint}={angle}" for joint, angle in zip(JOINTS, angles, strict=True)))
         end = time.monotonic() + _PATIENCE_S

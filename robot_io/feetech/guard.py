@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import serial
 
+from ..torque import GAP_S, TIMES
 from .protocol import BROADCAST, Instruction, Packet, Parser, pack
 from .registers import REGISTERS
 
@@ -26,7 +27,6 @@ _BAUD_RATE = 1_000_000
 _PATIENCE = 0.03  # seconds that a servo has to answer
 _TRIES_S = 10.0  # seconds for which servos that do not answer, or a port that is gone, are tried again
 _LOOK = 0.05  # seconds between two looks at the clock
-_TIMES, _GAP_S = 30, 0.0005  # of one cut, to which nobody answers: any packet may get lost
 
 
 class Guard:
@@ -130,9 +130,9 @@ def let_go(port: str, ids: Sequence[int], tries_s: float = _TRIES_S) -> list[int
 
 def _switch_off(line: serial.Serial) -> None:
     """What `robot_io.torque.cut_torque` does, without LeRobot, which takes seconds to import."""
-    for _ in range(_TIMES):
+    for _ in range(TIMES):
         line.write(pack(Packet(BROADCAST, Instruction.WRITE, bytes([_TORQUE, 0]))))
-        time.sleep(_GAP_S)
+        time.sleep(GAP_S)
 
 
 def _is_off(line: serial.Serial, servo: int) -> bool:

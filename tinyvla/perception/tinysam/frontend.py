@@ -170,7 +170,7 @@ def draw_masks(image: Picture, masks: Masks) -> Picture:
     hues = np.random.default_rng(0).permutation(256)
     colours: list[Any] = [Image.new("HSV", (1, 1), (int(h), 200, 255)).convert("RGB").getpixel((0, 0)) for h in hues]
     for index in reversed(range(len(masks))):
-        inside = masks.masks[index].cpu().numpy()
+        inside = masks.masks[index].numpy()
         drawn[inside] = 0.5 * drawn[inside] + 0.5 * np.array(colours[index % len(colours)], np.float32)
     picture = Image.fromarray(drawn.astype(np.uint8))
     pen = ImageDraw.Draw(picture)

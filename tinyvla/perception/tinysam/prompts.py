@@ -61,12 +61,12 @@ class Masks:
         boxes = torch.zeros(len(self), 4)
         some = self.masks.flatten(1).any(1)
         if some.any():
-            boxes[some] = masks_to_boxes(self.masks[some]).cpu() + torch.tensor([0.0, 0.0, 1.0, 1.0])
+            boxes[some] = masks_to_boxes(self.masks[some]) + torch.tensor([0.0, 0.0, 1.0, 1.0])
         return boxes
 
     def to_coco(self) -> list[dict[str, Any]]:
         """A record a mask as COCO's results have it, JSON: `segmentation` is a compressed run-length code."""
-        codes = coco.encode(np.asfortranarray(self.masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8)))
+        codes = coco.encode(np.asfortranarray(self.masks.permute(1, 2, 0).numpy().astype(np.uint8)))
         return [
             {
                 "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
