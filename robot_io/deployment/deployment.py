@@ -26,7 +26,7 @@ from .episode import Episode
 from .eyesight import Sighted
 from .people import PersonWatch
 from .unmoved import Unmoved
-from .urgent import urgent
+from .urgent import tidied, urgent
 from .watchers import Tick, Watcher
 
 REPORT = "deploy.json"
@@ -85,7 +85,7 @@ class Deployment:
             if episode.start_pose is not None and (given := len(episode.start_pose)) != len(self._keys):
                 raise UserError(f"start_pose has {given} numbers; give one for each of {', '.join(self.layer.joints)}")
         try:
-            with on_interrupt(self.layer.emergency_stop), self._connected():
+            with tidied(), on_interrupt(self.layer.emergency_stop), self._connected():
                 self._run(episodes)
         except BaseException as error:
             self.report["ended"] = type(error).__name__

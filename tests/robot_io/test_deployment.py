@@ -1,5 +1,6 @@
 """Running a policy on an arm: what is checked first, how episodes go and end, and what is left behind."""
 
+import gc
 import json
 import os
 import re
@@ -181,6 +182,16 @@ def test_episodes_from_the_approach_to_the_report(layer, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "success after 0.1 s" in out
     assert "1 of 2 episodes succeeded" in run.describe()
+
+
+def test_a_collection_of_all_garbage_does_not_stop_the_loop_for_long(layer, tmp_path):
+    ballast = [[number] for number in range(300_000)]
+    looked_at = []
+    log = Log(at_tick=lambda _: looked_at.append(len(gc.get_objects())))
+    before = len(gc.get_objects())
+    Deployment(FakeArm(), FakeRunner(), layer, [log], approach_speed=1.0).run([Episode("go", 0.1, START)], tmp_path)
+    assert before > len(ballast) > max(looked_at)
+    assert gc.get_freeze_count() == 0
 
 
 def ends(layer):
