@@ -12,7 +12,7 @@ from robot_io.safety.audit import Auditor
 from robot_io.safety.geometry import ArmGeometry
 from tinyvla.errors import UserError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "real_arm"
 LIMITS = make_limits("so101")
 DOWN = np.array([0, 30, 30, 60, 0, 20.0])  # through the table
 FOLDED = np.array([0, -99, 96, 94, 0, 20.0])  # hand into the base

@@ -1,4 +1,4 @@
-"""How fast the twin answers, and what it costs: python benchmarks/twin_wire.py --seconds 20 [--cameras 2].
+"""How fast the twin answers, and what it costs: python benchmarks/real_arm/twin_wire.py --seconds 20 [--cameras 2].
 
 Reads all positions and writes all goals at 30 Hz over the serial port, as a control loop does, from this process; the
 twin lives in its own. Prints one JSON object on the last line.

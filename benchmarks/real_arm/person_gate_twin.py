@@ -1,6 +1,6 @@
 """How soon the arm's twin stops when a person comes into its camera's view, detector and wire included.
 
-    uv run benchmarks/person_gate_twin.py
+    uv run benchmarks/real_arm/person_gate_twin.py
 
 First a person detector is trained on pictures of the table with and without people who reach over it (kept in --work).
 Then the twin sweeps its arm under `Deployment` at 30 Hz, and in every trial a visitor whose looks the detector has not
@@ -11,6 +11,7 @@ the arm itself stood still. Writes results/person_gate_twin.json and .md; the la
 
 import argparse
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -21,9 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import Machine, keep, markdown
 from one_cycle import train
-from tqdm import tqdm
 
 from configs.composing import as_dict, load_config
 from envs.rendering import mujoco

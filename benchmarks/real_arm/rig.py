@@ -34,7 +34,7 @@ from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinControl, TwinSettings, start_twin
 from tinyvla.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 from tiny import write_so101_policy  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""What happens when something goes wrong in mid-motion: python benchmarks/fault_table.py [--n 20] [--faults drop ...].
+"""What happens when something goes wrong in mid-motion: benchmarks/real_arm/fault_table.py [--n 20] [--faults ...].
 
 Every fault strikes the twin, over the wire and through the whole of deploy.py's path, n times, each time at another
 moment of a motion of all joints. Of each trial: the seconds until the arm was safe, by the simulation's own word;
@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from faults import FAULTS, LIMITED, LIMP, PROCESS_FAULTS, SERVED, SIGNALS, TWIN_OF, Fault, deploying, wait_for_motion
 from machine import RESULTS, Machine, keep, markdown
 from rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, waving

@@ -1,4 +1,4 @@
-"""Whether an arm can run for long: python benchmarks/soak.py --minutes 30.
+"""Whether an arm can run for long: python benchmarks/real_arm/soak.py --minutes 30.
 
 The loop of deploy.py at its rate on the twin over the wire, with cameras, recording, guard and a policy of random
 weights, in episodes of a minute. A line a minute: rate, ticks that were late or missed, memory of every process. The
@@ -9,11 +9,13 @@ import argparse
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import Machine, keep, markdown
 from rig import RATE, START, Rig, start_rig, waving
 

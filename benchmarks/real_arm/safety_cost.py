@@ -1,7 +1,7 @@
 """Attack the safety layer with random sequences of commands, audit every pose that it let through, and time it.
 
-    uv run benchmarks/safety_cost.py
-    uv run benchmarks/safety_cost.py --sequences 500 --kinds folded drift
+    uv run benchmarks/real_arm/safety_cost.py
+    uv run benchmarks/real_arm/safety_cost.py --sequences 500 --kinds folded drift
 
 Every sequence starts at a random pose. Most are disturbed too: missing commands and readings, servos that lag, are
 overloaded or hot, people, the emergency stop, ticks too early or too late. What was sent is checked by
@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import Machine
 from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from machine import Machine
 
 from robot_io.safety import ArmState, PersonView, SafetyLayer, SafetyLimits
 from robot_io.safety.audit import Auditor
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "safety" / "so101.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "safety" / "so101.yaml"
 NARROW = {"x": [-0.05, 0.32], "y": [-0.2, 0.2], "z_max": 0.3}
 REST = np.array([0.0, -60.0, 60.0, 60.0, 0.0, 20.0])
 
