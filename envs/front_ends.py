@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from policies import find_checkpoint
 from policies.perception import make_trainee
 from policies.training import Tracker, fit, make_accelerator, on_first_process, open_run
+from policies.training.device import device_of
 from tinyvla.files import write_whole
 
 from .report.front_end import PICTURES, describe_front_end, write_front_end_report
@@ -31,7 +32,8 @@ def train_front_end(cfg: DictConfig) -> None:
         pictures = open_pictures(task, cfg.seed, Path(cfg.data_dir), cfg.workers)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     part = (accelerator.process_index, accelerator.num_processes)
-    trainee = make_trainee(task | {"trainer": config["trainer"]}, pictures, cfg.seed, part)
+    options = task | {"trainer": config["trainer"], "device": device_of(accelerator)}
+    trainee = make_trainee(options, pictures, cfg.seed, part)
     with Tracker(run_dir, config, enabled=accelerator.is_main_process) as tracker:
         fit(trainee, cfg, accelerator, tracker, lambda _: trainee.evaluate())
         if not accelerator.is_main_process:

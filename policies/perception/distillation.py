@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -43,7 +42,8 @@ class DistillationTrainee(ClassificationTrainee):
     Args:
         options: of configs/task/perception/tinyvit.yaml: those of a classification, and teacher (a classifier's folder
             or run, or the name of a timm model that has weights for these very classes), store (the file), k, epochs,
-            check (samples that the teacher answers again before the student begins) and online.
+            check (samples that the teacher answers again before the student begins) and online; device, where the
+            teacher answers.
         data, seed, part: as ClassificationTrainee has them.
 
     Raises UserError as ClassificationTrainee does, and for a teacher whose classes are not those of the pictures.
@@ -84,7 +84,7 @@ def fill_store(options: Mapping[str, Any], pictures: LabelledPictures, view: dic
         teacher = load_teacher(options["teacher"], pictures)  # one that does not fit leaves no store
     store = LogitStore.create(path, contents)
     if teacher:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = options.get("device", "cpu")
         save_logits(store, pictures, teacher, workers=options["workers"], device=device)
         if options["check"]:
             check_logits(store, pictures, teacher, options["check"], device)
