@@ -105,7 +105,7 @@ def int8(bench: Bench, wake: Wake) -> dict[str, Any]:
     """How scores change with int8 weights and activations."""
     from tinyvla.compression.quantisation import quantise
 
-    images = np.asarray(bench.rooms["train"].images[:64])
+    images = np.array(bench.rooms["train"].images[:64])
     batches = [torch.from_numpy(images).permute(0, 3, 1, 2)]
     found = quantisation_effect(wake, quantise, batches, bench.rooms["test"])
     brief = {name: {key: found[name][key] for key in ("accuracy", "auroc", "f1")} for name in ("float", "quantised")}
