@@ -43,7 +43,7 @@ class DistillationTrainee(ClassificationTrainee):
         options: of configs/task/perception/tinyvit.yaml: those of a classification, and teacher (a classifier's folder
             or run, or the name of a timm model that has weights for these very classes), store (the file), k, epochs,
             check (samples that the teacher answers again before the student begins) and online; device, where the
-            teacher answers.
+            teacher answers, the CPU if it is left out.
         data, seed, part: as ClassificationTrainee has them.
 
     Raises UserError as ClassificationTrainee does, and for a teacher whose classes are not those of the pictures.
