@@ -55,6 +55,19 @@ def random_colour(
     return mixed.clamp_(0, 1).unflatten(-1, images.shape[-2:])
 
 
+def random_noise(images: Tensor, most: float, generator: torch.Generator | None = None, part: Part = (0, 1)) -> Tensor:
+    """Add a camera sensor's noise, normal with a standard deviation that each sample draws from [0, most].
+
+    images: (B, [T,] 3, H, W) float in [0, 1]; `most` is a share of that range.
+    """
+    if most == 0:
+        return images
+    deviations = _draws(lambda n: most * torch.rand(n, generator=generator), images, part)
+    shape = images.shape[1:]
+    normal = _draws(lambda n: torch.randn(n, *shape, generator=generator).movedim(0, -1), images, part).movedim(-1, 0)
+    return (images + deviations.view(-1, *[1] * len(shape)).to(images) * normal.to(images)).clamp_(0, 1)
+
+
 def augment_images(
     images: Tensor,
     options: Mapping[str, float],

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinyvla.augment import augment_images
+from tinyvla.augment import augment_images, random_noise
 from tinyvla.perception import Picture, load_front_end
 from tinyvla.perception.wake.dataset import WakeVisionStream, take
 from tinyvla.perception.wake.frontend import Wake, predict
@@ -40,8 +40,8 @@ class WakeTrainee(VisionTrainee):
 
     Args:
         options: network, width and image_size as of `Wake`; false_alarms, the share of empty validation pictures that
-            may reach the gate's threshold; augment, as of `augment_images`, at image_size; dataset, for the real Wake
-            Vision in the place of `pictures`; trainer.batch_size.
+            may reach the gate's threshold; augment, as of `augment_images`, and noise, as of `random_noise`, at
+            image_size; dataset, for the real Wake Vision in the place of `pictures`; trainer.batch_size.
         pictures: of the splits train, validation and test, with labels as `tinyvla.perception.wake.dataset` has them.
         seed: of the weights and of every draw.
         part: (index, of), where several processes train together.
@@ -78,7 +78,9 @@ class WakeTrainee(VisionTrainee):
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         mirrored = self._own(torch.rand(self._batch_size * self._part[1], 1, 1, 1, generator=generator))[: len(images)]
         images = torch.where(mirrored < 0.5, images.flip(-1), images)
-        images = augment_images(images, self._options["augment"], generator, self._part)
+        augment = self._options["augment"]
+        images = augment_images(images, augment, generator, self._part)
+        images = random_noise(images, augment["noise"], generator, self._part)
         return {"images": images, "person": torch.from_numpy(persons)}
 
     def evaluate(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from tinyvla.perception.wake.dataset import Pictures
 OPTIONS = {
     "network": "mcunet", "width": 0.1, "image_size": 48, "false_alarms": 0.05,
     "dataset": {"split": None}, "trainer": {"batch_size": 16},
-    "augment": {"shift": 2, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2},
+    "augment": {"shift": 2, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "noise": 0.02},
 }  # fmt: skip
 SIZES = {"train": 64, "validation": 40, "test": 40}
 

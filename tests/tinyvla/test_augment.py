@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tinyvla.augment import augment_images, random_colour, random_shift
+from tinyvla.augment import augment_images, random_colour, random_noise, random_shift
 
 NONE = {"shift": 0, "brightness": 0, "contrast": 0, "saturation": 0}
 
@@ -75,3 +75,17 @@ def test_draws_follow_the_generator_or_the_global_seed():
     assert not torch.equal(first, augment_images(images, options, seeded(2)))
     torch.manual_seed(1)
     assert torch.equal(first, augment_images(images, options))
+
+
+def test_noise_is_as_strong_as_each_sample_draws():
+    images = torch.full((64, 3, 16, 16), 0.5)
+    noisy = random_noise(images, 0.05, seeded())
+    deviations = (noisy - images).flatten(1).std(1)
+    assert 0 < deviations.min() < 0.01
+    assert 0.04 < deviations.max() < 0.055
+    assert (noisy - images).mean().abs() < 1e-3
+    dark = random_noise(torch.zeros(4, 3, 8, 8), 0.05, seeded())
+    assert dark.min() == 0 < dark.max()
+    parts = [random_noise(part, 0.05, seeded(), (index, 4)) for index, part in enumerate(images.chunk(4))]
+    assert torch.equal(torch.cat(parts), noisy)
+    assert random_noise(images, 0) is images
