@@ -6,7 +6,8 @@ First a person detector is trained on pictures of the table with and without peo
 Then the twin sweeps its arm under `Deployment` at 30 Hz, and in every trial a visitor whose looks the detector has not
 seen is moved into the front camera's view at a random moment. Times count from the first frame that was taken after
 that: until the first tick that held the arm, until the last pose that was sent another than the one before, and until
-the arm itself stood still. Writes results/person_gate_twin.json and .md; the last line is one JSON object.
+the arm itself stood still. At last the gate watches minutes of the empty table, the arm sweeping, and should stay open.
+Writes results/person_gate_twin.json and .md; the last line is one JSON object.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from machine import Machine, keep, markdown
 from one_cycle import train
 
 from configs.composing import as_dict, load_config
-from envs.rendering import mujoco
+from envs.rendering import Eyes, mujoco
+from envs.so101.simulation import Simulation
 from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
 from policies.perception.wake import WakeTrainee
 from robot_io.arms import make_arm
@@ -38,10 +40,12 @@ from robot_io.deployment.on_twin import in_scene
 from robot_io.person_gate import load_person_gate
 from robot_io.safety import Reaction, SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
+from tinyvla.perception import load_front_end
+from tinyvla.perception.wake import GateLimits, PersonGate, Wake
 from tinyvla.perception.wake.dataset import Pictures
 from tinyvla.perception.wake.suite import wilson
 
-CAMERA, SIZE = "front", 96
+CAMERA, SIZE, FPS = "front", 96, 30.0
 HOME = (0.0, -48.0, 30.0, 85.0, 3.0, 45.0)
 SWING, PERIOD_S = (35.0, 6.0, 6.0, 8.0, 10.0, 0.0), (4.0, 3.1, 2.7, 2.3, 3.7, 1.0)  # of each joint, LeRobot's units
 LIMIT_MS = 300.0
@@ -85,8 +89,12 @@ class Sweep:
         self._begun = time.monotonic()
 
     def act(self, observation: Any) -> np.ndarray:
-        seconds = time.monotonic() - self._begun
-        return np.array(HOME) + np.array(SWING) * np.sin(2 * np.pi * seconds / np.array(PERIOD_S))
+        return sweep(time.monotonic() - self._begun)
+
+
+def sweep(seconds: float) -> np.ndarray:
+    """Where the arm is to be, (6,) in LeRobot's units."""
+    return np.array(HOME) + np.array(SWING) * np.sin(2 * np.pi * seconds / np.array(PERIOD_S))
 
 
 class Log:
@@ -194,6 +202,23 @@ def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
     return visits
 
 
+def watch_empty_table(folder: Path, limits: GateLimits, minutes: int, seed: int) -> dict[str, Any]:
+    """How often the gate closes while nobody comes: a table a minute, the arm where it is to be, not in real time."""
+    simulation, rng = Simulation("pick-lift"), np.random.default_rng([seed, 2])
+    eyes, closed, raises, closed_frames = Eyes(simulation.model), False, 0, 0
+    wake, gate = load_front_end(folder), PersonGate(limits)
+    assert isinstance(wake, Wake)
+    for frame in tqdm(range(int(60 * FPS * minutes)), desc="empty table"):
+        if frame % int(60 * FPS) == 0:
+            simulation.reset(rng)
+        simulation.place_arm(sweep(frame / FPS))
+        gate.see(frame / FPS, wake.probability(eyes.draw(simulation.data, CAMERA, SIZE)))
+        now = gate.person_in_view(frame / FPS)
+        raises, closed, closed_frames = raises + (now and not closed), now, closed_frames + now
+    eyes.close()
+    return {"minutes": minutes, "raises": raises, "closed_s": round(closed_frames / FPS, 1)}
+
+
 def summarise(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each time: how many trials kept to the limit, and its quantiles."""
     rows = []
@@ -216,6 +241,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--pictures", type=int, default=3000, help="that the detector learns from")
     parser.add_argument("--steps", type=int, default=500, help="of its training, 64 pictures each")
+    parser.add_argument("--empty-minutes", type=int, default=10, help="of the table without visitors")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", default="outputs/bench-person-gate")
     args = parser.parse_args()
@@ -242,17 +268,21 @@ def main() -> None:
         runner: Any = Sweep()
         run = Deployment(arm, runner, layer, [log], approach_speed=0.5, people=people)
         report = run.run([Episode("sweep", start_pose=HOME, success=lambda: trials.finished)], Path(run_dir))
+    assert gate is not None
+    empty = watch_empty_table(folder, gate.gate.limits, args.empty_minutes, args.seed)
     rows = summarise(trials.found)
     minutes = (log.ticks[-1][0] - log.ticks[0][0]) / 60
     result = {
         "machine": setting, "arguments": vars(args), "rows": rows, "trials": trials.found, "timing": report["timing"],
         "detector": json.loads((folder / "test.json").read_text()), "minutes": round(minutes, 2),
-        "interventions": report["safety"]["causes"], "on": gate.gate.limits.on if gate else None,
+        "interventions": report["safety"]["causes"], "on": gate.gate.limits.on,
+        "empty": empty,
     }  # fmt: skip
     titles = {"what": "", "within": f"within {LIMIT_MS:.0f} ms", "trials": "of", "median_ms": "median ms"}
     table = markdown(rows, titles | {"p95_ms": "95% ms", "worst_ms": "worst ms"})
     people_stops = report["safety"]["causes"].get("person", {}).get("interventions", 0)
     note = f"{people_stops} stops for a person in {minutes:.1f} minutes with {len(trials.found)} visits."
+    note += f" Empty table: closed {empty['raises']} times in {empty['minutes']} minutes ({empty['closed_s']} s)."
     keep("person_gate_twin", result, "\n\n".join([machine.title(1), table, note]))
     print(json.dumps(result))
 
