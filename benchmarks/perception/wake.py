@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=600, help="rooms (default: %(default)s)")
     parser.add_argument("--test", type=int, default=1500, help="rooms (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5000, help="of the detector, 64 rooms each (default: %(default)s)")
-    parser.add_argument("--grid-steps", type=int, default=300, help="of each cell of the table, 32 rooms each")
+    parser.add_argument("--grid-steps", type=int, default=1500, help="of each cell of the table, 32 rooms each")
     parser.add_argument("--entries", type=int, default=40, help="people who walk in (default: %(default)s)")
     parser.add_argument("--minutes", type=int, default=10, help="of empty rooms, a room each (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
