@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--severity", type=int, default=2, help="of the shifts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], help="a further setting of train.py, for both policies")
-    parser.add_argument("--work", type=Path, default=ROOT / "outputs/front-end-policy", help="where runs are kept")
+    parser.add_argument("--work", type=Path, default=Path("outputs/front-end-policy"), help="where runs are kept")
     args = parser.parse_args()
 
     quiet = ["logger=none", f"seed={args.seed}"]
