@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from empty_stream import watch_empty
 from machine import Machine, keep, markdown
 from one_cycle import train
 
@@ -159,23 +160,14 @@ def summarise(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def empty_rooms(bench: Bench, wake: Wake) -> dict[str, Any]:
     """How often the gate closes while it looks into empty rooms, one after the other; some have people on posters."""
-    gate, frame, closed, raises, closed_frames = PersonGate(limits_of(wake)), 0, True, [], 0
-    for room in range(bench.args.minutes):
-        stream = watch_room("test", 1000 + room, int(ROOM_S * FPS), None, 128, FPS)
-        while pictures := [picture for picture, _ in islice(stream, 60)]:
-            for probability in predict(wake, np.stack(pictures)):
-                gate.see(frame / FPS, float(probability))
-                now = gate.person_in_view(frame / FPS)
-                if now and not closed:
-                    raises.append(round(frame / FPS, 1))
-                closed_frames += now
-                closed, frame = now, frame + 1
-    return {
-        "minutes": bench.args.minutes,
-        "raises": len(raises),
-        "raised_at_s": raises,
-        "closed_s": round(closed_frames / FPS, 1),
-    }
+
+    def probabilities() -> Iterator[float]:
+        for room in range(bench.args.minutes):
+            stream = watch_room("test", 1000 + room, int(ROOM_S * FPS), None, 128, FPS)
+            while pictures := [picture for picture, _ in islice(stream, 60)]:
+                yield from predict(wake, np.stack(pictures))
+
+    return {"minutes": bench.args.minutes} | watch_empty(limits_of(wake), probabilities(), FPS)
 
 
 def limits_of(wake: Wake) -> GateLimits:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from empty_stream import watch_empty
 from machine import Machine, keep, markdown
 from one_cycle import train
 
@@ -41,7 +43,7 @@ from robot_io.person_gate import load_person_gate
 from robot_io.safety import Reaction, SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.perception import load_front_end
-from tinyvla.perception.wake import GateLimits, PersonGate, Wake
+from tinyvla.perception.wake import GateLimits, Wake
 from tinyvla.perception.wake.dataset import Pictures
 from tinyvla.perception.wake.suite import wilson
 
@@ -205,18 +207,19 @@ def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
 def watch_empty_table(folder: Path, limits: GateLimits, minutes: int, seed: int) -> dict[str, Any]:
     """How often the gate closes while nobody comes: a table a minute, the arm where it is to be, not in real time."""
     simulation, rng = Simulation("pick-lift"), np.random.default_rng([seed, 2])
-    eyes, closed, raises, closed_frames = Eyes(simulation.model), False, 0, 0
-    wake, gate = load_front_end(folder), PersonGate(limits)
+    eyes, wake = Eyes(simulation.model), load_front_end(folder)
     assert isinstance(wake, Wake)
-    for frame in tqdm(range(int(60 * FPS * minutes)), desc="empty table"):
-        if frame % int(60 * FPS) == 0:
-            simulation.reset(rng)
-        simulation.place_arm(sweep(frame / FPS))
-        gate.see(frame / FPS, wake.probability(eyes.draw(simulation.data, CAMERA, SIZE)))
-        now = gate.person_in_view(frame / FPS)
-        raises, closed, closed_frames = raises + (now and not closed), now, closed_frames + now
+
+    def probabilities() -> Iterator[float]:
+        for frame in tqdm(range(int(60 * FPS * minutes)), desc="empty table"):
+            if frame % int(60 * FPS) == 0:
+                simulation.reset(rng)
+            simulation.place_arm(sweep(frame / FPS))
+            yield wake.probability(eyes.draw(simulation.data, CAMERA, SIZE))
+
+    found = watch_empty(limits, probabilities(), FPS)
     eyes.close()
-    return {"minutes": minutes, "raises": raises, "closed_s": round(closed_frames / FPS, 1)}
+    return {"minutes": minutes} | found
 
 
 def summarise(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
