@@ -89,7 +89,6 @@ def train_model(args: argparse.Namespace, options: dict[str, Any], run_dir: Path
     cfg = load_config("train", ["task=perception/tinyclip", "preset=cpu", "logger=none", f"run_dir={run_dir}"])
     cfg.trainer.update(trainer | {"num_threads": threads, "bf16": False, "log_every": 50})
     cfg.trainer.validate_every = cfg.trainer.save_every = max(1, trainer["steps"] // args.validations)
-    run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / "checkpoints" / f"{trainer['steps']:06d}").exists():
         trainee = ClipTrainee(options, open_data(args))
         accelerator = make_accelerator("cpu", False)

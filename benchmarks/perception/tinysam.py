@@ -67,7 +67,6 @@ class Bench:
     def train(self, name: str) -> TinySAM:
         """The best checkpoint of a run; a run that was cut short goes on."""
         args, run_dir = self.args, self.work / name.replace(" ", "-")
-        run_dir.mkdir(parents=True, exist_ok=True)
         if not (run_dir / "seconds").exists():
             given = dict(RUNS[name])
             if "teacher" in given:

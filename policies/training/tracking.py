@@ -16,7 +16,7 @@ class Tracker:
     """Appends every record to metrics.jsonl, one JSON object a line, and sends it to wandb.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: the run's folder, made where it is missing.
         config: the run's configuration; its `wandb` part says how to track: mode (offline, online, disabled), project,
             entity, name.
         enabled: False in all processes of a distributed run but the first, where nothing is recorded.
@@ -29,6 +29,7 @@ class Tracker:
         self.enabled = enabled
         self.wandb: Any = None
         if enabled:
+            run_dir.mkdir(parents=True, exist_ok=True)
             self._forget_after(last_step(run_dir))
             self.wandb = self._start_wandb(run_dir, config)
 
