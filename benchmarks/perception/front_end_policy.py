@@ -43,7 +43,7 @@ def train(run_dir: Path, *settings: str) -> Path:
     if (run_dir / "eval.json").is_file() or (run_dir / "trained").is_file():
         return run_dir
     rest = ["resume=true"] if (run_dir / "config.yaml").is_file() else list(settings)
-    subprocess.run([sys.executable, "train.py", f"run_dir={run_dir.resolve()}", *rest], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, str(ROOT / "train.py"), f"run_dir={run_dir}", *rest], check=True)
     (run_dir / "trained").touch()
     return run_dir
 
