@@ -1,0 +1,53 @@
+"""The one registry mechanism: names of ours, and names that installed packages add through entry points."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from .errors import UserError, did_you_mean, one_line
+
+
+class Registry:
+    """Objects by name, imported when they are first needed.
+
+    A package installed beside this one adds names through entry points:
+
+        [project.entry-points."tinyvla.backbones"]
+        my_backbone = "my_package.my_backbone:MyBackboneConfig"
+
+    Args:
+        kind: the noun for messages, such as "backbone".
+        group: the group of entry points.
+        builtin: "module:attribute" by name, of this repository.
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]):
+        self.kind, self.group, self.builtin = kind, group, dict(builtin)
+
+    def names(self) -> list[str]:
+        """All names, ours first. Nothing is imported."""
+        return list(dict.fromkeys([*self.builtin, *(entry.name for entry in entry_points(group=self.group))]))
+
+    def load(self, name: str) -> Any:
+        """Object of a name; ours wins over an entry point of the same name.
+
+        Raises UserError for an unknown name, naming the nearest, and for an entry point that cannot be imported.
+        """
+        if name in self.builtin:
+            module, _, attribute = self.builtin[name].partition(":")
+            return getattr(import_module(module), attribute)
+        for entry in entry_points(group=self.group):
+            if entry.name == name:
+                try:
+                    return entry.load()
+                except (ImportError, AttributeError) as error:
+                    raise UserError(
+                        f"{self.kind} '{name}' cannot be imported from {entry.value} ({one_line(error)}); "
+                        "reinstall the package that adds it"
+                    ) from error
+        raise UserError(f"unknown {self.kind} '{name}'; {did_you_mean(name, self.names())}")
+
+    def load_all(self) -> dict[str, Any]:
+        """Every object by name. Raises UserError as `load`."""
+        return {name: self.load(name) for name in self.names()}
