@@ -12,8 +12,8 @@ from tinyvla.errors import UserError
 
 @app("deploy")
 def main(cfg: DictConfig) -> None:
+    from envs.feature_names import trained_feature_names
     from envs.so101.twin import SCENE, wire_episodes
-    from envs.trained_on import trained_names
     from robot_io.arms import make_arm
     from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes, watch_people
     from robot_io.deployment.on_twin import in_scene, needs_twin
@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> None:
             episodes = [Episode(**episode) for episode in told]
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
-        arm, trained = make_arm(robot, twin), trained_names(cfg.checkpoint)
+        arm, trained = make_arm(robot, twin), trained_feature_names(cfg.checkpoint)
         person = stack.enter_context(take_over(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
         gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, twin is not None) or cfg.person_detector
         people = stack.enter_context(watch_people(gate, cfg.person_gate.camera or next(iter(cameras)), layer.limits))

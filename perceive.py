@@ -28,9 +28,9 @@ def main(cfg: DictConfig) -> None:
         raise UserError("give one front-end to look with, as in frontend=tinysam")
     front_end = make_front_end(*next(iter(front_ends.items())))
     if source == "sim":
-        from envs.scenes import open_scenes
+        from envs.scenes import open_labelled_images
 
-        pictures = iter([open_scenes("table", "test", 1, seed=cfg.seed).images[0]])
+        pictures = iter([open_labelled_images("table", "test", 1, seed=cfg.seed).images[0]])
     else:
         pictures = pictures_of(source, cfg.frames)
     records: list[Any] = []

@@ -19,7 +19,7 @@ from tinyvla.files import write_whole
 
 from .registry import instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
-from .seeds import Split, episode_seed
+from .seeds import EpisodeSplit, episode_seed
 from .workers import LOCAL, count_workers, send_folder, worker_pool
 
 
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
     checkpoint: Path
     env_cfg: Mapping[str, Any]
-    split: Split
+    split: EpisodeSplit
     seed: int
     device: str
     runner: Mapping[str, Any]
@@ -93,7 +93,7 @@ def evaluate(
     env_cfg: Mapping[str, Any],
     episodes: int,
     *,
-    split: Split = "evaluation",
+    split: EpisodeSplit = "evaluation",
     seed: int = 0,
     workers: int | str = "auto",
     launcher: Mapping[str, Any] = LOCAL,

@@ -17,7 +17,7 @@ from policies.training.device import device_of
 from tinyvla.files import write_whole
 
 from .report.front_end import PICTURES, describe_front_end, write_front_end_report
-from .scenes import open_scenes
+from .scenes import open_labelled_images
 
 SPLITS = ("train", "validation", "test")
 
@@ -62,7 +62,7 @@ def open_pictures(task: Mapping[str, Any], seed: int, data_dir: Path, workers: i
     if wanted is None:
         return {}
     return {
-        split: open_scenes(
+        split: open_labelled_images(
             wanted["kind"], split, wanted[split], wanted["image_size"], seed, data_dir=data_dir, workers=workers
         )
         for split in SPLITS

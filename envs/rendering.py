@@ -153,7 +153,7 @@ class CameraRenderer:
             mujoco.mjr_uploadMesh(renderer.model, renderer._mjr_context, mesh)
 
 
-class Eyes:
+class CameraRenderers:
     """An environment's renderers, one a picture size, each made on first use: in the process that draws.
 
     props: what is drawn besides the model.

@@ -4,14 +4,14 @@ from typing import Literal
 
 from tinyvla.errors import UserError
 
-Split = Literal["train", "validation", "evaluation"]
+EpisodeSplit = Literal["train", "validation", "evaluation"]
 
 EPISODES_PER_SEED = 10_000  # episodes of one task before the next value of `seed` would repeat them
 SEEDS = 10_000  # values of `seed`
 _FIRST: dict[str, int] = {"train": 0, "validation": 1, "evaluation": 2}
 
 
-def episode_seed(split: Split, seed: int, index: int) -> int:
+def episode_seed(split: EpisodeSplit, seed: int, index: int) -> int:
     """The environment's seed in the `index`-th episode of a split, 0 <= index < 10,000, for a run with that `seed`.
 
     Raises UserError if index or seed lie outside 0 .. 9,999.

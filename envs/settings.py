@@ -43,7 +43,7 @@ def read_paraphrases(file: Path, task: str, severity: int | None) -> list[str]:
     return of_task["training"] if severity is None else of_task["held_out"][severity]
 
 
-def check_pictures(cameras: Sequence[str], known: Sequence[str], image_size: int, render: str, simulator: str) -> None:
+def check_images(cameras: Sequence[str], known: Sequence[str], image_size: int, render: str, simulator: str) -> None:
     """Raise UserError unless there are cameras, all known, pictures of 8 to 2048 pixels, and a way to draw them."""
     if unknown := [camera for camera in cameras if camera not in known]:
         raise UserError(f"unknown camera {unknown[0]!r} in env.cameras; {simulator} has {', '.join(known)}")

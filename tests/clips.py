@@ -18,7 +18,7 @@ TEXT = {"layers": 3, "width": 24, "heads": 3, "units": 40}
 
 
 def fake_scenes(count: int, seed: int = 0, size: int = 32) -> SimpleNamespace:
-    """What `open_scenes` gives, as far as captions need it: a coloured shape on either side of a grey picture."""
+    """Stand-in for `open_labelled_images` with captions: a coloured shape on either side of a grey image."""
     rng = np.random.default_rng(seed)
     images = np.full((count, size, size, 3), 110, np.uint8)
     images += rng.integers(0, 20, images.shape, dtype=np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from envs.rollout import write_video
-from envs.scenes import open_scenes
+from envs.scenes import open_labelled_images
 from policies.training import read_metrics
 from tinyvla.perception import load_front_end
 from tinyvla.perception.wake import Wake
@@ -31,7 +31,9 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def picture(data_dir):
     path = data_dir / "room.png"
-    imageio.imwrite(path, np.asarray(open_scenes("room", "test", 1, 48, data_dir=data_dir, workers=1).images[0]))
+    imageio.imwrite(
+        path, np.asarray(open_labelled_images("room", "test", 1, 48, data_dir=data_dir, workers=1).images[0])
+    )
     return path
 
 

@@ -37,10 +37,12 @@ def open_data(args: argparse.Namespace) -> dict[str, Any]:
     """Scenes by split for `objects`, nothing for other sources."""
     if args.source != "objects":
         return {}
-    from envs.scenes import open_scenes
+    from envs.scenes import open_labelled_images
 
     counts = {"train": args.scenes, "validation": 50, "test": args.test_scenes}
-    return {name: open_scenes("table", name, count, data_dir=Path(args.data_dir)) for name, count in counts.items()}
+    return {
+        name: open_labelled_images("table", name, count, data_dir=Path(args.data_dir)) for name, count in counts.items()
+    }
 
 
 def make_student(mode: str, seed: int, args: argparse.Namespace, pictures: int) -> tuple[Any, dict[str, Any]]:

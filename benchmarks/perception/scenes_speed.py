@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from machine import Machine, keep, markdown
 
-from envs.scenes.store import BLOCK, SceneSet, draw_block
+from envs.scenes.image_store import BLOCK, ImageSet, draw_block
 from envs.workers import worker_pool
 
 TITLES = {
@@ -35,7 +35,7 @@ TITLES = {
 
 def draw(kind: str, size: int, workers: int, blocks: int, turn: int) -> tuple[float, float]:
     """Pictures a second and seconds to start."""
-    wanted = SceneSet(kind, "train", size, turn)
+    wanted = ImageSet(kind, "train", size, turn)
     with worker_pool(workers) as pool:
         start = time.perf_counter()
         # As many first blocks as workers: each is busy starting, so that none gets two.

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import Machine, keep, markdown
 
 from configs.composing import as_dict, load_config
-from envs.scenes import open_scenes
+from envs.scenes import open_labelled_images
 from envs.workers import worker_pool
 from policies.perception.tinyclip import ClipTrainee
 from policies.training import Tracker, fit, make_accelerator
@@ -78,7 +78,7 @@ def open_data(args: argparse.Namespace) -> dict[str, Any]:
     """Pictures of all splits, generated where they are missing."""
     counts = {"train": args.pictures, "validation": args.pictures // 8, "test": args.pictures // 4}
     return {
-        split: open_scenes("table", split, count, args.image_size, data_dir=Path(args.data_dir))
+        split: open_labelled_images("table", split, count, args.image_size, data_dir=Path(args.data_dir))
         for split, count in counts.items()
     }
 

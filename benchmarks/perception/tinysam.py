@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import Machine, keep, markdown
 
 from configs.composing import as_dict, load_config
-from envs.scenes import open_scenes
+from envs.scenes import open_labelled_images
 from policies import find_checkpoint
 from policies.perception.mask_scores import best_ious, compare, score_masks, summarise
 from policies.perception.tinysam import SamTrainee
@@ -59,7 +59,7 @@ class Bench:
         self.args, self.work = args, Path(args.work)
         counts = {split: getattr(args, split) for split in ("train", "validation", "test")}
         self.pictures = {
-            split: open_scenes("table", split, count, 128, seed=0, data_dir=Path(args.data_dir))
+            split: open_labelled_images("table", split, count, 128, seed=0, data_dir=Path(args.data_dir))
             for split, count in counts.items()
         }
         self.options = as_dict(load_config("train", ["task=perception/tinysam"]).task)

@@ -25,7 +25,7 @@ from machine import Machine, keep, markdown
 from one_cycle import train
 
 from configs.composing import as_dict, load_config
-from envs.scenes import open_scenes, watch_room
+from envs.scenes import generate_room_video, open_labelled_images
 from policies.perception.wake import WakeTrainee
 from tinyvla.files import write_whole
 from tinyvla.perception import load_front_end
@@ -47,7 +47,7 @@ class Bench:
         self.args, self.work = args, Path(args.work)
         rooms = {split: getattr(args, split) for split in ("train", "validation", "test")}
         self.rooms = {
-            split: open_scenes("room", split, count, 128, data_dir=Path(args.data_dir))
+            split: open_labelled_images("room", split, count, 128, data_dir=Path(args.data_dir))
             for split, count in rooms.items()
         }
 
@@ -118,7 +118,7 @@ def entries(bench: Bench, wake: Wake, ms: float) -> dict[str, Any]:
     trials = []
     for number in range(bench.args.entries):
         came, frames = int(EMPTY_BEFORE_S * FPS), int((EMPTY_BEFORE_S + ENTRY_S) * FPS)
-        pictures, labels = zip(*watch_room("test", number, frames, came, 128, FPS), strict=True)
+        pictures, labels = zip(*generate_room_video("test", number, frames, came, 128, FPS), strict=True)
         wide = np.array([label["box"][2] - label["box"][0] if label["box"] else 0 for label in labels])
         first, half = (int(np.argmax(wide >= share)) for share in (1, wide.max() / 2))
         gate, closed = PersonGate(limits_of(wake)), []
@@ -163,7 +163,7 @@ def empty_rooms(bench: Bench, wake: Wake) -> dict[str, Any]:
 
     def probabilities() -> Iterator[float]:
         for room in range(bench.args.minutes):
-            stream = watch_room("test", 1000 + room, int(ROOM_S * FPS), None, 128, FPS)
+            stream = generate_room_video("test", 1000 + room, int(ROOM_S * FPS), None, 128, FPS)
             while pictures := [picture for picture, _ in islice(stream, 60)]:
                 yield from predict(wake, np.stack(pictures))
 

@@ -32,7 +32,7 @@ from machine import Machine, keep, markdown
 from one_cycle import train
 
 from configs.composing import as_dict, load_config
-from envs.rendering import Eyes, mujoco
+from envs.rendering import CameraRenderers, mujoco
 from envs.so101.simulation import Simulation
 from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
 from policies.perception.wake import WakeTrainee
@@ -207,7 +207,7 @@ def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
 def watch_empty_table(folder: Path, limits: GateLimits, minutes: int, seed: int) -> dict[str, Any]:
     """How often the gate closes while nobody comes: a table a minute, the arm where it is to be, not in real time."""
     simulation, rng = Simulation("pick-lift"), np.random.default_rng([seed, 2])
-    eyes, wake = Eyes(simulation.model), load_front_end(folder)
+    renderers, wake = CameraRenderers(simulation.model), load_front_end(folder)
     assert isinstance(wake, Wake)
 
     def probabilities() -> Iterator[float]:
@@ -215,10 +215,10 @@ def watch_empty_table(folder: Path, limits: GateLimits, minutes: int, seed: int)
             if frame % int(60 * FPS) == 0:
                 simulation.reset(rng)
             simulation.place_arm(sweep(frame / FPS))
-            yield wake.probability(eyes.draw(simulation.data, CAMERA, SIZE))
+            yield wake.probability(renderers.draw(simulation.data, CAMERA, SIZE))
 
     found = watch_empty(limits, probabilities(), FPS)
-    eyes.close()
+    renderers.close()
     return {"minutes": minutes} | found
 
 

@@ -8,11 +8,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from ..rendering import Eyes  # before metaworld, which imports mujoco
-from ..settings import check_max_steps, check_pictures, checked_action, observation_space
-from ..shifts.scene import Scene
+from ..rendering import CameraRenderers  # before metaworld, which imports mujoco
+from ..settings import check_images, check_max_steps, checked_action, observation_space
+from ..shifts.scene_elements import SceneElements
 from . import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
-from .scene import describe_scene, start_outside
+from .sawyer_scene import describe_scene, start_outside
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
@@ -62,7 +62,7 @@ class MetaWorldEnv(gym.Env):
         self.instruction = INSTRUCTIONS[self.task]
         self.cameras = list(cameras)
         self.max_steps = max_steps
-        check_pictures(self.cameras, CAMERAS, image_size, render, "Meta-World")
+        check_images(self.cameras, CAMERAS, image_size, render, "Meta-World")
         check_max_steps(max_steps, MAX_EPISODE_STEPS, "Meta-World")
 
         self._sim = ALL_V3_ENVIRONMENTS[self.task]()
@@ -72,7 +72,7 @@ class MetaWorldEnv(gym.Env):
         self._sim.seeded_rand_vec = True
         self._sim._set_task_called = True
         self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
-        self.eyes = Eyes(self._sim.model, render == "fast")
+        self.renderers = CameraRenderers(self._sim.model, render == "fast")
         self._image_size = image_size
         self._expert = ENV_POLICY_MAP[self.task]()
         self._full_state: np.ndarray | None = None
@@ -140,14 +140,14 @@ class MetaWorldEnv(gym.Env):
         """The MuJoCo data."""
         return self._sim.data
 
-    def scene(self) -> Scene:
+    def scene_elements(self) -> SceneElements:
         """What is what in the model, for `envs.shifts`."""
         return describe_scene(self.model)
 
     def close(self) -> None:
-        self.eyes.close()
+        self.renderers.close()
         self._sim.close()
 
     def _look(self, camera: str, size: int) -> np.ndarray:
-        picture = self.eyes.draw(self._sim.data, camera, size)
+        picture = self.renderers.draw(self._sim.data, camera, size)
         return np.ascontiguousarray(picture[::-1, ::-1]) if camera in _UPSIDE_DOWN else picture

@@ -1,6 +1,6 @@
 """Labelled pictures from simulation: tables with objects, rooms with and without people."""
 
-from .store import Scenes, open_scenes
-from .stream import watch_room
+from .image_store import LabelledImages, open_labelled_images
+from .room_video import generate_room_video
 
-__all__ = ["Scenes", "open_scenes", "watch_room"]
+__all__ = ["LabelledImages", "generate_room_video", "open_labelled_images"]

@@ -4,8 +4,8 @@ import numpy as np
 
 from ..rendering import mujoco
 from .colours import any_colour
+from .image_generator import SHOWN, ImageGenerator, add_geom
 from .splits import Split, numbers_of
-from .stage import SHOWN, Stage, add_geom
 
 _BOX, _ROD, _BALL = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID
 _CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
@@ -120,26 +120,26 @@ def add_furniture(spec: mujoco.MjSpec, split: Split) -> None:
 
 
 class Furniture:
-    """The furniture of a stage. names: of the bodies."""
+    """The furniture of a generator. names: of the bodies."""
 
-    def __init__(self, stage: Stage):
-        self._stage = stage
-        self.names = [f"{kind} {number}" for kind in _MAKERS for number in numbers_of(stage.split, 5)]
-        self._geoms = {name: stage.geoms_of(name) for name in self.names}
+    def __init__(self, generator: ImageGenerator):
+        self._generator = generator
+        self.names = [f"{kind} {number}" for kind in _MAKERS for number in numbers_of(generator.split, 5)]
+        self._geoms = {name: generator.geoms_of(name) for name in self.names}
 
     def put(self, name: str, place: np.ndarray, yaw: float, rng: np.random.Generator, group: int = SHOWN) -> None:
         """Have a piece in new colours at a place on the floor, (2,) metres, turned by radians from facing -y."""
-        model, geoms = self._stage.model, self._geoms[name]
+        model, geoms = self._generator.model, self._geoms[name]
         model.body(name).pos, model.body(name).quat = (*place, 0), (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         tones = np.array([any_colour(rng, (0, 0.8), 0.08) for _ in range(3)])
         model.geom_rgba[geoms, :3] = tones[[0, *(1 + np.arange(1, len(geoms)) % 2)]]
         model.geom_group[geoms] = group
 
     def is_shown(self, name: str) -> bool:
-        return bool(self._stage.model.geom_group[self._geoms[name][0]] == SHOWN)
+        return bool(self._generator.model.geom_group[self._geoms[name][0]] == SHOWN)
 
     def draw_chair(self, rng: np.random.Generator) -> tuple[str, float]:
         """A chair's name, and the height of its seat in metres."""
         name = str(rng.choice([name for name in self.names if name.startswith("chair")]))
         seat = self._geoms[name][0]
-        return name, float(self._stage.model.geom_pos[seat, 2] + self._stage.model.geom_size[seat, 2])
+        return name, float(self._generator.model.geom_pos[seat, 2] + self._generator.model.geom_size[seat, 2])

@@ -6,8 +6,8 @@ from PIL import Image
 from ..rendering import mujoco
 from .colours import any_colour
 from .furniture import Furniture
-from .people import BUILDS, SKIN_TONES, Look, Person
-from .stage import Stage, add_geom, add_surface
+from .humanoid import BUILDS, SKIN_TONES, Humanoid, Look
+from .image_generator import ImageGenerator, add_geom, add_surface
 from .textures import SIDE, draw_texture
 
 _COUNT = 2
@@ -26,11 +26,11 @@ def add_posters(spec: mujoco.MjSpec) -> None:
 
 
 class Posters:
-    """The posters of a stage. sheets: the geoms that show what is pictured."""
+    """The posters of a generator. sheets: the geoms that show what is pictured."""
 
-    def __init__(self, stage: Stage, person: Person, furniture: Furniture):
-        self._stage, self._person, self._furniture = stage, person, furniture
-        self.sheets = [stage.model.geom(name).id for name in _NAMES]
+    def __init__(self, generator: ImageGenerator, person: Humanoid, furniture: Furniture):
+        self._generator, self._person, self._furniture = generator, person, furniture
+        self.sheets = [generator.model.geom(name).id for name in _NAMES]
 
     def paint(self, depiction: str, rng: np.random.Generator) -> None:
         """Show none; or one of a person or of something else, and at times a second one of something else.
@@ -41,12 +41,12 @@ class Posters:
             if depiction == "none" or (number > 0 and rng.random() < 0.6):
                 continue
             is_person = number == 0 and depiction == "person"
-            self._stage.paint(name, self._portrait(rng) if is_person else self._something(rng))
-            self._stage.show(self._stage.geoms_of(name))
+            self._generator.paint(name, self._portrait(rng) if is_person else self._something(rng))
+            self._generator.show(self._generator.geoms_of(name))
 
     def hang(self, long: float, wide: float, high: float, nearest: float, rng: np.random.Generator) -> None:
         """Put them on the walls of a room, metres; nearest: from where on the camera sees the walls at its sides."""
-        model = self._stage.model
+        model = self._generator.model
         for name in _NAMES:
             half = rng.uniform(0.22, 0.5, 2) * (1 + long / 9)
             up = np.clip(rng.uniform(1.1, 1.7), half[1] + 0.1, max(high - half[1] - 0.1, half[1] + 0.1))
@@ -63,14 +63,14 @@ class Posters:
 
     def take_down(self) -> None:
         for name in _NAMES:
-            self._stage.show(self._stage.geoms_of(name), False)
+            self._generator.show(self._generator.geoms_of(name), False)
 
     def _portrait(self, rng: np.random.Generator) -> np.ndarray:
         """Somebody's head, upper part or whole, uint8 (128, 128, 3)."""
         person = self._person
         person.wear(Look(str(rng.choice(BUILDS)), str(rng.choice(SKIN_TONES))), rng, _ALONE)
         person.pose(str(rng.choice(["standing", "walking", "reaching"])), np.zeros(2), rng.normal(0, 0.5), 0, rng)
-        head = self._stage.data.geom_xpos[self._stage.model.geom("head").id].copy()
+        head = self._generator.data.geom_xpos[self._generator.model.geom("head").id].copy()
         down, away = np.array([(0.02, 0.7), (0.3, 1.4), (0.75, 2.6)])[rng.integers(3)] * head[2] / 1.6
         pixels = self._pictured(head - [0, 0, down], away, rng)
         person.hide()
@@ -82,20 +82,20 @@ class Posters:
         if kind == "landscape":
             return _landscape(rng)
         if kind == "pattern":
-            return draw_texture(self._stage.split, rng).painted(any_colour(rng), any_colour(rng))
+            return draw_texture(self._generator.split, rng).painted(any_colour(rng), any_colour(rng))
         name = str(rng.choice(self._furniture.names))
         self._furniture.put(name, np.zeros(2), rng.uniform(0, 2 * np.pi), rng, _ALONE)
         pixels = self._pictured(np.array([0, 0, 0.8]), rng.uniform(2.2, 3.2), rng)
-        self._stage.show(self._stage.geoms_of(name), False)
+        self._generator.show(self._generator.geoms_of(name), False)
         return pixels
 
     def _pictured(self, target: np.ndarray, away: float, rng: np.random.Generator) -> np.ndarray:
         """What is in the group of its own, seen from the front, before a patterned ground."""
-        stage, gain = self._stage, rng.uniform(0.7, 1.1)
-        stage.aim(target - np.array([0, away, rng.uniform(-0.2, 0.1) * away]), target, 45)
-        stage.light(0.5 * gain, 0.5 * gain, target + np.array([rng.uniform(-1, 1), -2, 2]), target, np.ones(3))
-        survey = stage.survey((_ALONE,))
-        ground = draw_texture(stage.split, rng).painted(any_colour(rng), any_colour(rng))
+        generator, gain = self._generator, rng.uniform(0.7, 1.1)
+        generator.aim(target - np.array([0, away, rng.uniform(-0.2, 0.1) * away]), target, 45)
+        generator.light(0.5 * gain, 0.5 * gain, target + np.array([rng.uniform(-1, 1), -2, 2]), target, np.ones(3))
+        survey = generator.survey((_ALONE,))
+        ground = draw_texture(generator.split, rng).painted(any_colour(rng), any_colour(rng))
         image, mask = (np.asarray(Image.fromarray(a).resize((SIDE, SIDE))) for a in (survey.image, survey.geoms >= 0))
         return np.where(mask[..., None], image, ground)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .assets import package_folder
+from .package_files import package_folder
 from .splits import FAMILIES, Split, numbers_of
 
 SIDE = 128  # of a texture, in pixels

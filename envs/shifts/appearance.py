@@ -10,14 +10,14 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .scene import ModelEdits, Scene, bodies_below
+from .scene_elements import ModelEdits, SceneElements, bodies_below
 
 _SHARE = 0.3  # of another colour that a unit of strength mixes in
 _LIGHT_GAIN, _LIGHT_TINT, _LIGHT_TURN = 0.2, 0.1, 20.0  # logarithm, share of a channel, degrees
 _CAMERA_TURN, _CAMERA_DISTANCE = 5.0, 0.03  # degrees, logarithm
 
 
-def object_colour(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Generator) -> None:
+def object_colour(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
     """Every colour of the task's objects becomes another one; parts that had the same colour still do."""
     model = edits.model
     share = _share(strength)
@@ -32,12 +32,12 @@ def object_colour(edits: ModelEdits, scene: Scene, strength: float, rng: np.rand
         rgba[geom, :3] = (1 - share) * own + share * others[key]
 
 
-def table_texture(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Generator) -> None:
+def table_texture(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
     """Another pattern on the table shows through, or takes the place of its own."""
     _repaint(edits, scene.table, _share(strength), rng)
 
 
-def background(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Generator) -> None:
+def background(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
     """Likewise on floor and walls, and in the sky, which only render=faithful draws."""
     _repaint(edits, scene.background, _share(strength), rng)
     for texture in np.flatnonzero(edits.model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX):
@@ -45,7 +45,7 @@ def background(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.
         pixels[...] = _mix(pixels, 255 * _random_colour(rng), _share(strength))
 
 
-def lighting(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Generator) -> None:
+def lighting(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
     """All lights brighter or darker, tinted, and turned about the table's middle."""
     gain = np.exp(rng.choice([-1, 1]) * _LIGHT_GAIN * strength)
     tint = 1 + _LIGHT_TINT * strength * rng.uniform(-1, 1, 3)
@@ -59,7 +59,7 @@ def lighting(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Ge
         edits.array("light_pos")[...] = turn.apply(edits.model.light_pos - scene.centre) + scene.centre
 
 
-def camera_pose(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Generator) -> None:
+def camera_pose(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
     """Every camera turned about the table's middle, by 5 degrees a unit of strength, and nearer or farther.
 
     A camera on the robot is turned about itself, by half of that.

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from ..rendering import Prop
-from .scene import Scene, bodies_below
+from .scene_elements import SceneElements, bodies_below
 
 _SHAPES = {  # disjoint, so that what evaluation shows was never seen in training
     True: (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_SPHERE),
@@ -19,7 +19,12 @@ _TRIES = 300
 
 
 def place_distractors(
-    model: mujoco.MjModel, data: mujoco.MjData, scene: Scene, strength: float, rng: np.random.Generator, training: bool
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    scene: SceneElements,
+    strength: float,
+    rng: np.random.Generator,
+    training: bool,
 ) -> list[Prop]:
     """Two shapes a unit of strength on the table, off the task: off its objects, its goal, and what is between them.
 
@@ -55,7 +60,7 @@ def _standing(kind: int, radius: float, height: float) -> tuple[np.ndarray, floa
     return np.array([radius, radius, height]), height
 
 
-def _task_area(model: mujoco.MjModel, data: mujoco.MjData, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+def _task_area(model: mujoco.MjModel, data: mujoco.MjData, scene: SceneElements) -> tuple[np.ndarray, np.ndarray]:
     """Middle and half sides, in x and y, of the rectangle around the task's objects, its visible goal and the hand."""
     x0, y0, x1, y1, z = scene.surface
     corners: list[np.ndarray] = []

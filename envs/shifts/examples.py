@@ -8,7 +8,7 @@ import numpy as np
 
 from ..registry import instruction_of, make_env
 from .axes import Shift, with_shift
-from .wrapper import ShiftedEnv
+from .shifted_env import ShiftedEnv
 
 
 class Example(NamedTuple):

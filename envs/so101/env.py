@@ -7,9 +7,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from ..rendering import Eyes  # before anything that imports mujoco
-from ..settings import check_max_steps, check_pictures, checked_action, observation_space
-from ..shifts.scene import Scene
+from ..rendering import CameraRenderers  # before anything that imports mujoco
+from ..settings import check_images, check_max_steps, checked_action, observation_space
+from ..shifts.scene_elements import SceneElements
 from . import ACTION_DIM, CONTROL_HZ, HIGH, LOW, MAX_EPISODE_STEPS, STATE_DIM
 from .expert import Expert
 from .scene import describe_scene
@@ -54,11 +54,11 @@ class SO101Env(gym.Env):
         self.instruction = INSTRUCTIONS[self.task]
         self.cameras = list(cameras)
         self.max_steps = max_steps
-        check_pictures(self.cameras, CAMERAS, image_size, render, "SO-101")
+        check_images(self.cameras, CAMERAS, image_size, render, "SO-101")
         check_max_steps(max_steps, MAX_EPISODE_STEPS, "SO-101")
 
         self.simulation = Simulation(self.task, fine=render == "faithful")
-        self.eyes = Eyes(self.model, render == "fast")
+        self.renderers = CameraRenderers(self.model, render == "fast")
         self._image_size = image_size
         self._expert: Expert | None = None  # made on first use: a policy that is evaluated has no need of it
         self._steps = -1  # before the first reset
@@ -98,7 +98,7 @@ class SO101Env(gym.Env):
         if self._steps < 0:
             raise gym.error.ResetNeeded("call reset before looking")
         images = {
-            f"observation.images.{camera}": self.eyes.draw(self.data, camera, self._image_size)
+            f"observation.images.{camera}": self.renderers.draw(self.data, camera, self._image_size)
             for camera in self.cameras
         }
         return images | {"observation.state": self.simulation.state().astype(np.float32), "task": self.instruction}
@@ -116,7 +116,7 @@ class SO101Env(gym.Env):
 
     def render(self) -> np.ndarray:
         """A picture for people, uint8 (256, 256, 3), of the first camera."""
-        return self.eyes.draw(self.data, self.cameras[0], self.RENDER_SIZE)
+        return self.renderers.draw(self.data, self.cameras[0], self.RENDER_SIZE)
 
     @property
     def model(self) -> Any:
@@ -128,9 +128,9 @@ class SO101Env(gym.Env):
         """The MuJoCo data."""
         return self.simulation.data
 
-    def scene(self) -> Scene:
+    def scene_elements(self) -> SceneElements:
         """What is what in the model, for `envs.shifts`."""
         return describe_scene(self.model)
 
     def close(self) -> None:
-        self.eyes.close()
+        self.renderers.close()

@@ -3,15 +3,15 @@
 import mujoco
 import numpy as np
 
-from ..shifts.scene import Scene
+from ..shifts.scene_elements import SceneElements
 from .simulation import CUBE, DISC, ROOM, SURFACE, TABLE
 
 _STATE_NOISE = (0.3, 0.3, 0.3, 0.3, 0.3, 0.5)  # LeRobot's units; a servo counts steps of 0.09 degrees
 
 
-def describe_scene(model: mujoco.MjModel) -> Scene:
+def describe_scene(model: mujoco.MjModel) -> SceneElements:
     """The scene that all tasks share."""
-    return Scene(
+    return SceneElements(
         objects=tuple(model.body(name).id for name in (CUBE, DISC)),
         table=(model.geom(TABLE).id,),
         background=tuple(model.geom(name).id for name in ROOM),

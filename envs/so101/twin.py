@@ -14,7 +14,7 @@ from gymnasium.utils import seeding
 
 from tinyvla.errors import UserError
 
-from ..rendering import Eyes  # before anything that imports mujoco
+from ..rendering import CameraRenderers  # before anything that imports mujoco
 from ..seeds import episode_seed
 from .simulation import CAMERAS, Simulation
 from .tasks import INSTRUCTIONS, resolve_tasks
@@ -41,7 +41,7 @@ class TwinScene:
         (task,) = resolve_tasks([task])
         self.simulation = Simulation(task, render == "faithful", furnish)
         self.model, self.data = self.simulation.model, self.simulation.data
-        self._eyes = Eyes(self.model, render == "fast")
+        self._renderers = CameraRenderers(self.model, render == "fast")
         self.reset(0)
         self.simulation.place_arm(np.array(_FOLDED))
 
@@ -59,10 +59,10 @@ class TwinScene:
             raise UserError(f"there is no camera {camera!r}; use {', '.join(CAMERAS)}")
         if height != width:
             raise UserError(f"the scene draws square pictures, not {width}x{height}; set width and height alike")
-        return self._eyes.draw(data, camera, height)
+        return self._renderers.draw(data, camera, height)
 
     def close(self) -> None:
-        self._eyes.close()
+        self._renderers.close()
 
 
 class Judge:

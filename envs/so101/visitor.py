@@ -67,24 +67,24 @@ def visited_pictures(
 
     The arm is anywhere in its range, cube and disc as episodes begin. Labels are as in `tinyvla.perception.wake`.
     """
-    from ..rendering import Eyes
+    from ..rendering import CameraRenderers
 
     simulation = Simulation("pick-lift", furnish=lambda spec: add_visitors(spec, visitors, seed))
     model, data = simulation.model, simulation.data
-    eyes, rng = Eyes(model), np.random.default_rng([seed, 1])
+    renderers, rng = CameraRenderers(model), np.random.default_rng([seed, 1])
     images, labels = np.empty((count, image_size, image_size, 3), np.uint8), []
     for index in range(count):
         simulation.reset(rng)
         simulation.place_arm(rng.uniform(*_POSES))
         move(model, data, "nobody", draw_place(rng))
         mujoco.mj_forward(model, data)
-        images[index] = empty = eyes.draw(data, camera, image_size).copy()
+        images[index] = empty = renderers.draw(data, camera, image_size).copy()
         while index % 2 and shown(images[index], empty) < SEEN:
             move(model, data, f"visitor{rng.integers(visitors)}", draw_place(rng))
             mujoco.mj_forward(model, data)
-            images[index] = eyes.draw(data, camera, image_size)
+            images[index] = renderers.draw(data, camera, image_size)
         labels.append({"person": index % 2})
-    eyes.close()
+    renderers.close()
     return images, labels
 
 

@@ -5,8 +5,8 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from envs.rendering import Eyes
-from envs.shifts.scene import Scene
+from envs.rendering import CameraRenderers
+from envs.shifts.scene_elements import SceneElements
 
 
 class BlockEnv(gym.Env):
@@ -45,7 +45,7 @@ class BlockEnv(gym.Env):
     def __init__(self):
         self.model = mujoco.MjModel.from_xml_string(self.XML)
         self.data = mujoco.MjData(self.model)
-        self.eyes = Eyes(self.model)
+        self.renderers = CameraRenderers(self.model)
         self.observation_space = spaces.Dict(
             {
                 "observation.images.eye": spaces.Box(0, 255, (48, 48, 3), np.uint8),
@@ -55,10 +55,12 @@ class BlockEnv(gym.Env):
         )
         self.action_space = spaces.Box(-1, 1, (1,), np.float32)
 
-    def scene(self):
+    def scene_elements(self):
         number = {name: self.model.geom(name).id for name in ("desk", "floor")}
         block = self.model.body("block").id
-        return Scene((block,), (number["desk"],), (number["floor"],), (-0.25, -0.25, 0.25, 0.25, 0), np.array([0.01]))
+        return SceneElements(
+            (block,), (number["desk"],), (number["floor"],), (-0.25, -0.25, 0.25, 0.25, 0), np.array([0.01])
+        )
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -70,7 +72,7 @@ class BlockEnv(gym.Env):
 
     def observe(self):
         state = self.data.qpos[-1:].astype(np.float32)
-        picture = self.eyes.draw(self.data, "eye", 48)
+        picture = self.renderers.draw(self.data, "eye", 48)
         return {"observation.images.eye": picture, "observation.state": state, "task": self.instruction}
 
     def apply(self, action):
@@ -82,7 +84,7 @@ class BlockEnv(gym.Env):
         return np.ones(1, np.float32)
 
     def render(self):
-        return self.eyes.draw(self.data, "eye", 96)
+        return self.renderers.draw(self.data, "eye", 96)
 
     def close(self):
-        self.eyes.close()
+        self.renderers.close()

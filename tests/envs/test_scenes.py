@@ -5,14 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from envs.scenes import watch_room
+from envs.scenes import generate_room_video
 from envs.scenes.captions import captions_of, list_of, relation_of
-from envs.scenes.people import BUILDS, POSTURES, SKIN_TONES, Look
-from envs.scenes.room import _LEAST_POSTER, BRIGHT, DARK, FAR, NEAR
-from envs.scenes.shapes import shapes_of
-from envs.scenes.splits import FAMILIES, PICTURES_PER_SEED, SPLITS, numbers_of, picture_seed
-from envs.scenes.stage import HIDDEN, box_of
-from envs.scenes.store import make_stage
+from envs.scenes.humanoid import BUILDS, POSTURES, SKIN_TONES, Look
+from envs.scenes.image_generator import HIDDEN, box_of
+from envs.scenes.image_store import make_generator
+from envs.scenes.object_meshes import shapes_of
+from envs.scenes.room_generator import _LEAST_POSTER, BRIGHT, DARK, FAR, NEAR
+from envs.scenes.splits import FAMILIES, IMAGES_PER_SEED, SPLITS, image_seed, numbers_of
 from envs.scenes.textures import PATTERNS, pairs_of, pattern, photograph, photographs_of
 from tinyvla.errors import UserError
 
@@ -21,28 +21,28 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def table():
-    stage = make_stage("table", "validation", SIZE)
-    yield stage
-    stage.close()
+    generator = make_generator("table", "validation", SIZE)
+    yield generator
+    generator.close()
 
 
 @pytest.fixture(scope="module")
 def room():
-    stage = make_stage("room", "test", SIZE)
-    yield stage
-    stage.close()
+    generator = make_generator("room", "test", SIZE)
+    yield generator
+    generator.close()
 
 
-def pictures(stage, count):
-    return [stage.picture(np.random.default_rng(seed)) for seed in range(count)]
+def pictures(generator, count):
+    return [generator.picture(np.random.default_rng(seed)) for seed in range(count)]
 
 
 def test_splits_share_no_seed():
-    ends = [(picture_seed(split, 0, 0), picture_seed(split, 9999, PICTURES_PER_SEED - 1)) for split in SPLITS]
+    ends = [(image_seed(split, 0, 0), image_seed(split, 9999, IMAGES_PER_SEED - 1)) for split in SPLITS]
     assert all(first[1] < second[0] for first, second in pairwise(ends))
-    for seed, index in ((10_000, 0), (-1, 0), (0, PICTURES_PER_SEED)):
+    for seed, index in ((10_000, 0), (-1, 0), (0, IMAGES_PER_SEED)):
         with pytest.raises(UserError, match="use"):
-            picture_seed("test", seed, index)
+            image_seed("test", seed, index)
 
 
 def test_splits_share_no_object_mesh_and_have_all_categories():
@@ -140,10 +140,10 @@ def test_captions():
 
 @pytest.mark.parametrize("kind", ["table", "room"])
 def test_a_picture_depends_on_its_seed_alone(kind, request):
-    stage = request.getfixturevalue(kind)
-    first = pictures(stage, 6)
+    generator = request.getfixturevalue(kind)
+    first = pictures(generator, 6)
     for seed in (4, 1, 5):
-        again = stage.picture(np.random.default_rng(seed))
+        again = generator.picture(np.random.default_rng(seed))
         assert again.label == first[seed].label
         for name, array in again.arrays.items():
             assert np.array_equal(array, first[seed].arrays[name]), (seed, name)
@@ -209,8 +209,8 @@ def test_somebody_walks_into_a_room(room):
 
 
 def test_a_stream_depends_on_its_arguments_alone():
-    first, again = (list(watch_room("test", 3, 4, 1, image_size=32)) for _ in range(2))
+    first, again = (list(generate_room_video("test", 3, 4, 1, image_size=32)) for _ in range(2))
     assert all(np.array_equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(first, again, strict=True))
     assert len(first) == 4
     with pytest.raises(UserError, match="no split 'tests' of scenes; use one of train"):
-        next(watch_room("tests", 0, 1))
+        next(generate_room_video("tests", 0, 1))

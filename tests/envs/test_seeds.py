@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from envs.lerobot_env import evaluation_seed
-from envs.seeds import EPISODES_PER_SEED, SEEDS, Split, episode_seed
+from envs.seeds import EPISODES_PER_SEED, SEEDS, EpisodeSplit, episode_seed
 from tinyvla.errors import UserError
 
-SPLITS = get_args(Split)
+SPLITS = get_args(EpisodeSplit)
 LAST_SEED, LAST_EPISODE = SEEDS - 1, EPISODES_PER_SEED - 1
 
 

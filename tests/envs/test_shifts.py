@@ -12,7 +12,7 @@ from envs.metaworld.tasks import INSTRUCTIONS, paraphrases
 from envs.registry import instruction_of
 from envs.seeds import episode_seed
 from envs.shifts import AXES, PHYSICAL, SEVERITIES, Shift, with_randomisation, with_shift
-from envs.shifts.wrapper import ShiftedEnv
+from envs.shifts.shifted_env import ShiftedEnv
 from tinyvla.errors import UserError
 
 CONFIG = {"name": "metaworld", "cameras": ["corner2"], "image_size": 48, "render": "fast", "max_steps": 500}
@@ -139,7 +139,7 @@ def changed_by(env, axis, field):
 
 def test_colours_are_those_of_the_parts_that_an_axis_names(block, drawer):
     for env in (block, drawer):
-        scene, model = env.scene(), env.model
+        scene, model = env.scene_elements(), env.model
         names = {"object": set(), "other": set()}
         for geom in range(model.ngeom):
             root = model.body_rootid[model.geom_bodyid[geom]]
@@ -199,14 +199,14 @@ def test_positions_lie_outside_the_range_of_training_in_reach(drawer, severity):
 def test_every_camera_is_displaced(drawer):
     def views():
         drawer.reset(seed=1)
-        return [drawer.eyes.draw(drawer.data, camera, 48).astype(int) for camera in cameras]
+        return [drawer.renderers.draw(drawer.data, camera, 48).astype(int) for camera in cameras]
 
     cameras = ["corner2", "topview", "gripperPOV", "behindGripper"]
     usual = views()
     shifted = wrapped(drawer, "camera_pose", severity=1)
     shifted.reset(seed=1)
     for camera, plain in zip(cameras, usual, strict=True):
-        assert np.abs(drawer.eyes.draw(drawer.data, camera, 48) - plain).mean() > 3, camera
+        assert np.abs(drawer.renderers.draw(drawer.data, camera, 48) - plain).mean() > 3, camera
     shifted.restore()
     np.testing.assert_array_equal(views(), usual)
 
@@ -214,13 +214,13 @@ def test_every_camera_is_displaced(drawer):
 @pytest.mark.parametrize("env_name", ["block", "drawer"])
 def test_distractors_stand_on_the_table_off_the_task(request, env_name):
     env = request.getfixturevalue(env_name)
-    scene, model = env.scene(), env.model
+    scene, model = env.scene_elements(), env.model
     for severity in SEVERITIES:
         shifted = wrapped(env, "distractors", severity=severity)
         counts = set()
         for seed in range(6):
             shifted.reset(seed=seed)
-            props = env.eyes.props
+            props = env.renderers.props
             counts.add(len(props))
             for i, prop in enumerate(props):
                 x, y = prop.position[:2]
@@ -234,7 +234,7 @@ def test_distractors_stand_on_the_table_off_the_task(request, env_name):
                         assert distance > model.geom_aabb[geom, 3:].min()
         assert counts <= {2 * severity, 2 * severity + 1}
         shifted.restore()
-        assert not env.eyes.props
+        assert not env.renderers.props
 
 
 def test_the_policys_sensors_are_noisy_not_the_experts(drawer):
@@ -284,7 +284,7 @@ def test_shapes_of_distractors_in_training_are_others(block):
         shapes[severity] = set()
         for seed in range(12):
             shifted.reset(seed=seed)
-            shapes[severity] |= {prop.kind for prop in block.eyes.props}
+            shapes[severity] |= {prop.kind for prop in block.renderers.props}
         shifted.restore()
     assert shapes[None]
     assert shapes[3]
@@ -360,14 +360,14 @@ def test_the_order_of_axes_makes_no_difference():
 def shift_every_way(task):
     env = make_env(CONFIG | {"image_size": 32}, task)
     env.reset(seed=3)
-    model, scene = model_bytes(env), env.scene()
+    model, scene = model_bytes(env), env.scene_elements()
     assert scene.objects
     assert len(scene.table) >= 3
     assert env.model.geom("floor").id in scene.background
     everything = wrapped(env, *AXES)
     for seed in range(2):
         everything.reset(seed=seed)
-        low = min(prop.position[2] - prop.size.max() for prop in env.eyes.props)
+        low = min(prop.position[2] - prop.size.max() for prop in env.renderers.props)
         assert -0.02 < low - scene.surface[-1] < 0.03  # on the table, neither in it nor above
         everything.step(np.zeros(4, np.float32))
     everything.restore()

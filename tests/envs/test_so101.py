@@ -18,7 +18,7 @@ from envs.demos.episode import record_demo
 from envs.lerobot_env import LeRobotEnv, TinyVLASO101Config
 from envs.registry import instruction_of
 from envs.shifts import AXES, Shift, with_shift
-from envs.shifts.wrapper import ShiftedEnv
+from envs.shifts.shifted_env import ShiftedEnv
 from envs.so101 import ACTION_DIM, CONTROL_HZ, FEATURE_NAMES, HIGH, JOINTS, LOW
 from envs.so101.arm import Units
 from envs.so101.simulation import CAMERAS, CUBE, DISC, HOME, Simulation
@@ -360,7 +360,7 @@ def test_every_shift_works_here_and_is_taken_back(first_frames, axis):
     assert (seen["observation.images.front"] != plain["observation.images.front"]).any() != told
     np.testing.assert_array_equal(seen["observation.state"] == plain["observation.state"], axis != "sensor_noise")
     if axis == "distractors":
-        assert len(env.eyes.props) >= 3
+        assert len(env.renderers.props) >= 3
     shifted.restore()
     again = env.reset(seed=2)[0]
     np.testing.assert_array_equal(again["observation.images.front"], plain["observation.images.front"])

@@ -8,8 +8,8 @@ import pytest
 from tiny import write_so101_policy
 
 from configs.composing import as_dict, load_config
+from envs.feature_names import trained_feature_names
 from envs.so101.twin import SCENE, wire_episodes
-from envs.trained_on import trained_names
 from robot_io.arms import make_arm
 from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner
 from robot_io.deployment.on_twin import in_scene, needs_twin
@@ -161,19 +161,19 @@ def fake_process(settings, folder):
 
 
 def test_joint_names_of_a_run(tmp_path, checkpoint):
-    assert trained_names(checkpoint) == {}
+    assert trained_feature_names(checkpoint) == {}
     run = tmp_path / "run"
     folder = run / "checkpoints/000001/pretrained_model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (run / "checkpoints/last").symlink_to("000001")
     (run / "config.yaml").write_text("env: {name: so101}")
-    assert trained_names(run)["action"][0] == "shoulder_pan.pos"
+    assert trained_feature_names(run)["action"][0] == "shoulder_pan.pos"
     data = tmp_path / "data/meta"
     data.mkdir(parents=True)
     (data / "info.json").write_text(json.dumps({"features": {"action": {"names": ["a", "b"]}}}))
     (run / "config.yaml").write_text(f"dataset: {{root: {tmp_path / 'data'}}}\nenv: {{name: so101}}")
-    assert trained_names(run) == {"action": ["a", "b"]}
+    assert trained_feature_names(run) == {"action": ["a", "b"]}
 
 
 @pytest.mark.slow

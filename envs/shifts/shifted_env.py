@@ -11,9 +11,9 @@ from tinyvla.errors import UserError
 from .appearance import background, camera_pose, lighting, object_colour, table_texture
 from .axes import Shift
 from .distractors import place_distractors
-from .scene import ModelEdits
-from .sensors import noisy_picture, noisy_state
-from .size import object_size
+from .object_size import object_size
+from .scene_elements import ModelEdits
+from .sensor_noise import noisy_image, noisy_state
 
 _MODEL_SHIFTS = {
     "object_colour": object_colour,
@@ -33,9 +33,8 @@ class ShiftedEnv(gym.Wrapper):
     An episode's perturbation is a pure function of axis, severity and the episode's seed. It is made at `reset` and
     undone at the next one, after which the model is what it was. Only object_size and position change the physics.
 
-    What is asked of the wrapped environment, besides what `envs.rollout` needs: `model` and `data`, MuJoCo's; `eyes`,
-    the `envs.rendering.Eyes` that draw them; `scene()`, the `Scene` that tells what is what; for position, that `reset`
-    heeds options={"outside": metres}.
+    The wrapped environment needs `model` and `data`, MuJoCo's; `renderers`, the `envs.rendering.CameraRenderers` that
+    draw them; `scene_elements()`; and for the axis position a `reset` that heeds options={"outside": metres}.
 
     Args:
         env: the environment.
@@ -50,8 +49,8 @@ class ShiftedEnv(gym.Wrapper):
         self.shift = shift
         self._instruct = instruct
         self._env = env.unwrapped
-        self._scene = self._env.scene()
-        self._edits = ModelEdits(self._env.model, self._env.eyes)
+        self._scene = self._env.scene_elements()
+        self._edits = ModelEdits(self._env.model, self._env.renderers)
         self._seed = self._steps = 0
 
     @property
@@ -74,7 +73,7 @@ class ShiftedEnv(gym.Wrapper):
             options = (options or {}) | {"outside": _OUTSIDE * self._draw("position")[0]}
         observation, info = self.env.reset(seed=self._seed, options=options)
         if "distractors" in self.shift.names:
-            self._env.eyes.props += place_distractors(
+            self._env.renderers.props += place_distractors(
                 self._env.model,
                 self._env.data,
                 self._scene,
@@ -108,12 +107,12 @@ class ShiftedEnv(gym.Wrapper):
         if "sensor_noise" not in self.shift.names:
             return picture
         strength, rng = self._sensor_draw()
-        return noisy_picture(np.asarray(picture), strength, rng)
+        return noisy_image(np.asarray(picture), strength, rng)
 
     def restore(self) -> None:
         """Make the model what it was before this wrapper changed it; a reset has to follow."""
         self._edits.undo()
-        self._env.eyes.props.clear()
+        self._env.renderers.props.clear()
 
     def close(self) -> None:
         self.restore()
@@ -134,5 +133,5 @@ class ShiftedEnv(gym.Wrapper):
         observation[_STATE] = noisy_state(observation[_STATE], strength, self._scene.state_noise, rng)
         for key, value in observation.items():
             if key.startswith(_PICTURES):
-                observation[key] = noisy_picture(value, strength, rng)
+                observation[key] = noisy_image(value, strength, rng)
         return observation

@@ -15,7 +15,7 @@ from .registry import embodiment_of
 _UP_TO_THE_RUN = 3  # from checkpoints/<step>/pretrained_model
 
 
-def trained_names(checkpoint: Path | str) -> dict[str, list[str]]:
+def trained_feature_names(checkpoint: Path | str) -> dict[str, list[str]]:
     """Names of the numbers in a policy's `observation.state` and `action`, in order, as far as is known.
 
     An older checkpoint does not say; then the configuration of its run may tell those of the action.

@@ -7,7 +7,7 @@ _NOISE = 6.0  # of 255, a unit of strength
 _BLUR = 0.35 / 96  # of a picture's side
 
 
-def noisy_picture(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def noisy_image(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """A picture, uint8 (S, S, 3), blurred and with Gaussian noise on every pixel."""
     radius = _BLUR * strength * picture.shape[0]
     blurred = gaussian_filter(picture.astype(np.float32), (radius, radius, 0))

@@ -7,7 +7,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from ..shifts.scene import Scene
+from ..shifts.scene_elements import SceneElements
 
 _ARM, _TABLE, _ROOM = {"base", "mocap"}, {"tablelink"}, {"world", "RetainingWall"}  # bodies; some tasks have no wall
 _SURFACE = (-0.4, 0.4, 0.4, 0.85)  # of the table, what corner2 and topview see
@@ -15,14 +15,14 @@ _STATE_NOISE = (0.003, 0.003, 0.003, 0.02)  # metres, and the gripper's opening
 _BOX, _SHOWN = mujoco.mjtGeom.mjGEOM_BOX, 2  # groups of geoms up to this are drawn
 
 
-def describe_scene(model: mujoco.MjModel) -> Scene:
+def describe_scene(model: mujoco.MjModel) -> SceneElements:
     """The scene of any of the 50 tasks: they share arm, table and room, and all else is the task's."""
     roots = [body for body in range(1, model.nbody) if model.body_parentid[body] == 0]
     table = _geoms_of(model, _TABLE)
     # Where there is a hole in the table, its top is higher.
     boards = [geom for geom in table if model.geom_group[geom] <= _SHOWN and model.geom_type[geom] == _BOX]
     top = max(model.body_pos[model.geom_bodyid[g], 2] + model.geom_pos[g, 2] + model.geom_size[g, 2] for g in boards)
-    return Scene(
+    return SceneElements(
         objects=tuple(body for body in roots if model.body(body).name not in _ARM | _TABLE | _ROOM),
         table=table,
         background=_geoms_of(model, _ROOM),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Scene(NamedTuple):
+class SceneElements(NamedTuple):
     """What is what in an environment's MuJoCo model.
 
     objects: bodies that are the task's objects, with whatever hangs on them. table, background: geoms of the table, and
@@ -42,11 +42,11 @@ class ModelEdits:
 
     Args:
         model: the MuJoCo model.
-        eyes: the `envs.rendering.Eyes` that draw it.
+        renderers: the `envs.rendering.CameraRenderers` that draw it.
     """
 
-    def __init__(self, model: Any, eyes: Any):
-        self.model, self._eyes = model, eyes
+    def __init__(self, model: Any, renderers: Any):
+        self.model, self._renderers = model, renderers
         self._kept: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
         self._textures: set[int] = set()
         self._meshes: set[int] = set()
@@ -72,7 +72,7 @@ class ModelEdits:
 
     def show(self) -> None:
         """Have the changes drawn from now on."""
-        self._eyes.note_changes(self._textures, self._meshes)
+        self._renderers.note_changes(self._textures, self._meshes)
 
     def undo(self) -> None:
         """Give the model every value back that it had before."""

@@ -3,12 +3,12 @@
 import mujoco
 import numpy as np
 
-from .scene import ModelEdits, Scene, bodies_below
+from .scene_elements import ModelEdits, SceneElements, bodies_below
 
 _SCALE = 0.08  # logarithm, a unit of strength
 
 
-def object_size(edits: ModelEdits, scene: Scene, strength: float, rng: np.random.Generator) -> None:
+def object_size(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
     """All of the task's objects larger or smaller by the same factor, each about its own origin.
 
     What belongs together so still fits: a drawer its cabinet, a peg its hole. Masses, and how far joints go, stay as

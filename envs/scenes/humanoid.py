@@ -6,9 +6,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ..rendering import mujoco
-from .assets import package_folder
 from .colours import any_colour
-from .stage import HIDDEN, SHOWN, Stage, add_geom, add_surface
+from .image_generator import HIDDEN, SHOWN, ImageGenerator, add_geom, add_surface
+from .package_files import package_folder
 
 
 class _Build(NamedTuple):
@@ -80,14 +80,14 @@ def humanoid_spec() -> mujoco.MjSpec:
     return spec
 
 
-class Person:
-    """The humanoid in a stage's model, which can look like many people, one at a time.
+class Humanoid:
+    """The humanoid in a generator's model, which can look like many people, one at a time.
 
     geoms: all that it is drawn with.
     """
 
-    def __init__(self, stage: Stage):
-        self._stage, model = stage, stage.model
+    def __init__(self, generator: ImageGenerator):
+        self._generator, model = generator, generator.model
         first = model.body("root").id
         self._bodies = np.flatnonzero(model.body_rootid == first)
         self.geoms = np.flatnonzero(np.isin(model.geom_bodyid, self._bodies))
@@ -97,7 +97,7 @@ class Person:
 
     def wear(self, look: Look, rng: np.random.Generator, group: int = SHOWN) -> None:
         """Take on a build and a skin tone, with other clothes and hair every time, and be in a group of geoms."""
-        model = self._stage.model
+        model = self._generator.model
         self._grow(_BUILDS[look.build], rng)
         tones = {"skin": _colour(str(rng.choice(_SKIN[look.skin_tone]))) * rng.uniform(0.93, 1.0)}
         tones |= {"shirt": any_colour(rng), "trousers": any_colour(rng, (0, 0.6), 0.08)}
@@ -109,7 +109,7 @@ class Person:
         for geom, part in self._parts.items():
             model.geom_rgba[geom] = (*tones[part if part in tones else _covered_by(part)], 1)
         if rng.random() < 0.4:
-            self._stage.decorate("shirt", rng, np.stack([tones["shirt"], any_colour(rng)]))
+            self._generator.decorate("shirt", rng, np.stack([tones["shirt"], any_colour(rng)]))
             shirt = [geom for geom, part in self._parts.items() if part in _SHIRT]
             model.geom_matid[shirt], model.geom_rgba[shirt] = model.material("shirt").id, 1
         model.geom_group[self.geoms] = group
@@ -118,10 +118,10 @@ class Person:
             model.geom(name).group = HIDDEN
 
     def hide(self) -> None:
-        self._stage.show(self.geoms, False)
+        self._generator.show(self.geoms, False)
 
     def _grow(self, build: _Build, rng: np.random.Generator) -> None:
-        model, vary = self._stage.model, rng.uniform(0.95, 1.05, 3)
+        model, vary = self._generator.model, rng.uniform(0.95, 1.05, 3)
         tall = build.height * vary[0]
         model.body_pos[self._bodies[1:]] = tall * self._offset[self._bodies[1:]]
         head = model.body("head").id
@@ -149,7 +149,7 @@ class Person:
 
         seat: height in metres of what is sat upon. stride: how far the left leg is ahead in walking, degrees.
         """
-        model, data = self._stage.model, self._stage.data
+        model, data = self._generator.model, self._generator.data
         data.qpos[:] = model.qpos0
         for name, degrees in _angles(posture, rng, stride).items():
             joint = model.joint(name)

@@ -8,10 +8,10 @@ import numpy as np
 from ..rendering import Survey, mujoco
 from .colours import any_colour
 from .furniture import Furniture, add_furniture
-from .people import BUILDS, POSTURES, SKIN_TONES, Look, Person, height_of, humanoid_spec
+from .humanoid import BUILDS, POSTURES, SKIN_TONES, Humanoid, Look, height_of, humanoid_spec
+from .image_generator import HIDDEN, ImageGenerator, LabelledImage, add_geom, add_surface, box_of
 from .posters import Posters, add_posters, facing
 from .splits import Split
-from .stage import HIDDEN, Picture, Stage, add_geom, add_surface, box_of
 
 # By the height of the person's box over the picture's.
 NEAR, FAR = 0.6, 0.25
@@ -41,7 +41,7 @@ class _View(NamedTuple):
         return np.array([np.clip(self.eye[0] + across, -half, half), np.clip(away, 0.6, self.long - 0.5)])
 
 
-class RoomStage(Stage):
+class RoomGenerator(ImageGenerator):
     """Draws labelled pictures of rooms, each from a generator of random numbers alone.
 
     Args:
@@ -55,10 +55,10 @@ class RoomStage(Stage):
         add_furniture(spec, split)
         add_posters(spec)
         super().__init__(spec, split, image_size)
-        self._person, self._furniture = Person(self), Furniture(self)
+        self._person, self._furniture = Humanoid(self), Furniture(self)
         self._posters = Posters(self, self._person, self._furniture)
 
-    def picture(self, rng: np.random.Generator) -> Picture:
+    def picture(self, rng: np.random.Generator) -> LabelledImage:
         # Without a person too, so that the room tells nothing; near ones are often cut off, and then not near.
         level = str(rng.choice(list(_SHARES), p=[0.45, 0.2, 0.35]))
         view, depiction = self._empty_room(level, rng)
@@ -69,8 +69,8 @@ class RoomStage(Stage):
         self._place_furniture(place, 1.5, view, rng)
         return self._drawn(look, depiction)
 
-    def watch(self, rng: np.random.Generator, frames: int, enters: int | None, fps: float) -> Iterator[Picture]:
-        """What a camera sees of one room, frame by frame, with a sensor's noise: see `watch_room`."""
+    def watch(self, rng: np.random.Generator, frames: int, enters: int | None, fps: float) -> Iterator[LabelledImage]:
+        """What a camera sees of one room, frame by frame, with a sensor's noise: see `generate_room_video`."""
         view, depiction = self._empty_room("mid", rng)
         look, side = Look(str(rng.choice(BUILDS)), str(rng.choice(SKIN_TONES))), rng.choice([-1, 1])
         tall = height_of(look, "walking")
@@ -92,7 +92,7 @@ class RoomStage(Stage):
                 still = self._drawn(look, depiction)
             noisy = still.arrays["images"] * rng.normal(1, 0.01) + rng.normal(0, 2, still.arrays["images"].shape)
             images = np.clip(noisy, 0, 255).astype(np.uint8)
-            yield Picture(still.arrays | {"images": images}, still.label)
+            yield LabelledImage(still.arrays | {"images": images}, still.label)
 
     def _empty_room(self, level: str, rng: np.random.Generator) -> tuple[_View, str]:
         """A lit room with nothing but posters, long enough for somebody at that distance, and what is on them."""
@@ -105,7 +105,7 @@ class RoomStage(Stage):
         self._posters.hang(view.long, view.wide, view.high, nearest, rng)
         return view, depiction
 
-    def _drawn(self, look: Look | None, depiction: str) -> Picture:
+    def _drawn(self, look: Look | None, depiction: str) -> LabelledImage:
         """The picture of what is shown; a person or poster of whom too little is seen is taken away."""
         survey = self.survey()
         person, poster = self._seen(survey)
@@ -123,7 +123,7 @@ class RoomStage(Stage):
         """Shares of the picture's pixels that show the person, and what is on posters."""
         return [float(np.isin(survey.geoms, geoms).mean()) for geoms in (self._person.geoms, self._posters.sheets)]
 
-    def _labelled(self, survey: Survey, look: Look | None, depiction: str) -> Picture:
+    def _labelled(self, survey: Survey, look: Look | None, depiction: str) -> LabelledImage:
         instances = np.isin(survey.geoms, self._person.geoms).astype(np.uint8)
         box = box_of(instances > 0) if look else None
         share = (box[3] - box[1]) / self.image_size if box else 0
@@ -137,7 +137,7 @@ class RoomStage(Stage):
             "skin_tone": look.skin_tone if look else None,
             "box": box,
         }
-        return Picture({"images": survey.image, "instances": instances}, label)
+        return LabelledImage({"images": survey.image, "instances": instances}, label)
 
     def _build_room(self, level: str, rng: np.random.Generator) -> _View:
         """Floor, walls and ceiling, long enough for somebody at that distance, and the camera."""

@@ -13,18 +13,18 @@ SHOWN, HIDDEN = 0, 5  # groups of geoms
 _CAMERA = "eye"
 
 
-class Picture(NamedTuple):
+class LabelledImage(NamedTuple):
     """A labelled picture, S pixels a side.
 
     arrays: by name, "images" uint8 (S, S, 3), "instances" uint8 (S, S) and of tables "depth" float16 (S, S), metres.
-    label: what `open_scenes` says.
+    label: what `open_labelled_images` says.
     """
 
     arrays: dict[str, np.ndarray]
     label: dict[str, Any]
 
 
-class Stage:
+class ImageGenerator:
     """What tables and rooms have in common: a model, a camera, lights, and surfaces with changing textures.
 
     Args:
@@ -93,7 +93,7 @@ class Stage:
         self.paint(surface, texture.painted(*tones), repeat)
         return texture.word
 
-    def picture(self, rng: np.random.Generator) -> Picture:
+    def picture(self, rng: np.random.Generator) -> LabelledImage:
         """The picture that a generator leads to; whatever was drawn before makes no difference."""
         raise NotImplementedError
 

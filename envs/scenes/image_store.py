@@ -17,8 +17,8 @@ from tinyvla.errors import UserError
 from tinyvla.files import alone_in, write_whole
 
 from ..workers import clear_disk_errors, count_workers, worker_pool
-from .splits import SPLITS, Split, picture_seed
-from .stage import Stage
+from .image_generator import ImageGenerator
+from .splits import SPLITS, Split, image_seed
 
 VERSION = 4  # of the pictures; another one is another folder
 BLOCK = 32  # pictures that are drawn, checked and kept together
@@ -44,7 +44,7 @@ _ARRAYS = {
 }
 
 
-class SceneSet(NamedTuple):
+class ImageSet(NamedTuple):
     """What a set of pictures depends on."""
 
     kind: str
@@ -68,7 +68,7 @@ class Block(NamedTuple):
     labels: list[dict[str, Any]]
 
 
-class Scenes:
+class LabelledImages:
     """Labelled pictures, S pixels a side.
 
     images: uint8 (N, S, S, 3). labels: a dict a picture. instances: uint8 (N, S, S); of tables 0 is table and
@@ -85,7 +85,7 @@ class Scenes:
         return len(self.labels)
 
 
-def open_scenes(
+def open_labelled_images(
     kind: str,
     split: str,
     count: int = 2000,
@@ -93,7 +93,7 @@ def open_scenes(
     seed: int = 0,
     data_dir: Path = Path("data"),
     workers: int | str | None = "auto",
-) -> Scenes:
+) -> LabelledImages:
     """The first `count` pictures of a set; what is missing below data_dir is drawn first.
 
     A picture depends on kind, split, seed, its index and image_size alone: not on count, nor on who draws it. Splits
@@ -121,7 +121,7 @@ def open_scenes(
     return _mapped(wanted, folder, count)
 
 
-def _checked(kind: str, split: str, count: int, image_size: int, seed: int) -> SceneSet:
+def _checked(kind: str, split: str, count: int, image_size: int, seed: int) -> ImageSet:
     if kind not in _ARRAYS:
         raise UserError(f"there is no kind {kind!r} of scenes; use one of {', '.join(_ARRAYS)}")
     if split not in SPLITS:
@@ -130,8 +130,8 @@ def _checked(kind: str, split: str, count: int, image_size: int, seed: int) -> S
         raise UserError(f"count is {count!r}; ask for at least 1 picture")
     if not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
         raise UserError(f"image_size is {image_size!r}; use {SMALLEST} to {LARGEST} pixels")
-    picture_seed(split, seed, count - 1)
-    return SceneSet(kind, cast(Split, split), image_size, seed)
+    image_seed(split, seed, count - 1)
+    return ImageSet(kind, cast(Split, split), image_size, seed)
 
 
 def _label_file(folder: Path, block: int) -> Path:
@@ -142,7 +142,7 @@ def _missing(folder: Path, blocks: range) -> list[int]:
     return [block for block in blocks if not _label_file(folder, block).exists()]
 
 
-def _draw(wanted: SceneSet, folder: Path, missing: list[int], workers: int | str | None) -> None:
+def _draw(wanted: ImageSet, folder: Path, missing: list[int], workers: int | str | None) -> None:
     if not missing:
         return
     _check_disk(folder, len(missing) * BLOCK * sum(array.bytes(wanted.image_size) for array in wanted.arrays.values()))
@@ -153,43 +153,43 @@ def _draw(wanted: SceneSet, folder: Path, missing: list[int], workers: int | str
             bar.update(BLOCK)
 
 
-def _in_workers(wanted: SceneSet, missing: list[int], number: int) -> Iterator[tuple[int, Block]]:
+def _in_workers(wanted: ImageSet, missing: list[int], number: int) -> Iterator[tuple[int, Block]]:
     with worker_pool(number) as pool:
         futures = {pool.submit(draw_block, wanted, block): block for block in missing}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
 
 
-def _in_process(wanted: SceneSet, missing: list[int]) -> Iterator[tuple[int, Block]]:
-    with closing(make_stage(wanted.kind, wanted.split, wanted.image_size)) as stage:
+def _in_process(wanted: ImageSet, missing: list[int]) -> Iterator[tuple[int, Block]]:
+    with closing(make_generator(wanted.kind, wanted.split, wanted.image_size)) as generator:
         for block in missing:
-            yield block, _pictures(stage, wanted, block)
+            yield block, _pictures(generator, wanted, block)
 
 
-def make_stage(kind: str, split: Split, image_size: int) -> Stage:
+def make_generator(kind: str, split: Split, image_size: int) -> ImageGenerator:
     """What draws a split's pictures of a kind; `close()` frees its GL context."""
-    from .room import RoomStage
-    from .table import TableStage
+    from .room_generator import RoomGenerator
+    from .table_generator import TableGenerator
 
-    return {"table": TableStage, "room": RoomStage}[kind](split, image_size)
-
-
-_kept_stage = cache(make_stage)  # one a worker process, as long as it lives
+    return {"table": TableGenerator, "room": RoomGenerator}[kind](split, image_size)
 
 
-def draw_block(wanted: SceneSet, block: int) -> Block:
+_kept_generator = cache(make_generator)  # one a worker process, as long as it lives
+
+
+def draw_block(wanted: ImageSet, block: int) -> Block:
     """A worker's part: 32 of the set's pictures."""
-    return _pictures(_kept_stage(wanted.kind, wanted.split, wanted.image_size), wanted, block)
+    return _pictures(_kept_generator(wanted.kind, wanted.split, wanted.image_size), wanted, block)
 
 
-def _pictures(stage: Stage, wanted: SceneSet, block: int) -> Block:
-    seeds = [picture_seed(wanted.split, wanted.seed, block * BLOCK + i) for i in range(BLOCK)]
-    drawn = [stage.picture(np.random.default_rng(seed)) for seed in seeds]
+def _pictures(generator: ImageGenerator, wanted: ImageSet, block: int) -> Block:
+    seeds = [image_seed(wanted.split, wanted.seed, block * BLOCK + i) for i in range(BLOCK)]
+    drawn = [generator.picture(np.random.default_rng(seed)) for seed in seeds]
     arrays = {name: np.stack([picture.arrays[name] for picture in drawn]) for name in wanted.arrays}
     return Block(arrays, [picture.label | {"seed": seed} for picture, seed in zip(drawn, seeds, strict=True)])
 
 
-def _keep(wanted: SceneSet, folder: Path, block: int, drawn: Block) -> None:
+def _keep(wanted: ImageSet, folder: Path, block: int, drawn: Block) -> None:
     """Write a block's arrays, and only then its labels, which say that the block is there."""
     checksums = {}
     for name, array in wanted.arrays.items():
@@ -203,11 +203,11 @@ def _keep(wanted: SceneSet, folder: Path, block: int, drawn: Block) -> None:
     write_whole(_label_file(folder, block), json.dumps({"checksums": checksums, "labels": drawn.labels}))
 
 
-def _mapped(wanted: SceneSet, folder: Path, count: int) -> Scenes:
+def _mapped(wanted: ImageSet, folder: Path, count: int) -> LabelledImages:
     kept = [_read_labels(folder, block) for block in range(-(-count // BLOCK))]
     arrays = {name: _map(folder, name, array, wanted.image_size, kept)[:count] for name, array in wanted.arrays.items()}
     labels = [label for block in kept for label in block["labels"]][:count]
-    return Scenes(arrays["images"], labels, arrays["instances"], arrays.get("depth"))
+    return LabelledImages(arrays["images"], labels, arrays["instances"], arrays.get("depth"))
 
 
 def _read_labels(folder: Path, block: int) -> dict[str, Any]:

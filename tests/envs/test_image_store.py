@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.scenes import open_scenes, sheet, store
+from envs.scenes import contact_sheet, image_store, open_labelled_images
 from tinyvla.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def same(a, b):
 def whole(tmp_path_factory):
     """A folder with 64 pictures, drawn in this process."""
     folder = tmp_path_factory.mktemp("data")
-    open_scenes(**SMALL, count=64, data_dir=folder, workers=1)
+    open_labelled_images(**SMALL, count=64, data_dir=folder, workers=1)
     return folder
 
 
@@ -40,11 +40,11 @@ def no_drawing(monkeypatch):
     def fail(*_):
         raise AssertionError("something was drawn")
 
-    monkeypatch.setattr(store, "make_stage", fail)
+    monkeypatch.setattr(image_store, "make_generator", fail)
 
 
 def test_what_a_set_looks_like(whole, no_drawing):
-    scenes = open_scenes(**SMALL, count=40, data_dir=whole)
+    scenes = open_labelled_images(**SMALL, count=40, data_dir=whole)
     assert len(scenes) == len(scenes.labels) == 40
     assert (scenes.images.shape, scenes.images.dtype) == ((40, 32, 32, 3), np.uint8)
     assert (scenes.depth.shape, scenes.depth.dtype) == ((40, 32, 32), np.float16)
@@ -57,16 +57,17 @@ def test_what_a_set_looks_like(whole, no_drawing):
 
 def test_other_processes_draw_the_same_pictures(whole, tmp_path):
     assert same(
-        open_scenes(**SMALL, count=64, data_dir=tmp_path, workers=2), open_scenes(**SMALL, count=64, data_dir=whole)
+        open_labelled_images(**SMALL, count=64, data_dir=tmp_path, workers=2),
+        open_labelled_images(**SMALL, count=64, data_dir=whole),
     )
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from envs.scenes import open_scenes
+from envs.scenes import open_labelled_images
 
-open_scenes("table", "test", 3200, 32, data_dir=Path(sys.argv[1]), workers=1)
+open_labelled_images("table", "test", 3200, 32, data_dir=Path(sys.argv[1]), workers=1)
 """
 
 
@@ -81,23 +82,24 @@ def test_a_killed_run_goes_on_where_it_stopped(whole, tmp_path, monkeypatch):
         process.wait()
     kept = {path.name for path in tmp_path.glob("scenes/*/labels/*.json")}
     assert kept
-    drawn, draw = [], store._pictures
-    monkeypatch.setattr(store, "_pictures", lambda *a: drawn.append(f"{a[-1]:06d}.json") or draw(*a))
+    drawn, draw = [], image_store._pictures
+    monkeypatch.setattr(image_store, "_pictures", lambda *a: drawn.append(f"{a[-1]:06d}.json") or draw(*a))
     assert same(
-        open_scenes(**SMALL, count=64, data_dir=tmp_path, workers=1), open_scenes(**SMALL, count=64, data_dir=whole)
+        open_labelled_images(**SMALL, count=64, data_dir=tmp_path, workers=1),
+        open_labelled_images(**SMALL, count=64, data_dir=whole),
     )
     assert not kept & set(drawn)
 
 
 def test_a_larger_count_keeps_what_is_there(whole, tmp_path, monkeypatch):
-    few = open_scenes(**SMALL, count=3, data_dir=tmp_path, workers=1)
-    drawn, draw = [], store._pictures
-    monkeypatch.setattr(store, "_pictures", lambda *a: drawn.append(a[-1]) or draw(*a))
-    more = open_scenes(**SMALL, count=33, data_dir=tmp_path, workers=1)
+    few = open_labelled_images(**SMALL, count=3, data_dir=tmp_path, workers=1)
+    drawn, draw = [], image_store._pictures
+    monkeypatch.setattr(image_store, "_pictures", lambda *a: drawn.append(a[-1]) or draw(*a))
+    more = open_labelled_images(**SMALL, count=33, data_dir=tmp_path, workers=1)
     assert drawn == [1]
     assert few.labels == more.labels[:3]
     assert np.array_equal(few.images, more.images[:3])
-    assert same(more, open_scenes(**SMALL, count=33, data_dir=whole))
+    assert same(more, open_labelled_images(**SMALL, count=33, data_dir=whole))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_a_larger_count_keeps_what_is_there(whole, tmp_path, monkeypatch):
 )
 def test_wrong_arguments(wrong, message, tmp_path, no_drawing):
     with pytest.raises(UserError, match=message) as error:
-        open_scenes(**{**SMALL, "data_dir": tmp_path, **wrong})
+        open_labelled_images(**{**SMALL, "data_dir": tmp_path, **wrong})
     assert "\n" not in str(error.value)
 
 
@@ -145,32 +147,32 @@ def test_damage_is_found_and_can_be_mended(damaged, file, damage, no_drawing):
     folder = folder_of(damaged)
     damage(folder / file)
     with pytest.raises(UserError, match=rf"{file} is damaged; delete the folder .*{folder.name} and run") as error:
-        open_scenes(**SMALL, count=64, data_dir=damaged)
+        open_labelled_images(**SMALL, count=64, data_dir=damaged)
     assert "\n" not in str(error.value)
 
 
 def test_a_disk_that_is_too_small(tmp_path, monkeypatch, no_drawing):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match=r"need 0\.\d+ GB but .* has 0\.00 GB free; free some space"):
-        open_scenes(**SMALL, count=4000, data_dir=tmp_path, workers=1)
+        open_labelled_images(**SMALL, count=4000, data_dir=tmp_path, workers=1)
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store, "write_whole", full)
+    monkeypatch.setattr(image_store, "write_whole", full)
     with pytest.raises(UserError, match="the disk is full; free some space"):
-        open_scenes(**SMALL, count=1, data_dir=tmp_path, workers=1)
+        open_labelled_images(**SMALL, count=1, data_dir=tmp_path, workers=1)
 
 
 def test_the_sheet(whole, tmp_path, no_drawing, capsys):
     out = tmp_path / "new" / "sheet.png"
     settings = ["split=test", "image_size=32", f"data_dir={whole}", f"out={out}", "pictures=7"]
-    sheet.main(settings)
+    contact_sheet.main(settings)
     assert out.stat().st_size > 1000
     assert capsys.readouterr().out == f"{out}\n"
     with pytest.raises(UserError, match="no setting picture; use one of kind, split"):
-        sheet.main(["picture=3"])
+        contact_sheet.main(["picture=3"])
     with pytest.raises(UserError, match="pictures is 'many'; give a number"):
-        sheet.main(["pictures=many"])
+        contact_sheet.main(["pictures=many"])

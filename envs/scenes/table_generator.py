@@ -8,9 +8,9 @@ import numpy as np
 from ..rendering import Survey, mujoco
 from .captions import captions_of, relation_of
 from .colours import COLOURS, any_colour, shade
-from .shapes import Shape, shapes_of
+from .image_generator import HIDDEN, ImageGenerator, LabelledImage, add_geom, add_surface, box_of
+from .object_meshes import Shape, shapes_of
 from .splits import Split
-from .stage import HIDDEN, Picture, Stage, add_geom, add_surface, box_of
 from .textures import draw_texture
 
 _PRIMITIVES = {  # category -> kind; two of each can be shown at once
@@ -45,7 +45,7 @@ class _Placed(NamedTuple):
     geoms: np.ndarray
 
 
-class TableStage(Stage):
+class TableGenerator(ImageGenerator):
     """Draws labelled pictures of tables, each from a generator of random numbers alone.
 
     Args:
@@ -66,7 +66,7 @@ class TableStage(Stage):
         self._geoms = {slot.body: self.geoms_of(slot.body) for slot in self._slots}
         self._main = {geom for geom in range(self.model.ngeom) if not self.model.geom(geom).name.startswith("detail")}
 
-    def picture(self, rng: np.random.Generator) -> Picture:
+    def picture(self, rng: np.random.Generator) -> LabelledImage:
         while True:
             self.model.geom_group[:] = HIDDEN
             placed = self._place_objects(rng)
@@ -182,7 +182,7 @@ class TableStage(Stage):
 
     def _labelled(
         self, survey: Survey, seen: Sequence[_Placed], table: str, axes: np.ndarray, rng: np.random.Generator
-    ) -> Picture:
+    ) -> LabelledImage:
         number = np.zeros(self.model.ngeom + 1, np.uint8)  # the last one is for -1, where there is no geom
         for i, thing in enumerate(seen, start=1):
             number[thing.geoms] = i
@@ -199,7 +199,7 @@ class TableStage(Stage):
         captions = captions_of([thing.name for thing in seen], relations, table, rng)
         label = {"caption": str(rng.choice(captions)), "captions": captions, "objects": objects}
         depth = survey.depth.astype(np.float16)
-        return Picture({"images": survey.image, "instances": instances, "depth": depth}, label)
+        return LabelledImage({"images": survey.image, "instances": instances, "depth": depth}, label)
 
 
 def _relation(thing: _Placed, seen: Sequence[_Placed], axes: np.ndarray) -> str | None:

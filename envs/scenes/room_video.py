@@ -8,13 +8,13 @@ import numpy as np
 
 from tinyvla.errors import UserError
 
-from .splits import SPLITS, Split, picture_seed
+from .splits import SPLITS, Split, image_seed
 
 
-def watch_room(
+def generate_room_video(
     split: str, seed: int, frames: int, enters: int | None = None, image_size: int = 96, fps: float = 30.0
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Frames of a room, uint8 (S, S, 3) with a sensor's noise, and their labels, those of `open_scenes`' rooms.
+    """Frames of a room, uint8 (S, S, 3) with a sensor's noise, and room labels as in `open_labelled_images`.
 
     There are posters as in pictures, so an empty room may well show people. From the frame `enters` on somebody walks
     in from the side at 1.2 m/s and stays in the middle; the label's "person" is 1 as soon as 0.3% of the frame shows
@@ -22,11 +22,11 @@ def watch_room(
 
     Raises UserError for an unknown split, or a seed outside 0 .. 9,999.
     """
-    from .room import RoomStage  # which needs a GL backend
+    from .room_generator import RoomGenerator  # which needs a GL backend
 
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r} of scenes; use one of {', '.join(SPLITS)}")
-    rng = np.random.default_rng([713, picture_seed(split, seed, 0)])
-    with closing(RoomStage(cast(Split, split), image_size)) as stage:
-        for picture in stage.watch(rng, frames, enters, fps):
+    rng = np.random.default_rng([713, image_seed(split, seed, 0)])
+    with closing(RoomGenerator(cast(Split, split), image_size)) as generator:
+        for picture in generator.watch(rng, frames, enters, fps):
             yield picture.arrays["images"], picture.label

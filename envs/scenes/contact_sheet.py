@@ -1,6 +1,6 @@
 """A contact sheet of labelled pictures, to look at what the generator draws.
 
-uv run python -m envs.scenes.sheet kind=room split=validation pictures=24 out=outputs/rooms.png
+uv run python -m envs.scenes.contact_sheet kind=room split=validation pictures=24 out=outputs/rooms.png
 """
 
 import sys
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from tinyvla.errors import UserError
 
-from .store import Scenes, open_scenes
+from .image_store import LabelledImages, open_labelled_images
 
 _LINES, _LINE = 4, 11  # lines of text below a picture, and pixels of one
 _DEFAULTS = {"kind": "table", "split": "train", "pictures": "24", "image_size": "128", "seed": "0"}
@@ -22,7 +22,7 @@ _DEFAULTS |= {"data_dir": "data", "out": "outputs/scenes.png"}
 _COLOURS = ("red", "lime", "deepskyblue", "yellow", "magenta")
 
 
-def draw_sheet(scenes: Scenes, indices: Sequence[int], columns: int = 8) -> Image.Image:
+def draw_contact_sheet(scenes: LabelledImages, indices: Sequence[int], columns: int = 8) -> Image.Image:
     """Pictures with their boxes and what their labels say, the instances beside them."""
     size = scenes.images.shape[1]
     wide, high = 2 * size + 4, size + _LINES * _LINE + 4
@@ -66,9 +66,9 @@ def main(settings: Sequence[str]) -> None:
         if not chosen[name].isdecimal():
             raise UserError(f"{name} is {chosen[name]!r}; give a number")
     count, size, seed = (int(chosen[name]) for name in ("pictures", "image_size", "seed"))
-    scenes = open_scenes(chosen["kind"], chosen["split"], count, size, seed, Path(chosen["data_dir"]))
+    scenes = open_labelled_images(chosen["kind"], chosen["split"], count, size, seed, Path(chosen["data_dir"]))
     Path(chosen["out"]).parent.mkdir(parents=True, exist_ok=True)
-    draw_sheet(scenes, range(count), columns=6).save(chosen["out"])
+    draw_contact_sheet(scenes, range(count), columns=6).save(chosen["out"])
     print(chosen["out"])
 
 

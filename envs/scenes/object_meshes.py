@@ -8,7 +8,7 @@ import trimesh
 from trimesh import Trimesh
 from trimesh.transformations import euler_matrix, translation_matrix
 
-from .assets import package_folder
+from .package_files import package_folder
 from .splits import Split, numbers_of
 
 _VARIANTS = 20  # numbers of each category: 12 for training, 4 each for the others
