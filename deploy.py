@@ -14,14 +14,13 @@ from tinyvla.errors import UserError
 def main(cfg: DictConfig) -> None:
     from envs.feature_names import trained_feature_names
     from envs.so101.twin import SCENE, wire_episodes
-    from robot_io.arms import make_arm
-    from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes, watch_people
-    from robot_io.deployment.on_twin import in_scene, needs_twin
+    from robot_io.arms import make_arm, needs_twin, with_twin_scene
+    from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes
     from robot_io.live_view import LiveView
-    from robot_io.person_gate import load_person_gate
+    from robot_io.person_gate import load_person_gate, watch_for_people
     from robot_io.recording import Recorder
     from robot_io.safety import SafetyLayer
-    from robot_io.takeover import take_over
+    from robot_io.takeover import connect_operator
     from robot_io.twin import TwinSettings, start_twin
 
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
@@ -32,23 +31,24 @@ def main(cfg: DictConfig) -> None:
     cameras = cameras_of(runner)
     with contextlib.ExitStack() as stack:
         if needs_twin(robot):
-            robot = in_scene(robot, SCENE, cameras)
+            robot = with_twin_scene(robot, SCENE, cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed)))
             told = wire_episodes(as_dict(cfg.env), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
             episodes = [Episode(**episode) for episode in told]
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, trained = make_arm(robot, twin), trained_feature_names(cfg.checkpoint)
-        person = stack.enter_context(take_over(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
+        person = stack.enter_context(connect_operator(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
         gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, twin is not None) or cfg.person_detector
-        people = stack.enter_context(watch_people(gate, cfg.person_gate.camera or next(iter(cameras)), layer.limits))
+        camera = cfg.person_gate.camera or next(iter(cameras))
+        people = stack.enter_context(watch_for_people(gate, camera, layer.limits))
         printer = Printer(layer.joints, poses=cfg.dry_run)
         run = Deployment(arm, runner, layer, [printer], person, cfg.approach_speed, cfg.dry_run, trained, people)
         if cfg.display:
-            run.watchers.append(stack.enter_context(LiveView(layer.joints)))
+            run.observers.append(stack.enter_context(LiveView(layer.joints)))
         if cfg.record:
             recording = Recorder(run_dir / "recording", layer.joints, cameras, layer.limits.rate_hz, arm.name)
-            run.watchers.append(stack.enter_context(recording))
+            run.observers.append(stack.enter_context(recording))
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, run_dir / "config.yaml")
         run.run(episodes, run_dir)

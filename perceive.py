@@ -18,12 +18,12 @@ def main(cfg: DictConfig) -> None:
 
     from envs.rollout import write_video
     from policies.tinyvla.front_ends import make_front_end
-    from robot_io.sources import is_moving, pictures_of
+    from robot_io.image_sources import is_video, read_images
     from tinyvla.errors import UserError
     from tinyvla.files import write_whole
     from tinyvla.perception import Picture, look_at
 
-    front_ends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_moving(str(cfg.source))
+    front_ends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_video(str(cfg.source))
     if len(front_ends) != 1:
         raise UserError("give one front-end to look with, as in frontend=tinysam")
     front_end = make_front_end(*next(iter(front_ends.items())))
@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> None:
 
         pictures = iter([open_labelled_images("table", "test", 1, seed=cfg.seed).images[0]])
     else:
-        pictures = pictures_of(source, cfg.frames)
+        pictures = read_images(source, cfg.frames)
     records: list[Any] = []
 
     def looked_at() -> Iterator[Picture]:

@@ -18,9 +18,11 @@ from lerobot.robots import Robot, RobotConfig, make_robot_from_config
 from tinyvla.errors import UserError
 
 from .twin.control import TwinControl
+from .twin.settings import CAMERA_TYPE
 
 # Sections of the `robot` configuration that LeRobot does not know.
 OURS = ("twin", "safety")
+_TWIN_FPS = 30
 _CAMERAS = {
     "opencv": "lerobot.cameras.opencv",
     "intelrealsense": "lerobot.cameras.realsense",
@@ -110,3 +112,18 @@ def _camera(name: str, camera: Mapping[str, Any], twin: TwinControl | None) -> d
         raise UserError(f"robot.cameras.{name} belongs to a twin but none runs; use robot=twin, or give its folder")
     # The file is called as the camera is here, whatever it is called in the scene.
     return {**camera, "camera": name} | ({} if twin is None else {"folder": str(twin.folder)})
+
+
+def needs_twin(robot: Mapping[str, Any]) -> bool:
+    """Whether a `robot` section describes a twin that is yet to be started: drawn cameras, and no port."""
+    drawn = [camera for camera in (robot.get("cameras") or {}).values() if camera.get("type") == CAMERA_TYPE]
+    return bool(drawn) and robot.get("port") is None and "twin" in robot
+
+
+def with_twin_scene(robot: Mapping[str, Any], scene: str, cameras: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """A twin's `robot` section with a scene, by its dotted name, and a policy's cameras, height and width by name."""
+    drawn = {
+        name: {"type": CAMERA_TYPE, "camera": name, "height": height, "width": width, "fps": _TWIN_FPS}
+        for name, (height, width) in cameras.items()
+    }
+    return {**robot, "twin": {**robot["twin"], "scene": scene}, "cameras": drawn}

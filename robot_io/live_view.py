@@ -11,7 +11,7 @@ from tinyvla.errors import UserError
 
 if TYPE_CHECKING:
     from .deployment import Episode
-    from .deployment.watchers import Tick
+    from .deployment.episodes import Tick
 
 logger = logging.getLogger(__name__)
 _WAITING = 4  # ticks that may wait to be shown; more are left out, so that the view stays live
@@ -56,7 +56,7 @@ class LiveView:
     def begin(self, episode: "Episode") -> None:
         pass
 
-    def see(self, tick: "Tick") -> None:
+    def observe(self, tick: "Tick") -> None:
         try:
             self._queue.put_nowait(tick)
         except queue.Full:
@@ -65,7 +65,7 @@ class LiveView:
     def end(self, result: Mapping[str, Any]) -> None:
         pass
 
-    def figures(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return {"display": {"left_out": self._left_out}}
 
     def close(self) -> None:
@@ -82,7 +82,9 @@ class LiveView:
             try:
                 rerun.set_time("time", duration=tick.due)
                 poses = {f"{joint}.sent": value for joint, value in zip(self._joints, tick.sent.tolist(), strict=True)}
-                poses |= {f"{joint}.wanted": v for joint, v in zip(self._joints, tick.wanted.tolist(), strict=True)}
+                poses |= {
+                    f"{joint}.wanted": v for joint, v in zip(self._joints, tick.policy_pose.tolist(), strict=True)
+                }
                 log_rerun_data(dict(tick.observation), {**poses, "intervention": float(tick.intervention)})
             except Exception as error:  # a view that fails must not stop an arm
                 logger.warning("the live view failed: %s", error)

@@ -59,7 +59,7 @@ class Striker:
     def begin(self, episode: Episode) -> None:
         self._rig.let_go()
 
-    def see(self, tick: Any) -> None:
+    def observe(self, tick: Any) -> None:
         self._left -= 1
         if self._left == 0 and self._fault.strike is not None:
             self.struck = time.monotonic()
@@ -68,7 +68,7 @@ class Striker:
     def end(self, result: Mapping[str, Any]) -> None:
         self.ended = time.monotonic()
 
-    def figures(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return {}
 
 

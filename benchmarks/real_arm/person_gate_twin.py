@@ -36,9 +36,8 @@ from envs.rendering import CameraRenderers, mujoco
 from envs.so101.simulation import Simulation
 from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
 from policies.perception.wake import WakeTrainee
-from robot_io.arms import make_arm
-from robot_io.deployment import Deployment, Episode, watch_people
-from robot_io.deployment.on_twin import in_scene
+from robot_io.arms import make_arm, with_twin_scene
+from robot_io.deployment import Deployment, Episode, watch_for_people
 from robot_io.person_gate import load_person_gate
 from robot_io.safety import Reaction, SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
@@ -108,12 +107,12 @@ class Log:
 
     def begin(self, episode: Any) -> None: ...
 
-    def see(self, tick: Any) -> None:
+    def observe(self, tick: Any) -> None:
         self.ticks.append((time.monotonic(), self.camera.latest_timestamp, tick.reaction, tick.sent))
 
     def end(self, result: Any) -> None: ...
 
-    def figures(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return {}
 
 
@@ -256,12 +255,12 @@ def main() -> None:
     resume = ["safety.person.enabled=true", "safety.person.resume_s=0.5"]
     cfg = load_config("deploy", ["checkpoint=none", "robot=twin", f"person_gate.checkpoint={folder}", *resume])
     layer = SafetyLayer(as_dict(cfg.safety))
-    robot = in_scene(as_dict(cfg.robot), SCENE, {CAMERA: (SIZE, SIZE)})
+    robot = with_twin_scene(as_dict(cfg.robot), SCENE, {CAMERA: (SIZE, SIZE)})
     robot["twin"]["scene_options"] = {"visitors": VISITORS, "looks": LOOKS}
     gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, drawn=True)
     with (
         start_twin(TwinSettings.from_config(robot, args.seed)) as twin,
-        watch_people(gate, CAMERA, layer.limits) as people,
+        watch_for_people(gate, CAMERA, layer.limits) as people,
         tempfile.TemporaryDirectory() as run_dir,
     ):
         arm: Any = make_arm(robot, twin)

@@ -25,9 +25,8 @@ from envs.so101.twin import SCENE
 from policies import AsynchronousRunner, load_policy
 from policies.asynchronous import Chunk
 from policies.remote import RemoteRunner
-from robot_io.arms import make_arm
+from robot_io.arms import make_arm, with_twin_scene
 from robot_io.deployment import Deployment, cameras_of
-from robot_io.deployment.on_twin import in_scene
 from robot_io.feetech.guard import let_go
 from robot_io.recording import Recorder
 from robot_io.safety import SafetyLayer
@@ -192,7 +191,9 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
     with tempfile.TemporaryDirectory() as folder:
         write_so101_policy(Path(folder) / "policy")
         robot = as_dict(cfg.robot)
-        robot = in_scene(robot | {"twin": robot["twin"] | twin_settings}, SCENE, {"front": (32, 32), "wrist": (32, 32)})
+        robot = with_twin_scene(
+            robot | {"twin": robot["twin"] | twin_settings}, SCENE, {"front": (32, 32), "wrist": (32, 32)}
+        )
         with start_twin(TwinSettings.from_config(robot)) as twin:
             yield Rig(twin, robot, as_dict(cfg.safety), Path(folder))
 

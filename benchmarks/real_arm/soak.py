@@ -56,7 +56,7 @@ class Minutes:
         self._dues: list[float] = []
         self._began: list[float] = []
 
-    def see(self, tick: Any) -> None:
+    def observe(self, tick: Any) -> None:
         self._dues.append(tick.due)
         self._began.append(time.monotonic())
 
@@ -77,7 +77,7 @@ class Minutes:
         self.lines.append(line)
         print(json.dumps(line), flush=True)
 
-    def figures(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return {}
 
 

@@ -1,11 +1,10 @@
 """Running a policy on an arm: checks, a slow approach, the control loop, and the report of how it went."""
 
-from .arm_policy import load_runner
+from ..person_gate import watch_for_people
 from .checks import cameras_of, check_fit
+from .command_sources import load_runner
 from .deployment import Deployment
-from .episode import Episode, real_episodes
-from .people import watch_people
-from .watchers import Printer
+from .episodes import Episode, Printer, real_episodes
 
 __all__ = [
     "Deployment",
@@ -15,5 +14,5 @@ __all__ = [
     "check_fit",
     "load_runner",
     "real_episodes",
-    "watch_people",
+    "watch_for_people",
 ]

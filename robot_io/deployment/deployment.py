@@ -18,16 +18,13 @@ from ..connection import check_port, connect_arm, disconnect_arm
 from ..control_loop import ControlLoop, Timing
 from ..diagnosis import arm_errors
 from ..feetech import FeetechServos, Guard
+from ..person_gate import PersonCamera
+from ..real_time import frozen_gc, raised_priority
 from ..safety import SafeCommand, SafetyLayer, on_interrupt
-from .approach import SlowPath, check_arrived
-from .arm_policy import ArmPolicy, Operator, held_ticks
+from .arm_session import DryRunRobot, FreshImageRobot
 from .checks import check_fit
-from .episode import Episode
-from .eyesight import Sighted
-from .people import PersonWatch
-from .unmoved import Unmoved
-from .urgent import tidied, urgent
-from .watchers import Tick, Watcher
+from .command_sources import ArmPolicy, Operator, SlowPath, check_arrived, held_ticks
+from .episodes import Episode, EpisodeObserver, Tick
 
 REPORT = "deploy.json"
 _GIVE_UP_S = 1.0  # an arm on its way back that is held up so long stays there, as one that was found on the table
@@ -41,7 +38,7 @@ class Deployment:
         arm: not yet connected.
         runner: of the policy, and it should not make the control loop wait: an `AsynchronousRunner`.
         layer: sees every command; its rate is the loop's.
-        watchers: told of every tick of an episode.
+        observers: told of every tick of an episode.
         operator: a person who may take over.
         approach_speed: share of the speed limits for the way to an episode's first pose.
         dry_run: nothing is sent, the arm stays limp.
@@ -54,12 +51,12 @@ class Deployment:
     arm: Robot
     runner: PolicyRunner
     layer: SafetyLayer
-    watchers: list[Watcher] = field(default_factory=list)
+    observers: list[EpisodeObserver] = field(default_factory=list)
     operator: Operator | None = None
     approach_speed: float = 0.25
     dry_run: bool = False
     trained_names: Mapping[str, Sequence[str]] | None = None
-    people: PersonWatch | None = None
+    people: PersonCamera | None = None
     report: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -85,7 +82,7 @@ class Deployment:
             if episode.start_pose is not None and (given := len(episode.start_pose)) != len(self._keys):
                 raise UserError(f"start_pose has {given} numbers; give one for each of {', '.join(self.layer.joints)}")
         try:
-            with tidied(), on_interrupt(self.layer.emergency_stop), self._connected():
+            with frozen_gc(), on_interrupt(self.layer.emergency_stop), self._connected():
                 self._run(episodes)
         except BaseException as error:
             self.report["ended"] = type(error).__name__
@@ -138,15 +135,15 @@ class Deployment:
         loop = self._loop(self._policy)
         loop.observer, loop.done = self._tell(episode), episode.success
         loop.timing = self._timing
-        for watcher in self.watchers:
-            watcher.begin(episode)
+        for observer in self.observers:
+            observer.begin(episode)
         try:
             ended = self._drive(loop, episode.seconds)
         finally:
             result = episode.result(ended, self._timing.ticks - before, self.layer.limits.rate_hz)
             self.report["episodes"].append(result)
-            for watcher in self.watchers:
-                watcher.end(result)
+            for observer in self.observers:
+                observer.end(result)
         return ended
 
     def _go(self, goal: np.ndarray, check: bool = False) -> None:
@@ -168,14 +165,14 @@ class Deployment:
         return np.clip(pose, [joint.min for joint in joints], [joint.max for joint in joints])
 
     def _drive(self, loop: ControlLoop, seconds: float | None) -> str:
-        with urgent(), contextlib.nullcontext() if self._guard is None else self._guard.watching():
+        with raised_priority(), contextlib.nullcontext() if self._guard is None else self._guard.watching():
             return loop.run(seconds)
 
     def _loop(self, policy: Any) -> ControlLoop:
         servos = self._servos
-        arm = Sighted(self.arm, self.layer.limits.watchdog.picture_s)
+        arm = FreshImageRobot(self.arm, self.layer.limits.watchdog.picture_s)
         return ControlLoop(
-            Unmoved(arm) if self.dry_run else arm,
+            DryRunRobot(arm) if self.dry_run else arm,
             policy if self.people is None else self.people.before(policy, self.arm),
             self.layer,
             torque=None if servos is None or self.dry_run else servos.set_torque,
@@ -190,7 +187,7 @@ class Deployment:
         ) -> None:
             if observation is None:
                 return
-            wanted = self._policy.wanted
+            wanted = self._policy.policy_pose
             tick = Tick(
                 due,
                 observation,
@@ -200,10 +197,10 @@ class Deployment:
                 self._policy.taken_over,
                 safe.reaction,
             )
-            for watcher in self.watchers:
-                watcher.see(tick)
+            for observer in self.observers:
+                observer.observe(tick)
 
-        return observer if self.watchers else None
+        return observer if self.observers else None
 
     def _position(self, observation: dict[str, Any]) -> np.ndarray:
         return np.array([observation[key] for key in self._keys], dtype=float)
@@ -219,7 +216,7 @@ class Deployment:
     def _connected(self) -> Iterator[None]:
         check_port(self.arm)
         with self._guarded():
-            with urgent():  # LeRobot gives a servo 50 ms to answer
+            with raised_priority():  # LeRobot gives a servo 50 ms to answer
                 connect_arm(self.arm)
             try:
                 with arm_errors(self.arm), self._limited_torque():
@@ -266,8 +263,8 @@ class Deployment:
             "held_ticks": held_ticks(self.runner),
             "safety": self.layer.report.to_dict(),
         }
-        for watcher in self.watchers:
-            self.report |= watcher.figures()
+        for observer in self.observers:
+            self.report |= observer.report()
         write_whole(run_dir / REPORT, json.dumps(self.report, indent=1))
 
 

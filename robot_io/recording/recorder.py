@@ -19,8 +19,7 @@ from tinyvla.errors import UserError
 from .writer import EPISODE_ENDS, READY, Plan
 
 if TYPE_CHECKING:  # the writer's process needs none of it
-    from ..deployment.episode import Episode
-    from ..deployment.watchers import Tick
+    from ..deployment.episodes import Episode, Tick
 
 _ENDED = "the process that writes it has ended"
 _WAITING = 900  # ticks that may wait for the writer; more are lost, and counted
@@ -85,13 +84,13 @@ class Recorder:
     def begin(self, episode: "Episode") -> None:
         self._instruction = episode.instruction
 
-    def see(self, tick: "Tick") -> None:
+    def observe(self, tick: "Tick") -> None:
         """Record a tick; a full queue loses it rather than have the arm wait."""
         frame = {f"observation.images.{camera}": tick.observation[camera] for camera in self._cameras}
         frame |= {
             "observation.state": tick.position.astype(np.float32),
             "action": tick.sent.astype(np.float32),
-            "policy_action": tick.wanted.astype(np.float32),
+            "policy_action": tick.policy_pose.astype(np.float32),
             "intervention": np.array([tick.intervention]),
             "task": self._instruction,
         }
@@ -117,7 +116,7 @@ class Recorder:
             self._result |= json.loads(lines[-1]) if lines else {"error": _ENDED}
         return self._result
 
-    def figures(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         return {"recording": self.close()}
 
     def _send(self) -> None:

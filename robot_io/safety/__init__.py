@@ -9,7 +9,7 @@ from .emergency import EmergencyStop, on_button, on_interrupt, on_key
 from .layer import SafeCommand, SafetyLayer
 from .limits import SafetyLimits
 from .monitors import ArmState, PersonView, Reaction
-from .person import PersonDetector, PersonWatcher
+from .person_watcher import PersonDetector, PersonWatcher
 from .report import Cause, Interventions
 
 __all__ = [

@@ -12,7 +12,7 @@ from .monitors import (
     ArmState,
     EmergencyMonitor,
     FreshnessMonitor,
-    PersonGate,
+    PersonMonitor,
     PersonView,
     Reaction,
     ServoMonitor,
@@ -61,7 +61,7 @@ class SafetyLayer:
             self._geometry = ArmGeometry(limits, len(self._planner.plan))
         self._servos = ServoMonitor(limits.servo, size)
         self._freshness = FreshnessMonitor(limits.watchdog)
-        self._person = PersonGate(limits.person)
+        self._person = PersonMonitor(limits.person)
         self._emergency = EmergencyMonitor(limits.emergency_stop, self.emergency_stop)
         self._verdict = Verdict([None] * size)
         self._ranges = [(joint.min, joint.max) for joint in limits.joints.values()]

@@ -165,8 +165,8 @@ class FreshnessMonitor:
             verdict.ask(Reaction.HOLD)
 
 
-class PersonGate:
-    """Stops the arm while a person is in view, or while nobody can tell; see `person.py` for what feeds it."""
+class PersonMonitor:
+    """Stops the arm while a person is in view, or while nobody can tell; see `person_watcher.py` for what feeds it."""
 
     def __init__(self, limits: Person) -> None:
         self.limits = limits

@@ -20,7 +20,7 @@ _DAMPING = 0.03  # metres a radian, where the arm is stretched and would have to
 _CLOSE, _OPEN = 0, 2  # LeRobot's gripper commands
 
 
-class ByGamepad:
+class GamepadOperator:
     """While the pad's RB button is held the person has taken over: the left stick moves the hand forwards, backwards
     and sideways, the right one up and down, and the triggers work the gripper. The hand keeps its tilt and its roll.
     """

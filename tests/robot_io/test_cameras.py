@@ -10,7 +10,7 @@ import pytest
 from lerobot.cameras import make_cameras_from_configs
 
 import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with)
-from robot_io.cameras import SimCamera, SimCameraConfig, VideoFileCamera, VideoFileCameraConfig
+from robot_io.cameras import TwinCamera, TwinCameraConfig, VideoFileCamera, VideoFileCameraConfig
 from robot_io.frames import FrameReader, FrameWriter
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.eyes import View
@@ -29,7 +29,7 @@ def twin():
 @pytest.fixture
 def camera(twin):
     twin.send("clear")
-    with SimCamera(SimCameraConfig(folder=str(twin.folder), camera="front", fps=30, **SIZE)) as camera:
+    with TwinCamera(TwinCameraConfig(folder=str(twin.folder), camera="front", fps=30, **SIZE)) as camera:
         yield camera
 
 
@@ -103,20 +103,20 @@ def test_a_camera_whose_pictures_come_late_says_how_old_they_are(camera, twin):
 
 def test_a_camera_that_no_twin_draws(twin):
     with pytest.raises(UserError, match=r"no twin draws the camera 'top' .*name it in robot\.cameras"):
-        SimCamera(SimCameraConfig(folder=str(twin.folder), camera="top")).connect()
+        TwinCamera(TwinCameraConfig(folder=str(twin.folder), camera="top")).connect()
     with pytest.raises(UserError, match="the twin draws 'front' 48x32, not 64x64"):
-        SimCamera(SimCameraConfig(folder=str(twin.folder), width=64, height=64)).connect()
+        TwinCamera(TwinCameraConfig(folder=str(twin.folder), width=64, height=64)).connect()
     with pytest.raises(UserError, match="camera_stops does not strike 'top'; name one of front, hand"):
         twin.send("camera_stops top")
 
 
 def test_lerobot_makes_both_by_their_types(twin, video):
     configs = {
-        "front": SimCameraConfig(folder=str(twin.folder), fps=30, **SIZE),
+        "front": TwinCameraConfig(folder=str(twin.folder), fps=30, **SIZE),
         "film": VideoFileCameraConfig(path=str(video), fps=10, **SIZE),
     }
     cameras = make_cameras_from_configs(configs)
-    assert [type(camera) for camera in cameras.values()] == [SimCamera, VideoFileCamera]
+    assert [type(camera) for camera in cameras.values()] == [TwinCamera, VideoFileCamera]
 
 
 @pytest.fixture(scope="module")

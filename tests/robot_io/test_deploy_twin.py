@@ -10,9 +10,8 @@ from tiny import write_so101_policy
 from configs.composing import as_dict, load_config
 from envs.feature_names import trained_feature_names
 from envs.so101.twin import SCENE, wire_episodes
-from robot_io.arms import make_arm
+from robot_io.arms import make_arm, needs_twin, with_twin_scene
 from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner
-from robot_io.deployment.on_twin import in_scene, needs_twin
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.errors import UserError
@@ -39,7 +38,7 @@ def wired(checkpoint):
     """A policy, limits, and a running twin in the scene of the tasks: (cfg, runner, layer, robot, twin)."""
     cfg = load_config("deploy", ["checkpoint=x", "env.tasks=[reach]", "env.max_steps=20"])
     runner, layer = load_runner(checkpoint, "cpu"), SafetyLayer(as_dict(cfg.safety))
-    robot = in_scene(as_dict(cfg.robot), SCENE, cameras_of(runner))
+    robot = with_twin_scene(as_dict(cfg.robot), SCENE, cameras_of(runner))
     with start_twin(TwinSettings.from_config(robot), in_thread=True) as twin:
         yield cfg, runner, layer, robot, twin
     runner.close()
@@ -100,7 +99,7 @@ class Puller:
     def begin(self, episode):
         pass
 
-    def see(self, tick):
+    def observe(self, tick):
         self.ticks += 1
         if self.ticks == 5:
             self.twin.send("unplug")
@@ -108,7 +107,7 @@ class Puller:
     def end(self, result):
         self.result = result
 
-    def figures(self):
+    def report(self):
         return {}
 
 

@@ -11,9 +11,9 @@ import pytest
 from fake_arm import FOLDED, HIGH, JOINTS, LOW, FakeArm, FakeRunner
 
 from configs.composing import as_dict, load_config
-from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes, watch_people
-from robot_io.deployment.approach import SlowPath, check_arrived
-from robot_io.deployment.eyesight import Sighted
+from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes, watch_for_people
+from robot_io.deployment.arm_session import FreshImageRobot
+from robot_io.deployment.command_sources import SlowPath, check_arrived
 from robot_io.safety import Reaction, SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
 
@@ -43,7 +43,7 @@ class Log:
     def begin(self, episode):
         pass
 
-    def see(self, tick):
+    def observe(self, tick):
         self.ticks.append(tick)
         if self.at_tick:
             self.at_tick(len(self.ticks))
@@ -51,7 +51,7 @@ class Log:
     def end(self, result):
         self.ends.append(result)
 
-    def figures(self):
+    def report(self):
         return {"log": len(self.ticks)}
 
 
@@ -176,7 +176,7 @@ def test_episodes_from_the_approach_to_the_report(layer, tmp_path, capsys):
     assert list(laid_out[0].values()) == pytest.approx(START, abs=0.1)
     assert [seen["task"] for seen in (runner.seen[0], runner.seen[-1])] == ["reach it", "lift it"]
     # What the policy saw first and what it wanted first belong together.
-    assert log.ticks[0].wanted == pytest.approx(np.array(START) + 0.2, abs=0.1)
+    assert log.ticks[0].policy_pose == pytest.approx(np.array(START) + 0.2, abs=0.1)
     assert list(arm.pose.values()) == pytest.approx(np.clip(FOLDED, *ends(layer)), abs=0.1)  # where it was found
     assert not arm.connected
     out = capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_whatever_fails_the_arm_is_let_go_and_the_report_written(where, layer, t
 
 
 def test_a_late_chunk_holds_the_arm_and_a_policy_that_hangs_is_one_line(layer, tmp_path, monkeypatch):
-    monkeypatch.setattr("robot_io.deployment.arm_policy._GIVE_UP_S", 0.5)
+    monkeypatch.setattr("robot_io.deployment.command_sources._GIVE_UP_S", 0.5)
     arm, runner, log = FakeArm(), FakeRunner(step=1.0), Log()
     act, last = runner.act, np.array(START)
 
@@ -278,7 +278,7 @@ class Camera:
 def test_pictures_that_cannot_be_believed_are_no_reading():
     arm, now = FakeArm(), [10.0]
     arm.cameras = {"front": Camera()}
-    sighted = Sighted(arm, 0.5, clock=lambda: now[0])
+    sighted = FreshImageRobot(arm, 0.5, clock=lambda: now[0])
 
     def tick(age=0.0, moved=1.0, new=False):
         now[0] += 0.1
@@ -308,7 +308,7 @@ def test_a_person_takes_over_and_the_policy_goes_on_predicting(layer, tmp_path):
     run.run([Episode("go", 0.35, START)], tmp_path)
     assert [tick.intervention for tick in log.ticks[:8]] == [False] * 3 + [True] * 3 + [False] * 2
     assert log.ticks[5].sent[0] > log.ticks[2].sent[0] + 2
-    wanted = np.array([tick.wanted[1] for tick in log.ticks])
+    wanted = np.array([tick.policy_pose[1] for tick in log.ticks])
     assert np.diff(wanted) == pytest.approx(0.2)
 
 
@@ -340,7 +340,7 @@ def test_the_arm_stands_still_while_a_person_is_in_view(safety, tmp_path):
     layer = SafetyLayer(safety | {"person": safety["person"] | {"enabled": True, "resume_s": 0.1}})
     arm, log = FakeArm(), Log()
     log.at_tick = lambda tick: arm._picture.fill(255 if tick >= 10 else 0)
-    with watch_people("test_deployment.somebody", "front", layer.limits) as people:
+    with watch_for_people("test_deployment.somebody", "front", layer.limits) as people:
         run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, people=people)
         run.run([Episode("go", 1.5, START)], tmp_path)
     sent = np.array([tick.sent[0] for tick in log.ticks])
@@ -352,5 +352,5 @@ def test_the_arm_stands_still_while_a_person_is_in_view(safety, tmp_path):
 @pytest.mark.parametrize("detector", [None, "no.such.detector"])
 def test_the_person_gate_needs_a_detector(detector, safety):
     limits = SafetyLimits.decode(safety | {"person": safety["person"] | {"enabled": True}})
-    with pytest.raises(UserError, match="person_detector="), watch_people(detector, "front", limits):
+    with pytest.raises(UserError, match="person_detector="), watch_for_people(detector, "front", limits):
         pass

@@ -6,7 +6,7 @@ import torch
 from fake_arm import FakeArm, FakeRunner
 
 from configs.composing import as_dict, load_config
-from robot_io.deployment import Deployment, Episode, watch_people
+from robot_io.deployment import Deployment, Episode, watch_for_people
 from robot_io.person_gate import GatedDetector, load_person_gate
 from robot_io.safety import SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
@@ -87,7 +87,7 @@ def test_mistakes(cfg, checkpoint, tmp_path):
         load_person_gate(settings | {"checkpoint": tmp_path}, limits)
     with pytest.raises(UserError, match=r"0 <= off <= on <= 1"):
         load_person_gate(settings | {"checkpoint": checkpoint, "from_probability": 0.2}, limits)
-    with watch_people(lambda image: 0.0, "side", limits) as people:
+    with watch_for_people(lambda image: 0.0, "side", limits) as people:
         run = Deployment(FakeArm(), FakeRunner(), SafetyLayer(limits), people=people)
         with pytest.raises(UserError, match=r"'side'; set person_gate\.camera to one of front"):
             run.run([Episode("go", 1.0, START)], tmp_path)
@@ -102,14 +102,14 @@ class Log:
     def begin(self, episode):
         pass
 
-    def see(self, tick):
+    def observe(self, tick):
         self.sent.append(tick.sent[0])
         self.arm._picture[:] = picture(200 if len(self.sent) >= self.tick else 10)
 
     def end(self, result):
         pass
 
-    def figures(self):
+    def report(self):
         return {}
 
 
@@ -118,7 +118,7 @@ def test_the_arm_stops_for_a_person(cfg, tmp_path):
     gate = PersonGate(GateLimits(0.6, 0.4, 2, hold_s=0.0, repeat_s=None))
     arm, layer = FakeArm(), SafetyLayer(limits)
     log = Log(arm, tick=15)
-    with watch_people(GatedDetector(lambda image: image.mean() / 255, gate), "front", limits) as people:
+    with watch_for_people(GatedDetector(lambda image: image.mean() / 255, gate), "front", limits) as people:
         run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, people=people)
         report = run.run([Episode("go", 1.5, START)], tmp_path)
     assert log.sent[14] > log.sent[0] + 1

@@ -75,11 +75,11 @@ def test_the_recorders_process_writes_what_the_loop_saw(tmp_path):
         recorder.begin(SimpleNamespace(instruction="push"))
         for number in range(5):
             pose = np.full(6, float(number))
-            tick = {"position": pose, "sent": pose + 1, "wanted": pose + 2, "intervention": False}
+            tick = {"position": pose, "sent": pose + 1, "policy_pose": pose + 2, "intervention": False}
             picture = np.zeros((SIZE, SIZE, 3), np.uint8)
-            recorder.see(SimpleNamespace(observation={"front": picture}, **tick))
+            recorder.observe(SimpleNamespace(observation={"front": picture}, **tick))
     # No `end`: as when an error ended the run.
-    assert recorder.figures() == {"recording": {"folder": str(root), "lost": 0, "episodes": 1, "frames": 5}}
+    assert recorder.report() == {"recording": {"folder": str(root), "lost": 0, "episodes": 1, "frames": 5}}
     assert opened(root)[4]["action"].tolist() == [5.0] * 6
 
 

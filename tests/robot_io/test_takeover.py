@@ -8,8 +8,9 @@ from fake_arm import FOLDED, JOINTS
 from lerobot.teleoperators.utils import TeleopEvents
 
 from robot_io.safety import EmergencyStop
-from robot_io.takeover import ByGamepad, ByKeyboard, ByLeader, Keys, make_leader, take_over
+from robot_io.takeover import GamepadOperator, KeyboardOperator, LeaderOperator, connect_operator, make_teleoperator
 from robot_io.takeover.gamepad import Hand
+from robot_io.terminal import Keys
 from tinyvla.errors import UserError
 
 NAMES = [f"{joint}.pos" for joint in JOINTS]
@@ -18,7 +19,9 @@ SEEN = dict(zip(NAMES, FOLDED, strict=True))
 
 def test_a_leader_is_followed_while_it_has_taken_over():
     held = dict.fromkeys(NAMES, 5.0)
-    person = ByLeader(SimpleNamespace(name="so_leader", action_features=held, get_action=lambda: dict(held)), JOINTS)
+    person = LeaderOperator(
+        SimpleNamespace(name="so_leader", action_features=held, get_action=lambda: dict(held)), JOINTS
+    )
     keys = Keys(person.keys())
     assert person(SEEN) is None
     keys.press("t")
@@ -29,7 +32,7 @@ def test_a_leader_is_followed_while_it_has_taken_over():
 
 
 def test_the_keyboard_turns_joints_from_where_the_arm_is():
-    person = ByKeyboard(JOINTS)
+    person = KeyboardOperator(JOINTS)
     keys = Keys(person.keys())
     assert person(SEEN) is None
     for key in "qqs":
@@ -58,7 +61,7 @@ class Pad:
 
 def test_a_gamepad_moves_the_hand_while_its_button_is_held():
     pad, now, hand = Pad(), [0.0], Hand(JOINTS)
-    person = ByGamepad(pad, JOINTS, clock=lambda: now[0])
+    person = GamepadOperator(pad, JOINTS, clock=lambda: now[0])
     start = np.array((10.0, -40.0, 40.0, 50.0, 5.0, 20.0))
     seen = dict(zip(NAMES, start, strict=True))
 
@@ -92,34 +95,34 @@ def test_a_gamepad_that_is_not_there(monkeypatch):
     stop = EmergencyStop()
     with (
         pytest.raises(UserError, match=r"needs pygame; install it: uv sync --extra gamepad|no gamepad is there"),
-        take_over({"type": "gamepad"}, JOINTS, stop),
+        connect_operator({"type": "gamepad"}, JOINTS, stop),
     ):
         pass
     with pytest.raises(UserError, match="knows only the SO-101's geometry"):
-        ByGamepad(Pad(), JOINTS[:5])
+        GamepadOperator(Pad(), JOINTS[:5])
 
 
 def test_mistakes():
     stop = EmergencyStop()
-    with take_over({"type": None}, JOINTS, stop) as person:
+    with connect_operator({"type": None}, JOINTS, stop) as person:
         assert person is None
-    with take_over({"type": "keyboard"}, JOINTS, stop) as person:
-        assert isinstance(person, ByKeyboard)
+    with connect_operator({"type": "keyboard"}, JOINTS, stop) as person:
+        assert isinstance(person, KeyboardOperator)
     with pytest.raises(UserError, match="did you mean so101_leader"):
-        make_leader({"type": "so101_leadr"})
+        make_teleoperator({"type": "so101_leadr"})
     with pytest.raises(UserError, match=r"takeover\.port is not given"):
-        make_leader({"type": "so101_leader", "port": None})
+        make_teleoperator({"type": "so101_leader", "port": None})
     with pytest.raises(UserError, match=r"mend takeover\.\*"):
-        make_leader({"type": "so101_leader", "port": "x", "speed": 3})
+        make_teleoperator({"type": "so101_leader", "port": "x", "speed": 3})
     with (
         pytest.raises(UserError, match="the leader arm does not connect"),
-        take_over({"type": "so101_leader", "port": "/dev/no-such"}, JOINTS, stop),
+        connect_operator({"type": "so101_leader", "port": "/dev/no-such"}, JOINTS, stop),
     ):
         pass
     with pytest.raises(UserError, match="for up to 6 joints"):
-        ByKeyboard(["joint"] * 7)
+        KeyboardOperator(["joint"] * 7)
     with pytest.raises(UserError, match="use the leader of this arm"):
-        ByLeader(SimpleNamespace(name="phone", action_features={"x": float}), JOINTS)
+        LeaderOperator(SimpleNamespace(name="phone", action_features={"x": float}), JOINTS)
 
 
 def test_the_live_view_shows_ticks(tmp_path):
@@ -129,6 +132,6 @@ def test_the_live_view_shows_ticks(tmp_path):
     pose = np.zeros(6)
     with LiveView(JOINTS, file) as view:
         observation = SEEN | {"front": np.zeros((16, 16, 3), np.uint8)}
-        view.see(SimpleNamespace(due=1.0, observation=observation, sent=pose, wanted=pose, intervention=False))
+        view.observe(SimpleNamespace(due=1.0, observation=observation, sent=pose, policy_pose=pose, intervention=False))
     assert file.stat().st_size > 1000
-    assert view.figures() == {"display": {"left_out": 0}}
+    assert view.report() == {"display": {"left_out": 0}}

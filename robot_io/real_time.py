@@ -10,7 +10,7 @@ _PRIORITY = -10  # of the thread; 0 is a program's usual one
 
 
 @contextlib.contextmanager
-def urgent() -> Iterator[None]:
+def raised_priority() -> Iterator[None]:
     """Raise the priority of this thread for the while, where the system allows it; threads started in it inherit it."""
     thread = threading.get_native_id()
     before = None
@@ -27,7 +27,7 @@ def urgent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tidied() -> Iterator[None]:
+def frozen_gc() -> Iterator[None]:
     """Collect garbage now, and for the while leave out of collections what survived.
 
     A program with torch and a policy in it has so many objects that one full collection takes some 0.3 s, ten ticks at

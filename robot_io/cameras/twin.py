@@ -19,20 +19,20 @@ _WARMUP = 10.0  # seconds for the twin to draw its first picture
 
 @CameraConfig.register_subclass("twin")
 @dataclass(kw_only=True)
-class SimCameraConfig(CameraConfig):
+class TwinCameraConfig(CameraConfig):
     """folder: the running twin's, as simulate_arm.py prints it. camera: one of those it was told to draw."""
 
     folder: str
     camera: str = "front"
 
 
-class SimCamera(Camera):
+class TwinCamera(Camera):
     """Reads the pictures that a twin draws of its arm, RGB uint8 (height, width, 3). Nothing is drawn here.
 
     latest_timestamp: when the last picture returned was taken, on time.perf_counter's clock.
     """
 
-    def __init__(self, config: SimCameraConfig):
+    def __init__(self, config: TwinCameraConfig):
         super().__init__(config)
         self.config = config
         self.height: int | None = config.height
@@ -42,7 +42,7 @@ class SimCamera(Camera):
         self._seen = 0
 
     def __str__(self) -> str:
-        return f"SimCamera({self.config.camera})"
+        return f"TwinCamera({self.config.camera})"
 
     @property
     def is_connected(self) -> bool:

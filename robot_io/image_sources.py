@@ -13,19 +13,19 @@ from tinyvla.perception import Picture, check_image, read_image
 _VIDEOS = {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v"}
 
 
-def pictures_of(source: str, count: int) -> Iterator[Picture]:
+def read_images(source: str, count: int) -> Iterator[Picture]:
     """At most `count` pictures, uint8 (H, W, 3), of `camera:<number or path>`, a video, or a picture's file.
 
     Raises UserError if there is no such camera or file, or it cannot be read.
     """
     if source.startswith("camera:"):
         return _of_camera(source.removeprefix("camera:"), count)
-    if is_moving(source):
+    if is_video(source):
         return _of_video(Path(source), count)
     return iter([read_image(source)])
 
 
-def is_moving(source: str) -> bool:
+def is_video(source: str) -> bool:
     """Whether it may have more than one picture."""
     return source.startswith("camera:") or Path(source).suffix.lower() in _VIDEOS
 

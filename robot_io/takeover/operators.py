@@ -17,8 +17,8 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from tinyvla.errors import UserError
 
 from ..safety import EmergencyStop
-from .gamepad import ByGamepad
-from .keys import Keys
+from ..terminal import Keys
+from .gamepad import GamepadOperator
 
 TOGGLE, STOP = "t", " "
 JOGS = ("qa", "ws", "ed", "rf", "yh", "uj")  # up and down, a pair a joint, in the joints' order
@@ -27,7 +27,7 @@ _JOG = 2.0  # LeRobot's units a key press; terminals repeat a key that is held a
 Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
 
 
-class ByLeader:
+class LeaderOperator:
     """A leader arm: while taken over, the arm goes where the leader is held."""
 
     def __init__(self, leader: Teleoperator, joints: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ class ByLeader:
         return {TOGGLE: self.toggle}
 
 
-class ByKeyboard:
+class KeyboardOperator:
     """Keys that turn one joint each, up or down: the first one takes over, from where the arm is."""
 
     def __init__(self, joints: Sequence[str]) -> None:
@@ -99,7 +99,9 @@ class ByKeyboard:
 
 
 @contextlib.contextmanager
-def take_over(settings: Mapping[str, Any], joints: Sequence[str], stop: EmergencyStop) -> Iterator[Operator | None]:
+def connect_operator(
+    settings: Mapping[str, Any], joints: Sequence[str], stop: EmergencyStop
+) -> Iterator[Operator | None]:
     """A person who may take over for the while, and the keys: t takes over and gives back, space stops the arm.
 
     settings: the `takeover` configuration: `type` is null for nobody, keyboard, gamepad, or the name of a leader arm of
@@ -107,18 +109,18 @@ def take_over(settings: Mapping[str, Any], joints: Sequence[str], stop: Emergenc
     connect.
     """
     kind = settings.get("type")
-    person: ByLeader | ByKeyboard | ByGamepad | None = None
+    person: LeaderOperator | KeyboardOperator | GamepadOperator | None = None
     with contextlib.ExitStack() as stack:
         if kind == "keyboard":
-            person = ByKeyboard(joints)
+            person = KeyboardOperator(joints)
         elif kind == "gamepad":
-            pad = make_leader({"type": "gamepad"})
-            person = ByGamepad(pad, joints)
+            pad = make_teleoperator({"type": "gamepad"})
+            person = GamepadOperator(pad, joints)
             _connect_gamepad(pad)
             stack.callback(pad.disconnect)
         elif kind is not None:
-            leader = make_leader(settings)
-            person = ByLeader(leader, joints)
+            leader = make_teleoperator(settings)
+            person = LeaderOperator(leader, joints)
             _connect(leader)
             stack.callback(leader.disconnect)
         actions = person.keys() if person is not None else {}
@@ -126,7 +128,7 @@ def take_over(settings: Mapping[str, Any], joints: Sequence[str], stop: Emergenc
         yield person
 
 
-def make_leader(settings: Mapping[str, Any]) -> Teleoperator:
+def make_teleoperator(settings: Mapping[str, Any]) -> Teleoperator:
     """The LeRobot teleoperator of a `takeover` configuration, not yet connected."""
     kind = str(settings["type"])
     known: Callable[[], dict[str, type]] = TeleoperatorConfig.get_known_choices

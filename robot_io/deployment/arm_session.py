@@ -11,7 +11,7 @@ _MOVED = 10.0  # LeRobot's units: an arm that has moved so far looks different
 _COARSE = 8  # every so many pixels are compared first
 
 
-class Sighted:
+class FreshImageRobot:
     """Stands in for a connected arm; a reading with a picture that cannot be believed is one that has failed.
 
     Args:
@@ -53,3 +53,16 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two pictures are alike to the bit. Real cameras' never are, and most differ in the first pixels."""
     few = slice(None, None, _COARSE)
     return np.array_equal(one[few, few], other[few, few]) and np.array_equal(one, other)
+
+
+class DryRunRobot:
+    """Stands in for a connected arm in a dry run: what would be sent to it goes nowhere."""
+
+    def __init__(self, arm: Robot) -> None:
+        self._arm = arm
+
+    def get_observation(self) -> dict[str, Any]:
+        return self._arm.get_observation()
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        return action

@@ -1,0 +1,111 @@
+"""Episodes of a run, and the observers of their ticks: terminal, recording, live view."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from tinyvla.errors import UserError
+
+from ..safety import Reaction
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of a run.
+
+    instruction: what the policy is told. seconds: until it is cut; None: until somebody ends it. start_pose: (joints,)
+    in LeRobot's units, where the arm is brought first; None: to the policy's first action. task: its name. seed: of the
+    policy's random draws, and of the scene where there is one. lay_out: prepares the scene once the arm is there.
+    success: whether the task is done now; asked after every tick, and True ends the episode; None: nobody can tell.
+    """
+
+    instruction: str
+    seconds: float | None = None
+    start_pose: Sequence[float] | None = None
+    task: str = ""
+    seed: int = 0
+    lay_out: Callable[[], object] | None = None
+    success: Callable[[], bool] | None = None
+
+    def result(self, ended: str, ticks: int, rate_hz: float) -> dict[str, Any]:
+        """For the report. ended: "done", "time", or what stopped the arm."""
+        success = None if self.success is None else ended == "done"
+        return {
+            "task": self.task,
+            "instruction": self.instruction,
+            "seed": self.seed,
+            "success": success,
+            "ticks": ticks,
+            "seconds": round(ticks / rate_hz, 2),
+            "ended": ended,
+        }
+
+
+def real_episodes(
+    instruction: str | None, episodes: int, seconds: float | None, start_pose: Sequence[float] | None, seed: int
+) -> list[Episode]:
+    """Episodes of a real arm, which nobody lays out and judges. Raises UserError for what cannot be one."""
+    if not instruction:
+        raise UserError("instruction is not given; tell the policy what to do: instruction='pick up the cube'")
+    if episodes < 1:
+        raise UserError(f"episodes is {episodes}; ask for one or more")
+    if seconds is not None and seconds <= 0:
+        raise UserError(f"seconds is {seconds:g}; give a number above 0, or leave it out to go on until Ctrl-C")
+    return [Episode(instruction, seconds, start_pose, seed=seed + index) for index in range(episodes)]
+
+
+class Tick(NamedTuple):
+    """One tick of the control loop; poses are (joints,) in LeRobot's units.
+
+    due: monotonic seconds. observation: LeRobot's. position: where the arm was. sent: after the safety layer; in a dry
+    run, what would have been sent. policy_pose: the policy's command. intervention: whether a person had taken over.
+    reaction: of the safety layer.
+    """
+
+    due: float
+    observation: Mapping[str, Any]
+    position: np.ndarray
+    sent: np.ndarray
+    policy_pose: np.ndarray
+    intervention: bool
+    reaction: Reaction
+
+
+class EpisodeObserver(Protocol):
+    """Told in the control loop's own time, so it hands on what takes long."""
+
+    def begin(self, episode: Episode) -> None: ...
+
+    def observe(self, tick: Tick) -> None: ...
+
+    def end(self, result: Mapping[str, Any]) -> None: ...
+
+    def report(self) -> dict[str, Any]:
+        """For the report, at the very end."""
+
+
+class Printer:
+    """Prints a line an episode, and in a dry run a line a second with the pose that would be sent."""
+
+    def __init__(self, joints: Sequence[str], poses: bool = False) -> None:
+        self._joints, self._poses = list(joints), poses
+        self._shown = -np.inf
+
+    def begin(self, episode: Episode) -> None:
+        self._shown = -np.inf
+        print(f"{episode.task or 'episode'} (seed {episode.seed}): {episode.instruction}", flush=True)
+
+    def observe(self, tick: Tick) -> None:
+        if self._poses and tick.due - self._shown >= 1:
+            self._shown = tick.due
+            pose = ", ".join(f"{joint} {value:.1f}" for joint, value in zip(self._joints, tick.sent, strict=True))
+            print(f"  would send {pose}", flush=True)
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        outcome = {True: "success", False: "no success", None: "ended"}[result["success"]]
+        print(f"  {outcome} after {result['seconds']:.1f} s ({result['ended']})", flush=True)
+
+    def report(self) -> dict[str, Any]:
+        return {}
