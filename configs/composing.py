@@ -11,6 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from tinyvla.decoding import decode_section
+
 CONFIG_DIR = Path(__file__).resolve().parent
 
 
@@ -49,6 +51,22 @@ def compose_config(config_name: str, overrides: Iterable[str] = ()) -> DictConfi
 def as_dict(cfg: Any) -> dict[str, Any]:
     """A section of a configuration as plain dicts and lists."""
     return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+def decode[T](cls: type[T], section: Any, name: str | None = None) -> T:
+    """Typed settings: a section of a configuration as an instance of the dataclass `cls`.
+
+    Args:
+        cls: the dataclass that holds the defaults of what the section leaves out.
+        section: a section of a composed configuration, or a mapping; None stands for an empty one.
+        name: dotted name of the section for messages; default: the section's place in its configuration.
+
+    Raises UserError for an unknown field (naming the nearest), a missing one, or a value of another type.
+    """
+    if name is None:
+        name = str(section._get_full_key(None) or "") if isinstance(section, DictConfig) else ""
+    values = as_dict(section) if isinstance(section, DictConfig) else section
+    return decode_section(cls, values, name)
 
 
 def load_config(config_name: str, overrides: Iterable[str] = ()) -> DictConfig:
