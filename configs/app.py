@@ -100,7 +100,8 @@ def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
     settings = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
     with open_dict(cfg):
-        cfg.command = shlex.join(["python", Path(sys.argv[0]).name, *overrides])
+        program = Path(sys.argv[0]).name  # train.py in a clone, tinyvla-train where the package is installed
+        cfg.command = shlex.join([*(["python"] if program.endswith(".py") else []), program, *overrides])
         if settings.mode == RunMode.MULTIRUN and "run_dir" in cfg:
             cfg.run_dir = f"{cfg.run_dir}/{settings.job.num}"
             print(f"job {settings.job.num}: {shlex.join(overrides)} -> {cfg.run_dir}", file=sys.stderr)

@@ -1,0 +1,40 @@
+"""Evaluate a policy in closed loop: python evaluate.py checkpoint=outputs/<run> env=metaworld env.tasks=[reach-v3]."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from configs.app import app
+from configs.composing import as_dict
+from tinyvla.errors import UserError
+
+
+@app("evaluate")
+def main(cfg: DictConfig) -> None:
+    from envs.evaluation import evaluate
+    from envs.report import describe, write_report
+    from envs.shifts import with_shift
+
+    run_dir = Path(cfg.run_dir)
+    if (run_dir / "config.yaml").exists():
+        raise UserError(f"{run_dir} already holds a run; choose another run_dir")
+    result = evaluate(
+        Path(cfg.checkpoint),
+        with_shift(as_dict(cfg.env), cfg.shift, cfg.severity),
+        cfg.episodes,
+        seed=cfg.seed,
+        workers=cfg.workers,
+        launcher=as_dict(cfg.launcher),
+        device=cfg.device,
+        runner=as_dict(cfg.runner),
+        wrong_instructions=cfg.wrong_instructions,
+        run_dir=run_dir,
+        videos=cfg.videos,
+    )
+    OmegaConf.save(cfg, run_dir / "config.yaml")
+    print(describe(result))
+    print(write_report(run_dir))
+
+
+if __name__ == "__main__":
+    main()

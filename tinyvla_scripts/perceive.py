@@ -1,0 +1,59 @@
+"""A front-end by itself: python perceive.py frontend=tinysam frontend.tinysam.checkpoint=... source=image.png."""
+
+import json
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from configs.app import app
+from configs.composing import as_dict
+
+
+@app("perceive")
+def main(cfg: DictConfig) -> None:
+    import imageio.v3 as imageio
+
+    from envs.rollout import write_video
+    from policies.tinyvla.front_ends import make_front_end
+    from robot_io.image_sources import is_video, read_images
+    from tinyvla.errors import UserError
+    from tinyvla.files import write_whole
+    from tinyvla.perception import Picture, look_at
+
+    front_ends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_video(str(cfg.source))
+    if len(front_ends) != 1:
+        raise UserError("give one front-end to look with, as in frontend=tinysam")
+    front_end = make_front_end(*next(iter(front_ends.items())))
+    if source == "sim":
+        from envs.scenes import open_labelled_images
+
+        pictures = iter([open_labelled_images("table", "test", 1, seed=cfg.seed).images[0]])
+    else:
+        pictures = read_images(source, cfg.frames)
+    records: list[Any] = []
+
+    def looked_at() -> Iterator[Picture]:
+        for found in look_at(front_end, pictures, as_dict(cfg.request)):
+            records.append(found.records)
+            yield found.picture
+
+    output = Path(cfg.output).with_suffix(".mp4" if moving else Path(cfg.output).suffix)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    seen = looked_at()
+    if (first := next(seen, None)) is None:
+        raise UserError(f"{source} has shown no picture; give source another, and frames at least 1")
+    if moving:
+        write_video(output, chain([first], seen))
+    else:
+        imageio.imwrite(output, first)
+    write_whole(output.with_suffix(".json"), json.dumps(records if moving else records[0], indent=1))
+    for record in records[-1]:
+        print(json.dumps(record))
+    print(output)
+
+
+if __name__ == "__main__":
+    main()
