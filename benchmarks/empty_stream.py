@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tinyvla.perception.wake import GateLimits, PersonGate
+from tinyvla.frontends.wake import GateLimits, PersonGate
 
 
 def watch_empty(limits: GateLimits, probabilities: Iterable[float], fps: float) -> dict[str, Any]:

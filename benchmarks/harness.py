@@ -150,7 +150,8 @@ def training_speed(policy: str, settings: Sequence[str], steps: int = CALIBRATIO
     load on the machine during the long runs takes nothing from anyone.
     """
     from configs.composing import as_dict, load_config
-    from policies.training import Tracker, make_accelerator, read_metrics, train
+    from policies.training import train
+    from tinyvla.training import Tracker, make_accelerator, read_metrics
 
     every = max(1, steps // 10)
     quiet = ["logger=none", "trainer.validate_every=0", "trainer.save_every=0", f"trainer.log_every={every}"]
@@ -177,7 +178,7 @@ def prepare_data(settings: Sequence[str]) -> Path:
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
     from policies.data import cache_frames, open_dataset
-    from policies.training.device import count_cores
+    from tinyvla.machine import count_cores
 
     cfg = load_config("train", list(settings))
     env_cfg = as_dict(cfg.env)

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from policies.training import Trainee
+from tinyvla.training import Trainable
 
 
-def train(trainee: Trainee, trainer: Mapping[str, Any]) -> None:
+def train(trainable: Trainable, trainer: Mapping[str, Any]) -> None:
     """Train for `steps` at a rate of at most `lr`, with `weight_decay`."""
-    optimizer = trainee.make_optimizer(trainer)
+    optimizer = trainable.make_optimizer(trainer)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, trainer["lr"], trainer["steps"], pct_start=0.1)
-    trainee.module.train()
+    trainable.module.train()
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as loader:
-        upcoming = loader.submit(trainee.batch, 0)
+        upcoming = loader.submit(trainable.batch, 0)
         for step in range(trainer["steps"]):
             batch = upcoming.result()
-            upcoming = loader.submit(trainee.batch, step + 1)
-            loss, _ = trainee.module(batch)
+            upcoming = loader.submit(trainable.batch, step + 1)
+            loss, _ = trainable.module(batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

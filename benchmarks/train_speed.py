@@ -26,9 +26,10 @@ from configs.composing import as_dict, load_config
 from envs import resolve_tasks
 from envs.demos import ensure_dataset
 from policies.data import find_dataset
-from policies.training import Tracker, make_accelerator, on_first_process, train
+from policies.training import train
 from policies.training.settings import check_settings
-from policies.training.timing import StepTimer
+from tinyvla.training import Tracker, make_accelerator, on_first_process
+from tinyvla.training.timing import StepTimer
 
 PARTS = {
     "data": "waiting for data",

@@ -36,7 +36,7 @@ def export_policy(
     adapt_policy(policy, "torch", scheduler, inference_steps)
     if not isinstance(policy, TinyVLAPolicy):
         raise UserError(f"only TinyVLA policies can be exported, and this is one of type '{policy.config.type}'")
-    if policy.front_ends:
+    if policy.frontends:
         raise UserError("a policy with front-ends cannot be exported: their computation is no part of its graph")
     content = onnx_bytes(policy.model, *input_sizes(policy))
     description = describe(policy, preprocessor, postprocessor) | {"checkpoint": str(find_checkpoint(checkpoint))}

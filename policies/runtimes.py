@@ -10,9 +10,9 @@ from lerobot.policies import PreTrainedPolicy
 from tinyvla.decoders import DiffusionConfig
 from tinyvla.errors import UserError
 from tinyvla.inference.eager import compile_chunks, quantise, to_bfloat16
+from tinyvla.training.device import computes_bf16
 
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
-from .training.device import computes_bf16
 
 RUNTIMES = ("torch", "compile", "bf16", "int8", "onnx", "openvino")
 
@@ -41,7 +41,7 @@ def adapt_policy(
             f"runner.runtime, runner.scheduler and runner.inference_steps are for TinyVLA policies, and this is one of "
             f"type '{policy.config.type}'; leave them out"
         )
-    if policy.front_ends and runtime != "torch":
+    if policy.frontends and runtime != "torch":
         raise UserError(
             f"a policy with front-ends runs as it was trained, not with runner.runtime={runtime}; leave it out"
         )

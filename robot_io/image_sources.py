@@ -8,7 +8,7 @@ from lerobot.cameras import make_cameras_from_configs
 from lerobot.cameras.opencv import OpenCVCameraConfig
 
 from tinyvla.errors import UserError
-from tinyvla.perception import Picture, check_image, read_image
+from tinyvla.frontends import Picture, check_image, read_image
 
 _VIDEOS = {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v"}
 

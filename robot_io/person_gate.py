@@ -1,4 +1,4 @@
-"""A person detector of `tinyvla.perception.wake`, gated, as the safety layer's person watcher runs it."""
+"""A person detector of `tinyvla.frontends.wake`, gated, as the safety layer's person watcher runs it."""
 
 import contextlib
 import logging
@@ -12,8 +12,8 @@ import numpy as np
 from lerobot.robots import Robot
 
 from tinyvla.errors import UserError
-from tinyvla.perception import load_front_end
-from tinyvla.perception.wake import GateLimits, PersonGate, Wake
+from tinyvla.frontends import load_frontend
+from tinyvla.frontends.wake import GateLimits, PersonGate, Wake
 
 from .safety import PersonDetector, PersonView, PersonWatcher, SafetyLimits
 
@@ -62,7 +62,7 @@ def load_person_gate(settings: Mapping[str, Any], limits: SafetyLimits, drawn: b
     Waiting until nobody was seen for a while is left to the safety layer (`safety.person.resume_s`).
 
     Args:
-        settings: checkpoint, a folder that `load_front_end` takes; from_probability and below_probability, the gate's
+        settings: checkpoint, a folder that `load_frontend` takes; from_probability and below_probability, the gate's
             on and off in place of the checkpoint's; on_count and repeat_s as of `GateLimits`, repeat_s also "auto".
         limits: whose `person` must be enabled.
         drawn: the pictures are a simulation's, which repeat while nothing moves.
@@ -73,7 +73,7 @@ def load_person_gate(settings: Mapping[str, Any], limits: SafetyLimits, drawn: b
         return None
     if not limits.person.enabled:
         raise UserError("person_gate.checkpoint has no effect while the gate is off; add safety.person.enabled=true")
-    wake = load_front_end(checkpoint)
+    wake = load_frontend(checkpoint)
     if not isinstance(wake, Wake):
         raise UserError(f"{checkpoint} is a {wake.name}, not a person detector; train one: task=perception/wake")
     repeat_s = settings["repeat_s"]

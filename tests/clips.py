@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import CLIPModel
 
-from tinyvla.perception.tinyclip import TinyCLIP
+from tinyvla.frontends.tinyclip import TinyCLIP
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 190, 60), "blue": (50, 70, 230), "yellow": (230, 220, 50)}
 SHAPES = ("disc", "square", "bar")

@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import SETTINGS
 
-from policies.training import make_accelerator, read_metrics
+from tinyvla.training import make_accelerator, read_metrics
 
 ROOT = Path(__file__).parents[1]
 TASK = "drawer-close-v3"
@@ -129,7 +129,7 @@ def test_resuming_goes_on_with_the_runs_own_settings(trained, command, monkeypat
         asked.append((device, bf16))
         return make_accelerator(device, bf16)
 
-    monkeypatch.setattr("policies.training.make_accelerator", note)
+    monkeypatch.setattr("tinyvla.training.make_accelerator", note)
     before = (trained / "config.yaml").read_bytes(), (trained / "metrics.jsonl").read_bytes()
     (trained / "eval.json").unlink()
     code, _, err = command("train", f"run_dir={trained}", "resume=true")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.training import read_metrics
+from tinyvla.training import read_metrics
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

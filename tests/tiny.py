@@ -14,9 +14,9 @@ from configs.composing import as_dict, load_config
 from envs import evaluation
 from policies import decode_policy_config, make_policy, make_processors, save_checkpoint_files
 from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
-from policies.training.checkpoint import CheckpointWriter
 from tinyvla.backbones import Backbone, BackboneConfig, Features
 from tinyvla.backbones.tokenizer import HashTokenizer
+from tinyvla.training.checkpoint import CheckpointWriter
 
 CAMERAS, SIZE, FPS = ("left", "right"), 32, 20
 TASKS = ("open the drawer", "press the red button")

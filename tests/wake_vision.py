@@ -5,7 +5,7 @@ import io
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Picture
 
-from tinyvla.perception.wake.dataset import COLUMNS
+from tinyvla.frontends.wake.dataset import COLUMNS
 
 FLAGS = ["person", "depiction", "body_part", *(column for columns in COLUMNS.values() for column in columns)]
 CARD = """---

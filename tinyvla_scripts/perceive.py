@@ -17,16 +17,16 @@ def main(cfg: DictConfig) -> None:
     import imageio.v3 as imageio
 
     from envs.rollout import write_video
-    from policies.tinyvla.front_ends import make_front_end
+    from policies.tinyvla.frontends import make_frontend
     from robot_io.image_sources import is_video, read_images
     from tinyvla.errors import UserError
     from tinyvla.files import write_whole
-    from tinyvla.perception import Picture, look_at
+    from tinyvla.frontends import Picture, look_at
 
-    front_ends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_video(str(cfg.source))
-    if len(front_ends) != 1:
+    frontends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_video(str(cfg.source))
+    if len(frontends) != 1:
         raise UserError("give one front-end to look with, as in frontend=tinysam")
-    front_end = make_front_end(*next(iter(front_ends.items())))
+    frontend = make_frontend(*next(iter(frontends.items())))
     if source == "sim":
         from envs.scenes import open_labelled_images
 
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     records: list[Any] = []
 
     def looked_at() -> Iterator[Picture]:
-        for found in look_at(front_end, pictures, as_dict(cfg.request)):
+        for found in look_at(frontend, pictures, as_dict(cfg.request)):
             records.append(found.records)
             yield found.picture
 

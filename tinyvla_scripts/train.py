@@ -13,16 +13,17 @@ def main(cfg: DictConfig) -> None:
     from envs import resolve_tasks
     from envs.demos import ensure_dataset
     from envs.evaluation import check_episodes, evaluate, validator
-    from envs.front_ends import train_front_end
+    from envs.frontends import train_frontend
     from envs.report import describe, write_report
     from envs.shifts import with_randomisation
     from policies.data import find_dataset
-    from policies.training import Tracker, check_settings, find_run, make_accelerator, on_first_process, open_run, train
-    from policies.training.device import device_of
+    from policies.training import check_settings, train
+    from tinyvla.training import Tracker, find_run, make_accelerator, on_first_process, open_run
+    from tinyvla.training.device import device_of
 
     cfg = find_run(cfg, load_config("train"))
     if cfg.task.name != "policy":
-        train_front_end(cfg)
+        train_frontend(cfg)
         return
     check_settings(cfg)  # mistakes come up before anything is written
     with_randomisation(as_dict(cfg.env), cfg.randomise)

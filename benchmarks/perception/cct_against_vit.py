@@ -54,22 +54,22 @@ TITLES = {
 
 def run(name: str, chosen: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one model on one set and test it."""
-    from policies.perception.classification import ClassificationTrainee
+    from tinyvla.frontends.cct.training import ClassificationTrainable
 
     model, network = MODELS[name]
     trainer = {"steps": args.steps, "lr": 1e-3}
     made = options("cct", model=model, network=network, source=chosen, trainer=trainer, **SETS[chosen])
-    trainee = ClassificationTrainee(made, open_data(chosen, args), seed)
-    spent = train(trainee, made["trainer"], seed)
+    trainable = ClassificationTrainable(made, open_data(chosen, args), seed)
+    spent = train(trainable, made["trainer"], seed)
     return {
         "model": name,
         "set": chosen,
         "seed": seed,
-        "right": right(trainee),
-        "n": len(trainee.test_pictures()),
-        "train_pictures": len(trainee.train_pictures),
-        "classes": len(trainee.train_pictures.classes),
-        "parameters": sum(weight.numel() for weight in trainee.module.parameters()),
+        "right": right(trainable),
+        "n": len(trainable.test_pictures()),
+        "train_pictures": len(trainable.train_pictures),
+        "classes": len(trainable.train_pictures.classes),
+        "parameters": sum(weight.numel() for weight in trainable.module.parameters()),
         "seconds": round(sum(spent.values()), 1),
     }
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for machine.py, 
 
 
 def options(task: str, **changes: Any) -> dict[str, Any]:
-    """The options of a task as its trainee takes them, some of them changed; `trainer` is among them."""
+    """The options of a task as its trainable takes them, some of them changed; `trainer` is among them."""
     from configs.composing import as_dict, load_config
 
     cfg = load_config("train", [f"task=perception/{task}", *(["task.teacher=none"] if task == "tinyvit" else [])])
@@ -23,23 +23,23 @@ def options(task: str, **changes: Any) -> dict[str, Any]:
     return made | changes
 
 
-def train(trainee: Any, settings: dict[str, Any], seed: int) -> dict[str, float]:
-    """Take a trainee through its steps as the training loop does, on one thread, and nothing else; seconds by part."""
+def train(trainable: Any, settings: dict[str, Any], seed: int) -> dict[str, float]:
+    """Train as the training loop does, on one thread and with nothing else; returns seconds by part of a step."""
     import torch
     from torch.nn.utils import clip_grad_norm_
 
-    from policies.training.optim import make_schedule
-    from policies.training.trainee import step_seed
+    from tinyvla.training.optimizer import make_schedule
+    from tinyvla.training.trainable import step_seed
 
     torch.set_num_threads(1)
-    module = trainee.module.train()
-    optimizer = trainee.make_optimizer(settings)
+    module = trainable.module.train()
+    optimizer = trainable.make_optimizer(settings)
     schedule = make_schedule(optimizer, settings)
-    trainee.start(0)
+    trainable.start(0)
     spent = {"data": 0.0, "compute": 0.0}
     for step in range(settings["steps"]):
         start = time.perf_counter()
-        batch = trainee.prepare(trainee.batch(step))
+        batch = trainable.prepare(trainable.batch(step))
         middle = time.perf_counter()
         torch.manual_seed(step_seed(seed, step))
         loss, _ = module(batch)
@@ -53,12 +53,12 @@ def train(trainee: Any, settings: dict[str, Any], seed: int) -> dict[str, float]
     return spent
 
 
-def right(trainee: Any) -> list[int]:
+def right(trainable: Any) -> list[int]:
     """The numbers of the test pictures that a trained classifier has right."""
-    from policies.perception.classification import predict
+    from tinyvla.frontends.cct.training import predict
 
-    pictures = trainee.test_pictures()
-    logits = predict(trainee.module.classifier, pictures, range(len(pictures)))
+    pictures = trainable.test_pictures()
+    logits = predict(trainable.module.classifier, pictures, range(len(pictures)))
     return np.flatnonzero(logits.argmax(-1).numpy() == pictures.labels).tolist()
 
 

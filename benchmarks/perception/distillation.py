@@ -47,55 +47,62 @@ def open_data(args: argparse.Namespace) -> dict[str, Any]:
 
 def make_student(mode: str, seed: int, args: argparse.Namespace, pictures: int) -> tuple[Any, dict[str, Any]]:
     """A fresh student and its trainer's settings; one of stored answers fills the store where it is not full."""
-    from policies.perception.classification import ClassificationTrainee
-    from policies.perception.distillation import DistillationTrainee
+    from tinyvla.frontends.cct.training import ClassificationTrainable
+    from tinyvla.frontends.tinyvit.training import DistillationTrainable
 
     trainer = {"steps": args.epochs * pictures // 64, "lr": 1e-3}
     if mode == "labels":
         made = options("cct", trainer=trainer, **usual(args), **STUDENT)
-        return ClassificationTrainee(made, open_data(args), seed), made["trainer"]
+        return ClassificationTrainable(made, open_data(args), seed), made["trainer"]
     work = Path(args.work)
     own = {"teacher": str(work / "teacher"), "store": str(work / "logits"), "online": mode == "online", "check": 0}
     made = options("tinyvit", trainer=trainer, k=args.k, epochs=args.epochs, **own, **usual(args), **STUDENT)
-    return DistillationTrainee(made, open_data(args), seed), made["trainer"]
+    return DistillationTrainable(made, open_data(args), seed), made["trainer"]
 
 
 def run(mode: str, seed: int, args: argparse.Namespace, pictures: int) -> dict[str, Any]:
     """Train and test one student."""
-    trainee, settings = make_student(mode, seed, args, pictures)
-    spent = train(trainee, settings, seed)
-    weights = sum(weight.numel() for weight in trainee.module.parameters())
-    row = {"student": mode, "seed": seed, "right": right(trainee), "n": len(trainee.test_pictures())}
+    trainable, settings = make_student(mode, seed, args, pictures)
+    spent = train(trainable, settings, seed)
+    weights = sum(weight.numel() for weight in trainable.module.parameters())
+    row = {"student": mode, "seed": seed, "right": right(trainable), "n": len(trainable.test_pictures())}
     return row | {"parameters": weights, "seconds": round(sum(spent.values()), 1)}
 
 
 def train_teacher(args: argparse.Namespace) -> dict[str, Any]:
     """Train the teacher from labels and save it; how good it is."""
-    from policies.perception.classification import ClassificationTrainee
+    from tinyvla.frontends.cct.training import ClassificationTrainable
 
     trainer = {"steps": args.teacher_steps, "lr": 1e-3}
-    trainee = ClassificationTrainee(options("cct", trainer=trainer, **usual(args), **TEACHER), open_data(args), 0)
+    trainable = ClassificationTrainable(options("cct", trainer=trainer, **usual(args), **TEACHER), open_data(args), 0)
     start = time.perf_counter()
-    train(trainee, options("cct", trainer=trainer)["trainer"], 0)
-    trainee.save(Path(args.work) / "teacher")
-    row = {"right": right(trainee), "n": len(trainee.test_pictures()), "seconds": round(time.perf_counter() - start, 1)}
-    sizes = {"pictures": len(trainee.train_pictures), "classes": len(trainee.train_pictures.classes)}
-    weights = sum(weight.numel() for weight in trainee.module.parameters())
+    train(trainable, options("cct", trainer=trainer)["trainer"], 0)
+    trainable.save(Path(args.work) / "teacher")
+    row = {
+        "right": right(trainable),
+        "n": len(trainable.test_pictures()),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    sizes = {"pictures": len(trainable.train_pictures), "classes": len(trainable.train_pictures.classes)}
+    weights = sum(weight.numel() for weight in trainable.module.parameters())
     return row | sizes | {"parameters": weights, "accuracy": accuracy([row])}
 
 
 def fill_store(args: argparse.Namespace, pictures: int) -> dict[str, Any]:
     """Have the teacher answer in all epochs; seconds, the check's largest difference, and bytes a picture."""
-    from policies.perception.distillation import load_teacher
-    from tinyvla.compression.fast_pretraining import check_logits
+    from tinyvla.frontends.tinyvit.stored_answers import check_logits
+    from tinyvla.frontends.tinyvit.training import load_teacher
 
     start = time.perf_counter()
-    trainee, _ = make_student("stored", 0, args, pictures)
+    trainable, _ = make_student("stored", 0, args, pictures)
     seconds = time.perf_counter() - start
-    contents, teacher = trainee.store.contents, load_teacher(str(Path(args.work) / "teacher"), trainee.train_pictures)
+    contents, teacher = (
+        trainable.store.contents,
+        load_teacher(str(Path(args.work) / "teacher"), trainable.train_pictures),
+    )
     return {
         "seconds": round(seconds, 1),
-        "check": round(check_logits(trainee.store, trainee.train_pictures, teacher), 6),
+        "check": round(check_logits(trainable.store, trainable.train_pictures, teacher), 6),
         "bytes": contents.bytes,
         "bytes_a_view": contents.record.itemsize,
         "bytes_a_view_dense_float16": 4 + 2 * contents.classes,
@@ -105,14 +112,14 @@ def fill_store(args: argparse.Namespace, pictures: int) -> dict[str, Any]:
 
 def time_steps(args: argparse.Namespace, pictures: int, steps: int) -> dict[str, Any]:
     """Seconds an epoch of stored, online and labelled training: medians of steps taken in turns on one thread."""
-    trainees = {}
+    trainables = {}
     for mode in MODES:
-        trainee, settings = make_student(mode, 0, args, pictures)
-        trainees[mode] = trainee, settings | {"steps": 1}
+        trainable, settings = make_student(mode, 0, args, pictures)
+        trainables[mode] = trainable, settings | {"steps": 1}
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     for _ in range(steps + 2):
-        for mode, (trainee, settings) in trainees.items():
-            seconds[mode].append(sum(train(trainee, settings, 0).values()))
+        for mode, (trainable, settings) in trainables.items():
+            seconds[mode].append(sum(train(trainable, settings, 0).values()))
     medians = {mode: statistics.median(taken[2:]) for mode, taken in seconds.items()}
     an_epoch = {mode: round(median * pictures / 64, 2) for mode, median in medians.items()}
     faster = round(medians["online"] / medians["stored"], 2)

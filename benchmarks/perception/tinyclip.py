@@ -30,13 +30,13 @@ from machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
 from envs.scenes import open_labelled_images
 from envs.workers import worker_pool
-from policies.perception.tinyclip import ClipTrainee
-from policies.training import Tracker, fit, make_accelerator
-from policies.training.tracking import read_metrics
 from tinyvla.files import write_whole
-from tinyvla.perception.tinyclip import TinyCLIP
-from tinyvla.perception.tinyclip.inherit import inherit, stage_shapes
-from tinyvla.perception.tinyclip.retrieval import bootstrap_interval, make_galleries, recalls
+from tinyvla.frontends.tinyclip import TinyCLIP
+from tinyvla.frontends.tinyclip.inherit import inherit, stage_shapes
+from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recalls
+from tinyvla.frontends.tinyclip.training import ClipTrainable
+from tinyvla.training import Tracker, fit, make_accelerator
+from tinyvla.training.tracking import read_metrics
 
 TEACHER = {
     "vision": {"layers": 4, "width": 128, "heads": 4, "units": 512},
@@ -90,10 +90,10 @@ def train_model(args: argparse.Namespace, options: dict[str, Any], run_dir: Path
     cfg.trainer.update(trainer | {"num_threads": threads, "bf16": False, "log_every": 50})
     cfg.trainer.validate_every = cfg.trainer.save_every = max(1, trainer["steps"] // args.validations)
     if not (run_dir / "checkpoints" / f"{trainer['steps']:06d}").exists():
-        trainee = ClipTrainee(options, open_data(args))
+        trainable = ClipTrainable(options, open_data(args))
         accelerator = make_accelerator("cpu", False)
         with Tracker(run_dir, as_dict(cfg)) as tracker:
-            fit(trainee, cfg, accelerator, tracker, lambda _: trainee.evaluate())
+            fit(trainable, cfg, accelerator, tracker, lambda _: trainable.evaluate())
     records = read_metrics(run_dir / "metrics.jsonl")
     scores = [(record["step"], record["validation/score"]) for record in records if "validation/score" in record]
     return [[step * trainer["batch_size"], score] for step, score in scores]

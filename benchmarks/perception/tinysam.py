@@ -24,13 +24,13 @@ from machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
 from envs.scenes import open_labelled_images
 from policies import find_checkpoint
-from policies.perception.mask_scores import best_ious, compare, score_masks, summarise
-from policies.perception.tinysam import SamTrainee
-from policies.training import Tracker, fit, make_accelerator
 from tinyvla.compression.quantisation import Quantised, quantise
 from tinyvla.files import write_whole
-from tinyvla.perception import load_front_end
-from tinyvla.perception.tinysam import Everything, Segmenter, TinySAM, encode_picture, segment_everything
+from tinyvla.frontends import load_frontend
+from tinyvla.frontends.tinysam import Everything, Segmenter, TinySAM, encode_picture, segment_everything
+from tinyvla.frontends.tinysam.metrics import best_ious, compare, score_masks, summarise
+from tinyvla.frontends.tinysam.training import SamTrainable
+from tinyvla.training import Tracker, fit, make_accelerator
 
 # What is trained, in this order, and what differs between them.
 RUNS: dict[str, dict[str, Any]] = {
@@ -78,14 +78,14 @@ class Bench:
                 + [f"trainer.{key}={value}" for key, value in settings.items()],
             )
             options = self.options | given | {"trainer": settings, "scored": args.validation}
-            trainee = SamTrainee(options, self.pictures, args.seed)
+            trainable = SamTrainable(options, self.pictures, args.seed)
             started = time.perf_counter()
             with Tracker(run_dir, as_dict(cfg)) as tracker:
-                fit(trainee, cfg, make_accelerator("cpu", False), tracker, lambda _: trainee.evaluate())
+                fit(trainable, cfg, make_accelerator("cpu", False), tracker, lambda _: trainable.evaluate())
             write_whole(run_dir / "seconds", f"{time.perf_counter() - started:.0f}")
-        front_end = load_front_end(find_checkpoint(run_dir))
-        assert isinstance(front_end, TinySAM)
-        return front_end
+        frontend = load_frontend(find_checkpoint(run_dir))
+        assert isinstance(frontend, TinySAM)
+        return frontend
 
     def scores(self, name: str, model: Segmenter) -> dict[str, list[np.ndarray]]:
         """IoUs by mode and test picture; kept. The hierarchical way for everything."""

@@ -26,14 +26,14 @@ from one_cycle import train
 
 from configs.composing import as_dict, load_config
 from envs.scenes import generate_room_video, open_labelled_images
-from policies.perception.wake import WakeTrainee
 from tinyvla.files import write_whole
-from tinyvla.perception import load_front_end
-from tinyvla.perception.wake import GateLimits, PersonGate, Wake
-from tinyvla.perception.wake.frontend import predict
-from tinyvla.perception.wake.models import McuNet
-from tinyvla.perception.wake.patches import cost, parameters
-from tinyvla.perception.wake.suite import leverage, quantisation_effect, score, sweep, wilson
+from tinyvla.frontends import load_frontend
+from tinyvla.frontends.wake import GateLimits, PersonGate, Wake
+from tinyvla.frontends.wake.frontend import predict
+from tinyvla.frontends.wake.metrics import leverage, quantisation_effect, score, sweep, wilson
+from tinyvla.frontends.wake.model import McuNet
+from tinyvla.frontends.wake.patches import cost, parameters
+from tinyvla.frontends.wake.training import WakeTrainable
 
 WIDTHS, SIZES = (0.1, 0.2, 0.35), (48, 80, 128)
 FPS = 30.0
@@ -67,10 +67,10 @@ class Bench:
             cfg = as_dict(load_config("train", ["task=perception/wake"]))
             trainer = cfg["trainer"] | {"steps": steps, "batch_size": batch_size}
             options = cfg["task"] | {"network": network, "width": width, "image_size": size, "trainer": trainer}
-            trainee = WakeTrainee(options, self.rooms, self.args.seed)
-            train(trainee, trainer)
-            trainee.save(folder)
-        wake = load_front_end(folder)
+            trainable = WakeTrainable(options, self.rooms, self.args.seed)
+            train(trainable, trainer)
+            trainable.save(folder)
+        wake = load_frontend(folder)
         assert isinstance(wake, Wake)
         return wake
 

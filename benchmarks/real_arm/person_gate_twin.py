@@ -35,16 +35,16 @@ from configs.composing import as_dict, load_config
 from envs.rendering import CameraRenderers, mujoco
 from envs.so101.simulation import Simulation
 from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
-from policies.perception.wake import WakeTrainee
 from robot_io.arms import make_arm, with_twin_scene
 from robot_io.deployment import Deployment, Episode, watch_for_people
 from robot_io.person_gate import load_person_gate
 from robot_io.safety import Reaction, SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
-from tinyvla.perception import load_front_end
-from tinyvla.perception.wake import GateLimits, Wake
-from tinyvla.perception.wake.dataset import Pictures
-from tinyvla.perception.wake.suite import wilson
+from tinyvla.frontends import load_frontend
+from tinyvla.frontends.wake import GateLimits, Wake
+from tinyvla.frontends.wake.dataset import Pictures
+from tinyvla.frontends.wake.metrics import wilson
+from tinyvla.frontends.wake.training import WakeTrainable
 
 CAMERA, SIZE, FPS = "front", 96, 30.0
 HOME = (0.0, -48.0, 30.0, 85.0, 3.0, 45.0)
@@ -65,10 +65,10 @@ def train_detector(args: argparse.Namespace) -> Path:
         }
         cfg = as_dict(load_config("train", ["task=perception/wake"]))
         trainer = cfg["trainer"] | {"steps": args.steps, "batch_size": 64}
-        trainee = WakeTrainee(cfg["task"] | {"image_size": SIZE, "trainer": trainer}, pictures, args.seed)
-        train(trainee, trainer)
-        trainee.save(folder)
-        figures = {name: figure._asdict() for name, figure in trainee.test().items()}
+        trainable = WakeTrainable(cfg["task"] | {"image_size": SIZE, "trainer": trainer}, pictures, args.seed)
+        train(trainable, trainer)
+        trainable.save(folder)
+        figures = {name: figure._asdict() for name, figure in trainable.test().items()}
         (folder / "test.json").write_text(json.dumps(figures))
     return folder
 
@@ -206,7 +206,7 @@ def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
 def watch_empty_table(folder: Path, limits: GateLimits, minutes: int, seed: int) -> dict[str, Any]:
     """How often the gate closes while nobody comes: a table a minute, the arm where it is to be, not in real time."""
     simulation, rng = Simulation("pick-lift"), np.random.default_rng([seed, 2])
-    renderers, wake = CameraRenderers(simulation.model), load_front_end(folder)
+    renderers, wake = CameraRenderers(simulation.model), load_frontend(folder)
     assert isinstance(wake, Wake)
 
     def probabilities() -> Iterator[float]:

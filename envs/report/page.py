@@ -13,9 +13,9 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
-from policies.training.tracking import read_metrics
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
+from tinyvla.training.tracking import read_metrics
 
 from ..seeds import episode_seed
 from .charts import success_bars, to_svg, training_curves

@@ -65,7 +65,7 @@ def visited_pictures(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Pictures of the table, uint8 (count, image_size, image_size, 3), every other one with a visitor, and labels.
 
-    The arm is anywhere in its range, cube and disc as episodes begin. Labels are as in `tinyvla.perception.wake`.
+    The arm is anywhere in its range, cube and disc as episodes begin. Labels are as in `tinyvla.frontends.wake`.
     """
     from ..rendering import CameraRenderers
 

@@ -1,7 +1,7 @@
 """Training data: datasets on disk or streamed, their frames and features kept ready, and batches of them."""
 
-from .batches import TrainingData, instructions_of, sample_order
-from .features import cache_features, cache_front_ends
+from .batches import TrainingData, instructions_of
+from .features import cache_features, cache_frontends
 from .frames import cache_frames, find_dataset, open_dataset
 from .streaming import open_metadata, stream_batches
 
@@ -9,11 +9,10 @@ __all__ = [
     "TrainingData",
     "cache_features",
     "cache_frames",
-    "cache_front_ends",
+    "cache_frontends",
     "find_dataset",
     "instructions_of",
     "open_dataset",
     "open_metadata",
-    "sample_order",
     "stream_batches",
 ]

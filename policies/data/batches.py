@@ -1,6 +1,6 @@
 """Training batches: samples of a dataset gathered by index, in a shuffled order that any process can work out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,31 +74,3 @@ def instructions_of(dataset: LeRobotDataset) -> list[str]:
     names = dataset.meta.tasks
     text = dict(zip(names["task_index"], names.index, strict=True))
     return [text[index] for index in np.asarray(dataset.hf_dataset.with_format("numpy")["task_index"]).tolist()]
-
-
-def sample_order(length: int, seed: int) -> Callable[[int, int], Tensor]:
-    """Sample numbers by position in an endless stream of shuffled epochs.
-
-    The returned function gives positions start .. start + count. It is a pure function of (length, seed, start, count),
-    so a resumed run, or a process of many, needs only to know where it stands.
-    """
-    epochs: dict[int, Tensor] = {}
-
-    def permutation(epoch: int) -> Tensor:
-        if epoch not in epochs:
-            for old in [e for e in epochs if e < epoch - 1]:
-                del epochs[old]
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            epochs[epoch] = torch.randperm(length, generator=generator)
-        return epochs[epoch]
-
-    def numbers(start: int, count: int) -> Tensor:
-        parts = []
-        while count > 0:
-            epoch, offset = divmod(start, length)
-            part = permutation(epoch)[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return torch.cat(parts)
-
-    return numbers

@@ -59,15 +59,15 @@ def cache_features(
     return _kept(dataset_root, [backbone.vision_tower], rest, frames, see, advice)
 
 
-def cache_front_ends(
-    front_ends: Any, dataset_root: Path, frames: Frames, instructions: Sequence[str], device: torch.device
+def cache_frontends(
+    frontends: Any, dataset_root: Path, frames: Frames, instructions: Sequence[str], device: torch.device
 ) -> dict[str, Tensor]:
     """What front-ends add to every frame, by key: pictures uint8 (N, 3, H, W), tokens float16 (N, K, D).
 
     Made on the first call for a dataset and the front-ends' weights and options, and put in place whole.
 
     Args:
-        front_ends: has `see` and `parts`, see `policies.tinyvla.front_ends.FrontEnds`.
+        frontends: has `see` and `parts`, see `policies.tinyvla.frontends.Frontends`.
         frames: of the cameras that they look at.
         instructions: every frame's.
 
@@ -77,12 +77,12 @@ def cache_front_ends(
     def see() -> Iterator[dict[str, Tensor]]:
         for start in range(0, len(instructions), _BATCH):
             pictures = {key: _pictures(camera, start, device) for key, camera in frames.items()}
-            seen = front_ends.see(pictures, list(instructions[start : start + _BATCH]))
-            is_picture = {key: front_ends.features[key].is_picture for key in seen}
+            seen = frontends.see(pictures, list(instructions[start : start + _BATCH]))
+            is_picture = {key: frontends.features[key].is_picture for key in seen}
             yield {key: (x * 255).round().byte() if is_picture[key] else x.half() for key, x in seen.items()}
 
-    rest = repr([(name, part.options) for name, part in front_ends.parts.items()])
-    return _kept(dataset_root, front_ends.parts.values(), rest, frames, see, "or leave out the front-end")
+    rest = repr([(name, part.options) for name, part in frontends.parts.items()])
+    return _kept(dataset_root, frontends.parts.values(), rest, frames, see, "or leave out the front-end")
 
 
 def _pictures(camera: np.ndarray, start: int, device: torch.device) -> Tensor:

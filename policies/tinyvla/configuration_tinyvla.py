@@ -22,7 +22,7 @@ class TinyVLAConfig(PreTrainedConfig):
             predicts a chunk every step and averages what chunks say about the same step; needs n_action_steps = 1.
         backbone: images and instruction to token features.
         decoder: token features and proprioception to an action chunk.
-        frontend: by name, the options of vision front-ends whose features are further inputs, see `front_ends.py`.
+        frontend: by name, the options of vision front-ends whose features are further inputs, see `frontends.py`.
         optimizer_lr: learning rate of everything that is trained in full.
         optimizer_lr_lora: learning rate of LoRA matrices, where the backbone has them.
         optimizer_betas, optimizer_weight_decay, optimizer_grad_clip_norm: AdamW.

@@ -19,7 +19,7 @@ from tinyvla.decoders import Known
 from tinyvla.model import TinyVLA
 
 from .configuration_tinyvla import TinyVLAConfig
-from .front_ends import FrontEnds, carried
+from .frontends import Frontends, carried
 
 ASSETS = "backbone"  # folder of a checkpoint with what rebuilds the backbone's architecture without its hub
 
@@ -41,21 +41,21 @@ class TinyVLAPolicy(PreTrainedPolicy):
         self.cameras = list(config.image_features)
         image_size = next(iter(config.image_features.values())).shape[1:]
         # In a tuple: no part of the model, which is trained and saved without them.
-        self._front_ends = (FrontEnds(config.frontend, self.cameras, image_size),)
+        self._frontends = (Frontends(config.frontend, self.cameras, image_size),)
         self.model = TinyVLA(
             config.backbone,
             config.decoder,
             state_dim=config.robot_state_feature.shape[0],
             action_dim=config.action_feature.shape[0],
             chunk_size=config.chunk_size,
-            token_sizes=self.front_ends.token_sizes,
+            token_sizes=self.frontends.token_sizes,
         )
         self.reset()
 
     @property
-    def front_ends(self) -> FrontEnds:
+    def frontends(self) -> Frontends:
         """What sees beside the backbone; none by default."""
-        return self._front_ends[0]
+        return self._frontends[0]
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Trainable parameters in one group, LoRA matrices (if any) in a second one with their own learning rate."""
@@ -137,9 +137,9 @@ class TinyVLAPolicy(PreTrainedPolicy):
         state, task = batch[OBS_STATE], batch["task"]
         instructions = [task] * len(state) if isinstance(task, str) else list(task)
         pictures = [batch[camera] for camera in self.cameras]
-        if not self.front_ends:
+        if not self.frontends:
             return torch.stack(pictures, dim=1), instructions, state, {}
-        further, tokens = self.front_ends.inputs(batch, instructions)
+        further, tokens = self.frontends.inputs(batch, instructions)
         images = torch.stack([*pictures, *(picture.to(pictures[0]) for picture in further)], dim=1)
         return images, instructions, state, {"tokens": tokens}
 
@@ -155,7 +155,7 @@ class TinyVLAPolicy(PreTrainedPolicy):
         finally:
             self.config.backbone, self.config.frontend = backbone, frontend
         self.model.backbone.save_assets(save_directory / ASSETS)
-        self.front_ends.save(save_directory)
+        self.frontends.save(save_directory)
 
     @classmethod
     def from_pretrained(

@@ -14,7 +14,8 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from tiny import run_config
 
 from configs.composing import as_dict
-from policies.training import Tracker, make_accelerator, train
+from policies.training import train
+from tinyvla.training import Tracker, make_accelerator
 
 ROOT = Path(__file__).parents[2]
 

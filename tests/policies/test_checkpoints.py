@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import write_checkpoint
 
-from policies.training.checkpoint import last_step, read_last_state
 from tinyvla.errors import UserError
+from tinyvla.training.checkpoint import last_step, read_last_state
 
 
 def content(run_dir):

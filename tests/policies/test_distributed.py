@@ -15,9 +15,9 @@ from test_training_loop import curve
 from tiny import tiny_policy
 
 from policies.data import TrainingData, cache_frames
-from policies.training.checkpoint import last_step, read_last_state
-from policies.training.distributed import DrawsOfWholeBatch
 from tinyvla.augment import augment_images
+from tinyvla.training.checkpoint import last_step, read_last_state
+from tinyvla.training.distributed import DrawsOfWholeBatch
 
 ROOT = Path(__file__).parents[2]
 # Not `accelerate launch`, which starts several processes on accelerators only.

@@ -25,9 +25,9 @@ from policies import (
     offline_models,
     save_checkpoint_files,
 )
-from policies.training.checkpoint import read_last_state
-from policies.training.optim import make_optimizer
+from policies.training.policy import make_optimizer
 from tinyvla.errors import UserError
+from tinyvla.training.checkpoint import read_last_state
 
 PEERS = [name for name in SETTINGS if name != "tinyvla"]
 AROUND_A_MODEL = ["smolvla", "multi_task_dit"]

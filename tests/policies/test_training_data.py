@@ -12,9 +12,10 @@ from tiny import LENGTHS, SETTINGS, TASKS, run_config, tiny_policy, write_datase
 
 from configs.composing import as_dict
 from policies import decode_policy_config
-from policies.data import TrainingData, cache_frames, open_dataset, sample_order
+from policies.data import TrainingData, cache_frames, open_dataset
 from policies.data import frames as reading
 from tinyvla.errors import UserError
+from tinyvla.training import sample_order
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from tiny import SETTINGS, run_config
 
 from configs.composing import as_dict
 from policies import find_checkpoint, load_policy
-from policies.data import TrainingData, sample_order
-from policies.training import Tracker, make_accelerator, read_metrics, train
-from policies.training.checkpoint import last_step, read_last_state
-from policies.training.guard import LossGuard
+from policies.data import TrainingData
+from policies.training import train
 from tinyvla.errors import UserError
+from tinyvla.training import Tracker, make_accelerator, read_metrics, sample_order
+from tinyvla.training.checkpoint import last_step, read_last_state
+from tinyvla.training.guard import LossGuard
 
 STEPS = 12
 SCORES = {4: 0.5, 8: 0.75, 12: 0.25}  # of the fake validation, by step

@@ -10,7 +10,7 @@ from robot_io.deployment import Deployment, Episode, watch_for_people
 from robot_io.person_gate import GatedDetector, load_person_gate
 from robot_io.safety import SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
-from tinyvla.perception.wake import GateLimits, PersonGate, Reason, Wake
+from tinyvla.frontends.wake import GateLimits, PersonGate, Reason, Wake
 
 START = (0.0, -90.0, 85.0, 60.0, 3.0, 10.0)
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tinyvla.encoders import Classifier, make_encoder, make_net
-from tinyvla.encoders.tinyvit import map_sides, window_of
 from tinyvla.errors import UserError
+from tinyvla.frontends.tinyvit.model import map_sides, window_of
 
 # Millions of parameters in the paper (arXiv 2104.05704, table 2; CCT-14 in table 3) and its authors' table, to the
 # digits given there: variant, side in pixels, classes. CCT-6/3x1 is counted there without positional embeddings.

@@ -122,7 +122,7 @@ def make_tower(config: NanoConfig) -> PlaceTower:
     if config.vision == KEYPOINTS:
         return KeypointTower(config.image_size, config.vision_width, config.keypoints)
     from ..encoders import known_name, make_encoder  # timm takes a second to import
-    from ..encoders.tinyvit import is_tinyvit
+    from ..frontends.tinyvit.model import is_tinyvit
 
     pretrained: bool | str = config.vision_pretrained or False
     stride = TINYVIT_STRIDE if is_tinyvit(known_name(config.vision, [KEYPOINTS])) else None

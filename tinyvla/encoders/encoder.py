@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import model_in, write_whole
-from . import cct  # registers its variants with timm
-from .tinyvit import STRIDES, VARIANTS, cut, is_tinyvit, make_tinyvit, map_sides, timm_name
+from ..frontends.cct import model as cct  # registers its variants with timm
+from ..frontends.tinyvit.model import STRIDES, VARIANTS, cut, is_tinyvit, make_tinyvit, map_sides, timm_name
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ENCODERS = [*VARIANTS, *cct.default_cfgs]

@@ -1,0 +1,191 @@
+"""Training TinySAM: its batches, its checkpoints, and how masks are scored."""
+
+import numpy as np
+import pytest
+import torch
+from table_shapes import Shapes
+from torch import nn
+
+from configs.composing import as_dict, load_config
+from tinyvla.errors import UserError
+from tinyvla.frontends.base import load_frontend
+from tinyvla.frontends.tinysam import SIZES, Everything, Masks, Segmenter, TinySAM, TinySAMConfig
+from tinyvla.frontends.tinysam.metrics import best_ious, interior_point, score_masks, summarise
+from tinyvla.frontends.tinysam.training import SamTrainable, jittered_box
+
+OPTIONS = as_dict(load_config("train", ["task=perception/tinysam"]).task)
+TINY = TinySAMConfig(
+    image_size=64, hidden_size=32, embed_dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2),
+    window_sizes=(8, 8, 8, 8), stage_strides=(2, 1, 1), decoder={"mlp_dim": 32, "num_attention_heads": 2},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return {"train": Shapes(12, 64), "validation": Shapes(3, 64, seed=1), "test": Shapes(4, 64, seed=2)}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(SIZES, "small", TINY)
+
+
+def trainable(scenes, **options):
+    usual = {"prompts": 5, "scored": 3, "trainer": {"batch_size": 3}}
+    return SamTrainable(OPTIONS | usual | options, scenes, seed=4)
+
+
+def train(trainable, steps):
+    optimizer = trainable.make_optimizer({"lr": 2e-3, "weight_decay": 0.01})
+    trainable.module.train()
+    for step in range(steps):
+        torch.manual_seed(step)
+        loss, _ = trainable.module(trainable.prepare(trainable.batch(step)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss
+
+
+def test_batches(scenes):
+    made = trainable(scenes)
+    batch, again, other = made.batch(3), trainable(scenes).batch(3), made.batch(4)
+    assert {key: tuple(value.shape) for key, value in batch.items()} == {
+        "images": (3, 3, 64, 64), "masks": (3, 5, 64, 64), "boxes": (3, 5, 4), "rounds": (),
+    }  # fmt: skip
+    assert all(torch.equal(batch[key], again[key]) for key in batch)  # nothing but seed and step
+    assert not torch.equal(batch["images"], other["images"])
+    second = SamTrainable(made.options, scenes, 4, part=(1, 2)).batch(3)
+    assert not torch.equal(second["images"], batch["images"])
+    assert batch["masks"].flatten(2).any(2).all()
+    low, high = batch["boxes"].split(2, dim=2)
+    assert (high > low).all()
+    assert (low >= 0).all()
+    assert (high <= 64).all()
+    assert {int(made.batch(step)["rounds"]) for step in range(30)} == {0, 1, 2, 3}
+    # Boxes are around objects, never around the table.
+    assert (batch["masks"][:, 3:].float().mean((-1, -2)) < 0.5).all()
+
+
+def test_mirrored_pictures_keep_their_masks(scenes):
+    """An object of one colour stays so, mirrored or not."""
+    batch = trainable(scenes).batch(0)
+    for image, mask in zip(batch["images"], batch["masks"][:, 4], strict=True):
+        assert image[:, mask].std(1).max() < 0.02
+
+
+def test_jittered_boxes():
+    mask = np.zeros((64, 64), bool)
+    mask[10:30, 20:60] = True
+    boxes = np.stack([jittered_box(mask, np.random.default_rng(seed)) for seed in range(200)])
+    assert np.abs(boxes.mean(0) - [20, 10, 60, 30]).max() < 1
+    assert 2 < boxes[:, 0].std() < 6  # a tenth of 40
+    pixel = np.zeros((64, 64), bool)
+    pixel[0, 63] = True
+    box = jittered_box(pixel, np.random.default_rng(0))
+    assert (box[2:] > box[:2]).all()
+    assert box.max() <= 64
+
+
+def test_it_trains_and_what_is_saved_is_what_was_trained(scenes, tmp_path):
+    made = trainable(scenes)
+    assert train(made, 3).isfinite()
+    figures = made.evaluate()
+    assert figures["score"] == pytest.approx((figures["point"] + figures["box"]) / 2)
+    assert made.module.training  # goes on
+    tested = made.test()
+    assert next(iter(tested)) == "point and box"
+    assert all(figure.ci95[0] <= figure.value <= figure.ci95[1] for figure in tested.values())
+    assert {picture.shape for picture in made.examples().values()} == {(64, 64, 3)}
+    made.save(tmp_path)
+    frontend = load_frontend(tmp_path)
+    assert frontend.everything == Everything(**OPTIONS["everything"])
+    for name, tensor in made.module.state_dict().items():
+        assert torch.equal(frontend.state_dict()[name], tensor)
+    again = trainable(scenes)
+    again.restore(tmp_path)
+    assert all(torch.equal(t, frontend.state_dict()[name]) for name, t in again.module.state_dict().items())
+    averaged = {name: torch.zeros_like(tensor) for name, tensor in made.module.state_dict().items()}
+    made.save(tmp_path, averaged)
+    assert all((tensor == 0).all() for tensor in load_frontend(tmp_path).state_dict().values())
+
+
+def test_from_a_teacher(scenes, tmp_path):
+    torch.manual_seed(1)
+    teacher = TinySAM.of(Segmenter(TINY), Everything())
+    teacher.save(tmp_path)
+    made = trainable(scenes, teacher=str(tmp_path))
+    assert torch.equal(made.module.model.mask_decoder.iou_token.weight, teacher.model.mask_decoder.iou_token.weight)
+    assert train(made, 2).isfinite()
+    again = trainable(scenes, pretrained=str(tmp_path))
+    assert torch.equal(
+        again.module.model.image_encoder.neck.conv1.weight, teacher.model.image_encoder.neck.conv1.weight
+    )
+
+
+def test_wrong_options(scenes):
+    with pytest.raises(UserError, match="use one of small, base, released"):
+        trainable(scenes, size="huge")
+    with pytest.raises(UserError, match=r"scenes\.image_size=1024"):
+        trainable(scenes, size="released")
+
+
+class Right(nn.Module):
+    """Answers with the region that a prompt is about, or with too much of it."""
+
+    def __init__(self, scenes, grow=0):
+        super().__init__()
+        self.config, self.scenes, self.index, self.grow = TINY, scenes, -1, grow
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+
+    def normalise(self, images):
+        return images
+
+    def image_encoder(self, images):
+        self.index += 1
+        return torch.zeros(1, 1, 8, 8)
+
+    def decode(self, embeddings, points=None, labels=None, boxes=None):
+        instances = torch.from_numpy(self.scenes.instances[self.index])
+        places = points[0, :, 0] if points is not None else boxes[0].unflatten(1, (2, 2)).mean(1)
+        x, y = places.round().long().unbind(1)
+        regions = (instances[y, x][:, None, None] == instances).float()
+        if self.grow:
+            regions = nn.functional.max_pool2d(regions, 2 * self.grow + 1, 1, self.grow)
+        logits = nn.functional.avg_pool2d(regions * 20 - 10, 2)[None, :, None]
+        return logits, torch.ones(logits.shape[:3])
+
+
+def test_scores(scenes):
+    test, modes = scenes["validation"], ("point", "random_point", "points", "everything")
+    everything = Everything(16, min_stability=0.3)  # edges of small things are a large part of them
+    right, grown = (
+        {mode: summarise(ious)["mean_iou"] for mode, ious in score_masks(model, test, 3, modes, everything).items()}
+        for model in (Right(test), Right(test, 2))
+    )
+    assert min(right.values()) > 0.9  # masks of half the resolution
+    assert all(grown[mode] < right[mode] - 0.05 for mode in modes)
+
+
+def test_interior_points_and_best_masks():
+    region = np.zeros((20, 20), bool)
+    region[0:9, 0:9], region[12, :] = True, True
+    assert interior_point(region) == (4, 4)
+    truths = [region, ~region]
+    masks = Masks(torch.from_numpy(np.stack([~region, np.ones_like(region)])), torch.tensor([0.9, 0.8]))
+    assert best_ious(masks, truths) == pytest.approx([region.mean(), 1.0])
+    assert best_ious(Masks(torch.zeros(0, 20, 20).bool(), torch.zeros(0)), truths) == [0.0, 0.0]
+
+
+def test_intervals_are_over_pictures():
+    """Objects of one picture fail together: it is the pictures that are drawn."""
+    rng = np.random.default_rng(0)
+    pictures = [np.full(10, value) for value in rng.uniform(0.5, 1.0, 20)]
+    together = summarise(pictures)
+    apart = summarise([each[:1] for each in np.concatenate(pictures).reshape(-1, 1)])
+    assert together["mean_iou"] == pytest.approx(apart["mean_iou"])
+    assert together["objects"] == 200
+    widths = [high - low for low, high in (together["ci95"], apart["ci95"])]
+    assert widths[0] > 2 * widths[1]
+    assert together["ci95"][0] < together["mean_iou"] < together["ci95"][1]
+    assert summarise([])["pictures"] == 0

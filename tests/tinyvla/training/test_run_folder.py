@@ -1,0 +1,72 @@
+"""A run's folder: made once, found again, and never mixed up with another run's settings."""
+
+import pytest
+from omegaconf import OmegaConf
+from tiny import run_config
+
+from tinyvla.errors import UserError
+from tinyvla.training import find_run, open_run
+
+
+def config(run_dir, resume=False, **settings):
+    cfg = run_config("tinyvla", f"run_dir={run_dir}", f"resume={str(resume).lower()}")
+    OmegaConf.update(cfg, "command", "python train.py", force_add=True)
+    for key, value in settings.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    return cfg
+
+
+def begin(cfg, defaults):
+    return open_run(find_run(cfg, defaults))
+
+
+@pytest.fixture(scope="module")
+def defaults():
+    return config("unused")
+
+
+def test_a_fresh_run_writes_its_configuration(tmp_path, defaults):
+    cfg = config(tmp_path / "a" / "run")
+    find_run(cfg, defaults)
+    assert list(tmp_path.iterdir()) == []
+    assert begin(cfg, defaults) == cfg
+    assert [file.name for file in (tmp_path / "a" / "run").iterdir()] == ["config.yaml"]
+    assert OmegaConf.load(tmp_path / "a" / "run" / "config.yaml") == cfg
+
+
+def test_a_fresh_run_never_overwrites_one(tmp_path, defaults):
+    begin(config(tmp_path, seed=1), defaults)
+    with pytest.raises(UserError, match="already holds a run; add resume=true"):
+        begin(config(tmp_path, seed=2), defaults)
+    assert OmegaConf.load(tmp_path / "config.yaml").seed == 1
+
+
+def test_a_fresh_run_never_goes_on_from_checkpoints_that_were_left_behind(tmp_path, defaults):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="checkpoints of a run that has lost its config"):
+        begin(config(tmp_path), defaults)
+
+
+def test_resuming_needs_a_run(tmp_path, defaults):
+    with pytest.raises(UserError, match=r"there is no run in .* to resume"):
+        begin(config(tmp_path / "none", resume=True), defaults)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_resumed_run_has_its_own_settings(tmp_path, defaults):
+    begin(config(tmp_path / "run", seed=5, trainer__steps=77), defaults)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    resumed = begin(config(tmp_path / "moved", resume=True), defaults)
+    assert (resumed.seed, resumed.trainer.steps) == (5, 77)
+    assert resumed.run_dir == str(tmp_path / "moved")
+
+
+def test_a_setting_may_be_repeated_but_not_changed(tmp_path, defaults):
+    begin(config(tmp_path, trainer__steps=77), defaults)
+    assert begin(config(tmp_path, resume=True, trainer__steps=77), defaults).trainer.steps == 77
+    with pytest.raises(UserError, match=r"its trainer.steps is 77, not 99; leave trainer.steps out"):
+        begin(config(tmp_path, resume=True, trainer__steps=99), defaults)
+    with pytest.raises(UserError, match=r"its policy.type is tinyvla, not act"):
+        begin(config(tmp_path, resume=True, policy__type="act"), defaults)
+    with pytest.raises(UserError, match=r"its env.tasks is \['default'\], not \['reach-v3'\]"):
+        begin(config(tmp_path, resume=True, env__tasks=["reach-v3"]), defaults)

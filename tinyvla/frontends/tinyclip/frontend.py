@@ -1,0 +1,222 @@
+"""TinyCLIP as a front-end: how well pictures and texts fit, and embeddings of both for a policy."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTokenizer
+from transformers.utils import logging
+
+from ...errors import UserError
+from ...files import model_in, write_whole
+from ..base import CONFIG, WEIGHTS, Feature, Findings, Frontend
+from ..images import Picture, check_image
+from .model import ShapedClip, embed_ids, embed_pixels
+from .tokenizer import train_tokenizer
+
+RELEASED = "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M"  # the smallest of the authors' checkpoints
+Pictures = Sequence[np.ndarray] | np.ndarray | Tensor
+
+
+class TinyCLIP(Frontend):
+    """A CLIP of any size with its tokenizer: pictures and texts become unit vectors, near where they fit.
+
+    To a policy it adds, for every camera, two tokens (2, D): the picture's embedding and the instruction's.
+
+    Attributes:
+        clip: the two towers.
+        tokenizer: of texts, at most `max_tokens` with the two marks.
+        processor: resizes a picture's shorter side, crops the middle and normalises, as CLIP's does.
+    """
+
+    name = "tinyclip"
+    REMEMBERED = 1024  # instructions
+
+    def __init__(self, clip: ShapedClip, tokenizer: CLIPTokenizer, processor: CLIPImageProcessor):
+        super().__init__()
+        self.options: dict[str, Any] = {}  # the towers' config says it all
+        self.clip, self.tokenizer, self.processor = clip, tokenizer, processor
+        self.max_tokens: int = clip.config.text_config.max_position_embeddings
+        self._known: dict[str, Tensor] = {}
+
+    @classmethod
+    def new(
+        cls,
+        captions: Iterable[str],
+        vision: Mapping[str, int],
+        text: Mapping[str, int],
+        image_size: int = 64,
+        patch_size: int = 8,
+        width: int = 128,
+        vocab_size: int = 1024,
+        max_tokens: int = 77,
+    ) -> Self:
+        """A fresh model that needs no download, its vocabulary learnt from `captions`.
+
+        Args:
+            captions: texts as it will read.
+            vision, text: each tower's `layers`, `width`, `heads` and FFN `units`.
+            image_size, patch_size: of the vision tower, in pixels.
+            width: D, of the common space.
+            vocab_size: at most so many token ids, 514 of them for bytes and marks.
+            max_tokens: of a text, with its two marks.
+        """
+        tokenizer = train_tokenizer(captions, vocab_size, max_tokens)
+        marks = {
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        config = CLIPConfig(
+            vision_config=_tower(vision) | {"image_size": image_size, "patch_size": patch_size},
+            text_config=_tower(text) | marks | {"vocab_size": len(tokenizer), "max_position_embeddings": max_tokens},
+            projection_dim=width,
+        )
+        side = {"height": image_size, "width": image_size}
+        processor = CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=side)
+        return cls(ShapedClip(config), tokenizer, processor)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """A checkpoint in the layout of transformers' CLIP: a hub id such as `RELEASED`, a folder, or a run's folder.
+
+        Raises UserError if there is none, it cannot be fetched, or it is of another kind or incomplete.
+        """
+        logging.disable_progress_bar()  # of reading weights, which takes no time worth one
+        place = str(model_in(Path(name).expanduser()) or name)
+        try:
+            kind = CLIPConfig.get_config_dict(place)[0].get("model_type")
+            if kind != "clip":
+                raise UserError(f"{name} holds a model of type '{kind}', not CLIP; give a TinyCLIP or CLIP checkpoint")
+            clip, told = ShapedClip.from_pretrained(place, output_loading_info=True, dtype=torch.float32)
+            tokenizer = CLIPTokenizer.from_pretrained(place)
+            processor = CLIPImageProcessor.from_pretrained(place)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(
+                f"no CLIP could be loaded from '{name}' ({type(error).__name__}: {reason}); check the name and the "
+                "network, or give a complete folder: config.json, weights, tokenizer.json, preprocessor_config.json"
+            ) from error
+        if lacking := sorted(told["missing_keys"]):
+            raise UserError(
+                f"the checkpoint '{name}' lacks {len(lacking)} of its tensors, such as {lacking[0]}; fetch it again"
+            )
+        return cls(clip.eval(), tokenizer, processor).eval()
+
+    @classmethod
+    def load(cls, folder: Path, options: Mapping[str, Any]) -> Self:
+        return cls.from_pretrained(folder)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of transformers' CLIP, with tokenizer and image processor; `from_pretrained` reads it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {key: value.contiguous() for key, value in self.clip.state_dict().items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        self.tokenizer.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        described = json.loads(self.clip.config.to_json_string()) | {"architectures": ["CLIPModel"]}
+        described |= {"front_end": self.name, "options": self.options}
+        write_whole(folder / CONFIG, json.dumps(described, indent=1))
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
+    def pixels(self, images: Pictures) -> Tensor:
+        """Pictures as the vision tower takes them, (N, 3, S, S).
+
+        images: N pictures as `check_image` takes them, or a tensor (N, 3, H, W), float in [0, 1].
+
+        Raises UserError if there is none, or one is no picture.
+        """
+        if not len(images):
+            raise UserError("there is no picture to look at; give at least one")
+        if isinstance(images, Tensor):
+            scaled, given = False, list(images)
+        else:
+            checked = (check_image(image, f"picture {i + 1}") for i, image in enumerate(images))
+            scaled, given = True, [torch.tensor(image).permute(2, 0, 1) for image in checked]
+        return self.processor(given, do_rescale=scaled, return_tensors="pt")["pixel_values"].to(self.device)
+
+    def ids(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (N, L) of texts, padded on the right to the longest. Raises UserError for an empty or long one."""
+        if isinstance(texts, str) or not len(texts):
+            raise UserError("texts are to be a list of at least one; give [text]")
+        if empty := [i + 1 for i, text in enumerate(texts) if not text.strip()]:
+            raise UserError(f"text {empty[0]} of {len(texts)} is empty; say what to look for")
+        rows = self.tokenizer(list(texts))["input_ids"]
+        longest = max(rows, key=len)
+        if len(longest) > self.max_tokens:
+            raise UserError(
+                f"the text '{texts[rows.index(longest)][:40]}...' has {len(longest)} tokens and the model reads "
+                f"{self.max_tokens}, two of them marks; shorten it"
+            )
+        padded = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        return padded["input_ids"].to(self.device)
+
+    @torch.no_grad()
+    def embed_images(self, images: Pictures) -> Tensor:
+        """Unit vectors (N, D) of N pictures, see `pixels`."""
+        return embed_pixels(self.clip, self.pixels(images))
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, D) of N texts, see `ids`."""
+        return embed_ids(self.clip, self.ids(texts))
+
+    @torch.no_grad()
+    def score(self, images: Pictures, texts: Sequence[str]) -> Tensor:
+        """How well N pictures fit M texts, (N, M): cosines over the temperature, the logits of a softmax over a row."""
+        return self.clip.logit_scale.exp() * self.embed_images(images) @ self.embed_texts(texts).T
+
+    def read(self, instructions: Sequence[str]) -> Tensor:
+        """As `embed_texts`, for weights that do not change: what was read before is remembered."""
+        if new := [text for text in dict.fromkeys(instructions) if text not in self._known]:
+            if len(self._known) + len(new) > self.REMEMBERED:
+                self._known.clear()
+                new = list(dict.fromkeys(instructions))
+            self._known |= zip(new, self.embed_texts(new), strict=True)
+        return torch.stack([self._known[text] for text in instructions]).to(self.device)
+
+    def adds(self, image_size: tuple[int, int]) -> dict[str, Feature]:
+        return {"match": Feature((2, self.clip.config.projection_dim))}
+
+    def see(self, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:
+        return {"match": torch.stack([self.embed_images(images), self.read(instructions)], dim=1)}
+
+    def find(self, image: Picture, **request: Any) -> Findings:
+        """Which of some texts fits a picture; request: `texts`, a list of them."""
+        texts = list(request.get("texts") or ())
+        if not texts:
+            raise UserError("tinyclip compares a picture with texts; add 'texts=[a red mug, a blue mug]'")
+        scores = self.score([image], texts)[0]
+        shares = scores.softmax(dim=0).tolist()
+        records = [
+            {"text": text, "score": score, "share": share}
+            for text, score, share in zip(texts, scores.tolist(), shares, strict=True)
+        ]
+        records.sort(key=lambda record: -record["share"])
+        drawn = Image.fromarray(image.copy())
+        lines = "\n".join(f"{record['share']:4.0%} {record['text']}" for record in records[:5])
+        ImageDraw.Draw(drawn).multiline_text((2, 2), lines, fill="white", stroke_width=1, stroke_fill="black")
+        return Findings(np.asarray(drawn), records)
+
+
+def _tower(sizes: Mapping[str, int]) -> dict[str, int]:
+    if unknown := {"layers", "width", "heads", "units"} ^ {*sizes}:
+        raise UserError(f"a tower is described by layers, width, heads and units; see {', '.join(sorted(unknown))}")
+    if sizes["width"] % sizes["heads"]:
+        raise UserError(f"a width of {sizes['width']} cannot be shared by {sizes['heads']} heads; use a multiple")
+    return {
+        "hidden_size": sizes["width"],
+        "intermediate_size": sizes["units"],
+        "num_hidden_layers": sizes["layers"],
+        "num_attention_heads": sizes["heads"],
+    }

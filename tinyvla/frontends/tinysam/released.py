@@ -1,0 +1,212 @@
+"""Segmenters by name: a folder of ours, or checkpoints as the authors of TinySAM and SAM have released them."""
+
+import json
+import math
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import SamModel
+
+from ...errors import UserError
+from ...files import model_in
+from ..base import load_frontend
+from .model import Segmenter, TinySAMConfig
+
+FILES = ["config.json", "model*.safetensors*", "*.pth"]
+
+# TinySAM's names of tensors -> ours; the rules apply one after the other. Ours are timm's within the trunk and
+# transformers' everywhere else. In the authors' TinyViT a stage ends with the downsampling that begins timm's next one.
+_RULES: list[tuple[str, str]] = [
+    (r"^image_encoder\.patch_embed\.seq\.0\.", "image_encoder.trunk.patch_embed.conv1."),
+    (r"^image_encoder\.patch_embed\.seq\.2\.", "image_encoder.trunk.patch_embed.conv2."),
+    *(
+        (rf"^image_encoder\.layers\.{i}\.downsample\.", f"image_encoder.trunk.stages.{i + 1}.downsample.")
+        for i in range(3)
+    ),
+    (r"^image_encoder\.layers\.", "image_encoder.trunk.stages."),
+    (r"^(image_encoder\.trunk\..*)\.c\.weight$", r"\1.conv.weight"),
+    (r"^image_encoder\.neck\.0\.", "image_encoder.neck.conv1."),
+    (r"^image_encoder\.neck\.1\.", "image_encoder.neck.layer_norm1."),
+    (r"^image_encoder\.neck\.2\.", "image_encoder.neck.conv2."),
+    (r"^image_encoder\.neck\.3\.", "image_encoder.neck.layer_norm2."),
+    (r"\.pe_layer\.positional_encoding_gaussian_matrix$", ".shared_embedding.positional_embedding"),
+    (r"\.point_embeddings\.", ".point_embed."),
+    (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
+    (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
+    (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
+    (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
+    (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
+    (r"^(mask_decoder\.transformer\.layers\.\d+)\.norm(\d)\.", r"\1.layer_norm\2."),
+    (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
+    (r"\.output_upscaling\.0\.", ".upscale_conv1."),
+    (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
+    (r"\.output_upscaling\.3\.", ".upscale_conv2."),
+    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.0\.", r"\1.proj_in."),
+    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.1\.", r"\1.layers.0."),
+    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.2\.", r"\1.proj_out."),
+]
+# The classifier of the trunk's pretraining, and what is computed anew.
+_UNUSED = re.compile(r"^image_encoder\.(norm_head|head)\.|attention_bias_idxs$|^pixel_(mean|std)$")
+
+
+def load_segmenter(name: str | Path) -> Segmenter:
+    """A segmenter in evaluation mode.
+
+    Args:
+        name: a folder of ours; TinySAM's file (`tinysam.pth`), or a folder or hub id that holds it (`merve/tinysam`);
+            SAM as transformers has it (`facebook/sam-vit-base`), a folder or a hub id.
+
+    Raises UserError if there is none, or if its files are damaged or of another kind.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _from_authors(path)
+    folder = path if path.is_dir() else _fetch(str(name))
+    kind = _kind(folder)
+    if kind == "sam":
+        return _from_transformers(folder)
+    if kind == "tinysam":
+        frontend: Any = load_frontend(folder)
+        return frontend.model
+    files = sorted(folder.glob("*.pth"))
+    if not files:
+        raise UserError(f"{name} holds neither a TinySAM nor a SAM; give its folder, its .pth file or its hub id")
+    return _from_authors(files[0])
+
+
+def _kind(folder: Path) -> str | None:
+    """What a folder's config.json says is in it: `sam`, `tinysam` or something else."""
+    if (found := model_in(folder)) is None:
+        return None
+    file = found / "config.json"
+    try:
+        config = json.loads(file.read_text())
+        return config.get("front_end") or config.get("model_type")
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON; fetch the checkpoint again") from error
+
+
+def _fetch(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise UserError(
+            f"the segmenter '{name}' is no file or folder here and could not be fetched from the model hub "
+            f"({type(error).__name__}); check its name and the network, or train one: "
+            "python train.py task=perception/tinysam"
+        ) from error
+
+
+def _from_transformers(folder: Path) -> Segmenter:
+    try:
+        sam = SamModel.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the SAM in {folder} cannot be loaded ({reason}); fetch it again") from error
+    vision, prompts, decoder = (
+        part.to_dict()
+        for part in (sam.config.vision_config, sam.config.prompt_encoder_config, sam.config.mask_decoder_config)
+    )
+    config = TinySAMConfig(
+        image_size=vision["image_size"],
+        hidden_size=decoder["hidden_size"],
+        prompts={key: prompts[key] for key in ("mask_input_channels", "hidden_act", "layer_norm_eps")},
+        decoder={key: decoder[key] for key in _DECODER_OPTIONS},
+        vit={key: vision[key] for key in _VIT_OPTIONS},
+    )
+    segmenter: Any = Segmenter(config)
+    for mine, theirs in (
+        (segmenter.image_encoder.vit, sam.vision_encoder),
+        (segmenter.prompt_encoder, sam.prompt_encoder),
+        (segmenter.mask_decoder, sam.mask_decoder),
+    ):
+        mine.load_state_dict(theirs.state_dict())
+    return segmenter.eval()
+
+
+_DECODER_OPTIONS = [
+    "hidden_act",
+    "mlp_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "attention_downsample_rate",
+    "num_multimask_outputs",
+    "iou_head_depth",
+    "iou_head_hidden_dim",
+    "layer_norm_eps",
+]
+_VIT_OPTIONS = [
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "qkv_bias",
+    "use_abs_pos",
+    "use_rel_pos",
+    "window_size",
+    "global_attn_indexes",
+    "num_pos_feats",
+    "mlp_dim",
+]
+
+
+def _from_authors(file: Path) -> Segmenter:
+    """The model in TinySAM's own layout (MobileSAM's is the same), of whatever width its tensors tell."""
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{file} is no whole checkpoint file ({type(error).__name__}); fetch it again") from error
+    state = {rename(name): tensor for name, tensor in stored.items() if not _UNUSED.search(name)}
+    try:
+        segmenter = Segmenter(_sizes(state))
+        segmenter.load_state_dict(state)
+    except (KeyError, StopIteration, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is no checkpoint of TinySAM's layout ({reason}); give tinysam.pth") from error
+    return segmenter.eval()
+
+
+def rename(name: str) -> str:
+    """A tensor's name in TinySAM's layout -> its name in a `Segmenter`."""
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _sizes(state: dict[str, Tensor]) -> TinySAMConfig:
+    """The sizes that a state dict's shapes tell; heads of the decoder and the picture's side are the released ones."""
+    stages = "image_encoder.trunk.stages"
+    biases = [state[f"{stages}.{stage}.blocks.0.attn.attention_biases"] for stage in (1, 2, 3)]
+
+    def blocks(stage: int) -> int:
+        return len({name.split(".")[5] for name in state if name.startswith(f"{stages}.{stage}.blocks.")})
+
+    released = TinySAMConfig()
+    lin1 = state["mask_decoder.transformer.layers.0.mlp.lin1.weight"]
+    return replace(
+        released,
+        hidden_size=lin1.shape[1],
+        embed_dims=(
+            state["image_encoder.trunk.patch_embed.conv2.conv.weight"].shape[0],
+            *(state[f"{stages}.{stage}.downsample.conv3.conv.weight"].shape[0] for stage in (1, 2, 3)),
+        ),
+        depths=tuple(blocks(stage) for stage in range(4)),
+        num_heads=(released.num_heads[0], *(bias.shape[0] for bias in biases)),
+        window_sizes=(released.window_sizes[0], *(math.isqrt(bias.shape[1]) for bias in biases)),
+        decoder=released.decoder
+        | {
+            "mlp_dim": lin1.shape[0],
+            "iou_head_hidden_dim": state["mask_decoder.iou_prediction_head.proj_in.weight"].shape[0],
+        },
+    )

@@ -1,0 +1,22 @@
+"""Training: one resumable loop for policies and front-ends, and the run folder that it leaves."""
+
+from .device import make_accelerator, on_first_process
+from .loop import fit
+from .run_folder import find_run, open_run
+from .sample_order import sample_order
+from .tracking import Tracker, read_metrics
+from .trainable import Batch, Trainable, step_generator
+
+__all__ = [
+    "Batch",
+    "Tracker",
+    "Trainable",
+    "find_run",
+    "fit",
+    "make_accelerator",
+    "on_first_process",
+    "open_run",
+    "read_metrics",
+    "sample_order",
+    "step_generator",
+]

@@ -1,0 +1,62 @@
+"""What a run computes on."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+
+from ..errors import UserError
+from ..machine import count_cores
+
+
+def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
+    """Hugging Face's Accelerator on a device ("auto": the best there is), in bf16 if asked or ("auto") where fast.
+
+    Raises UserError if there is no such device.
+    """
+    if device not in ("auto", "cpu"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"device={device} cannot be used here ({reason}); use device=auto or device=cpu") from error
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
+    AcceleratorState._reset_state()  # the runs of a sweep share a process, and may differ in precision
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if (computes_bf16(device) if bf16 == "auto" else bf16) else "no",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # The other processes wait while the first one collects or validates.
+            InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+        ],
+    )
+
+
+def device_of(accelerator: Accelerator) -> str:
+    """The device that this process computes on; torch numbers the CPUs of several processes, and nobody knows cpu:1."""
+    return "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether bf16 is fast: on a GPU that has it, or on a CPU with matrix instructions for it."""
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device not in ("auto", "cpu"):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def use_threads(accelerator: Accelerator, num_threads: int | str) -> None:
+    """Let torch compute on so many threads on a CPU; "auto": one a core."""
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(count_cores() if num_threads == "auto" else int(num_threads))
+
+
+def on_first_process[T](accelerator: Accelerator, function: Callable[[], T]) -> T:
+    """What `function` returns in the first process of a distributed run, in all of them; it is called only there."""
+    return broadcast_object_list([function() if accelerator.is_main_process else None])[0]

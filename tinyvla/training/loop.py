@@ -1,0 +1,166 @@
+"""The training loop: reads top to bottom, and is the same for policies and front-ends, on a CPU, a GPU and many."""
+
+import math
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from .checkpoint import CheckpointWriter, read_last_state
+from .device import use_threads
+from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
+from .guard import LossGuard, stop_requests
+from .optimizer import averaged_weights, make_ema, make_schedule
+from .timing import StepTimer
+from .tracking import Tracker
+from .trainable import Trainable, step_seed
+
+Validate = Callable[[Path], Mapping[str, float]]
+
+
+def fit(
+    trainable: Trainable,
+    cfg: DictConfig,
+    accelerator: Accelerator,
+    tracker: Tracker,
+    validate: Validate | None = None,
+    timer: StepTimer | None = None,
+) -> None:
+    """Train from the start or from the run's newest checkpoint; `checkpoints/best` and `checkpoints/last` are left.
+
+    Every step draws its samples and its noise from (seed, step) alone, so a run that was stopped, however roughly, goes
+    on along the very curve of one that was not; and processes that share a batch draw what one process would.
+
+    Args:
+        trainable: what is trained.
+        cfg: the run's configuration: trainer, seed, run_dir.
+        tracker: takes the figures.
+        validate: scores what is saved in a folder, and has the averaged weights meanwhile; by `trainable.measure` the
+            highest is the best.
+        timer: measures the parts of the steps.
+
+    Raises UserError if the loss is no number or diverges (the batch is saved), and KeyboardInterrupt, once all is
+    saved, if the user stops the run.
+    """
+    trainer, run_dir, world = cfg.trainer, Path(cfg.run_dir), accelerator.num_processes
+    module = trainable.module
+    use_threads(accelerator, trainer.num_threads)
+    start, best = 0, -math.inf
+    if state := read_last_state(run_dir):
+        start, best = state["step"], state["best"]
+        module.load_state_dict(state["model"])
+    module.train()
+    trainable.start(start)
+
+    optimizer = trainable.make_optimizer(trainer)
+    schedule = make_schedule(optimizer, trainer)
+    if trainer.compile:
+        module.compile()
+    model, optimizer = accelerator.prepare(module, optimizer)
+    sharded = accelerator.is_fsdp2  # the parameters are other ones now
+    averaged = trainable.averaged_parameters()
+    ema = make_ema(list(averaged.values()), trainer.ema_decay)
+    guard = LossGuard(run_dir)
+    if state:
+        load_optimizer(optimizer, state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        ema.load_state_dict(state["ema"])
+        ema.shadow_params = shard_like(ema.shadow_params, list(averaged.values()))
+        guard.load_state_dict(state["guard"])
+    ema.to(accelerator.device)
+    parts = {"model": module, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
+
+    def save(step: int, validation_due: bool) -> None:
+        nonlocal best
+        state = {name: part.state_dict() for name, part in parts.items()} | {"step": step}
+        weights = None
+        if sharded:
+            state = gather_shards(state)
+            weights = state["model"] | dict(zip(averaged, state["ema"]["shadow_params"], strict=True))
+        if not accelerator.is_main_process:
+            return
+        with CheckpointWriter(run_dir, step) as checkpoint:
+            is_best = False
+            with nullcontext() if sharded else averaged_weights(list(averaged.values()), ema):
+                folder = checkpoint.add_model(partial(trainable.save, weights=weights))
+                if validation_due and validate:
+                    scores = {name: float(score) for name, score in validate(folder).items()}  # plain, to be kept
+                    is_best = scores[trainable.measure] >= best
+                    best = max(best, scores[trainable.measure])
+                    tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
+            checkpoint.finish(state | {"best": best}, is_best)
+
+    timer, logged, stopping = timer or StepTimer(), start, False
+    with (
+        stop_requests() as stop,
+        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as loader,
+        tqdm(total=trainer.steps, initial=start, desc="training", unit="step", disable=not tracker.enabled) as bar,
+    ):
+        upcoming = loader.submit(trainable.batch, start)
+        timer.restart()
+        for step in range(start, trainer.steps):
+            batch = upcoming.result()
+            upcoming = loader.submit(trainable.batch, step + 1)
+            timer.lap("data")
+
+            torch.manual_seed(step_seed(cfg.seed, step))
+            batch = trainable.prepare(batch)
+            timer.lap("preprocess")
+            phase = trainable.phase()
+            with draws_of_whole_batch(accelerator, trainer.batch_size):
+                loss, told = model(batch)
+            weight = trainable.loss_weight(batch) if world > 1 else 1.0
+            sums = accelerator.reduce(torch.stack([loss.detach() * weight, *loss.new_tensor([weight, stop.asked])]))
+            mean_loss, stopping = (sums[0] / sums[1]).item(), bool(sums[2])
+            guard.check(step, mean_loss, batch, phase)
+            timer.lap("forward")
+
+            # Processes average their gradients; those with more to tell count for more.
+            accelerator.backward(loss * (weight * world / sums[1]))
+            timer.lap("backward")
+            grad_norm = accelerator.clip_grad_norm_(model.parameters(), trainer.grad_clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            timer.lap("optimizer")
+            ema.step(averaged.values())
+            timer.lap("averaging")
+
+            done = step + 1
+            bar.update()
+            if _due(done, trainer.log_every) or done == trainer.steps:
+                seconds = sum(timer.seconds.values())
+                figures = {
+                    **(told or {}),
+                    "loss": mean_loss,
+                    "lr": schedule.get_last_lr()[0],
+                    "grad_norm": float(grad_norm),
+                    "samples_per_s": (done - logged) * trainer.batch_size * world / seconds,
+                    "data_share": timer.seconds["data"] / seconds,
+                }
+                tracker.log(done, {f"train/{name}": value for name, value in figures.items()})
+                bar.set_postfix(loss=f"{mean_loss:.4f}", samples_s=f"{figures['samples_per_s']:.0f}")
+                logged = done
+                timer.restart()
+            at_end = done == trainer.steps
+            validation_due = trainer.validate_every > 0 and (at_end or _due(done, trainer.validate_every))
+            if at_end or validation_due or stopping or _due(done, trainer.save_every):
+                if accelerator.is_main_process or sharded:
+                    save(done, validation_due)
+                accelerator.wait_for_everyone()
+                timer.lap(None)
+            if stopping:
+                break
+    if stopping or stop.asked:  # the wish may have come in the last step, after that step looked
+        accelerator.print(f"saved; go on with: python train.py run_dir={run_dir} resume=true")
+        raise KeyboardInterrupt
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

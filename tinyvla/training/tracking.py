@@ -1,0 +1,108 @@
+"""Where a run's figures go: metrics.jsonl in its folder, and Weights & Biases."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from ..errors import UserError
+from .checkpoint import last_step
+
+
+class Tracker:
+    """Appends every record to metrics.jsonl, one JSON object a line, and sends it to wandb.
+
+    Args:
+        run_dir: the run's folder, made where it is missing.
+        config: the run's configuration; its `wandb` part says how to track: mode (offline, online, disabled), project,
+            entity, name.
+        enabled: False in all processes of a distributed run but the first, where nothing is recorded.
+
+    Records behind the run's newest checkpoint are dropped: a resumed run goes on from there and makes them again.
+    """
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], enabled: bool = True):
+        self.file = run_dir / "metrics.jsonl"
+        self.enabled = enabled
+        self.wandb: Any = None
+        if enabled:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            self._forget_after(last_step(run_dir))
+            self.wandb = self._start_wandb(run_dir, config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: Any) -> None:
+        if self.wandb:
+            self.wandb.finish(exit_code=1 if failure else 0)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values at a step."""
+        if not self.enabled:
+            return
+        with self.file.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.wandb:
+            self.wandb.log(dict(values), step=step)
+
+    def log_result(self, values: Mapping[str, Any], videos: Iterable[Path], checkpoint: Path) -> None:
+        """The run's result: final figures as its summary, videos, and the policy as an artifact."""
+        if not self.wandb:
+            return
+        import wandb
+
+        self.wandb.summary.update(dict(values))
+        for video in videos:
+            self.wandb.log({f"videos/{video.stem}": wandb.Video(str(video), format="mp4")})
+        artifact = wandb.Artifact(f"policy-{self.wandb.id}", type="model")
+        artifact.add_dir(str(checkpoint))
+        self.wandb.log_artifact(artifact)
+
+    def _forget_after(self, step: int) -> None:
+        if not self.file.exists():
+            return
+        kept = [record for record in read_metrics(self.file) if record["step"] <= step]
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.replace(self.file)
+
+    @staticmethod
+    def _start_wandb(run_dir: Path, config: Mapping[str, Any]) -> Any:
+        options = config["wandb"]
+        if options["mode"] == "disabled":
+            return None
+        import wandb
+
+        os.environ.setdefault("WANDB_SILENT", "true" if options["mode"] == "offline" else "false")
+        # A resumed run is the same run: its id lies in the run's folder.
+        id_file = run_dir / "wandb_id.txt"
+        run_id = id_file.read_text() if id_file.exists() else secrets.token_hex(4)
+        id_file.write_text(run_id)
+        try:
+            return wandb.init(
+                project=options["project"],
+                entity=options["entity"],
+                name=options["name"],
+                mode=options["mode"],
+                dir=run_dir,
+                id=run_id,
+                resume="allow",
+                config=dict(config),
+            )
+        except (wandb.errors.UsageError, wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"wandb cannot start ({reason}); run `wandb login`, or set wandb.mode=offline") from error
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Records of a metrics.jsonl, without a last line that a killed process left half-written."""
+    records = []
+    for line in file.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
