@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import Machine, keep, markdown
 
+from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
 from envs import make_env
 from envs.registry import resolve_tasks

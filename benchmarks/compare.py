@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Study, add_arguments, prepare_data, run_cells
-from machine import RESULTS, Machine, keep, markdown
+
+from benchmarks.harness import Study, add_arguments, prepare_data, run_cells
+from benchmarks.machine import RESULTS, Machine, keep, markdown
 
 SUITES = {
     "default": ["default"],

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from machine import Machine
 
+from benchmarks.machine import Machine
 from envs import make_env
 
 CAMERA = "corner2"

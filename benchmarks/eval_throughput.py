@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machine import Machine, keep, markdown
+from benchmarks.machine import Machine, keep, markdown
 
 CAMERA = "corner2"
 
@@ -101,7 +101,13 @@ def our_turn(pool: Executor, setting: Any, row: Row, task: str, episodes: int) -
 def lerobot_turn(row: Row, arguments: list[str], episodes: int, own_steps: int) -> Turn:
     with tempfile.TemporaryDirectory() as folder:
         batch = 2 if "--eval.batch_size=2" in arguments else 1
-        command = [sys.executable, __file__, "--as-lerobot-eval", json.dumps([row.videos, row.own and own_steps])]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.eval_throughput",
+            "--as-lerobot-eval",
+            json.dumps([row.videos, row.own and own_steps]),
+        ]
         command += [*arguments, f"--eval.n_episodes={episodes + batch}", f"--output_dir={folder}/out", "--seed=0"]
         began = time.time()
         done = subprocess.run(command, capture_output=True, text=True)

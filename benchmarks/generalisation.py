@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from machine import Machine
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from benchmarks.machine import Machine
 from configs.composing import as_dict, load_config
 from envs import make_env, resolve_tasks
 from envs.evaluation import Job, evaluate, summarise

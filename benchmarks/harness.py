@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, Machine
-
+from benchmarks.machine import RESULTS, Machine
 from tinyvla.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +112,7 @@ class Study:
         if kept := self._ledger.get(name):
             return kept
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        return self._ledger.add(name, in_own_process(__file__, *arguments))
+        return self._ledger.add(name, in_own_process("benchmarks.harness", *arguments))
 
     def speed(self, policy: str, *settings: str) -> dict[str, Any]:
         """Training speed of a policy with these settings, measured once."""
@@ -191,9 +190,9 @@ def prepare_data(settings: Sequence[str]) -> Path:
 def inference(checkpoint: str, chunks: int = 30) -> dict[str, Any]:
     """Size of a trained policy, and time and memory of running it at its replanning rate, measured in this process."""
     import numpy as np
-    from inference import peak_memory_mb
-    from samplers import random_observation
 
+    from benchmarks.inference import peak_memory_mb
+    from benchmarks.samplers import random_observation
     from policies import PolicyRunner, find_checkpoint
 
     folder = find_checkpoint(Path(checkpoint))
@@ -218,9 +217,9 @@ def inference(checkpoint: str, chunks: int = 30) -> dict[str, Any]:
     }
 
 
-def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
-    """The JSON object on the last line that a script prints: measured in a fresh process."""
-    command = [sys.executable, script, *arguments]
+def in_own_process(module: str, *arguments: str) -> dict[str, Any]:
+    """The JSON object on the last line that a module prints: measured in a fresh process."""
+    command = [sys.executable, "-m", module, *arguments]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import Machine, markdown
+from benchmarks.machine import Machine, markdown
 
 # Settings of train.py, and the dtype: the large ones in float32 would not fit a laptop's memory.
 MODELS: dict[str, tuple[list[str], str]] = {
@@ -172,7 +172,7 @@ def measure_exported(engine: str, threads: int) -> tuple[float, float]:
     shapes = {"images": [1, cameras, 3, *image_size], "state": [1, state_dim], "noise": [1, *policy.model.chunk_shape]}
     inputs |= {name: [shape, "float32"] for name, shape in shapes.items()}
     code = (
-        "import json, sys, numpy\nfrom pathlib import Path\nfrom inference import peak_memory_mb\n"
+        "import json, sys, numpy\nfrom pathlib import Path\nfrom benchmarks.inference import peak_memory_mb\n"
         "from tinyvla.inference.sessions import SESSIONS\n"
         "run = SESSIONS[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))\n"
         "inputs = {name: numpy.ones(shape, dtype) for name, (shape, dtype) in json.loads(sys.argv[4]).items()}\n"
@@ -183,7 +183,7 @@ def measure_exported(engine: str, threads: int) -> tuple[float, float]:
         file = Path(folder, "model.onnx")
         file.write_bytes(onnx_bytes(policy.model, cameras, image_size, state_dim))
         command = [sys.executable, "-c", code, engine, str(file), str(threads), json.dumps(inputs)]
-        result = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True, check=True)
+        result = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
         return float(result.stdout.splitlines()[-1]), file.stat().st_size / 1e6
 
 
@@ -235,7 +235,7 @@ def main() -> None:
 
     def in_process(*which: str) -> dict[str, Any]:
         print(f"{which[-1]} ...", file=sys.stderr, flush=True)
-        command = [sys.executable, __file__, "--in-process", *which, "--device", args.device]
+        command = [sys.executable, "-m", "benchmarks.inference", "--in-process", *which, "--device", args.device]
         command += ["--threads", str(args.threads), "--repeats", str(args.repeats), "--seconds", str(args.seconds)]
         result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(result.stdout.splitlines()[-1])

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from machine import Machine, keep, markdown
+from benchmarks.machine import Machine, keep, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 # Stage, and where its function is, seen from the runner. The network's own `forward` is what training calls.

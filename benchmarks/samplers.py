@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, Machine, keep, markdown
+from benchmarks.machine import RESULTS, Machine, keep, markdown
 
 STEPS = {"DDIM": ("DDIMScheduler", (10, 5, 3, 2, 1)), "DPM": ("DPMSolverMultistepScheduler", (5, 3, 2))}
 SAMPLERS: dict[str, dict[str, Any]] = {

@@ -16,8 +16,8 @@ import time
 from typing import Any
 
 import numpy as np
-from machine import Machine
 
+from benchmarks.machine import Machine
 from configs.composing import as_dict, load_config
 from envs import make_env
 from envs.demos.episode import record_demo

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inference import peak_memory_mb
-from machine import Machine
 
+from benchmarks.inference import peak_memory_mb
+from benchmarks.machine import Machine
 from configs.composing import as_dict, load_config
 from envs import resolve_tasks
 from envs.demos import ensure_dataset

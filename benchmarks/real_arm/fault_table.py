@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -24,11 +23,20 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from faults import FAULTS, LIMITED, LIMP, PROCESS_FAULTS, SERVED, SIGNALS, TWIN_OF, Fault, deploying, wait_for_motion
-from machine import RESULTS, Machine, keep, markdown
-from rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, waving
-
+from benchmarks.machine import RESULTS, Machine, keep, markdown
+from benchmarks.real_arm.faults import (
+    FAULTS,
+    LIMITED,
+    LIMP,
+    PROCESS_FAULTS,
+    SERVED,
+    SIGNALS,
+    TWIN_OF,
+    Fault,
+    deploying,
+    wait_for_motion,
+)
+from benchmarks.real_arm.rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, waving
 from policies.data import open_dataset
 from robot_io.deployment import Episode
 from robot_io.recording import Recorder

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig import ROOT, START, Rig, Served, Waving
+from benchmarks.real_arm.rig import ROOT, START, Rig, Served, Waving
 
 type Strike = Callable[[Rig, Waving | Served], object]
 

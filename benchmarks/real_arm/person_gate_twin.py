@@ -12,7 +12,6 @@ Writes results/person_gate_twin.json and .md; the last line is one JSON object.
 
 import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -26,11 +25,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from empty_stream import watch_empty
-from machine import Machine, keep, markdown
-from one_cycle import train
-
+from benchmarks.frontends.empty_stream import watch_empty
+from benchmarks.frontends.one_cycle import train
+from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
 from envs.rendering import CameraRenderers, mujoco
 from envs.so101.simulation import Simulation

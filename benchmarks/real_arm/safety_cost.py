@@ -24,9 +24,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from machine import Machine
-
+from benchmarks.machine import Machine
 from robot_io.safety import ArmState, PersonView, SafetyLayer, SafetyLimits
 from robot_io.safety.audit import Auditor
 

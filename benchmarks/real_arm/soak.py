@@ -9,16 +9,13 @@ import argparse
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from machine import Machine, keep, markdown
-from rig import RATE, START, Rig, start_rig, waving
-
+from benchmarks.machine import Machine, keep, markdown
+from benchmarks.real_arm.rig import RATE, START, Rig, start_rig, waving
 from policies.data import open_dataset
 from robot_io.deployment import Episode
 

@@ -1,16 +1,14 @@
 """The generalisation benchmark and its page: the right cells, nothing played twice, no network."""
 
 import json
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from benchmarks import generalisation
 from envs.report.heat_map import markdown, write_heat_map
 from envs.shifts.examples import Example
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def figures(successes, episodes=10):
@@ -57,9 +55,6 @@ def test_the_table_has_intervals_and_says_what_is_missing():
 @pytest.fixture
 def benchmark(monkeypatch, tmp_path):
     """The benchmark with evaluation and drawing replaced; its command line, and what it has evaluated."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import generalisation
-
     played = []
 
     def evaluate(checkpoint, env_cfg, episodes, **_):

@@ -2,17 +2,16 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safety_arm import REST, Arm, make_limits
 
+from benchmarks.real_arm import safety_cost as attacks
 from robot_io.safety.audit import Auditor
 from robot_io.safety.geometry import ArmGeometry
 from tinyvla.errors import UserError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "real_arm"
 LIMITS = make_limits("so101")
 DOWN = np.array([0, 30, 30, 60, 0, 20.0])  # through the table
 FOLDED = np.array([0, -99, 96, 94, 0, 20.0])  # hand into the base
@@ -24,12 +23,9 @@ def auditor():
 
 
 @pytest.fixture
-def safety_cost(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
+def safety_cost():
     logging.disable(logging.WARNING)
-    import safety_cost
-
-    yield safety_cost
+    yield attacks
     logging.disable(logging.NOTSET)
 
 

@@ -16,17 +16,13 @@ Writes results/tinyclip.json and .md. The last line is one JSON object.
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from machine import Machine, keep, markdown
-
+from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
 from envs.scenes import open_labelled_images
 from envs.workers import worker_pool

@@ -17,11 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from machine import Machine, keep, markdown
 from omegaconf import OmegaConf
 
+from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict
 from envs.evaluation import evaluate
 from envs.shifts import with_shift

@@ -19,11 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from empty_stream import watch_empty
-from machine import Machine, keep, markdown
-from one_cycle import train
-
+from benchmarks.frontends.empty_stream import watch_empty
+from benchmarks.frontends.one_cycle import train
+from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
 from envs.scenes import generate_room_video, open_labelled_images
 from tinyvla.files import write_whole

@@ -9,7 +9,6 @@ done again. Writes results/tinysam.json and .md; the last line is one JSON objec
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from machine import Machine, keep, markdown
-
+from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
 from envs.scenes import open_labelled_images
 from policies import find_checkpoint

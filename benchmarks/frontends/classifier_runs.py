@@ -1,16 +1,12 @@
 """What the benchmarks of classifiers share: training without checkpoints, runs side by side, intervals."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for machine.py, here and in worker processes
 
 
 def options(task: str, **changes: Any) -> dict[str, Any]:

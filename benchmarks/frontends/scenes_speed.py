@@ -14,13 +14,9 @@ import statistics
 import sys
 import time
 from concurrent.futures import wait
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from machine import Machine, keep, markdown
-
+from benchmarks.machine import Machine, keep, markdown
 from envs.scenes.image_store import BLOCK, ImageSet, draw_block
 from envs.workers import worker_pool
 

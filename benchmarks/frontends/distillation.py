@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from classifier_runs import accuracy, difference, options, right, side_by_side, train
-from machine import RESULTS, Machine, keep, markdown
+from benchmarks.frontends.classifier_runs import accuracy, difference, options, right, side_by_side, train
+from benchmarks.machine import RESULTS, Machine, keep, markdown
 
 _SHAPE = {"embed_dim": 128, "depth": 2, "num_heads": 2, "mlp_ratio": 1.0}
 STUDENT: dict[str, Any] = {"model": "cct_7_7x2", "network": _SHAPE}

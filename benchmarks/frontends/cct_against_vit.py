@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from classifier_runs import accuracy, difference, options, right, side_by_side, train
-from machine import RESULTS, Machine, keep, markdown
+from benchmarks.frontends.classifier_runs import accuracy, difference, options, right, side_by_side, train
+from benchmarks.machine import RESULTS, Machine, keep, markdown
 
 _VIT = {"embed_dim": 128, "num_heads": 2, "mlp_ratio": 1.0, "depth": 3}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

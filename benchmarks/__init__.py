@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.<name> key=value ...`; `--help` lists the settings of each."""

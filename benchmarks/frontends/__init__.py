@@ -1,0 +1,1 @@
+"""Benchmarks of the front-ends and their training."""

@@ -1,0 +1,1 @@
+"""Benchmarks on the twin of a real arm, over its serial port."""
