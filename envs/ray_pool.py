@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
 from tinyvla.errors import UserError
+from tinyvla.extras import needs_extra
+
+with needs_extra("ray", "launcher=ray"):
+    import ray
+    from ray.exceptions import RayError, RayTaskError
 
 RETRIES = 10  # of a task whose worker or node is lost; more are no accident
 _ONE_CORE = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}  # of torch, and of Mesa's software renderer

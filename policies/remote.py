@@ -13,18 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import grpc
-import lerobot.async_inference.constants as served
 import numpy as np
 import torch
-from lerobot.async_inference.helpers import RemotePolicyConfig, TimedObservation
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
-from lerobot.transport import services_pb2, services_pb2_grpc
-from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
 from tinyvla.errors import UserError
+from tinyvla.extras import needs_extra
+
+with needs_extra("robot", "a policy server"):
+    import grpc
+    import lerobot.async_inference.constants as served
+    from lerobot.async_inference.helpers import RemotePolicyConfig, TimedObservation
+    from lerobot.transport import services_pb2, services_pb2_grpc
+    from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
 
 from .asynchronous import AsynchronousRunner, Chunk
 from .factory import Pipeline, find_checkpoint

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from .errors import UserError
+from .errors import UserError, one_line
 
 
 @contextlib.contextmanager
@@ -16,8 +16,8 @@ def needs_extra(extra: str, feature: str) -> Iterator[None]:
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise UserError(
-            f"{feature} needs {error.name}; install it: uv sync --extra {extra} (in a clone) "
+            f"{feature} needs {error.name or one_line(error)}; install it: uv sync --extra {extra} (in a clone) "
             f"or pip install 'lerobot_policy_tinyvla[{extra}]'"
         ) from error

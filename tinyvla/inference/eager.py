@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..backbones import Features, Words
 from ..errors import UserError
+from ..extras import needs_extra
 from ..model import TinyVLA
 
 
@@ -65,7 +66,8 @@ def quantise(model: TinyVLA) -> list[str]:
     All of the backbone's and the denoiser's, but not those that read proprioception or put out actions: they are small,
     and an error in them is an error of the arm.
     """
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    with needs_extra("export", "runner.runtime=int8"):
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     keep = {"decoder.condition.combine", "decoder.network.embed", "decoder.network.head"}
     chosen = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in keep]

@@ -14,6 +14,7 @@ from torch.fx.passes.dialect.common.cse_pass import CSEPass
 from ..backbones import Words
 from ..decoders import ActionDecoder
 from ..errors import UserError
+from ..extras import needs_extra
 from ..model import TinyVLA
 
 OPSET = 18
@@ -70,6 +71,8 @@ def onnx_bytes(model: TinyVLA, cameras: int, image_size: tuple[int, int], state_
 
     Raises UserError as `ChunkGraph` does.
     """
+    with needs_extra("export", "an ONNX file"):
+        import onnxscript  # noqa: F401, imported by torch.onnx.export
     model = model.eval()
     graph = ChunkGraph(model).eval()
     generator = torch.Generator().manual_seed(0)

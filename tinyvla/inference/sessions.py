@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..extras import needs_extra
 
 type Session = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
 def onnxruntime_session(model: bytes | Path, threads: int) -> Session:
     """ONNX Runtime on the CPU: inputs by name -> the model's output."""
-    import onnxruntime
+    with needs_extra("export", "runner.runtime=onnx"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -28,12 +29,8 @@ def onnxruntime_session(model: bytes | Path, threads: int) -> Session:
 
 def openvino_session(model: bytes | Path, threads: int) -> Session:
     """OpenVINO on the CPU, in float32: inputs by name -> the output. Raises UserError if it is not installed."""
-    try:
+    with needs_extra("openvino", "runner.runtime=openvino"):
         import openvino
-    except ImportError as error:
-        raise UserError(
-            "runner.runtime=openvino needs OpenVINO; install it with uv sync --extra openvino, or use onnx"
-        ) from error
     core = openvino.Core()
     # It would compute in bfloat16 where the CPU can.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
