@@ -1,1 +1,1 @@
-"""Hydra configuration: the YAML groups, and `app`, the front door of the entry points."""
+"""Hydra configuration: YAML groups, typed settings (`composing.decode`), and the start of every entry point (`app`)."""

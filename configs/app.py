@@ -1,6 +1,6 @@
-"""The front door of the entry points: composes the configuration, runs, and turns mistakes into one line.
+"""Start of every entry point: compose the configuration, run `main`, and report mistakes on one line.
 
-Nothing heavy is imported here, so `--help` and a mistyped setting answer at once.
+Light imports only, so that `--help` and a mistyped setting are answered at once.
 """
 
 import functools
@@ -20,7 +20,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 
 from .composing import CONFIG_DIR
 from .mistakes import check_arguments, check_values, explain
@@ -31,12 +31,12 @@ USER_ERROR, INTERRUPTED = 2, 130
 def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Decorate `main(cfg)` of an entry point so that calling it runs the command line.
 
-    `cfg` is the composed configuration with every interpolation resolved and `cfg.command`, the command line that
-    reproduces this run. In a sweep (`-m`) every job's `run_dir` gets the job's number as a sub-folder, and a launcher
-    that can (`launcher=ray`) runs the jobs side by side.
+    `cfg` is the composed configuration with all interpolations resolved. `cfg.command` is the command line that
+    reproduces the run. In a sweep (`-m`) the `run_dir` of each job ends with the job's number, and `launcher=ray` runs
+    the jobs in parallel.
 
-    A UserError, or one that a worker process raised, is printed as one line on stderr with exit code 2, and so is a
-    mistake in the settings; Ctrl-C exits with 130. Everything else is a bug and keeps its traceback.
+    A UserError, here or in a worker process, and a mistake in the settings are printed as one line on stderr, with exit
+    code 2. Ctrl-C exits with 130. Any other exception is a bug and keeps its traceback.
     """
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -50,7 +50,7 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                 try:
                     work()
                 except Exception as error:
-                    # In a sweep the other jobs still run.
+                    # The other jobs of a sweep still run.
                     if (mistake := _user_error(error)) is None:
                         raise
                     _complain(mistake)
@@ -96,7 +96,7 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
 
 
 def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
-    """Give a sweep's job its own run folder, record the command line, check the values and resolve everything."""
+    """Set the run folder of a sweep's job, record the command line, check the values, resolve interpolations."""
     settings = HydraConfig.get()
     overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
     with open_dict(cfg):
@@ -116,19 +116,19 @@ def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
 
 
 def _user_error(error: BaseException | None) -> str | None:
-    """The message of the UserError in a chain of causes (worker processes wrap what they raise), or None."""
+    """Message of the UserError in a chain of causes (worker processes wrap exceptions), or None."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return None if error is None else str(error)
 
 
 def _complain(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message, limit=None)}", file=sys.stderr)
 
 
 def _quiet_libraries() -> None:
-    """Keep what libraries say about themselves off the screen, here and in worker processes."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
+    """Silence the warnings and progress bars of libraries, here and in worker processes."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",

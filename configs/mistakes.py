@@ -1,8 +1,7 @@
-"""Turns what is wrong with a command line into one sentence that names the fix."""
+"""One-line messages for mistakes in a command line, each with the fix."""
 
-import difflib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
@@ -11,27 +10,29 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, nearest_names, one_line
 
 from .composing import compose_config, groups
 
+CUTOFF = 0.6  # similarity from which a name is suggested in place of another
+
 
 def flatten(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of a configuration, its inner nodes included; interpolated sections are not entered."""
-    found: dict[str, Any] = {}
+    """Dotted key -> value of a configuration, with its inner nodes; interpolated sections are not entered."""
+    leaves: dict[str, Any] = {}
     for name in map(str, cfg):
         key = f"{prefix}{name}"
         if OmegaConf.is_interpolation(cfg, name) or OmegaConf.is_missing(cfg, name):
-            found[key] = None
+            leaves[key] = None
             continue
-        found[key] = cfg[name]
+        leaves[key] = cfg[name]
         if isinstance(cfg[name], DictConfig):
-            found |= flatten(cfg[name], f"{key}.")
-    return found
+            leaves |= flatten(cfg[name], f"{key}.")
+    return leaves
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise UserError for what can be seen before composing: options that do not exist, choices no group has."""
+    """Raise UserError for mistakes that show before composition: unknown options, unknown choices of a group."""
     unknown = get_args_parser().parse_known_args(list(arguments))[1]
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
@@ -42,62 +43,65 @@ def check_arguments(arguments: Sequence[str]) -> None:
         raise UserError(
             f"cannot read '{error.override}'; settings are written key=value, lists in quotes as 'key=[a,b]'"
         ) from error
+    known = groups()
     for override in overrides:
-        options = groups().get(override.key_or_group, [])
-        for value in _values(override) if options else []:
-            if value not in options:
-                near = _near(value, options)
+        choices = known.get(override.key_or_group, [])
+        for value in _values(override) if choices else []:
+            if value not in choices:
+                near = _near(value, choices)
                 guess = f"did you mean {near}? The" if near else "the"
                 raise UserError(
-                    f"{override.key_or_group} has no choice '{value}'; {guess} choices are: {', '.join(options)}"
+                    f"{override.key_or_group} has no choice '{value}'; {guess} choices are: {', '.join(choices)}"
                 )
 
 
 def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str | None:
-    """One sentence for an error of Hydra while composing `arguments`, or None if the error is none of Hydra's."""
+    """One sentence for an error that Hydra raised while composing `arguments`; None for any other error."""
     if not isinstance(error, HydraException):
         return None
-    overrides = _parse(arguments)
-    chosen = [override for override in overrides if override.key_or_group in groups()]
-    for choices in itertools.product(*([f"{o.key_or_group}={v}" for v in _values(o)] for o in chosen)):
+    overrides, known_groups = _parse(arguments), groups()
+    group_overrides = [override for override in overrides if override.key_or_group in known_groups]
+    for choices in itertools.product(*([f"{o.key_or_group}={v}" for v in _values(o)] for o in group_overrides)):
         try:
             known = flatten(compose_config(config_name, choices))
         except HydraException:
             return _bad_combination(config_name, choices)
         for override in overrides:
             key = override.key_or_group
-            if override not in chosen and not override.is_add() and key not in known and not key.startswith("hydra"):
-                return _unknown_key(override.key_or_group, known)
-    return " ".join(str(error).split())
+            is_value = override not in group_overrides and not override.is_add()
+            if is_value and key not in known and not key.startswith("hydra"):
+                return _unknown_key(key, known)
+    return one_line(error, limit=None)
 
 
 def check_values(cfg: DictConfig, config_name: str, overrides: Sequence[str]) -> None:
-    """Compare the values that `overrides` gave with the configuration's own and mend what is plainly meant.
+    """Compare the values of `overrides` with those of the configuration, and convert the unambiguous ones in place.
 
-    A lone value where a list belongs becomes a list of one, 1e4 where a whole number belongs becomes 10000. A word
-    where a number belongs raises UserError.
+    A single value where a list belongs becomes a list of one, and 1e4 where a whole number belongs becomes 10000.
+    Raises UserError for a word where a number belongs, and for a value in place of a section.
     """
+    known_groups = groups()
     parsed = [override for override in _parse(overrides) if override.package is None and not override.is_delete()]
-    choices = [str(override.input_line) for override in parsed if override.key_or_group in groups()]
-    changed = [override.key_or_group for override in parsed if override.key_or_group not in groups()]
+    choices = [str(override.input_line) for override in parsed if override.key_or_group in known_groups]
+    changed = [override.key_or_group for override in parsed if override.key_or_group not in known_groups]
     defaults = flatten(compose_config(config_name, choices)) if changed else {}
     for key in changed:
-        given, default = OmegaConf.select(cfg, key), defaults.get(key)
-        if isinstance(default, ListConfig) and isinstance(given, str | int | float):
-            OmegaConf.update(cfg, key, [given])
-        elif type(default) is int and isinstance(given, float) and given.is_integer():
-            OmegaConf.update(cfg, key, int(given))
-        elif isinstance(default, DictConfig) and given is not None and not isinstance(given, DictConfig):
+        value, default = OmegaConf.select(cfg, key), defaults.get(key)
+        if isinstance(default, ListConfig) and isinstance(value, str | int | float):
+            OmegaConf.update(cfg, key, [value])
+        elif type(default) is int and isinstance(value, float) and value.is_integer():
+            OmegaConf.update(cfg, key, int(value))
+        elif isinstance(default, DictConfig) and value is not None and not isinstance(value, DictConfig):
             group = key.replace(".", "/")
             fix = (
                 f"write {group}=..."
-                if group in groups()
+                if group in known_groups
                 else f"set {', '.join(f'{key}.{name}' for name in map(str, default))}"
             )
             raise UserError(f"{key} is a section, not a value; {fix}")
-        elif isinstance(default, int | float) and isinstance(given, str):
+        elif isinstance(default, int | float) and isinstance(value, str):
             kind = "true or false" if isinstance(default, bool) else "a number"
-            raise UserError(f"{key}={given} is not {kind}; the default is {str(default).lower()}")
+            raise UserError(f"{key}={value} is not {kind}; the default is {str(default).lower()}")
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
@@ -106,19 +110,19 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
 
 
 def _values(override: Override) -> list[str]:
+    """Values of an override: several in a sweep (`policy=act,tinyvla`) and in a list (`frontend=[a,b]`)."""
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     value = override.value()
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]  # several, as in frontend=[a,b]
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    known = list(dict.fromkeys(known))
-    return " or ".join(difflib.get_close_matches(word, known, n=3, cutoff=0.6))
+def _near(word: str, known: Sequence[str]) -> str:
+    return " or ".join(nearest_names(word, known, cutoff=CUTOFF))
 
 
 def _bad_combination(config_name: str, choices: Sequence[str]) -> str:
-    """Choices that exist but do not go together, such as a backbone for a policy that has none."""
+    """Message for choices that exist but do not go together, such as a backbone for a policy without one."""
     for dropped in sorted(choices, key=lambda choice: choice.startswith("policy=")):
         rest = [choice for choice in choices if choice != dropped]
         try:
@@ -131,9 +135,9 @@ def _bad_combination(config_name: str, choices: Sequence[str]) -> str:
 
 def _unknown_key(key: str, known: dict[str, Any]) -> str:
     section, _, leaf = key.rpartition(".")
-    same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
-    near = " or ".join(same_leaf[:3]) or _near(key, [*known, *groups()]) or _near(leaf, known)
-    guess = f"did you mean {near}?" if near else "--help lists what there is"
+    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
+    near = " or ".join(same_leaf[:3]) or _near(key, [*known, *groups()]) or _near(leaf, list(known))
+    guess = f"did you mean {near}?" if near else "--help lists all settings"
     if section == "policy" and "policy.type" in known:
         guess += f" A field of the {known['policy.type']} policy that its YAML leaves out is set with +{key}=..."
     return f"unknown setting '{key}'; {guess}"
