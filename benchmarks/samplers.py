@@ -101,11 +101,11 @@ def main() -> None:
     parser.add_argument("--name", default="samplers", help="of the files in benchmarks/results")
     args = parser.parse_args()
 
-    from policies import find_checkpoint, load_policy
+    from policies import find_checkpoint, load_checkpoint
     from tinyvla.decoders import FlowConfig
 
     machine, checkpoint = Machine(), find_checkpoint(args.checkpoint)
-    is_flow = isinstance(getattr(load_policy(checkpoint, "cpu")[0].config, "decoder", None), FlowConfig)
+    is_flow = isinstance(getattr(load_checkpoint(checkpoint, "cpu")[0].config, "decoder", None), FlowConfig)
     how = FLOW_SAMPLERS if is_flow else SAMPLERS
     names = args.samplers or list(how)
     if unknown := set(names) - set(how):

@@ -7,11 +7,12 @@ from .factory import (
     decode_policy_config,
     feature_names,
     find_checkpoint,
-    load_policy,
+    load_checkpoint,
     make_policy,
     make_processors,
     save_checkpoint_files,
 )
+from .loaded_policy import load_policy
 from .runner import PolicyRunner
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "decode_policy_config",
     "feature_names",
     "find_checkpoint",
+    "load_checkpoint",
     "load_policy",
     "make_policy",
     "make_processors",

@@ -74,7 +74,7 @@ class AsynchronousRunner(PolicyRunner):
     held, and counted in `held`. An error in the background is raised once, by the next `act`.
 
     Args:
-        policy, preprocessor, postprocessor: as `policies.load_policy` returns them; the runner's own from here on.
+        policy, preprocessor, postprocessor: as `policies.load_checkpoint` returns them; the runner's own from here on.
         latency_steps: None: chunks are computed in a background thread and arrive when they are ready; until `close`
             the interpreter then changes threads more often than usual (`sys.setswitchinterval`). A number: no thread,
             and the chunk asked for at control step t arrives at t + latency_steps, for simulators, whose time stands

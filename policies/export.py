@@ -13,7 +13,7 @@ from tinyvla.errors import UserError
 from tinyvla.inference.exported import DESCRIPTION_FILE, MODEL_FILE
 from tinyvla.inference.graph import OPSET, onnx_bytes
 
-from .factory import Pipeline, find_checkpoint, load_policy
+from .factory import Pipeline, find_checkpoint, load_checkpoint
 from .runtimes import adapt_policy, input_sizes
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
 
@@ -32,7 +32,7 @@ def export_policy(
     """
     if folder.exists():
         raise UserError(f"{folder} exists already; choose another export_dir")
-    policy, preprocessor, postprocessor = load_policy(checkpoint, "cpu")
+    policy, preprocessor, postprocessor = load_checkpoint(checkpoint, "cpu")
     adapt_policy(policy, "torch", scheduler, inference_steps)
     if not isinstance(policy, TinyVLAPolicy):
         raise UserError(f"only TinyVLA policies can be exported, and this is one of type '{policy.config.type}'")

@@ -172,7 +172,7 @@ def find_checkpoint(path: Path | str) -> Path:
     raise UserError(f"no policy checkpoint at {path}; give a run folder of train.py or a folder that holds config.json")
 
 
-def load_policy(path: Path | str, device: str | None = None) -> tuple[PreTrainedPolicy, Pipeline, Pipeline]:
+def load_checkpoint(path: Path | str, device: str | None = None) -> tuple[PreTrainedPolicy, Pipeline, Pipeline]:
     """Load a policy and its pipelines from a checkpoint or run folder onto `device` (None: the best there is).
 
     Raises UserError if files are missing, cut short, or of an unknown policy type.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinyvla.errors import UserError
 
-from .factory import Pipeline, load_policy
+from .factory import Pipeline, find_checkpoint, load_checkpoint
 from .runtimes import adapt_policy
 
 
@@ -20,7 +20,11 @@ class PolicyRunner:
     """Runs one policy in one environment or on one robot, whichever LeRobot policy it is.
 
     Observations are unbatched: observation.images.<camera> uint8 (H, W, 3), observation.state float (S,), task str.
+
+    checkpoint: folder that the policy was loaded from; None if it was not loaded.
     """
+
+    checkpoint: Path | None = None
 
     def __init__(self, policy: PreTrainedPolicy, preprocessor: Pipeline, postprocessor: Pipeline):
         self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor
@@ -36,18 +40,21 @@ class PolicyRunner:
         latency_steps: int | None = None,
         **how: Any,
     ) -> "PolicyRunner":
-        """Load from a checkpoint or run folder, see `policies.load_policy`.
+        """Load from a checkpoint or run folder, see `policies.load_checkpoint`.
 
         asynchronous, latency_steps: compute the next chunk while one is executed, see `policies.AsynchronousRunner`.
         how: see `runtimes.adapt_policy`.
         """
-        policy, preprocessor, postprocessor = load_policy(path, device)
+        policy, preprocessor, postprocessor = load_checkpoint(path, device)
         adapt_policy(policy, **how)
         if asynchronous:
             from .asynchronous import AsynchronousRunner
 
-            return AsynchronousRunner(policy, preprocessor, postprocessor, latency_steps)
-        return cls(policy, preprocessor, postprocessor)
+            runner: PolicyRunner = AsynchronousRunner(policy, preprocessor, postprocessor, latency_steps)
+        else:
+            runner = cls(policy, preprocessor, postprocessor)
+        runner.checkpoint = find_checkpoint(path)
+        return runner
 
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the cameras, their size, the state and the action are those of the policy.
@@ -117,6 +124,9 @@ class PolicyRunner:
     def _batch(self, observation: Mapping[str, Any] | None) -> dict[str, Any]:
         if observation is None:
             raise ValueError("this step needs an observation, see needs_observation")
+        keys = [*self.policy.config.image_features, OBS_STATE, "task"]
+        if missing := [key for key in keys if key not in observation]:
+            raise UserError(f"the observation has no {missing[0]}; the policy needs {', '.join(keys)}")
         batch: dict[str, Any] = {
             key: torch.from_numpy(np.ascontiguousarray(observation[key])).permute(2, 0, 1).float().div_(255)
             for key in self.policy.config.image_features

@@ -22,7 +22,7 @@ from configs.composing import as_dict, load_config
 from envs.so101 import JOINTS
 from envs.so101.arm import Units, skeleton_spec
 from envs.so101.twin import SCENE
-from policies import AsynchronousRunner, load_policy
+from policies import AsynchronousRunner, load_checkpoint
 from policies.asynchronous import Chunk
 from policies.remote import RemoteRunner
 from robot_io.arms import make_arm, with_twin_scene
@@ -202,7 +202,7 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
 def waving(rig: Rig) -> Iterator[Waving]:
     """The rig's policy, waving."""
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))  # as for deploy.py
-    runner = Waving(*load_policy(rig.checkpoint, "cpu"))
+    runner = Waving(*load_checkpoint(rig.checkpoint, "cpu"))
     yield runner
     runner.wake()
     runner.close()

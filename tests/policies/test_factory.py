@@ -12,7 +12,7 @@ from policies import (
     decode_policy_config,
     feature_names,
     find_checkpoint,
-    load_policy,
+    load_checkpoint,
     make_policy,
     make_processors,
     save_checkpoint_files,
@@ -55,7 +55,7 @@ def test_a_loaded_policy_does_what_the_saved_one_did(name, dataset, tmp_path):
     assert made[0].config.type == name
     before = act(*made)
     save_checkpoint_files(*made, tmp_path)
-    loaded = load_policy(tmp_path, device="cpu")
+    loaded = load_checkpoint(tmp_path, device="cpu")
     torch.testing.assert_close(act(*loaded), before)
     # In the robot's units: with other statistics the same network does something else.
     stats = {
@@ -85,7 +85,7 @@ def test_lerobot_loads_our_checkpoints(saved, dataset):
     config.pretrained_path = saved
     policy = lerobots_make_policy(config, ds_meta=dataset.meta)
     pipelines = make_pre_post_processors(config, pretrained_path=str(saved))
-    torch.testing.assert_close(act(policy, *pipelines), act(*load_policy(saved, "cpu")))
+    torch.testing.assert_close(act(policy, *pipelines), act(*load_checkpoint(saved, "cpu")))
 
 
 @pytest.mark.parametrize("below", ["", "pretrained_model", "checkpoints/best/pretrained_model"])
@@ -102,7 +102,7 @@ def test_a_checkpoint_is_found_in_a_run_folder(below, tmp_path):
 
 def test_no_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"no policy checkpoint at .*run folder"):
-        load_policy(tmp_path / "nothing")
+        load_checkpoint(tmp_path / "nothing")
 
 
 def test_unknown_policies_and_fields_name_the_nearest():
@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_one_line(damage, saved, tmp_path, capsys):
     shutil.copytree(saved, folder)
     DAMAGE[damage](folder)
     with pytest.raises(UserError, match="cannot be loaded") as mistake:
-        load_policy(folder, "cpu")
+        load_checkpoint(folder, "cpu")
     assert "\n" not in str(mistake.value)
     assert str(folder) in str(mistake.value)
     assert capsys.readouterr() == ("", "")

@@ -10,7 +10,7 @@ from test_training_loop import run as train_run
 from tiny import CAMERAS, SIZE, run_config, tiny_policy
 from torch import nn
 
-from policies import load_policy
+from policies import load_checkpoint
 from policies.data import features
 from policies.export import export_policy
 from policies.runtimes import adapt_policy
@@ -81,7 +81,7 @@ def test_a_policy_carries_its_frontends(train, tmp_path, monkeypatch):
     Redness(0.3).save(tmp_path / "redness")
     folder, _ = train("run", redness={"checkpoint": str(tmp_path / "redness")})
     shutil.rmtree(tmp_path / "redness")  # nobody else has it
-    policy, *_ = load_policy(folder, "cpu")
+    policy, *_ = load_checkpoint(folder, "cpu")
     assert policy.frontends.parts["redness"].level.item() == pytest.approx(0.3)
     assert not any("level" in name for name in load_file(folder / "model.safetensors"))
     assert str(tmp_path) not in (folder / "config.json").read_text()
@@ -137,7 +137,7 @@ def test_a_damaged_frontend_is_one_line(tmp_path):
 
 def test_what_does_not_go_with_frontends_is_refused(train, dataset, tmp_path):
     folder, _ = train("run", redness={})
-    policy, *_ = load_policy(folder, "cpu")
+    policy, *_ = load_checkpoint(folder, "cpu")
     with pytest.raises(UserError, match="runs as it was trained"):
         adapt_policy(policy, "onnx")
     with pytest.raises(UserError, match="cannot be exported"):

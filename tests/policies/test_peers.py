@@ -21,7 +21,7 @@ from policies import (
     PolicyRunner,
     check_policy,
     decode_policy_config,
-    load_policy,
+    load_checkpoint,
     offline_models,
     save_checkpoint_files,
 )
@@ -94,13 +94,13 @@ def test_a_checkpoint_carries_the_model_it_is_built_around(name, dataset, home, 
     save_checkpoint_files(*made, tmp_path / "run")
     shutil.rmtree(home)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
-    loaded = load_policy(tmp_path / "elsewhere", "cpu")
+    loaded = load_checkpoint(tmp_path / "elsewhere", "cpu")
     torch.testing.assert_close(act(*loaded), before)
     assert not home.exists()
     # And again from there.
     save_checkpoint_files(*loaded, tmp_path / "again")
     shutil.rmtree(tmp_path / "elsewhere")
-    torch.testing.assert_close(act(*load_policy(tmp_path / "again", "cpu")), before)
+    torch.testing.assert_close(act(*load_checkpoint(tmp_path / "again", "cpu")), before)
 
 
 def test_offline_models_are_made_once_and_drawn_from_the_seed(dataset, home):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import SETTINGS, run_config
 
 from configs.composing import as_dict
-from policies import find_checkpoint, load_policy
+from policies import find_checkpoint, load_checkpoint
 from policies.data import TrainingData
 from policies.training import train
 from tinyvla.errors import UserError
@@ -24,7 +24,7 @@ SCORES = {4: 0.5, 8: 0.75, 12: 0.25}  # of the fake validation, by step
 
 def validate(folder):
     """Stands in for episodes in closed loop: the score of the step that a folder is of."""
-    load_policy(folder, "cpu")  # a whole checkpoint, in training as at its end
+    load_checkpoint(folder, "cpu")  # a whole checkpoint, in training as at its end
     return {"success_rate": SCORES[int(folder.parent.name.strip(".tmp"))]}
 
 
@@ -110,7 +110,7 @@ def test_every_policy_learns(policy, dataset_root, tmp_path):
     losses = [record["train/loss"] for record in curve(tmp_path / "run")]
     assert len(losses) == steps
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
-    assert load_policy(folder, "cpu")[0].config.type == policy
+    assert load_checkpoint(folder, "cpu")[0].config.type == policy
 
 
 def test_what_a_run_leaves(undisturbed):

@@ -7,7 +7,7 @@ import torch
 from tiny import SETTINGS
 
 from configs.composing import as_dict, load_config
-from policies import load_policy, make_policy, make_processors, save_checkpoint_files
+from policies import load_checkpoint, make_policy, make_processors, save_checkpoint_files
 from policies.factory import check_policy
 from tinyvla.backbones import NanoConfig
 from tinyvla.encoders import Classifier
@@ -35,7 +35,7 @@ def test_a_policy_needs_nothing_but_its_checkpoint(dataset, tmp_path):
     policy = make_policy(chosen, dataset.meta, "cpu").eval()
     save_checkpoint_files(policy, *make_processors(policy, dataset.meta.stats), tmp_path / "policy")
     shutil.rmtree(tmp_path / "classifier")
-    loaded = load_policy(tmp_path / "policy", "cpu")[0]
+    loaded = load_checkpoint(tmp_path / "policy", "cpu")[0]
     torch.testing.assert_close(chunk(loaded.model), chunk(policy.model), rtol=0, atol=0)
     with pytest.raises(UserError, match="there is no classifier at"):
         check_policy(chosen)
