@@ -17,7 +17,7 @@ from lerobot.robots import Robot, RobotConfig, make_robot_from_config
 
 from tinyvla.errors import UserError
 
-from .twin.control import TwinControl
+from .twin.client import TwinControl
 from .twin.settings import CAMERA_TYPE
 
 # Sections of the `robot` configuration that LeRobot does not know.

@@ -13,7 +13,7 @@ from configs.composing import as_dict
 def main(cfg: DictConfig) -> None:
     from envs.rendering import select_gl_backend
     from robot_io.twin import Twin, TwinSettings
-    from robot_io.twin.start import twin_folder
+    from robot_io.twin.client import twin_folder
     from tinyvla.errors import UserError
 
     robot = as_dict(cfg.robot)

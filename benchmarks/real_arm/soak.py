@@ -22,7 +22,7 @@ from robot_io.deployment import Episode
 WARM_UP = 2  # minutes before memory counts, at most a third of all
 MB = 1 << 20
 PROCESSES = {  # by what is in their command line
-    "twin": "robot_io.twin.start",
+    "twin": "robot_io.twin.client",
     "recording": "robot_io.recording.writer",
     "guard": "robot_io.feetech.guard",
 }

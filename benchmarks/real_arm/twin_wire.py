@@ -16,7 +16,7 @@ import serial
 import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twin)
 from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, pack
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.eyes import View
+from robot_io.twin.camera_rendering import CameraView
 
 IDS = range(1, 7)
 READ = pack(Packet(BROADCAST, Instruction.SYNC_READ, bytes([56, 2, *IDS])))
@@ -34,7 +34,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=20)
     arguments.add_argument("--cameras", type=int, default=2)
     options = arguments.parse_args()
-    cameras = {f"camera{number}": View("front", 96, 96, 30) for number in range(options.cameras)}
+    cameras = {f"camera{number}": CameraView("front", 96, 96, 30) for number in range(options.cameras)}
     scene: dict[str, Any] = {"scene": "envs.so101.twin.TwinScene", "scene_options": {"task": "pick-lift"}}
     delays, missing = [], 0
     with start_twin(TwinSettings(cameras=cameras, **scene)) as twin, serial.Serial(twin.port, 1_000_000) as line:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from tinyvla.errors import UserError
 
+from .bare_arm import JOINTS
 from .bus import Bus
-from .eyes import Eyes
-from .plant import Plant
-from .port import Port
-from .scene import JOINTS
+from .camera_rendering import CameraProcess
+from .physics import ArmPhysics
+from .serial_port import SerialPort
 from .servo import AMBIENT
 
 _OVERHEATED = 90.0  # °C
@@ -41,10 +41,10 @@ class Fault:
 class Faults:
     """The faults of one twin, in force until they are cleared or their time is up. Times are seconds of its clock."""
 
-    def __init__(self, plant: Plant, bus: Bus, port: Port, eyes: Eyes | None):
+    def __init__(self, physics: ArmPhysics, bus: Bus, port: SerialPort, cameras: CameraProcess | None):
         self.active: list[Fault] = []
-        self._cameras = eyes.cameras if eyes else []
-        servos = plant.servos
+        self._cameras = cameras.cameras if cameras else []
+        servos = physics.servos
 
         def nothing(*_: float) -> None:
             pass
@@ -66,20 +66,20 @@ class Faults:
                          lambda _, v: line(late=v), lambda *_: line(late=0.0), 0.1),
             "unplug": Kind("the USB cable is pulled", "line", lambda *_: port.unplug(), lambda *_: port.plug()),
             "sag": Kind("the supply is too weak", "line",
-                        lambda *_: plant.power_sag(), lambda *_: plant.power_sag(False)),
+                        lambda *_: physics.power_sag(), lambda *_: physics.power_sag(False)),
             "silent": Kind("a servo hears and says nothing", "motor",
                            lambda j, _: bus.silent.add(j), lambda j, _: bus.silent.discard(j)),
             "overheat": Kind("a servo is too hot; number: °C", "motor", heat, lambda j, _: heat(j, 0.0), _OVERHEATED),
             "overload": Kind("something pushes against a joint; number: with N·m", "motor",
-                             plant.push, lambda j, _: plant.push(j, 0.0), 3.2),
+                             physics.push, lambda j, _: physics.push(j, 0.0), 3.2),
             "stuck": Kind("a joint does not move", "motor",
-                          lambda j, _: plant.jam(j), lambda j, _: plant.jam(j, False)),
+                          lambda j, _: physics.jam(j), lambda j, _: physics.jam(j, False)),
             "brown_out": Kind("a servo loses power for a moment and starts anew", "motor",
-                              lambda j, _: plant.brown_out(j), nothing),
-            "camera_stops": Kind("no new pictures", "camera", *_camera_fault(eyes, "stopped")),
-            "camera_repeats": Kind("the same picture again and again", "camera", *_camera_fault(eyes, "repeating")),
+                              lambda j, _: physics.brown_out(j), nothing),
+            "camera_stops": Kind("no new pictures", "camera", *_camera_fault(cameras, "stopped")),
+            "camera_repeats": Kind("the same picture again and again", "camera", *_camera_fault(cameras, "repeating")),
             "camera_late": Kind("pictures come late; number: by how many seconds", "camera",
-                                *_camera_fault(eyes, "late"), 1.0),
+                                *_camera_fault(cameras, "late"), 1.0),
         }  # fmt: skip
 
     def inject(self, kind: str, target: str | None, value: float | None, until: float) -> Fault:
@@ -125,13 +125,15 @@ def _indices(target: str | None, targets: list[str]) -> list[int]:
     return list(range(len(targets))) if target is None else [targets.index(target)]
 
 
-def _camera_fault(eyes: Eyes | None, trouble: str) -> tuple[Callable[[int, float], None], Callable[[int, float], None]]:
+def _camera_fault(
+    cameras: CameraProcess | None, trouble: str
+) -> tuple[Callable[[int, float], None], Callable[[int, float], None]]:
     def begin(camera: int, value: float) -> None:
-        if eyes:
-            eyes.disturb(camera, trouble, value or 1.0)
+        if cameras:
+            cameras.disturb(camera, trouble, value or 1.0)
 
     def end(camera: int, _: float) -> None:
-        if eyes:
-            eyes.disturb(camera, trouble, 0.0)
+        if cameras:
+            cameras.disturb(camera, trouble, 0.0)
 
     return begin, end

@@ -13,7 +13,7 @@ _MOVING = 10  # steps/s above which Moving is 1
 
 
 @dataclass
-class Senses:
+class Measurements:
     """What the servo measures. position: steps, not wrapped, before the homing offset. load: share of the stall
     torque, in [-1, 1]."""
 
@@ -24,13 +24,13 @@ class Senses:
 
 
 class Servo:
-    """Registers and protections of one servo. `drives.py` reads from it how to move.
+    """Registers and protections of one servo. `control.py` reads from it how to move.
 
     A servo fresh from the factory has the id 1. `changed` is set by every write, for whoever caches registers.
     """
 
     def __init__(self, id: int = 1):
-        self.senses = Senses()
+        self.measurements = Measurements()
         self.temperature = AMBIENT
         self.heated_to = 0.0  # °C below which it does not cool
         self.changed = True
@@ -103,7 +103,7 @@ class Servo:
     @property
     def position(self) -> int:
         """The present position in steps, in [0, 4095]."""
-        return round(self.senses.position - self.get("Homing_Offset")) % RESOLUTION
+        return round(self.measurements.position - self.get("Homing_Offset")) % RESOLUTION
 
     @property
     def torque_share(self) -> float:
@@ -121,20 +121,20 @@ class Servo:
         self._staged, self._overloaded_for, self._off_for = None, 0.0, silent_for
         self.changed = True
 
-    def live(self, dt: float, senses: Senses) -> None:
+    def live(self, dt: float, measurements: Measurements) -> None:
         """Let `dt` seconds pass: temperature, overload timer and the error bits that follow from them."""
-        self.senses = senses
+        self.measurements = measurements
         self._off_for = max(0.0, self._off_for - dt)
-        self.temperature += dt * (_HEATING * senses.load**2 - _COOLING * (self.temperature - AMBIENT))
+        self.temperature += dt * (_HEATING * measurements.load**2 - _COOLING * (self.temperature - AMBIENT))
         self.temperature = max(self.temperature, self.heated_to)
-        overload = abs(senses.load) * 100 > self.get("Overload_Torque")
+        overload = abs(measurements.load) * 100 > self.get("Overload_Torque")
         self._overloaded_for = self._overloaded_for + dt if overload else 0.0
         error = self.error & ErrorBit.OVERLOAD
         if self._overloaded_for * 100 > self.get("Protection_Time"):
             error |= ErrorBit.OVERLOAD
         if self.temperature > self.get("Max_Temperature_Limit"):
             error |= ErrorBit.OVERHEAT
-        if not self.get("Min_Voltage_Limit") <= senses.voltage * 10 <= self.get("Max_Voltage_Limit"):
+        if not self.get("Min_Voltage_Limit") <= measurements.voltage * 10 <= self.get("Max_Voltage_Limit"):
             error |= ErrorBit.VOLTAGE
         if error != self.error:
             self._store("Status", error)
@@ -142,7 +142,7 @@ class Servo:
 
     def _switch_torque(self, value: int) -> None:
         if value == CENTRE_HERE:
-            self._store("Homing_Offset", round(self.senses.position) % RESOLUTION - RESOLUTION // 2)
+            self._store("Homing_Offset", round(self.measurements.position) % RESOLUTION - RESOLUTION // 2)
             return
         if value and not self.get("Torque_Enable"):
             self._store("Goal_Position", self.position)  # so that it holds where it is
@@ -153,12 +153,12 @@ class Servo:
 
     def _refresh(self) -> None:
         self._store("Present_Position", self.position)
-        self._store("Present_Velocity", round(self.senses.velocity))
-        self._store("Present_Load", round(self.senses.load * 1000))
-        self._store("Present_Voltage", min(255, max(0, round(self.senses.voltage * 10))))
+        self._store("Present_Velocity", round(self.measurements.velocity))
+        self._store("Present_Load", round(self.measurements.load * 1000))
+        self._store("Present_Voltage", min(255, max(0, round(self.measurements.voltage * 10))))
         self._store("Present_Temperature", min(255, max(0, round(self.temperature))))
-        self._store("Present_Current", round(self.senses.load * _STALL_CURRENT))
-        self._store("Moving", int(abs(self.senses.velocity) > _MOVING))
+        self._store("Present_Current", round(self.measurements.load * _STALL_CURRENT))
+        self._store("Moving", int(abs(self.measurements.velocity) > _MOVING))
         self._store("Goal_Position_2", abs(self.get("Goal_Position")))
 
     def _store(self, name: str, value: int) -> None:

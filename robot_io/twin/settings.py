@@ -9,9 +9,9 @@ from typing import Any
 from tinyvla.errors import UserError
 
 from ..feetech.registers import RESOLUTION
-from .drives import STEPS_A_RADIAN, Drivetrain
-from .eyes import View
-from .scene import JOINTS
+from .bare_arm import JOINTS
+from .camera_rendering import CameraView
+from .physics import STEPS_A_RADIAN, Drivetrain
 from .servo import Servo
 
 CAMERA_TYPE = "twin"  # of those cameras in robot.cameras that the twin draws
@@ -30,9 +30,9 @@ class TwinSettings:
     mounting: Sequence[int] = (0, 0, 0, 0, 0, 0)
     calibrated: bool = True
     drivetrain: Drivetrain = field(default_factory=Drivetrain)
-    scene: str = "robot_io.twin.scene.BareArm"
+    scene: str = "robot_io.twin.bare_arm.BareArm"
     scene_options: Mapping[str, Any] = field(default_factory=dict)
-    cameras: Mapping[str, View] = field(default_factory=dict)
+    cameras: Mapping[str, CameraView] = field(default_factory=dict)
     seed: int = 0
 
     @classmethod
@@ -45,7 +45,7 @@ class TwinSettings:
         if bad := [number for number in twin["ids"] if not 0 <= number <= 253]:
             raise UserError(f"robot.twin.ids has {bad[0]}; servos have ids from 0 to 253")
         cameras = {
-            name: View(camera.get("camera", name), camera["width"], camera["height"], camera["fps"])
+            name: CameraView(camera.get("camera", name), camera["width"], camera["height"], camera["fps"])
             for name, camera in (robot["cameras"] or {}).items()
             if camera["type"] == CAMERA_TYPE
         }

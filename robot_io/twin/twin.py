@@ -13,13 +13,13 @@ import numpy as np
 
 from tinyvla.errors import UserError
 
+from .bare_arm import JOINTS
 from .bus import Bus
-from .control import Commands, ControlServer
-from .eyes import Eyes
+from .camera_rendering import CameraProcess
+from .commands import Commands, ControlServer
 from .faults import Faults
-from .plant import Plant
-from .port import Port, wait
-from .scene import JOINTS
+from .physics import ArmPhysics
+from .serial_port import SerialPort, wait
 from .settings import TwinSettings, calibrate
 
 _PRIORITY = -10  # of the loop's thread; 0 is a program's usual one
@@ -44,25 +44,26 @@ class Twin:
         if make_scene is None:
             raise UserError(f"robot.twin.scene={settings.scene} does not exist; name a class, as module.Class")
         drawn = settings.cameras
-        self._eyes = Eyes(settings.scene, settings.scene_options, drawn, folder) if drawn else None
+        self._cameras_process = CameraProcess(settings.scene, settings.scene_options, drawn, folder) if drawn else None
         servos = settings.make_servos()
         scene = make_scene(**settings.scene_options)
-        self.plant = Plant(scene, servos, settings.mounting, settings.drivetrain)
+        self.physics = ArmPhysics(scene, servos, settings.mounting, settings.drivetrain)
         if settings.calibrated:
             calibrate(
                 servos,
-                settings.calibration(self.plant.limits.tolist()),
+                settings.calibration(self.physics.limits.tolist()),
                 folder / "calibration" / f"{settings.robot_id}.json",
             )
         for servo in servos:
             servo.power_up()
-        self.plant.reset(settings.seed, move_arm=False)  # the arm as it was switched off
+        self.physics.reset(settings.seed, move_arm=False)  # the arm as it was switched off
         self.bus = Bus(servos)
-        self.port = Port(self.bus, folder / "port", np.random.default_rng(settings.seed))
-        if self._eyes:
-            self._eyes.open(scene)
-        self.faults = Faults(self.plant, self.bus, self.port, self._eyes)
-        self._control = ControlServer(Commands(self), folder, typed)
+        self.port = SerialPort(self.bus, folder / "port", np.random.default_rng(settings.seed))
+        if self._cameras_process:
+            self._cameras_process.open(scene)
+        self.faults = Faults(self.physics, self.bus, self.port, self._cameras_process)
+        self.commands = Commands(self.physics, self.bus, self.faults, lambda: self.now, self.state, self.stop)
+        self._control = ControlServer(self.commands, folder, typed)
         self._stopping = False
         self._simulated = 0.0  # up to when the simulation has come, on the clock of `now`
         self.missed = 0.0  # seconds that the simulation was not given
@@ -80,7 +81,7 @@ class Twin:
             self._simulated = self.now
             ready()
             while not self._stopping:
-                due = min(self._simulated + _STEPS_A_TICK * self.plant.timestep, self.port.next_due)
+                due = min(self._simulated + _STEPS_A_TICK * self.physics.timestep, self.port.next_due)
                 port = [self.port.fileno] if self.port.plugged else []
                 readable = wait(port + self._control.filenos, due - self.now)
                 self._advance(sense=bool(readable))
@@ -89,15 +90,15 @@ class Twin:
                 self.faults.expire(self.now)
                 self._control.serve(readable)
                 self.port.send(self.now)
-                if self._eyes:
-                    if self._eyes.failed:
+                if self._cameras_process:
+                    if self._cameras_process.failed:
                         raise RuntimeError("the process that draws what the cameras see has ended")
-                    self._eyes.show(self.plant.scene)
+                    self._cameras_process.show(self.physics.scene)
         finally:
             self.port.unplug()
             self._control.close()
-            if self._eyes:
-                self._eyes.close()
+            if self._cameras_process:
+                self._cameras_process.close()
 
     def stop(self) -> None:
         """Let `run` end."""
@@ -107,7 +108,7 @@ class Twin:
         """What is true, whatever the servos say: time, qpos and qvel of the whole scene; whether its task is done; for
         each joint its angle in degrees, speed in degrees/s, load as a share of the stall torque, °C, torque (the share
         it may use) and error byte; the faults in force; what went over the wire, and seconds missed."""
-        plant, data = self.plant, self.plant.data
+        physics, data = self.physics, self.physics.data
         joints = {
             joint: {
                 "angle": round(float(np.degrees(angle)), 3),
@@ -118,16 +119,16 @@ class Twin:
                 "error": servo.error,
             }
             for joint, angle, speed, load, servo in zip(
-                JOINTS, plant.angles, plant.speeds, plant.load, plant.servos, strict=True
+                JOINTS, physics.angles, physics.speeds, physics.load, physics.servos, strict=True
             )
         }
         return {
             "time": float(data.time),
             "qpos": data.qpos.tolist(),
             "qvel": data.qvel.tolist(),
-            "success": plant.scene.success(),
+            "success": physics.scene.success(),
             "joints": joints,
-            "hand_arrived": plant.hand_arrived,
+            "hand_arrived": physics.hand_arrived,
             "faults": [[fault.kind, fault.target, fault.value] for fault in self.faults.active],
             "wire": dict(self.port.counts),
             "missed": self.missed,
@@ -135,14 +136,14 @@ class Twin:
 
     def _advance(self, sense: bool) -> None:
         """Bring the simulation up to now."""
-        timestep = self.plant.timestep
+        timestep = self.physics.timestep
         behind = self.now - self._simulated
         if behind > _MOST_BEHIND:
             self.missed += behind
             self._simulated, behind = self.now, 0.0
         steps = int(behind / timestep)
         for _ in range(steps):
-            self.plant.step()
+            self.physics.step()
         if sense:
-            self.plant.sense()
+            self.physics.sense()
         self._simulated += steps * timestep

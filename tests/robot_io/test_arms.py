@@ -15,7 +15,7 @@ from robot_io.connection import connect_arm, disconnect_arm
 from robot_io.diagnosis import arm_errors, ping
 from robot_io.feetech import FeetechServos
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.scene import JOINTS
+from robot_io.twin.bare_arm import JOINTS
 from tinyvla.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("patient")

@@ -13,7 +13,7 @@ import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with)
 from robot_io.cameras import TwinCamera, TwinCameraConfig, VideoFileCamera, VideoFileCameraConfig
 from robot_io.frames import FrameReader, FrameWriter
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.eyes import View
+from robot_io.twin.camera_rendering import CameraView
 from tinyvla.errors import UserError
 
 SIZE = {"width": 48, "height": 32}
@@ -21,7 +21,7 @@ SIZE = {"width": 48, "height": 32}
 
 @pytest.fixture(scope="module")
 def twin():
-    cameras = {"front": View("front", fps=30, **SIZE), "hand": View("wrist_cam", fps=30, **SIZE)}
+    cameras = {"front": CameraView("front", fps=30, **SIZE), "hand": CameraView("wrist_cam", fps=30, **SIZE)}
     with start_twin(TwinSettings(cameras=cameras), in_thread=True) as control:
         yield control
 

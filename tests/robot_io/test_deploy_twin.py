@@ -141,7 +141,7 @@ def test_a_cable_that_is_pulled_is_one_line_and_a_report(wired, tmp_path, patien
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, what, checkpoint, tmp_path, capsys, monkeypatch):
     import deploy
 
-    monkeypatch.setattr("robot_io.twin.start._process", fake_process)
+    monkeypatch.setattr("robot_io.twin.client._process", fake_process)
     given = [] if arguments[0].startswith("checkpoint") else [f"checkpoint={checkpoint}"]
     monkeypatch.setattr(sys, "argv", ["deploy.py", "device=cpu", *given, *arguments])
     with pytest.raises(SystemExit) as leaving:

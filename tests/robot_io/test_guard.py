@@ -40,7 +40,7 @@ def wait_until(condition):
 
 def test_a_guard_and_a_twin_start_without_lerobot():
     """Which takes seconds, in which nobody would guard the arm, and most of a gigabyte."""
-    names = "robot_io.feetech.guard, robot_io.twin.start, robot_io.recording.writer"
+    names = "robot_io.feetech.guard, robot_io.twin.client, robot_io.recording.writer"
     heavy = "{name for name in ('lerobot', 'torch') if name in sys.modules}"
     told = subprocess.run(
         [sys.executable, "-c", f"import sys, {names}; print({heavy})"], capture_output=True, text=True

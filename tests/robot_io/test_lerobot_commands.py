@@ -16,13 +16,13 @@ import pytest
 
 import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twins)
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.eyes import View
-from robot_io.twin.scene import JOINTS
+from robot_io.twin.bare_arm import JOINTS
+from robot_io.twin.camera_rendering import CameraView
 
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
-CAMERA = View("front", 64, 64, 30)
+CAMERA = CameraView("front", 64, 64, 30)
 PATIENCE = 300  # seconds for a program on a busy machine
 SERVO_PATIENCE = float(os.environ.get("SERVO_PATIENCE_MS", "0"))
 PATIENT = """

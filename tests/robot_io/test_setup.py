@@ -9,7 +9,7 @@ from robot_io.arms import make_arm
 from robot_io.setup import Assistant, check_calibration, find_arms, joint_travel
 from robot_io.setup.calibration import moved_joint
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.scene import JOINTS
+from robot_io.twin.bare_arm import JOINTS
 from tinyvla.errors import UserError
 
 TRAVEL = {"shoulder_lift": 200.0, "wrist_roll": 320.0}

@@ -5,7 +5,6 @@ import pytest
 
 from envs.so101.visitor import SCENE, draw_place
 from robot_io.twin import TwinSettings
-from robot_io.twin.control import Commands
 from robot_io.twin.twin import Twin
 from tinyvla.errors import UserError
 
@@ -21,14 +20,14 @@ def twin(tmp_path_factory):
 
 def test_a_body_is_moved_and_turned(twin):
     place = draw_place(np.random.default_rng(0))
-    commands = Commands(twin)
+    commands = twin.commands
     commands.do("move visitor0 " + " ".join(map(str, [*place.position, *(2 * place.turn)])))
-    mocap = twin.plant.model.body("visitor0").mocapid[0]
-    assert twin.plant.data.mocap_pos[mocap] == pytest.approx(place.position)
-    assert twin.plant.data.mocap_quat[mocap] == pytest.approx(place.turn)
+    mocap = twin.physics.model.body("visitor0").mocapid[0]
+    assert twin.physics.data.mocap_pos[mocap] == pytest.approx(place.position)
+    assert twin.physics.data.mocap_quat[mocap] == pytest.approx(place.turn)
     commands.do("move visitor0 0 0 -3")
-    assert twin.plant.data.mocap_pos[mocap].tolist() == [0, 0, -3]
-    assert twin.plant.data.mocap_quat[mocap] == pytest.approx(place.turn)
+    assert twin.physics.data.mocap_pos[mocap].tolist() == [0, 0, -3]
+    assert twin.physics.data.mocap_quat[mocap] == pytest.approx(place.turn)
 
 
 @pytest.mark.parametrize(
@@ -44,4 +43,4 @@ def test_a_body_is_moved_and_turned(twin):
 )
 def test_what_cannot_be_moved(line, what, twin):
     with pytest.raises(UserError, match=what):
-        Commands(twin).do(line)
+        twin.commands.do(line)

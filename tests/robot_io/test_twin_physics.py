@@ -5,9 +5,8 @@ import pytest
 
 from robot_io.feetech.protocol import ErrorBit
 from robot_io.feetech.registers import REGISTERS, encode
-from robot_io.twin.drives import STEPS_A_RADIAN, Drives, Drivetrain
-from robot_io.twin.plant import Plant
-from robot_io.twin.scene import JOINTS, BareArm
+from robot_io.twin.bare_arm import JOINTS, BareArm
+from robot_io.twin.physics import STEPS_A_RADIAN, ArmPhysics, Drivetrain, PositionControl
 from robot_io.twin.servo import Servo
 
 PAN, ELBOW, GRIPPER = (JOINTS.index(name) for name in ("shoulder_pan", "elbow_flex", "gripper"))
@@ -18,112 +17,112 @@ def write(servo, name, value):
     servo.write(REGISTERS[name].address, encode(REGISTERS[name], value))
 
 
-def make_plant(drivetrain=IDEAL, mounting=(0,) * 6):
+def make_physics(drivetrain=IDEAL, mounting=(0,) * 6):
     """An arm with torque on, in a pose in which nothing touches anything."""
     servos = [Servo(number) for number in range(1, 7)]
-    plant = Plant(BareArm(), servos, mounting, drivetrain)
-    plant.place(np.radians([0, -60, 60, 20, 0, 20]))
+    physics = ArmPhysics(BareArm(), servos, mounting, drivetrain)
+    physics.place(np.radians([0, -60, 60, 20, 0, 20]))
     for servo in servos:
         write(servo, "Torque_Enable", 1)
         write(servo, "P_Coefficient", 16)
         write(servo, "Acceleration", 254)
-    return plant
+    return physics
 
 
-def run(plant, seconds, watch=lambda plant: None):
+def run(physics, seconds, watch=lambda physics: None):
     seen = []
-    for _ in range(round(seconds / plant.timestep)):
-        plant.step()
-        seen.append(watch(plant))
+    for _ in range(round(seconds / physics.timestep)):
+        physics.step()
+        seen.append(watch(physics))
     return np.array(seen)
 
 
-def go(plant, joint, degrees):
+def go(physics, joint, degrees):
     """Tell one servo to go to an angle of its joint."""
-    steps = plant.drives.encoder(np.full(6, np.radians(degrees)))[joint]
-    write(plant.servos[joint], "Goal_Position", round(steps - plant.servos[joint].get("Homing_Offset")))
+    steps = physics.control.encoder(np.full(6, np.radians(degrees)))[joint]
+    write(physics.servos[joint], "Goal_Position", round(steps - physics.servos[joint].get("Homing_Offset")))
 
 
 def test_a_joint_goes_where_it_is_told_and_the_rest_stays():
-    plant = make_plant()
-    before = np.degrees(plant.angles)
-    go(plant, PAN, 40)
-    run(plant, 1.5)
+    physics = make_physics()
+    before = np.degrees(physics.angles)
+    go(physics, PAN, 40)
+    run(physics, 1.5)
     expected = before.copy()
     expected[PAN] = 40
-    assert np.degrees(plant.angles) == pytest.approx(expected, abs=1.0)
-    assert [servo.error for servo in plant.servos] == [0] * 6
+    assert np.degrees(physics.angles) == pytest.approx(expected, abs=1.0)
+    assert [servo.error for servo in physics.servos] == [0] * 6
 
 
 def test_without_torque_the_arm_sinks():
-    plant = make_plant()
-    for servo in plant.servos:
+    physics = make_physics()
+    for servo in physics.servos:
         write(servo, "Torque_Enable", 0)
-    before = plant.scene.data.site("gripperframe").xpos[2]
-    run(plant, 1.0)
-    assert plant.scene.data.site("gripperframe").xpos[2] < before - 0.02
+    before = physics.scene.data.site("gripperframe").xpos[2]
+    run(physics, 1.0)
+    assert physics.scene.data.site("gripperframe").xpos[2] < before - 0.02
 
 
 def test_mounting_and_homing_offset_are_what_lerobot_takes_them_for():
     """Present = actual - offset, and the servo goes by the same numbers."""
-    plant = make_plant(mounting=[0, 0, 300, 0, 0, 0])
-    servo = plant.servos[ELBOW]
+    physics = make_physics(mounting=[0, 0, 300, 0, 0, 0])
+    servo = physics.servos[ELBOW]
     before = servo.position
     assert before == round(2048 + 300 + np.radians(60) * STEPS_A_RADIAN)
     write(servo, "Homing_Offset", 301)
     assert servo.position == before - 301
-    go(plant, ELBOW, 40)
-    run(plant, 1.0)
-    assert np.degrees(plant.angles[ELBOW]) == pytest.approx(40, abs=1)
+    go(physics, ELBOW, 40)
+    run(physics, 1.0)
+    assert np.degrees(physics.angles[ELBOW]) == pytest.approx(40, abs=1)
 
 
 def test_goals_beyond_the_limits_are_cut_off():
-    plant = make_plant()
-    write(plant.servos[PAN], "Max_Position_Limit", 2048 + 200)
-    go(plant, PAN, 90)
-    run(plant, 1.5)
-    assert plant.servos[PAN].position == pytest.approx(2248, abs=4)
+    physics = make_physics()
+    write(physics.servos[PAN], "Max_Position_Limit", 2048 + 200)
+    go(physics, PAN, 90)
+    run(physics, 1.5)
+    assert physics.servos[PAN].position == pytest.approx(2248, abs=4)
 
 
 def test_goal_velocity_and_acceleration_limit_the_motion():
-    plant = make_plant()
+    physics = make_physics()
     speed = lambda p: abs(p.data.qvel[PAN]) * STEPS_A_RADIAN  # noqa: E731
-    write(plant.servos[PAN], "Goal_Velocity", 300)
-    go(plant, PAN, 60)
-    assert np.median(run(plant, 1.0, speed)) == pytest.approx(300, rel=0.05)
-    write(plant.servos[PAN], "Goal_Velocity", 0)
-    write(plant.servos[PAN], "Acceleration", 10)  # 1000 steps/s²
-    run(plant, 2.0)
-    go(plant, PAN, 0)
-    slow = run(plant, 0.3, speed)
+    write(physics.servos[PAN], "Goal_Velocity", 300)
+    go(physics, PAN, 60)
+    assert np.median(run(physics, 1.0, speed)) == pytest.approx(300, rel=0.05)
+    write(physics.servos[PAN], "Goal_Velocity", 0)
+    write(physics.servos[PAN], "Acceleration", 10)  # 1000 steps/s²
+    run(physics, 2.0)
+    go(physics, PAN, 0)
+    slow = run(physics, 0.3, speed)
     assert slow[-1] == pytest.approx(300, rel=0.2)
-    write(plant.servos[PAN], "Acceleration", 0)
-    go(plant, PAN, -60)
-    assert run(plant, 0.4, speed).max() > 1500
+    write(physics.servos[PAN], "Acceleration", 0)
+    go(physics, PAN, -60)
+    assert run(physics, 0.4, speed).max() > 1500
 
 
 def test_a_goal_takes_the_latency_to_show():
     def first_motion(latency):
-        drives = Drives([Servo(1)], [0], Drivetrain(latency=latency, backlash=0.0), 0.002)
-        write(drives.servos[0], "Torque_Enable", 1)
-        drives.step(np.zeros(1))
-        write(drives.servos[0], "Goal_Position", 3000)
-        return next(step for step in range(100) if abs(drives.step(np.zeros(1))[0]) > 0.01)
+        control = PositionControl([Servo(1)], [0], Drivetrain(latency=latency, backlash=0.0), 0.002)
+        write(control.servos[0], "Torque_Enable", 1)
+        control.step(np.zeros(1))
+        write(control.servos[0], "Goal_Position", 3000)
+        return next(step for step in range(100) if abs(control.step(np.zeros(1))[0]) > 0.01)
 
     assert first_motion(0.02) - first_motion(0.0) == 10
 
 
 def test_backlash_and_dead_zone_leave_small_goals_undone():
     def settle(drivetrain, dead_zone, steps):
-        drives = Drives([Servo(1)], [0], drivetrain, 0.002)
-        servo = drives.servos[0]
+        control = PositionControl([Servo(1)], [0], drivetrain, 0.002)
+        servo = control.servos[0]
         write(servo, "Torque_Enable", 1)
         write(servo, "CW_Dead_Zone", dead_zone)
         write(servo, "CCW_Dead_Zone", dead_zone)
-        servo.senses.position = 2048.0
-        drives.step(np.zeros(1))
+        servo.measurements.position = 2048.0
+        control.step(np.zeros(1))
         write(servo, "Goal_Position", 2048 + steps)
-        return [drives.step(np.zeros(1))[0] for _ in range(200)][-1]
+        return [control.step(np.zeros(1))[0] for _ in range(200)][-1]
 
     backlash = Drivetrain(latency=0.0, backlash=10 / STEPS_A_RADIAN)
     assert settle(IDEAL, 0, 8) == pytest.approx(8 / STEPS_A_RADIAN)
@@ -133,57 +132,57 @@ def test_backlash_and_dead_zone_leave_small_goals_undone():
 
 
 def test_a_pushed_joint_overloads_and_gives_way():
-    plant = make_plant()
-    plant.push(ELBOW, 3.2)
-    load = run(plant, 1.9, lambda p: p.load[ELBOW])
+    physics = make_physics()
+    physics.push(ELBOW, 3.2)
+    load = run(physics, 1.9, lambda p: p.load[ELBOW])
     assert abs(load[-1]) == pytest.approx(1.0)
-    assert plant.servos[ELBOW].error == 0
-    run(plant, 0.3)
-    assert plant.servos[ELBOW].error == ErrorBit.OVERLOAD
-    assert abs(plant.load[ELBOW]) == pytest.approx(0.2, abs=0.02)
+    assert physics.servos[ELBOW].error == 0
+    run(physics, 0.3)
+    assert physics.servos[ELBOW].error == ErrorBit.OVERLOAD
+    assert abs(physics.load[ELBOW]) == pytest.approx(0.2, abs=0.02)
 
 
 def test_a_hot_servo_lets_go_and_a_jammed_joint_stays():
-    plant = make_plant()
-    plant.servos[ELBOW].heated_to = 90.0
-    run(plant, 0.05)
-    assert plant.servos[ELBOW].error == ErrorBit.OVERHEAT
-    assert plant.drives.torque_limit[ELBOW] == 0
-    plant.jam(PAN)
-    go(plant, PAN, 40)
-    run(plant, 0.5)
-    assert np.degrees(plant.angles[PAN]) == pytest.approx(0, abs=1)
-    plant.jam(PAN, False)
-    run(plant, 1.0)
-    assert np.degrees(plant.angles[PAN]) == pytest.approx(40, abs=1)
+    physics = make_physics()
+    physics.servos[ELBOW].heated_to = 90.0
+    run(physics, 0.05)
+    assert physics.servos[ELBOW].error == ErrorBit.OVERHEAT
+    assert physics.control.torque_limit[ELBOW] == 0
+    physics.jam(PAN)
+    go(physics, PAN, 40)
+    run(physics, 0.5)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(0, abs=1)
+    physics.jam(PAN, False)
+    run(physics, 1.0)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(40, abs=1)
 
 
 def test_the_hand_moves_what_has_no_torque_through_its_whole_range():
-    plant = make_plant()
-    for servo in plant.servos:
+    physics = make_physics()
+    for servo in physics.servos:
         write(servo, "Torque_Enable", 0)
-    plant.sweep()
-    seen = run(plant, 10.0, lambda p: p.angles.copy())
-    assert plant.hand_arrived
-    assert seen.min(axis=0) == pytest.approx(plant.limits[:, 0], abs=0.06)
-    assert seen.max(axis=0) == pytest.approx(plant.limits[:, 1], abs=0.06)
-    assert plant.angles == pytest.approx(plant.limits.mean(axis=1), abs=0.05)
+    physics.sweep()
+    seen = run(physics, 10.0, lambda p: p.angles.copy())
+    assert physics.hand_arrived
+    assert seen.min(axis=0) == pytest.approx(physics.limits[:, 0], abs=0.06)
+    assert seen.max(axis=0) == pytest.approx(physics.limits[:, 1], abs=0.06)
+    assert physics.angles == pytest.approx(physics.limits.mean(axis=1), abs=0.05)
 
 
 def test_a_hand_is_weaker_than_a_servo():
-    plant = make_plant()
-    plant.hold({"shoulder_pan": 0.8})
-    run(plant, 1.5)
-    assert np.degrees(plant.angles[PAN]) == pytest.approx(0, abs=2)
+    physics = make_physics()
+    physics.hold({"shoulder_pan": 0.8})
+    run(physics, 1.5)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(0, abs=2)
 
 
 def test_the_same_commands_give_the_same_motion():
     def play():
-        plant = make_plant(Drivetrain())
+        physics = make_physics(Drivetrain())
         for degrees in (30, -30, 10):
-            go(plant, PAN, degrees)
-            go(plant, GRIPPER, 30 + degrees)
-            run(plant, 0.2)
-        return plant.data.qpos.copy()
+            go(physics, PAN, degrees)
+            go(physics, GRIPPER, 30 + degrees)
+            run(physics, 0.2)
+        return physics.data.qpos.copy()
 
     assert (play() == play()).all()

@@ -14,7 +14,7 @@ import serial
 
 from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, Parser, pack
 from robot_io.twin import TwinControl, TwinSettings, start_twin
-from robot_io.twin.scene import FOLDED, JOINTS
+from robot_io.twin.bare_arm import FOLDED, JOINTS
 from tinyvla.errors import UserError
 
 ROOT = Path(__file__).parents[2]

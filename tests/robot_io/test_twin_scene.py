@@ -11,81 +11,81 @@ from envs.so101.twin import TwinScene
 from robot_io.feetech import FeetechServos
 from robot_io.feetech.protocol import ErrorBit
 from robot_io.feetech.registers import REGISTERS, decode, encode
-from robot_io.twin.plant import Plant
-from robot_io.twin.scene import JOINTS
+from robot_io.twin.bare_arm import JOINTS
+from robot_io.twin.physics import ArmPhysics
 from robot_io.twin.settings import TwinSettings
 from tinyvla.errors import UserError
 
 CONTROL_STEPS = 16  # of physics a thirtieth of a second
 
 
-def make_plant(task):
+def make_physics(task):
     """The scene with servos that are set as LeRobot sets them."""
     settings = TwinSettings()
     servos = settings.make_servos()
-    plant = Plant(TwinScene(task), servos, settings.mounting, settings.drivetrain)
+    physics = ArmPhysics(TwinScene(task), servos, settings.mounting, settings.drivetrain)
     for servo in servos:
         for name, value in {"P_Coefficient": 16, "Acceleration": 254, "Torque_Enable": 1}.items():
             servo.write(REGISTERS[name].address, encode(REGISTERS[name], value))
     servos[-1].write(REGISTERS["Max_Torque_Limit"].address, encode(REGISTERS["Max_Torque_Limit"], 500))
-    return plant
+    return physics
 
 
-def play(plant, seed, steps=300):
+def play(physics, seed, steps=300):
     """Whether the scripted expert does the task through the servos' registers."""
-    plant.reset(seed)
-    simulation = plant.scene.simulation
+    physics.reset(seed)
+    simulation = physics.scene.simulation
     expert = Expert(simulation)
     for _ in range(steps):
-        goals = plant.drives.encoder(simulation.units.to_radians(expert.action()))
-        for servo, goal in zip(plant.servos, goals, strict=True):
+        goals = physics.control.encoder(simulation.units.to_radians(expert.action()))
+        for servo, goal in zip(physics.servos, goals, strict=True):
             servo.write(REGISTERS["Goal_Position"].address, encode(REGISTERS["Goal_Position"], round(goal)))
         for _ in range(CONTROL_STEPS):
-            plant.step()
-        if plant.scene.success():
+            physics.step()
+        if physics.scene.success():
             return True
     return False
 
 
 def test_an_episode_begins_as_in_the_environment():
-    env, plant = SO101Env("reach"), make_plant("reach")
+    env, physics = SO101Env("reach"), make_physics("reach")
     env.reset(seed=7)
-    plant.reset(7)
-    assert (plant.data.qpos == env.data.qpos).all()
-    assert plant.model.body("disc").pos == pytest.approx(env.model.body("disc").pos)
-    picture = plant.scene.draw(plant.data, "front", 96, 96)
+    physics.reset(7)
+    assert (physics.data.qpos == env.data.qpos).all()
+    assert physics.model.body("disc").pos == pytest.approx(env.model.body("disc").pos)
+    picture = physics.scene.draw(physics.data, "front", 96, 96)
     assert (picture == env.observe()["observation.images.front"]).all()
     with pytest.raises(UserError, match="draws square pictures"):
-        plant.scene.draw(plant.data, "front", 48, 64)
+        physics.scene.draw(physics.data, "front", 48, 64)
     env.close()
-    plant.scene.close()
+    physics.scene.close()
 
 
 def test_a_new_episode_may_leave_the_arm_where_it_is():
-    plant = make_plant("reach")
-    plant.reset(1)
+    physics = make_physics("reach")
+    physics.reset(1)
     for _ in range(100):
-        plant.step()
-    before, disc = plant.angles.copy(), plant.model.body("disc").pos.copy()
-    plant.reset(2, move_arm=False)
-    assert (plant.angles == before).all()
-    assert (plant.model.body("disc").pos != disc).any()
+        physics.step()
+    before, disc = physics.angles.copy(), physics.model.body("disc").pos.copy()
+    physics.reset(2, move_arm=False)
+    assert (physics.angles == before).all()
+    assert (physics.model.body("disc").pos != disc).any()
     for _ in range(100):
-        plant.step()
-    assert plant.angles == pytest.approx(before, abs=0.01)
+        physics.step()
+    assert physics.angles == pytest.approx(before, abs=0.01)
 
 
 @pytest.mark.parametrize("task", ["reach", "pick-lift"])
 def test_the_expert_does_the_task_through_the_servos(task):
-    plant = make_plant(task)
-    assert play(plant, seed=3)
+    physics = make_physics(task)
+    assert play(physics, seed=3)
 
 
 class Wire:
-    """LeRobot's bus to the servos of a plant, as far as `FeetechServos` uses it."""
+    """LeRobot's bus to the servos of an arm, as far as `FeetechServos` uses it."""
 
-    def __init__(self, plant):
-        self.motors = dict(zip(JOINTS, plant.servos, strict=True))
+    def __init__(self, physics):
+        self.motors = dict(zip(JOINTS, physics.servos, strict=True))
 
     def sync_read(self, name, normalize):
         register = REGISTERS[name]
@@ -100,12 +100,12 @@ class Wire:
 
 @pytest.mark.parametrize("watched", [True, False])
 def test_a_gripper_that_holds_something_keeps_its_torque_where_it_is_watched(watched, monkeypatch):
-    plant, now = make_plant("reach"), [0.0]
+    physics, now = make_physics("reach"), [0.0]
     monkeypatch.setattr("robot_io.feetech.servos.time", SimpleNamespace(monotonic=lambda: now[0]))
-    wire = Wire(plant)
+    wire = Wire(physics)
     gripper = wire.motors["gripper"]
     gripper.write(REGISTERS["Overload_Torque"].address, encode(REGISTERS["Overload_Torque"], 25))  # as LeRobot does
-    plant.jam(JOINTS.index("gripper"))
+    physics.jam(JOINTS.index("gripper"))
     wire.sync_write("Goal_Position", {"gripper": gripper.position - 300}, False)
     servos = FeetechServos(wire)
 
@@ -114,7 +114,7 @@ def test_a_gripper_that_holds_something_keeps_its_torque_where_it_is_watched(wat
             if watched:
                 servos.read()
             for _ in range(CONTROL_STEPS):
-                plant.step()
+                physics.step()
             now[0] += 1 / 30
 
     live(150)
@@ -123,7 +123,7 @@ def test_a_gripper_that_holds_something_keeps_its_torque_where_it_is_watched(wat
     assert gripper.torque_share == pytest.approx(0.24 if watched else 0.2)
 
     wire.sync_write("Goal_Position", {"gripper": gripper.position + 300}, False)
-    plant.jam(JOINTS.index("gripper"), False)
+    physics.jam(JOINTS.index("gripper"), False)
     live(30)
     assert gripper.torque_share == pytest.approx(0.5 if watched else 0.2)
 
@@ -131,7 +131,7 @@ def test_a_gripper_that_holds_something_keeps_its_torque_where_it_is_watched(wat
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["reach", "pick-lift", "pick-place", "push"])
 def test_the_expert_does_most_episodes_through_the_servos(task):
-    plant = make_plant(task)
-    done = [play(plant, seed) for seed in range(20)]
+    physics = make_physics(task)
+    done = [play(physics, seed) for seed in range(20)]
     print(task, sum(done), "of", len(done))
     assert np.mean(done) >= 0.8

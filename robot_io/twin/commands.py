@@ -6,19 +6,18 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyvla.errors import UserError
 
-from .scene import JOINTS
-
-if TYPE_CHECKING:
-    from .twin import Twin
+from .bare_arm import JOINTS
+from .bus import Bus
+from .faults import Faults
+from .physics import ArmPhysics
 
 SOCKET = "control"
-_TIMEOUT = 10.0  # seconds a client waits for an answer
 _CHUNK = 65536
 
 HELP = """\
@@ -35,70 +34,84 @@ stop                           end the twin"""
 
 
 class Commands:
-    """Does what a line of words says to one twin."""
+    """Commands of one twin, each a line of words (`HELP`).
 
-    def __init__(self, twin: "Twin"):
-        self._twin = twin
-        self._verbs: dict[str, Callable[[list[str]], Any]] = {
+    Args:
+        physics, bus, faults: of the twin.
+        clock: the twin's, in seconds.
+        state: returns the true state of the simulation.
+        stop: ends the twin.
+    """
+
+    def __init__(
+        self,
+        physics: ArmPhysics,
+        bus: Bus,
+        faults: Faults,
+        clock: Callable[[], float],
+        state: Callable[[], dict[str, Any]],
+        stop: Callable[[], None],
+    ):
+        self._physics, self._bus, self._faults, self._clock = physics, bus, faults, clock
+        self._verbs: dict[str, Callable[[list[str]], dict[str, Any] | None]] = {
             "help": lambda _: {"help": f"{HELP}\n{self._fault_table()}"},
-            "state": lambda _: twin.state(),
+            "state": lambda _: state(),
             "reset": self._reset,
             "place": self._place,
             "move": self._move,
             "hand": self._hand,
             "attach": self._attach,
-            "clear": lambda words: twin.faults.clear(*words[:2]),
-            "stop": lambda _: twin.stop(),
+            "clear": lambda words: faults.clear(*words[:2]),
+            "stop": lambda _: stop(),
         }
 
     def do(self, line: str) -> dict[str, Any]:
-        """Obey one line. Raises UserError for one that means nothing."""
+        """Obey one line and return the answer. Raises UserError for a line that is not a command."""
         verb, *words = line.split() or ["help"]
         try:
-            answer = self._verbs[verb](words) if verb in self._verbs else self._fault(verb, words)
+            answer = self._verbs[verb](words) if verb in self._verbs else self._inject_fault(verb, words)
         except ValueError as error:
             raise UserError(f"cannot read {line!r}: {error}; 'help' lists the commands") from error
         return answer or {}
 
-    def _fault(self, kind: str, words: list[str]) -> dict[str, Any]:
-        twin = self._twin
-        if kind not in twin.faults.kinds:
-            raise UserError(f"unknown command {kind!r}; there are {', '.join([*self._verbs, *twin.faults.kinds])}")
+    def _inject_fault(self, kind: str, words: list[str]) -> dict[str, Any]:
+        if kind not in self._faults.kinds:
+            known = ", ".join([*self._verbs, *self._faults.kinds])
+            raise UserError(f"unknown command {kind!r}; there are {known}")
         until = float("inf")
         if "for" in words:
             *words, _, seconds = words
-            until = twin.now + float(seconds)
+            until = self._clock() + float(seconds)
         target = words.pop(0) if words and not _is_number(words[0]) else None
-        fault = twin.faults.inject(kind, target, float(words[0]) if words else None, until)
+        fault = self._faults.inject(kind, target, float(words[0]) if words else None, until)
         return {"fault": fault.kind, "target": fault.target, "value": fault.value}
 
     def _reset(self, words: list[str]) -> None:
         stay = words[-1:] == ["stay"]
         seed = int(words[0]) if len(words) > stay else 0
-        self._twin.plant.reset(seed, move_arm=not stay)
+        self._physics.reset(seed, move_arm=not stay)
 
     def _hand(self, words: list[str]) -> None:
-        plant = self._twin.plant
         if words == ["release"]:
-            plant.release()
+            self._physics.release()
         elif words == ["middle"]:
-            plant.hold(dict(zip(JOINTS, plant.limits.mean(axis=1), strict=True)))
+            self._physics.hold(dict(zip(JOINTS, self._physics.limits.mean(axis=1), strict=True)))
         elif words == ["sweep"]:
-            plant.sweep()
+            self._physics.sweep()
         else:
             goals = dict(word.split("=") for word in words)
             if unknown := set(goals) - set(JOINTS):
                 raise UserError(f"there is no joint {unknown.pop()!r}; there are {', '.join(JOINTS)}")
-            plant.hold({joint: np.radians(float(degrees)) for joint, degrees in goals.items()})
+            self._physics.hold({joint: np.radians(float(degrees)) for joint, degrees in goals.items()})
 
     def _place(self, words: list[str]) -> None:
-        numbers = [float(word) for word in words]
-        if len(numbers) != self._twin.plant.model.nq or not np.isfinite(numbers).all():
-            raise UserError(f"place takes the {self._twin.plant.model.nq} finite numbers of the scene's qpos")
-        self._twin.plant.place(numbers)
+        qpos = [float(word) for word in words]
+        if len(qpos) != self._physics.model.nq or not np.isfinite(qpos).all():
+            raise UserError(f"place takes the {self._physics.model.nq} finite numbers of the scene's qpos")
+        self._physics.place(qpos)
 
     def _move(self, words: list[str]) -> None:
-        model, data = self._twin.plant.model, self._twin.plant.data
+        model, data = self._physics.model, self._physics.data
         bodies = {model.body(index).name: int(mocap) for index, mocap in enumerate(model.body_mocapid) if mocap >= 0}
         if not words or words[0] not in bodies:
             raise UserError(f"move takes a mocap body of the scene; there are {', '.join(bodies) or 'none'}")
@@ -106,17 +119,17 @@ class Commands:
         if len(numbers) not in (3, 7) or not np.isfinite(numbers).all() or (numbers[3:] and not any(numbers[3:])):
             raise UserError("move takes three finite numbers, and four more of a quaternion that is not zero")
         data.mocap_pos[bodies[words[0]]] = numbers[:3]
-        if turn := numbers[3:]:
-            data.mocap_quat[bodies[words[0]]] = np.array(turn) / np.linalg.norm(turn)
+        if quaternion := numbers[3:]:
+            data.mocap_quat[bodies[words[0]]] = np.array(quaternion) / np.linalg.norm(quaternion)
 
     def _attach(self, words: list[str]) -> None:
         if unknown := set(words) - {*JOINTS, "all"}:
             raise UserError(f"there is no servo {unknown.pop()!r}; there are {', '.join(JOINTS)}")
         attached = JOINTS if "all" in words else words
-        self._twin.bus.unplugged = {index for index, joint in enumerate(JOINTS) if joint not in attached}
+        self._bus.unplugged = {index for index, joint in enumerate(JOINTS) if joint not in attached}
 
     def _fault_table(self) -> str:
-        return "\n".join(f"  {name:<16} {kind.on:<7} {kind.about}" for name, kind in self._twin.faults.kinds.items())
+        return "\n".join(f"  {name:<16} {kind.on:<7} {kind.about}" for name, kind in self._faults.kinds.items())
 
 
 def _is_number(word: str) -> bool:
@@ -186,49 +199,3 @@ class ControlServer:
 def _show(answer: bytes) -> None:
     content = json.loads(answer)
     print(content.get("help") or content.get("error") or json.dumps(content), flush=True)
-
-
-class TwinControl:
-    """The other end: talks to the twin of a folder.
-
-    Raises UserError if none runs there.
-    """
-
-    def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
-        self.port = str(self.folder / "port")
-        self.calibration_dir = self.folder / "calibration"
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(_TIMEOUT)
-        try:
-            self._socket.connect(str(self.folder / SOCKET))
-        except OSError as error:
-            self._socket.close()
-            raise UserError(f"no twin runs in {folder}; start one with simulate_arm.py") from error
-        self._replies = self._socket.makefile("r")
-
-    def send(self, line: str) -> dict[str, Any]:
-        """Have the twin obey a command (`HELP`); its answer. Raises UserError for one that it refuses."""
-        try:
-            self._socket.sendall(f"{line}\n".encode())
-            answer = self._replies.readline()
-        except OSError as error:
-            raise UserError(f"the twin in {self.folder} does not answer; start it anew") from error
-        if not answer:
-            raise UserError(f"the twin in {self.folder} has ended; start it anew")
-        content = json.loads(answer)
-        if "error" in content:
-            raise UserError(content["error"])
-        return content
-
-    def state(self) -> dict[str, Any]:
-        """The true state of the simulation, see `Twin.state`."""
-        return self.send("state")
-
-    def place(self, qpos: np.ndarray) -> None:
-        """Put the scene at rest where `qpos` (nq,) says."""
-        self.send("place " + " ".join(map(repr, map(float, qpos))))
-
-    def close(self) -> None:
-        self._replies.close()
-        self._socket.close()

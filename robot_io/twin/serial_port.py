@@ -18,7 +18,7 @@ _SILENCE = 0.005  # seconds after which a servo gives up on an unfinished packet
 _CHUNK = 4096
 
 
-class Port:
+class SerialPort:
     """A serial port with servos on it. `path` is a link to the terminal and stays the same when it is pulled and put
     back, like /dev/serial/by-id. All times are seconds of one monotonic clock.
 

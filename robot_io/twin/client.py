@@ -1,23 +1,75 @@
 """Running a twin beside something else: in a process of its own, or in a thread."""
 
 import contextlib
+import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tinyvla.errors import UserError
 
-from .control import TwinControl
+from .commands import SOCKET
 from .settings import TwinSettings
 from .twin import Twin
 
 _READY = "ready"
+_TIMEOUT = 10.0  # seconds a client waits for an answer
+
+
+class TwinControl:
+    """The other end: talks to the twin of a folder.
+
+    Raises UserError if none runs there.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self.port = str(self.folder / "port")
+        self.calibration_dir = self.folder / "calibration"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(_TIMEOUT)
+        try:
+            self._socket.connect(str(self.folder / SOCKET))
+        except OSError as error:
+            self._socket.close()
+            raise UserError(f"no twin runs in {folder}; start one with simulate_arm.py") from error
+        self._replies = self._socket.makefile("r")
+
+    def send(self, line: str) -> dict[str, Any]:
+        """Have the twin obey a command (`HELP`); its answer. Raises UserError for one that it refuses."""
+        try:
+            self._socket.sendall(f"{line}\n".encode())
+            answer = self._replies.readline()
+        except OSError as error:
+            raise UserError(f"the twin in {self.folder} does not answer; start it anew") from error
+        if not answer:
+            raise UserError(f"the twin in {self.folder} has ended; start it anew")
+        content = json.loads(answer)
+        if "error" in content:
+            raise UserError(content["error"])
+        return content
+
+    def state(self) -> dict[str, Any]:
+        """The true state of the simulation, see `Twin.state`."""
+        return self.send("state")
+
+    def place(self, qpos: np.ndarray) -> None:
+        """Put the scene at rest where `qpos` (nq,) says."""
+        self.send("place " + " ".join(map(repr, map(float, qpos))))
+
+    def close(self) -> None:
+        self._replies.close()
+        self._socket.close()
 
 
 @contextlib.contextmanager
@@ -66,7 +118,7 @@ def _thread(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
 def _process(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
     # Not multiprocessing, which would import the caller's main module, and all that it needs, in the twin's process.
     process = subprocess.Popen(
-        [sys.executable, "-c", "from robot_io.twin.start import _serve; _serve()"],
+        [sys.executable, "-c", "from robot_io.twin.client import _serve; _serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
