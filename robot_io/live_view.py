@@ -39,7 +39,7 @@ class LiveView:
                 rerun.save(file)
         except (ImportError, RuntimeError, OSError) as error:
             raise UserError(
-                f"the live view does not start: {error}; install rerun-sdk (uv sync --extra robot), or use display=false"
+                f"the live view does not start: {error}; use display=false, or install rerun-sdk: uv sync --extra robot"
             ) from error
         self._joints = list(joints)
         self._left_out = 0
