@@ -56,6 +56,20 @@ class PolicyRunner:
         runner.checkpoint = find_checkpoint(path)
         return runner
 
+    @property
+    def cameras(self) -> dict[str, tuple[int, int]]:
+        """Cameras that the policy needs, with the height and width of their images in pixels."""
+        features = self.policy.config.image_features
+        return {
+            key.removeprefix(f"{OBS_IMAGES}."): (int(feature.shape[1]), int(feature.shape[2]))
+            for key, feature in features.items()
+        }
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in the policy's observation.state."""
+        return int(self.policy.config.robot_state_feature.shape[0])
+
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the cameras, their size, the state and the action are those of the policy.
 
