@@ -22,9 +22,11 @@ class PolicyRunner:
     Observations are unbatched: observation.images.<camera> uint8 (H, W, 3), observation.state float (S,), task str.
 
     checkpoint: folder that the policy was loaded from; None if it was not loaded.
+    held: actions that were repeated because the next chunk was late; 0 unless it computes beside the robot.
     """
 
     checkpoint: Path | None = None
+    held: int = 0
 
     def __init__(self, policy: PreTrainedPolicy, preprocessor: Pipeline, postprocessor: Pipeline):
         self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor

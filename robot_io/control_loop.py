@@ -1,9 +1,9 @@
-"""The control loop: reads the arm, asks the policy, passes its command through the safety layer, sends it, on time."""
+"""Control loop: reads the arm, asks for a command, passes it through the safety layer, and sends it, on time."""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,27 +13,52 @@ from .safety import ArmState, PersonView, SafeCommand, SafetyLayer, on_interrupt
 
 logger = logging.getLogger(__name__)
 
-# Told of every tick: when it was due, the observation (None if reading failed), the policy's command, what was sent
-# (whose position the next tick overwrites).
-Observer = Callable[[float, dict[str, Any] | None, np.ndarray | None, SafeCommand], None]
-# Times in a row that the arm may fail to be read, and ticks beyond what the watchdog allows, until the loop gives up.
-STUMBLES = 5
-TOLD_S = 1.0  # seconds between two warnings on the log
+# Failed readings in a row, and ticks beyond what the watchdog allows, until the loop gives up.
+MAX_FAILED_READS = 5
+LOG_INTERVAL_S = 1.0  # seconds between two warnings that the arm cannot be read
+
+# From an observation to the pose to send next, (joints,) in the layer's order and units; None where there is none yet.
+# It returns at once: inference that takes longer runs in a thread of its own.
+CommandSource = Callable[[dict[str, Any]], np.ndarray | None]
+# Called after every tick with: the time when it was due, the observation (None if reading failed), the source's
+# command, what was sent (whose position the next tick overwrites).
+TickObserver = Callable[[float, dict[str, Any] | None, np.ndarray | None, SafeCommand], None]
 
 
-class Robot(Protocol):
-    """What the loop needs of a LeRobot robot."""
+class Arm(Protocol):
+    """Connected arm as the loop drives it, such as `deployment.arm_session.RobotArm`."""
 
-    def get_observation(self) -> dict[str, Any]: ...
+    def get_observation(self) -> dict[str, Any]:
+        """Observation of LeRobot: "<joint>.pos" and camera images. Raises OSError or RuntimeError if reading failed."""
 
-    def send_action(self, action: dict[str, Any]) -> dict[str, Any]: ...
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Send a pose as "<joint>.pos"; the pose that was sent."""
+
+    def set_torque(self, share: float) -> None:
+        """Limit the servos to a share of their torque, 0 for torque off; without effect where that cannot be set."""
+
+    def read_servos(self) -> np.ndarray | None:
+        """Loads and temperatures, (2, joints), as `ArmState` has them; None for an arm that reports neither."""
+
+    def heartbeat(self) -> None:
+        """Sign of life for the process that guards the arm."""
+
+
+class PersonSensor(Protocol):
+    """Detector of people that looks at the loop's observations, such as `person_gate.PersonCamera`."""
+
+    def observe(self, observation: dict[str, Any]) -> None:
+        """Hand over an observation; returns at once."""
+
+    def view(self) -> PersonView | None:
+        """Newest view, None before the first."""
 
 
 class Timing:
-    """How punctual the ticks of a loop were. Its memory does not grow: delays are counted in bins of 0.1 ms.
+    """Punctuality of the ticks of a loop, in constant memory: delays are counted in bins of 0.1 ms.
 
-    A tick's delay is from when it was due to when it began. It is late beyond `late_s`; ticks that were due while an
-    earlier one still ran are missed.
+    The delay of a tick is from when it was due to when it began. It is late beyond `late_s`; ticks that were due while
+    an earlier one still ran are missed.
     """
 
     BIN_S, BINS = 1e-4, 10_000
@@ -45,14 +70,14 @@ class Timing:
         self._bins = np.zeros(self.BINS, np.int64)
 
     def add(self, delay: float) -> None:
-        """A tick, which began so many seconds after it was due."""
+        """Count a tick that began `delay` seconds after it was due."""
         self.ticks += 1
         self.late += delay > self.late_s
         self.worst_s = max(self.worst_s, delay)
         self._bins[min(max(int(delay / self.BIN_S), 0), self.BINS - 1)] += 1
 
     def percentile(self, q: float) -> float:
-        """The delay in seconds that q percent of the ticks kept to, to the next 0.1 ms."""
+        """Delay in seconds that q percent of the ticks did not exceed, rounded up to 0.1 ms."""
         if not self.ticks:
             return 0.0
         rank = int(np.searchsorted(np.cumsum(self._bins), q / 100 * self.ticks))
@@ -67,66 +92,58 @@ class Timing:
 
 @dataclass
 class ControlLoop:
-    """Runs a policy on an arm until it ends, time is over, or the emergency stop is pressed; Ctrl-C presses it.
+    """Drives an arm until the run ends, time is over, or the emergency stop is pressed; Ctrl-C presses it.
 
-    However it ends, the arm is brought to rest within its limits before `run` returns or raises. If the policy, the arm
-    or the emergency stop ended it, its torque is cut then, as the limits of the emergency stop say. Servos that do not
-    answer any more cannot be braked either: their torque is cut at once (stop category 0 of IEC 60204-1).
+    However it ends, the arm is brought to rest within its limits before `run` returns or raises. If the command source,
+    the arm or the emergency stop ended it, its torque is cut then, as the limits of the emergency stop say. Servos that
+    no longer answer cannot be braked either: their torque is cut at once (stop category 0 of IEC 60204-1).
 
-    Attributes:
-        robot: connected, LeRobot's or alike; its actions are named `<joint>.pos`.
-        policy: from an observation to the pose wanted next, (joints,) in the layer's order and units; None where there
-            is none yet. It should return at once: inference that takes longer belongs in a thread of its own.
-        layer: sees every command.
-        torque: sets the share of torque that the servos may use, 0 for torque off; None if that cannot be set.
-        servos: reads loads and temperatures, (2, joints), as `ArmState` has them; None for an arm that has neither.
-        person: the newest view of a person detector, such as that of a `PersonWatcher`.
-        observer: told of every tick, to record or to show it.
-        beat: called at every tick until the arm is at rest, a sign of life for whoever guards the arm.
-        done: asked after every tick; True ends the run.
-        clock, sleep: of monotonic time; a test gives its own.
+    Args:
+        arm: connected; its actions are named "<joint>.pos".
+        source: gives the pose of each tick.
+        layer: checks every command; its rate is the loop's.
+        person: detector of people for the safety layer.
+        observer: called after every tick, to record or to show it.
+        clock, sleep: of monotonic time; a test passes its own.
     """
 
-    robot: Robot
-    policy: Callable[[dict[str, Any]], np.ndarray | None]
+    arm: Arm
+    source: CommandSource
     layer: SafetyLayer
-    torque: Callable[[float], None] | None = None
-    servos: Callable[[], np.ndarray | Sequence[Sequence[float]]] | None = None
-    person: Callable[[], PersonView | None] | None = None
-    observer: Observer | None = None
-    beat: Callable[[], None] | None = None
-    done: Callable[[], bool] | None = None
+    person: PersonSensor | None = None
+    observer: TickObserver | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     timing: Timing = field(init=False)
     _torque: float = field(default=1.0, init=False)
-    _failed: int = field(default=0, init=False)
-    _read_at: float = field(default=math.inf, init=False)  # when the arm was last read
-    _told: float = field(default=-math.inf, init=False)  # when the log was told that the arm cannot be read
+    _failed_reads: int = field(default=0, init=False)
+    _read_at: float = field(default=math.inf, init=False)  # time of the last reading
+    _warned_at: float = field(default=-math.inf, init=False)  # time of the last warning that the arm cannot be read
 
     def __post_init__(self) -> None:
         self._period = 1 / self.layer.limits.rate_hz
         self.timing = Timing(late_s=0.1 * self._period)
         self._keys = [f"{joint}.pos" for joint in self.layer.joints]
 
-    def run(self, seconds: float | None = None) -> str:
-        """Run for so long, or until something ends it; what did: "time", "done" or what pressed the emergency stop.
+    def run(self, seconds: float | None = None, done: Callable[[], bool] | None = None) -> str:
+        """Run until the time is over, `done` returns True after a tick, or the emergency stop is pressed.
 
-        Call it in the main thread, which Ctrl-C interrupts. Raises what the policy, the robot or the observer raised.
+        Returns the reason: "time", "done" or what pressed the emergency stop. Call it in the main thread, which Ctrl-C
+        interrupts. Raises what the source, the arm or the observer raised.
         """
         stop, ended = self.layer.emergency_stop, "time"
         with on_interrupt(stop):
             observation, state = self._read()
             if observation is None or state is None:
                 raise ConnectionError("the arm cannot be read, so it was not moved; check its cable and power")
-            for words in self.layer.start(self.clock(), state):
-                logger.warning("the arm starts outside its limits: %s", words)
+            for warning in self.layer.start(self.clock(), state):
+                logger.warning("the arm starts outside its limits: %s", warning)
             try:
                 due = self.clock()
                 end = math.inf if seconds is None else due + seconds - self._period / 2
                 while not stop.pressed and due < end:
                     self._tick(due)
-                    if self.done is not None and self.done():
+                    if done is not None and done():
                         ended = "done"
                         break
                     due = self._wait(due)
@@ -141,70 +158,74 @@ class ControlLoop:
         now = self.clock()
         self.timing.add(now - due)
         observation, state = self._read()
-        command = None if observation is None else self.policy(observation)
+        command = None
+        if observation is not None:
+            if self.person is not None:
+                self.person.observe(observation)
+            command = self.source(observation)
         safe = self._send(now, state, command)
         if self.observer is not None:
             self.observer(due, observation, command, safe)
 
     def _read(self) -> tuple[dict[str, Any] | None, ArmState | None]:
-        """An observation and the state in it, None if reading failed; raises if it keeps failing."""
+        """Observation and the state in it, None if reading failed; raises if it keeps failing."""
         try:
-            observation = self.robot.get_observation()
+            observation = self.arm.get_observation()
             time = self.clock()
             position = np.array([observation[key] for key in self._keys], dtype=float)
             state = ArmState.of(position, time)
-            if self.servos is not None:
-                state.load[:], state.temperature[:] = self.servos()
+            servos = self.arm.read_servos()
+            if servos is not None:
+                state.load[:], state.temperature[:] = servos
         except (OSError, RuntimeError) as error:  # of the port, of a servo, of a camera
-            self._failed += 1
+            self._failed_reads += 1
             if self._is_lost():
                 raise
-            if self.clock() - self._told >= TOLD_S:
-                self._told = self.clock()
+            if self.clock() - self._warned_at >= LOG_INTERVAL_S:
+                self._warned_at = self.clock()
                 logger.warning("the arm could not be read: %s", error)
             return None, None
-        self._failed, self._read_at = 0, time
+        self._failed_reads, self._read_at = 0, time
         return observation, state
 
     def _is_lost(self) -> bool:
-        """Whether the arm could not be read for too long. Failing takes time itself, so ticks are not what counts."""
-        patience = self.layer.limits.watchdog.state_s + STUMBLES * self._period
-        return self._failed > STUMBLES and self.clock() - self._read_at > patience
+        """True if the arm could not be read for too long. Failing takes time itself, so ticks alone do not count."""
+        patience = self.layer.limits.watchdog.state_s + MAX_FAILED_READS * self._period
+        return self._failed_reads > MAX_FAILED_READS and self.clock() - self._read_at > patience
 
     def _answers(self) -> bool:
-        """Whether the servos do, where that can be asked: without, a camera may be what fails."""
+        """False if the servos can be asked and do not answer; otherwise a camera may be what fails."""
         try:
-            return self.servos is None or self.servos() is not None
+            self.arm.read_servos()
         except Exception:
             return False
+        return True
 
-    def _glance(self) -> ArmState | None:
-        """A state, if there is one to be had."""
+    def _try_read(self) -> ArmState | None:
+        """State of the arm, None if it cannot be read."""
         try:
             return self._read()[1]
-        except Exception:  # what is wrong with the arm is known by now, and it has to brake all the same
+        except Exception:  # the fault of the arm is known by now, and it has to brake all the same
             return None
 
     def _send(self, now: float, state: ArmState | None, command: np.ndarray | None) -> SafeCommand:
-        if self.beat is not None:
-            self.beat()
-        view = self.person() if self.person is not None else None
+        self.arm.heartbeat()
+        view = self.person.view() if self.person is not None else None
         safe = self.layer.step(now, command, state, view)
         if safe.torque < self._torque:
             self._set_torque(safe.torque)
         if safe.torque > 0:
-            self.robot.send_action(dict(zip(self._keys, safe.position.tolist(), strict=True)))
+            self.arm.send_action(dict(zip(self._keys, safe.position.tolist(), strict=True)))
         if safe.torque > self._torque:  # only now, as servos go to their last goal when torque comes back
             self._set_torque(safe.torque)
         return safe
 
     def _set_torque(self, share: float) -> None:
-        if self.torque is not None:
-            self.torque(share)
+        self.arm.set_torque(share)
         self._torque = share
 
     def _wait(self, due: float) -> float:
-        """Sleep until the next tick is due; when that is. Ticks that are over already are not made up for."""
+        """Sleep until the next tick; returns when that is due. Ticks that are over already are not made up for."""
         due += self._period
         if (behind := int((self.clock() - due) / self._period)) > 0:
             self.timing.missed += behind
@@ -225,17 +246,17 @@ class ControlLoop:
             end = due + max(delay or 0.0, self.layer.braking_s) + 2 * self._period
             while (due := self._wait(due)) < end:
                 now = self.clock()
-                self._send(now, self._glance(), rest)
+                self._send(now, self._try_read(), rest)
         except BaseException as error:
             logger.error("the arm could not be brought to rest: %s", error)
             if not stopped:
                 raise
         finally:
             if delay is not None and self._torque > 0:
-                self._cut()
+                self._cut_torque()
 
-    def _cut(self) -> None:
-        """Torque off, whatever it takes: an arm that does not answer is asked again."""
+    def _cut_torque(self) -> None:
+        """Switch torque off; an arm that does not answer is asked again."""
         for attempt in range(3):
             try:
                 self._set_torque(0.0)

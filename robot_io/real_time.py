@@ -1,4 +1,4 @@
-"""A control loop that other programs, this one's own inference, and its memory's tidying do not keep waiting."""
+"""Thread priority and garbage collector settings for the control loop and the twin."""
 
 import contextlib
 import gc
@@ -6,31 +6,39 @@ import os
 import threading
 from collections.abc import Iterator
 
-_PRIORITY = -10  # of the thread; 0 is a program's usual one
+_PRIORITY = -10  # nice value of the thread; the default is 0
+
+
+def raise_priority() -> int | None:
+    """Raise the priority of this thread where the system allows it; threads started from it inherit it.
+
+    Returns the nice value from before, None if nothing was changed.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        thread = threading.get_native_id()
+        before = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, _PRIORITY)
+        return before
+    return None
 
 
 @contextlib.contextmanager
 def raised_priority() -> Iterator[None]:
-    """Raise the priority of this thread for the while, where the system allows it; threads started in it inherit it."""
-    thread = threading.get_native_id()
-    before = None
-    with contextlib.suppress(OSError, AttributeError):
-        usual = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, _PRIORITY)
-        before = usual
+    """Raise the priority of this thread inside the block, where the system allows it."""
+    before = raise_priority()
     try:
         yield
     finally:
         if before is not None:
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, thread, before)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), before)
 
 
 @contextlib.contextmanager
 def frozen_gc() -> Iterator[None]:
-    """Collect garbage now, and for the while leave out of collections what survived.
+    """Collect garbage now, and exclude the objects that survived from collections inside the block.
 
-    A program with torch and a policy in it has so many objects that one full collection takes some 0.3 s, ten ticks at
+    A program with torch and a policy has so many objects that one full collection takes about 0.3 s, ten ticks at
     30 Hz, and stops every thread.
     """
     gc.collect()

@@ -1,4 +1,4 @@
-"""The terminal that a program was started from, read key by key."""
+"""Keys of the terminal that a program was started from."""
 
 import contextlib
 import os
@@ -7,14 +7,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-_EVERY = 0.05  # seconds between two looks at whether to leave
+_POLL_S = 0.05  # seconds between two checks whether to stop listening
 
 
 @contextlib.contextmanager
 def unbuffered_keys() -> Iterator[int | None]:
-    """Have the terminal hand over every key at once, not echoed, for the while.
+    """Make the terminal deliver every key at once and without echo inside the block.
 
-    Gives the file descriptor to read keys from; None without a terminal, which has none.
+    Yields the file descriptor to read keys from; None without a terminal.
     """
     if not sys.stdin or not sys.stdin.isatty():
         yield None
@@ -31,36 +31,48 @@ def unbuffered_keys() -> Iterator[int | None]:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
-class Keys:
-    """Calls what belongs to a key when it is pressed, from a thread of its own. What a key does must be short."""
+class KeyListener:
+    """Calls the action of a key when it is pressed, from a thread of its own. Actions must be short.
 
-    def __init__(self, actions: Mapping[str, Callable[[], object]]) -> None:
-        self._actions = dict(actions)
+    Args:
+        actions: by key; other keys do nothing.
+        lost: called once if the terminal can no longer be read.
+    """
+
+    def __init__(self, actions: Mapping[str, Callable[[], object]], lost: Callable[[], object] = lambda: None) -> None:
+        self._actions, self._lost = dict(actions), lost
 
     def press(self, key: str) -> None:
-        """As if the key had been pressed; one without an action does nothing."""
+        """Do what pressing the key does."""
         if action := self._actions.get(key):
             action()
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[None]:
-        """Read keys of the terminal for the while, which does not echo them then. Without a terminal there are none."""
+    def listen(self) -> Iterator[None]:
+        """Read keys of the terminal inside the block; without a terminal nothing happens."""
         with unbuffered_keys() as terminal:
             if terminal is None:
                 yield
                 return
             leaving = threading.Event()
-
-            def listen() -> None:
-                while not leaving.is_set():
-                    if select.select([terminal], [], [], _EVERY)[0]:
-                        for key in os.read(terminal, 64).decode(errors="ignore"):
-                            self.press(key)
-
-            thread = threading.Thread(target=listen, name="keys", daemon=True)
+            thread = threading.Thread(target=self._read, args=(terminal, leaving), name="keys", daemon=True)
             thread.start()
             try:
                 yield
             finally:
                 leaving.set()
                 thread.join()
+
+    def _read(self, terminal: int, leaving: threading.Event) -> None:
+        while not leaving.is_set():
+            if not select.select([terminal], [], [], _POLL_S)[0]:
+                continue
+            try:
+                keys = os.read(terminal, 64).decode(errors="ignore")
+            except OSError:  # of a terminal that was closed
+                keys = ""
+            if not keys:
+                self._lost()
+                return
+            for key in keys:
+                self.press(key)

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.app import app
-from configs.composing import as_dict
+from configs.composing import as_dict, decode
 from tinyvla.errors import UserError
 
 
@@ -17,10 +17,10 @@ def main(cfg: DictConfig) -> None:
     from robot_io.arms import make_arm, needs_twin, with_twin_scene
     from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes
     from robot_io.live_view import LiveView
-    from robot_io.person_gate import load_person_gate, watch_for_people
+    from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
     from robot_io.safety import SafetyLayer
-    from robot_io.takeover import connect_operator
+    from robot_io.takeover import connect_operator, decode_takeover
     from robot_io.twin import TwinSettings, start_twin
 
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
@@ -38,12 +38,12 @@ def main(cfg: DictConfig) -> None:
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, trained = make_arm(robot, twin), trained_feature_names(cfg.checkpoint)
-        person = stack.enter_context(connect_operator(as_dict(cfg.takeover), layer.joints, layer.emergency_stop))
-        gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, twin is not None) or cfg.person_detector
-        camera = cfg.person_gate.camera or next(iter(cameras))
-        people = stack.enter_context(watch_for_people(gate, camera, layer.limits))
-        printer = Printer(layer.joints, poses=cfg.dry_run)
-        run = Deployment(arm, runner, layer, [printer], person, cfg.approach_speed, cfg.dry_run, trained, people)
+        takeover, gate_settings = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
+        operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop))
+        detector = load_person_gate(gate_settings, layer.limits, twin is not None) or cfg.person_detector
+        camera, speed, printer = gate_settings.camera, cfg.approach_speed, Printer(layer.joints, cfg.dry_run)
+        person = stack.enter_context(watch_for_people(detector, camera or next(iter(cameras)), layer.limits))
+        run = Deployment(arm, runner, layer, [printer], operator, speed, cfg.dry_run, trained, person)
         if cfg.display:
             run.observers.append(stack.enter_context(LiveView(layer.joints)))
         if cfg.record:

@@ -28,13 +28,13 @@ from tqdm import tqdm
 from benchmarks.frontends.empty_stream import watch_empty
 from benchmarks.frontends.one_cycle import train
 from benchmarks.machine import Machine, keep, markdown
-from configs.composing import as_dict, load_config
+from configs.composing import as_dict, decode, load_config
 from envs.rendering import CameraRenderers, mujoco
 from envs.so101.simulation import Simulation
 from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
 from robot_io.arms import make_arm, with_twin_scene
 from robot_io.deployment import Deployment, Episode, watch_for_people
-from robot_io.person_gate import load_person_gate
+from robot_io.person_gate import PersonGateSettings, load_person_gate
 from robot_io.safety import Reaction, SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.frontends import load_frontend
@@ -254,10 +254,10 @@ def main() -> None:
     layer = SafetyLayer(as_dict(cfg.safety))
     robot = with_twin_scene(as_dict(cfg.robot), SCENE, {CAMERA: (SIZE, SIZE)})
     robot["twin"]["scene_options"] = {"visitors": VISITORS, "looks": LOOKS}
-    gate = load_person_gate(as_dict(cfg.person_gate), layer.limits, drawn=True)
+    gate = load_person_gate(decode(PersonGateSettings, cfg.person_gate), layer.limits, simulated=True)
     with (
         start_twin(TwinSettings.from_config(robot, args.seed)) as twin,
-        watch_for_people(gate, CAMERA, layer.limits) as people,
+        watch_for_people(gate, CAMERA, layer.limits) as person,
         tempfile.TemporaryDirectory() as run_dir,
     ):
         arm: Any = make_arm(robot, twin)
@@ -265,7 +265,7 @@ def main() -> None:
         trials = Trials(log, twin, visits, args.seed)
         trials.start()
         runner: Any = Sweep()
-        run = Deployment(arm, runner, layer, [log], approach_speed=0.5, people=people)
+        run = Deployment(arm, runner, layer, [log], approach_speed=0.5, person=person)
         report = run.run([Episode("sweep", start_pose=HOME, success=lambda: trials.finished)], Path(run_dir))
     assert gate is not None
     empty = watch_empty_table(folder, gate.gate.limits, args.empty_minutes, args.seed)

@@ -1,68 +1,174 @@
-"""An arm whose pictures are looked at before they are believed: too old, or the same one again and again."""
+"""Arm of one run: connected, guarded and checked for stale images, as the control loop drives it."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from lerobot.robots import Robot
 
-_MOVED = 10.0  # LeRobot's units: an arm that has moved so far looks different
-_COARSE = 8  # every so many pixels are compared first
+from ..arms import feetech_bus, image_time, robot_cameras, servo_bus
+from ..connection import check_port, connect_arm, disconnect_arm
+from ..diagnosis import arm_errors
+from ..feetech import FeetechServos, Guard
+from ..real_time import raised_priority
+from ..safety import SafetyLimits
+
+_MOVED = 10.0  # LeRobot's units: an arm that has moved this far gives other images
+_STRIDE = 8  # pixels between those that are compared first
 
 
-class FreshImageRobot:
-    """Stands in for a connected arm; a reading with a picture that cannot be believed is one that has failed.
+class RobotArm:
+    """Connected robot as the control loop drives it (`control_loop.Arm`).
+
+    An observation with an image that is too old, or that repeats while the arm moves, is a failed reading. In a dry
+    run the arm is only read: nothing is sent, and its torque stays as it is.
 
     Args:
-        arm: its cameras' `latest_timestamp`, where they have one, is on time.perf_counter's clock.
-        oldest_s: a picture may be so old, and may stay the same for so long while the arm moves.
+        robot: of LeRobot. `latest_timestamp` of its cameras, where they have one, is on time.perf_counter's clock.
+        max_image_age_s: greatest age of an image, and longest time for which it may repeat while the arm moves.
+        servos: of the robot; None if they cannot be read and limited.
+        guard: process that cuts the torque if this one dies.
         clock: as time.perf_counter.
     """
 
-    def __init__(self, arm: Robot, oldest_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._arm, self._oldest_s, self._clock = arm, oldest_s, clock
-        self._joints = [name for name, kind in arm.observation_features.items() if not isinstance(kind, tuple)]
-        self._seen: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}  # picture, since when, where the arm was
+    def __init__(
+        self,
+        robot: Robot,
+        max_image_age_s: float,
+        servos: FeetechServos | None = None,
+        guard: Guard | None = None,
+        dry_run: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._robot, self._max_image_age_s, self._clock = robot, max_image_age_s, clock
+        self._servos, self._guard, self._dry_run = servos, guard, dry_run
+        self._joints = [name for name, kind in robot.observation_features.items() if not isinstance(kind, tuple)]
+        self._images: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}  # image, its first time, position then
 
     def get_observation(self) -> dict[str, Any]:
-        """Raises TimeoutError for a picture that is too old or does not change, besides what the arm raises."""
-        observation = self._arm.get_observation()
+        """Raises TimeoutError for an image that is too old or repeats, and what the robot raises."""
+        observation = self._robot.get_observation()
         now = self._clock()
         position = np.array([observation[joint] for joint in self._joints], dtype=float)
-        for name, camera in getattr(self._arm, "cameras", {}).items():
+        for name, camera in robot_cameras(self._robot).items():
             if name in observation:
-                self._look(name, observation[name], getattr(camera, "latest_timestamp", None), now, position)
+                self._check_image(name, observation[name], image_time(camera), now, position)
         return observation
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        return self._arm.send_action(action)
+        return action if self._dry_run else self._robot.send_action(action)
 
-    def _look(self, name: str, picture: np.ndarray, taken: float | None, now: float, position: np.ndarray) -> None:
-        if taken is not None and now - taken > self._oldest_s:
-            raise TimeoutError(f"the newest picture of {name} is {now - taken:.1f} s old")
-        if name not in self._seen or not _same(picture, self._seen[name][0]):
-            self._seen[name] = picture, now, position
+    def set_torque(self, share: float) -> None:
+        if self._servos is not None and not self._dry_run:
+            self._servos.set_torque(share)
+
+    def read_servos(self) -> np.ndarray | None:
+        return None if self._servos is None else self._servos.read()
+
+    def heartbeat(self) -> None:
+        if self._guard is not None:
+            self._guard.beat()
+
+    def _check_image(self, name: str, image: np.ndarray, taken: float | None, now: float, position: np.ndarray) -> None:
+        if taken is not None and now - taken > self._max_image_age_s:
+            raise TimeoutError(f"the newest image of {name} is {now - taken:.1f} s old")
+        if name not in self._images or not _is_same(image, self._images[name][0]):
+            self._images[name] = image, now, position
             return
-        _, since, then = self._seen[name]
-        if now - since > self._oldest_s and np.abs(position - then).max() > _MOVED:
-            raise TimeoutError(f"{name} has given the same picture for {now - since:.1f} s while the arm moved")
+        _, since, position_then = self._images[name]
+        if now - since > self._max_image_age_s and np.abs(position - position_then).max() > _MOVED:
+            raise TimeoutError(f"{name} has given the same image for {now - since:.1f} s while the arm moved")
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures are alike to the bit. Real cameras' never are, and most differ in the first pixels."""
-    few = slice(None, None, _COARSE)
-    return np.array_equal(one[few, few], other[few, few]) and np.array_equal(one, other)
+def _is_same(image: np.ndarray, other: np.ndarray) -> bool:
+    """True if two images are equal to the bit. Those of real cameras never are, and most differ in the first pixels."""
+    sparse = slice(None, None, _STRIDE)
+    return np.array_equal(image[sparse, sparse], other[sparse, sparse]) and np.array_equal(image, other)
 
 
-class DryRunRobot:
-    """Stands in for a connected arm in a dry run: what would be sent to it goes nowhere."""
+class ArmSession:
+    """Connection of one run to an arm, which is left without torque in the end.
 
-    def __init__(self, arm: Robot) -> None:
-        self._arm = arm
+    Args:
+        robot: not yet connected.
+        limits: of the arm.
+        dry_run: nothing is sent, and the torque is off.
 
-    def get_observation(self) -> dict[str, Any]:
-        return self._arm.get_observation()
+    Attributes:
+        problems: faults while disconnecting, one line each; empty if the arm is limp and everything is closed.
+    """
 
-    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        return action
+    def __init__(self, robot: Robot, limits: SafetyLimits, dry_run: bool = False) -> None:
+        self.robot, self.problems = robot, list[str]()
+        self._limits, self._dry_run = limits, dry_run
+        self._keys = [f"{joint}.pos" for joint in limits.joints]
+        self._servos: FeetechServos | None = None
+        self._guard: Guard | None = None
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Connect the arm for the block. Raises UserError if it does not connect or fails, once it is safe."""
+        check_port(self.robot)
+        with self._guarded():
+            with raised_priority():  # LeRobot gives a servo 50 ms to answer
+                connect_arm(self.robot)
+            try:
+                with arm_errors(self.robot), self._limited_torque():
+                    if self._dry_run and (bus := servo_bus(self.robot)) is not None:
+                        bus.disable_torque(num_retry=2)
+                    yield
+            finally:
+                self.problems = disconnect_arm(self.robot)
+
+    def arm(self) -> RobotArm:
+        """Arm for one control loop; its memory of images begins anew."""
+        max_age_s = self._limits.watchdog.picture_s
+        return RobotArm(self.robot, max_age_s, self._servos, self._guard, self._dry_run)
+
+    @contextlib.contextmanager
+    def driven(self) -> Iterator[None]:
+        """Raise the thread's priority, and have the guard expect signs of life, inside the block."""
+        with raised_priority(), contextlib.nullcontext() if self._guard is None else self._guard.watching():
+            yield
+
+    def position(self, observation: dict[str, Any] | None = None) -> np.ndarray:
+        """Position of the joints, (joints,), in an observation, by default a new one."""
+        if observation is None:
+            observation = self.robot.get_observation()
+        return np.array([observation[key] for key in self._keys], dtype=float)
+
+    def settled_observation(self) -> dict[str, Any]:
+        """Observation all of whose images were taken after this call."""
+        for camera in robot_cameras(self.robot).values():
+            for _ in range(2):  # the first may have been on its way
+                camera.async_read(timeout_ms=1000)
+        return self.robot.get_observation()
+
+    @contextlib.contextmanager
+    def _limited_torque(self) -> Iterator[None]:
+        """Restore the servos' torque limits at the end of the block."""
+        if (bus := feetech_bus(self.robot)) is None:
+            yield
+            return
+        self._servos = FeetechServos(bus, off=self._dry_run)
+        self._servos.restore()  # whatever a run that was killed has left
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError, RuntimeError):  # an arm that does not answer keeps its limits
+                self._servos.set_torque(0)  # first: an arm held at half its torque must not get all of it now
+                self._servos.restore()
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Have a second process cut the torque should this one die; it runs before the torque is on."""
+        bus, limits = feetech_bus(self.robot), self._limits
+        delay_s = limits.emergency_stop.torque_off_s
+        if bus is None or self._dry_run or delay_s is None:
+            yield
+            return
+        ids = [motor.id for motor in bus.motors.values()]
+        with Guard(bus.port, ids, delay_s, limits.watchdog.retreat_s) as self._guard:
+            yield

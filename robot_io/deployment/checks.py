@@ -1,4 +1,4 @@
-"""Whether a policy fits an arm, told before the first motion."""
+"""Check that a policy fits an arm, before the first motion."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from tinyvla.errors import UserError
 from ..safety import SafetyLimits
 
 _BEYOND = 0.1  # share of a joint's range by which demonstrations may lie outside the safety limits
-_SMALL = 0.1  # share of its range that a joint has to have been used over, for one joint at least
+_MIN_USED = 0.1  # share of its range that at least one joint has to have used in the demonstrations
 
 
 def check_fit(
@@ -25,11 +25,11 @@ def check_fit(
 
     Args:
         runner: the policy.
-        features: the arm's `observation_features`: float for `<joint>.pos`, (height, width, 3) for a camera; None in
-            the place of a size that is not known yet is not checked.
+        features: the arm's `observation_features`: float for "<joint>.pos", (height, width, 3) for a camera; a size
+            that is None is not known yet and is not checked.
         limits: of the arm.
-        trained_names: of the numbers in the policy's `observation.state` and `action`, as its dataset has them; what is
-            missing is not known.
+        trained_names: names of the numbers in the policy's `observation.state` and `action`, from its dataset; a
+            missing entry is not known.
     """
     cameras = {name: shape for name, shape in features.items() if isinstance(shape, tuple)}
     joints = [name for name in features if name not in cameras]
@@ -40,7 +40,7 @@ def check_fit(
 
 
 def cameras_of(runner: PolicyRunner) -> dict[str, tuple[int, int]]:
-    """The cameras that a policy sees, and the height and width of their pictures."""
+    """Cameras of a policy: height and width of their images by name."""
     return {
         key.removeprefix(f"{OBS_IMAGES}."): (int(feature.shape[1]), int(feature.shape[2]))
         for key, feature in runner.policy.config.image_features.items()
@@ -48,37 +48,38 @@ def cameras_of(runner: PolicyRunner) -> dict[str, tuple[int, int]]:
 
 
 def _check_cameras(runner: PolicyRunner, cameras: Mapping[str, tuple]) -> None:
-    wanted = cameras_of(runner)
-    if missing := sorted(set(wanted) - set(cameras)):
-        there = ", ".join(sorted(cameras)) or "none"
+    needed = cameras_of(runner)
+    if missing := sorted(set(needed) - set(cameras)):
+        available = ", ".join(sorted(cameras)) or "none"
         raise UserError(
-            f"the policy needs the cameras {', '.join(sorted(wanted))} but the robot has {there}; add "
+            f"the policy needs the cameras {', '.join(sorted(needed))} but the robot has {available}; add "
             f"{', '.join(missing)} to robot.cameras, or give a camera there the name that it had in training"
         )
-    for name, (height, width) in wanted.items():
-        has = cameras[name][:2]
-        if any(size is not None and size != needed for size, needed in zip(has, (height, width), strict=True)):
+    for name, size in needed.items():
+        (height, width), camera_size = size, cameras[name][:2]
+        if any(has is not None and has != needs for has, needs in zip(camera_size, size, strict=True)):
             raise UserError(
-                f"the policy sees pictures of {width}x{height} pixels but the camera {name} gives {has[1]}x{has[0]}; "
-                f"set robot.cameras.{name}.width={width} robot.cameras.{name}.height={height}"
+                f"the policy expects images of {width}x{height} pixels but the camera {name} gives "
+                f"{camera_size[1]}x{camera_size[0]}; set robot.cameras.{name}.width={width} "
+                f"robot.cameras.{name}.height={height}"
             )
 
 
 def _check_joints(
     runner: PolicyRunner, joints: Sequence[str], limits: SafetyLimits, trained_names: Mapping[str, Sequence[str]]
 ) -> None:
-    guarded = [f"{joint}.pos" for joint in limits.joints]
-    if guarded != list(joints):
+    limited = [f"{joint}.pos" for joint in limits.joints]
+    if limited != list(joints):
         raise UserError(
             f"safety.joints are {', '.join(limits.joints)} but the robot has {', '.join(joints)}; choose the safety "
             "configuration of this robot, with its joints in this order"
         )
     config = runner.policy.config
-    for what, feature in (("state", config.robot_state_feature), ("action", config.action_feature)):
+    for key, feature in (("state", config.robot_state_feature), ("action", config.action_feature)):
         size = feature.shape[0] if feature is not None else 0
         if size != len(joints):
             raise UserError(
-                f"the policy has a {size}-d {what} but the robot has {len(joints)} joints; use a policy that was "
+                f"the policy has a {size}-d {key} but the robot has {len(joints)} joints; use a policy that was "
                 "trained with this robot"
             )
     for key in (OBS_STATE, ACTION):
@@ -91,13 +92,13 @@ def _check_joints(
 
 
 def _statistics(runner: PolicyRunner) -> dict[str, Mapping[str, Any]]:
-    """Of state and action, from the pipelines that normalise them."""
-    found: dict[str, Mapping[str, Any]] = {}
+    """Statistics of state and action, from the pipelines that normalise them."""
+    statistics: dict[str, Mapping[str, Any]] = {}
     for pipeline, key in ((runner.preprocessor, OBS_STATE), (runner.postprocessor, ACTION)):
         for step in pipeline.steps:
-            if statistics := (getattr(step, "stats", None) or {}).get(key):
-                found[key] = statistics
-    return found
+            if values := (getattr(step, "stats", None) or {}).get(key):  # LeRobot's steps declare no common member
+                statistics[key] = values
+    return statistics
 
 
 def _check_statistics(key: str, statistics: Mapping[str, Any], limits: SafetyLimits) -> None:
@@ -107,17 +108,18 @@ def _check_statistics(key: str, statistics: Mapping[str, Any], limits: SafetyLim
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise UserError(f"the policy's statistics of {key} are not finite; train it again")
     names = list(limits.joints)
-    least, most = (np.array([getattr(joint, end) for joint in limits.joints.values()]) for end in ("min", "max"))
-    reach = most - least
-    outside = (low < least - _BEYOND * reach) | (high > most + _BEYOND * reach)
+    joint_low = np.array([joint.min for joint in limits.joints.values()])
+    joint_high = np.array([joint.max for joint in limits.joints.values()])
+    span = joint_high - joint_low
+    outside = (low < joint_low - _BEYOND * span) | (high > joint_high + _BEYOND * span)
     if outside.any():
         i = int(np.argmax(outside))
         raise UserError(
             f"in the policy's training data {key} of {names[i]} went from {low[i]:.0f} to {high[i]:.0f} but the joint "
-            f"goes from {least[i]:.0f} to {most[i]:.0f}; its data has other units or another calibration: use a policy "
-            "that was trained with this robot"
+            f"goes from {joint_low[i]:.0f} to {joint_high[i]:.0f}; its data has other units or another calibration: "
+            "use a policy that was trained with this robot"
         )
-    if ((high - low) < _SMALL * reach).all():
+    if ((high - low) < _MIN_USED * span).all():
         raise UserError(
             f"in the policy's training data {key} covers less than a tenth of every joint's range (in units of "
             "degrees, grippers 0 to 100), as radians do; use a policy that was trained in this robot's units"
@@ -125,7 +127,7 @@ def _check_statistics(key: str, statistics: Mapping[str, Any], limits: SafetyLim
 
 
 def _extent(statistics: Mapping[str, Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The least and the greatest value of each number, as far as the statistics tell."""
+    """Lowest and highest value of each number, None if the statistics do not contain them."""
     if "min" in statistics and "max" in statistics:
         return tuple(np.asarray(statistics[end], dtype=float).ravel() for end in ("min", "max"))  # type: ignore[return-value]
     if "mean" in statistics and "std" in statistics:

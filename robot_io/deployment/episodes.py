@@ -15,10 +15,14 @@ from ..safety import Reaction
 class Episode:
     """One episode of a run.
 
-    instruction: what the policy is told. seconds: until it is cut; None: until somebody ends it. start_pose: (joints,)
-    in LeRobot's units, where the arm is brought first; None: to the policy's first action. task: its name. seed: of the
-    policy's random draws, and of the scene where there is one. lay_out: prepares the scene once the arm is there.
-    success: whether the task is done now; asked after every tick, and True ends the episode; None: nobody can tell.
+    Args:
+        instruction: sentence that tells the policy the task.
+        seconds: length; None: until a person ends it.
+        start_pose: (joints,) in LeRobot's units, to which the arm is brought first; None: the policy's first action.
+        task: its name.
+        seed: of the policy's random draws, and of the scene where there is one.
+        lay_out: prepares the scene once the arm is at the start pose.
+        success: True if the task is done now; called after every tick, and True ends the episode. None: unknown.
     """
 
     instruction: str
@@ -30,7 +34,7 @@ class Episode:
     success: Callable[[], bool] | None = None
 
     def result(self, ended: str, ticks: int, rate_hz: float) -> dict[str, Any]:
-        """For the report. ended: "done", "time", or what stopped the arm."""
+        """Entry of the report. ended: "done", "time", or what stopped the arm."""
         success = None if self.success is None else ended == "done"
         return {
             "task": self.task,
@@ -46,7 +50,10 @@ class Episode:
 def real_episodes(
     instruction: str | None, episodes: int, seconds: float | None, start_pose: Sequence[float] | None, seed: int
 ) -> list[Episode]:
-    """Episodes of a real arm, which nobody lays out and judges. Raises UserError for what cannot be one."""
+    """Episodes of a real arm, without a scene to prepare or a judge of success.
+
+    Raises UserError for a missing instruction, no episodes or no time.
+    """
     if not instruction:
         raise UserError("instruction is not given; tell the policy what to do: instruction='pick up the cube'")
     if episodes < 1:
@@ -59,9 +66,14 @@ def real_episodes(
 class Tick(NamedTuple):
     """One tick of the control loop; poses are (joints,) in LeRobot's units.
 
-    due: monotonic seconds. observation: LeRobot's. position: where the arm was. sent: after the safety layer; in a dry
-    run, what would have been sent. policy_pose: the policy's command. intervention: whether a person had taken over.
-    reaction: of the safety layer.
+    Attributes:
+        due: monotonic seconds.
+        observation: of LeRobot.
+        position: of the arm.
+        sent: pose after the safety layer; in a dry run, the pose that would have been sent.
+        policy_pose: command of the policy.
+        intervention: True if a person had taken over.
+        reaction: of the safety layer.
     """
 
     due: float
@@ -74,7 +86,7 @@ class Tick(NamedTuple):
 
 
 class EpisodeObserver(Protocol):
-    """Told in the control loop's own time, so it hands on what takes long."""
+    """Observer of a run. It is called in the control loop's thread, so anything slow belongs in another one."""
 
     def begin(self, episode: Episode) -> None: ...
 
@@ -83,23 +95,23 @@ class EpisodeObserver(Protocol):
     def end(self, result: Mapping[str, Any]) -> None: ...
 
     def report(self) -> dict[str, Any]:
-        """For the report, at the very end."""
+        """Entries for the run's report, when all episodes are over."""
 
 
 class Printer:
-    """Prints a line an episode, and in a dry run a line a second with the pose that would be sent."""
+    """Prints one line per episode, and in a dry run one line per second with the pose that would be sent."""
 
     def __init__(self, joints: Sequence[str], poses: bool = False) -> None:
         self._joints, self._poses = list(joints), poses
-        self._shown = -np.inf
+        self._printed_at = -np.inf
 
     def begin(self, episode: Episode) -> None:
-        self._shown = -np.inf
+        self._printed_at = -np.inf
         print(f"{episode.task or 'episode'} (seed {episode.seed}): {episode.instruction}", flush=True)
 
     def observe(self, tick: Tick) -> None:
-        if self._poses and tick.due - self._shown >= 1:
-            self._shown = tick.due
+        if self._poses and tick.due - self._printed_at >= 1:
+            self._printed_at = tick.due
             pose = ", ".join(f"{joint} {value:.1f}" for joint, value in zip(self._joints, tick.sent, strict=True))
             print(f"  would send {pose}", flush=True)
 

@@ -18,7 +18,7 @@ _LET_GO = 0.5  # of the torque that an eased servo still has: less load than tha
 class FeetechServos:
     """The servos of a connected LeRobot robot on a Feetech bus, such as an SO-101's `robot.bus`.
 
-    For `ControlLoop(..., torque=servos.set_torque, servos=servos.read)`.
+    `deployment.arm_session.RobotArm` hands them to the control loop.
 
     A servo that is overloaded for its Protection_Time keeps a fifth of its torque until torque is switched off, and a
     gripper as LeRobot sets it is overloaded by whatever it holds, for it closes with twice its Overload_Torque. So one

@@ -1,27 +1,25 @@
-"""The emergency stop: a latch that anything may press, and what presses it: a signal, a key, a button.
+"""Emergency stop: a latch, and the signals, keys and buttons that press it.
 
 It stops the arm through its servos and is no substitute for a switch in the arm's power supply.
 """
 
 import logging
-import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..terminal import unbuffered_keys
+from ..terminal import KeyListener
 
 logger = logging.getLogger(__name__)
 
 
 class EmergencyStop:
-    """Stays pressed until released. May be pressed from any thread and from a signal handler."""
+    """Latch that stays pressed until it is released. It may be pressed from any thread and from a signal handler."""
 
     def __init__(self) -> None:
         self.pressed = False
-        self.source: str | None = None  # what pressed it first
+        self.source: str | None = None  # name of what pressed it first
 
     def press(self, source: str) -> None:
         """Stop the arm at its next tick."""
@@ -30,16 +28,16 @@ class EmergencyStop:
             self.pressed = True
 
     def release(self) -> None:
-        """Let go. The layer has to be started again, from where the arm is then: `SafetyLayer.resume`."""
+        """Release it. The layer has to be started again from the arm's position: `SafetyLayer.resume`."""
         self.pressed = False
         self.source = None
 
 
 @contextmanager
 def on_interrupt(stop: EmergencyStop) -> Iterator[None]:
-    """Have Ctrl-C press the stop for the while, and so SIGTERM (kill, a shutdown) and SIGHUP (the terminal is closed).
+    """Let Ctrl-C, SIGTERM (kill, a shutdown) and SIGHUP (the terminal is closed) press the stop inside the block.
 
-    A second one raises KeyboardInterrupt. Only the main thread can do this; Python says so with a ValueError elsewhere.
+    A second one raises KeyboardInterrupt. Raises ValueError outside the main thread, the only one with signals.
     """
 
     def pressed(number: int, frame: object) -> None:
@@ -47,10 +45,10 @@ def on_interrupt(stop: EmergencyStop) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.press(signal.Signals(number).name)
 
-    ending = {signal.SIGINT, signal.SIGTERM}  # what ends a program must not leave an arm in motion
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-        ending.add(signal.SIGHUP)
-    before = {number: signal.signal(number, pressed) for number in ending}
+    signals = {signal.SIGINT, signal.SIGTERM}  # the end of a program must not leave an arm in motion
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signals.add(signal.SIGHUP)
+    before = {number: signal.signal(number, pressed) for number in signals}
     try:
         yield
     finally:
@@ -60,9 +58,12 @@ def on_interrupt(stop: EmergencyStop) -> Iterator[None]:
 
 @contextmanager
 def on_button(stop: EmergencyStop, is_pressed: Callable[[], bool], name: str, every_s: float = 0.01) -> Iterator[None]:
-    """Have a button press the stop for the while, such as one at a GPIO pin or on USB.
+    """Let a button press the stop inside the block, such as one at a GPIO pin or on USB.
 
-    is_pressed: reads the button. One that raises counts as pressed, so that a cut cable stops the arm.
+    Args:
+        is_pressed: reads the button. An error counts as pressed, so that a cut cable stops the arm.
+        name: of the button, as the source of the stop.
+        every_s: seconds between two readings.
     """
     leaving = threading.Event()
 
@@ -87,17 +88,13 @@ def on_button(stop: EmergencyStop, is_pressed: Callable[[], bool], name: str, ev
 
 @contextmanager
 def on_key(stop: EmergencyStop, keys: str = " ") -> Iterator[None]:
-    """Have a key of the terminal press the stop for the while, the space bar by default; keys are not echoed then.
+    """Let a key of the terminal press the stop inside the block, by default the space bar; keys are not echoed then.
 
-    Without a terminal there are no keys, and nothing happens.
+    Without a terminal nothing happens; a terminal that can no longer be read counts as a pressed key.
     """
-    with unbuffered_keys() as terminal:
-        if terminal is None:
-            yield
-            return
 
-        def is_pressed() -> bool:
-            return bool(select.select([sys.stdin], [], [], 0)[0]) and sys.stdin.read(1) in keys
+    def press() -> None:
+        stop.press("key")
 
-        with on_button(stop, is_pressed, "key"):
-            yield
+    with KeyListener(dict.fromkeys(keys, press), lost=press).listen():
+        yield

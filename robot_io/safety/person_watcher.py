@@ -1,4 +1,4 @@
-"""Watching for people: any detector, in a thread of its own, stamped with the times of the frames it judged."""
+"""Person detector in a thread of its own, whose views carry the times of the frames."""
 
 import logging
 import threading
@@ -10,16 +10,16 @@ from .monitors import PersonView
 
 logger = logging.getLogger(__name__)
 
-# The probability that a person is in an image, (height, width, 3) uint8 RGB.
+# Probability that a person is in an image, (height, width, 3) uint8 RGB.
 PersonDetector = Callable[[np.ndarray], float]
 
 
 class PersonWatcher:
-    """Runs a detector on the newest frame, whenever there is one, without holding up the control loop.
+    """Runs a detector on the newest frame, without holding up the control loop.
 
     The loop (or a camera's thread) hands frames to `show` and reads `view`; a frame that comes while the detector is
-    busy replaces the one that waits. A view's time is its frame's, so that a slow or dead detector makes views old,
-    which the gate takes for a person.
+    busy replaces the one that waits. A view has the time of its frame, so that a slow or dead detector makes views old,
+    which the safety layer treats like a person.
 
         with PersonWatcher(detector) as watcher:
             watcher.show(image, frame_time)
@@ -45,7 +45,7 @@ class PersonWatcher:
         self._thread.join()
 
     def show(self, image: np.ndarray, time: float) -> None:
-        """Hand over a frame, (height, width, 3) uint8 RGB, and when it was taken, in monotonic seconds.
+        """Hand over a frame, (height, width, 3) uint8 RGB, and its time in monotonic seconds.
 
         The image is not copied: it must not be overwritten afterwards.
         """
@@ -65,5 +65,5 @@ class PersonWatcher:
             try:
                 self.view = PersonView(float(self._detector(image)), taken)
             except Exception:
-                # No view is made, so the gate closes when the last one is too old.
+                # Without a new view the safety layer holds the arm when the last one is too old.
                 logger.exception("the person detector failed on the frame of %.3f s", taken)

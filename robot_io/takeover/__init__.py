@@ -1,6 +1,13 @@
-"""People who take over from a policy: by leader arm, gamepad or keyboard; their corrections can be trained on."""
+"""Takeover from a policy by leader arm, gamepad or keyboard; the corrections can be trained on."""
 
 from .gamepad import GamepadOperator
-from .operators import KeyboardOperator, LeaderOperator, connect_operator, make_teleoperator
+from .operators import KeyboardOperator, LeaderOperator, Takeover, connect_operator, decode_takeover
 
-__all__ = ["GamepadOperator", "KeyboardOperator", "LeaderOperator", "connect_operator", "make_teleoperator"]
+__all__ = [
+    "GamepadOperator",
+    "KeyboardOperator",
+    "LeaderOperator",
+    "Takeover",
+    "connect_operator",
+    "decode_takeover",
+]

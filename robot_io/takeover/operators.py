@@ -1,11 +1,13 @@
-"""What a person's pose is while they have taken over; whatever they ask for passes the safety layer as all else."""
+"""Operators: people who take over from the policy by leader arm, keyboard or gamepad.
+
+The pose that an operator asks for passes the safety layer like any other command.
+"""
 
 import contextlib
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol, cast
 
 import draccus
 import lerobot.teleoperators
@@ -14,24 +16,37 @@ from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 from lerobot.teleoperators.utils import make_teleoperator_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, did_you_mean, one_line
 
 from ..safety import EmergencyStop
-from ..terminal import Keys
+from ..terminal import KeyListener
 from .gamepad import GamepadOperator
 
 TOGGLE, STOP = "t", " "
-JOGS = ("qa", "ws", "ed", "rf", "yh", "uj")  # up and down, a pair a joint, in the joints' order
-_JOG = 2.0  # LeRobot's units a key press; terminals repeat a key that is held about 30 times a second
+JOGS = ("qa", "ws", "ed", "rf", "yh", "uj")  # keys that turn a joint up and down, one pair per joint, in their order
+_JOG = 2.0  # LeRobot's units per key press; terminals repeat a key that is held about 30 times per second
 
-Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
+# Decoded section `takeover`: keyboard, gamepad, LeRobot's configuration of a leader arm, or None for no operator.
+Takeover = Literal["keyboard", "gamepad"] | TeleoperatorConfig | None
+
+
+class KeyedOperator(Protocol):
+    """Operator as the control loop and the terminal use it."""
+
+    def __call__(self, observation: Mapping[str, Any]) -> np.ndarray | None:
+        """Pose that the person asks for, (joints,) in LeRobot's units; None while the policy acts."""
+
+    def keys(self) -> dict[str, Callable[[], object]]:
+        """Actions by key of the terminal."""
 
 
 class LeaderOperator:
-    """A leader arm: while taken over, the arm goes where the leader is held."""
+    """Leader arm: while the person has taken over, the arm goes to the leader's pose.
+
+    Raises UserError if the leader has other joints.
+    """
 
     def __init__(self, leader: Teleoperator, joints: Sequence[str]) -> None:
-        """Raises UserError if the leader has other joints."""
         self._keys = [f"{joint}.pos" for joint in joints]
         self._leader = leader
         self.active = False
@@ -56,41 +71,43 @@ class LeaderOperator:
 
 
 class KeyboardOperator:
-    """Keys that turn one joint each, up or down: the first one takes over, from where the arm is."""
+    """Keys that turn one joint each, up or down: the first one takes over, from the arm's pose.
+
+    Raises UserError for an arm with more joints than there are pairs of keys.
+    """
 
     def __init__(self, joints: Sequence[str]) -> None:
-        """Raises UserError for an arm with more joints than there are pairs of keys."""
         if len(joints) > len(JOGS):
             raise UserError(f"takeover.type=keyboard is for up to {len(JOGS)} joints; use a leader arm")
         self._keys = [f"{joint}.pos" for joint in joints]
-        self._moved = np.zeros(len(joints))  # since the arm's pose was taken; other threads add to it
-        self._from: np.ndarray | None = None
+        self._offset = np.zeros(len(joints))  # from the start pose; the thread that reads keys adds to it
+        self._start: np.ndarray | None = None
         self.active = False
 
     def toggle(self) -> None:
         """Take over, or let the policy go on."""
         self.active = not self.active
 
-    def jog(self, joint: int, by: float) -> None:
+    def jog(self, joint: int, step: float) -> None:
         """Turn a joint, and take over if that has not happened yet."""
         if not self.active:
-            self._moved[:] = 0.0
-            self._from = None
+            self._offset[:] = 0.0
+            self._start = None
             self.active = True
-        self._moved[joint] += by
+        self._offset[joint] += step
 
     def __call__(self, observation: Mapping[str, Any]) -> np.ndarray | None:
         if not self.active:
-            self._from = None
-            self._moved[:] = 0.0
+            self._start = None
+            self._offset[:] = 0.0
             return None
-        if self._from is None:
-            self._from = np.array([observation[key] for key in self._keys], dtype=float)
-        return self._from + self._moved
+        if self._start is None:
+            self._start = np.array([observation[key] for key in self._keys], dtype=float)
+        return self._start + self._offset
 
     def keys(self) -> dict[str, Callable[[], object]]:
-        def turn(joint: int, by: float) -> Callable[[], object]:
-            return lambda: self.jog(joint, by)
+        def turn(joint: int, step: float) -> Callable[[], object]:
+            return lambda: self.jog(joint, step)
 
         pairs = list(enumerate(JOGS[: len(self._keys)]))
         up = {pair[0]: turn(joint, _JOG) for joint, pair in pairs}
@@ -98,61 +115,74 @@ class KeyboardOperator:
         return {TOGGLE: self.toggle, **up, **down}
 
 
-@contextlib.contextmanager
-def connect_operator(
-    settings: Mapping[str, Any], joints: Sequence[str], stop: EmergencyStop
-) -> Iterator[Operator | None]:
-    """A person who may take over for the while, and the keys: t takes over and gives back, space stops the arm.
+def decode_takeover(section: Mapping[str, Any]) -> Takeover:
+    """Decode a `takeover` section: `type` is null, keyboard, gamepad, or LeRobot's name of a leader arm.
 
-    settings: the `takeover` configuration: `type` is null for nobody, keyboard, gamepad, or the name of a leader arm of
-    LeRobot's, whose settings the others are. Raises UserError for one that does not exist, does not fit or does not
-    connect.
+    The other settings are those of the leader arm. Raises UserError for an unknown type or setting, or a missing port.
     """
-    kind = settings.get("type")
-    person: LeaderOperator | KeyboardOperator | GamepadOperator | None = None
-    with contextlib.ExitStack() as stack:
-        if kind == "keyboard":
-            person = KeyboardOperator(joints)
-        elif kind == "gamepad":
-            pad = make_teleoperator({"type": "gamepad"})
-            person = GamepadOperator(pad, joints)
-            _connect_gamepad(pad)
-            stack.callback(pad.disconnect)
-        elif kind is not None:
-            leader = make_teleoperator(settings)
-            person = LeaderOperator(leader, joints)
-            _connect(leader)
-            stack.callback(leader.disconnect)
-        actions = person.keys() if person is not None else {}
-        stack.enter_context(Keys({STOP: lambda: stop.press("key"), **actions}).read())
-        yield person
-
-
-def make_teleoperator(settings: Mapping[str, Any]) -> Teleoperator:
-    """The LeRobot teleoperator of a `takeover` configuration, not yet connected."""
-    kind = str(settings["type"])
-    known: Callable[[], dict[str, type]] = TeleoperatorConfig.get_known_choices
-    if kind not in known():
+    kind = section.get("type")
+    if kind in (None, "keyboard", "gamepad"):
+        return cast(Takeover, kind)
+    known: Mapping[str, type] = TeleoperatorConfig.get_known_choices()
+    if kind not in known:
         for module in pkgutil.iter_modules(lerobot.teleoperators.__path__, "lerobot.teleoperators."):
             with contextlib.suppress(ImportError):  # it needs packages of its own
                 importlib.import_module(module.name)
         register_third_party_plugins()
-    if kind not in known():
-        near = " or ".join(difflib.get_close_matches(kind, known())) or ", ".join(sorted(known()))
-        raise UserError(f"LeRobot knows no teleoperator {kind!r}; did you mean {near}?")
-    if "port" in settings and not settings["port"]:
+        known = TeleoperatorConfig.get_known_choices()
+    if kind not in known:
+        raise UserError(f"LeRobot knows no teleoperator {kind!r}; {did_you_mean(str(kind), known)}")
+    if "port" in section and not section["port"]:
         raise UserError("takeover.port is not given; add takeover.port=/dev/ttyACM1 or alike (lerobot-find-port)")
     try:
-        return make_teleoperator_from_config(draccus.decode(TeleoperatorConfig, dict(settings)))
+        return draccus.decode(TeleoperatorConfig, dict(section))
     except (draccus.utils.DecodingError, ValueError, TypeError, ImportError) as error:
-        raise UserError(f"{kind} cannot be made of these settings: {error}; mend takeover.*") from error
+        raise UserError(f"{kind} cannot be built from these settings: {error}; fix takeover.*") from error
 
 
-def _connect(leader: Teleoperator) -> None:
+@contextlib.contextmanager
+def connect_operator(takeover: Takeover, joints: Sequence[str], stop: EmergencyStop) -> Iterator[KeyedOperator | None]:
+    """Connect an operator for the block, and the keys: t takes over and gives back, space stops the arm.
+
+    Raises UserError for a device that does not exist, does not fit or does not connect.
+    """
+    operator: KeyedOperator | None = None
+    with contextlib.ExitStack() as stack:
+        if takeover == "keyboard":
+            operator = KeyboardOperator(joints)
+        elif takeover == "gamepad":
+            pad = _make_teleoperator(_gamepad_config())
+            operator = GamepadOperator(pad, joints)
+            _connect_gamepad(pad)
+            stack.callback(pad.disconnect)
+        elif takeover is not None:
+            leader = _make_teleoperator(takeover)
+            operator = LeaderOperator(leader, joints)
+            _connect_leader(leader)
+            stack.callback(leader.disconnect)
+        actions = operator.keys() if operator is not None else {}
+        stack.enter_context(KeyListener({STOP: lambda: stop.press("key"), **actions}).listen())
+        yield operator
+
+
+def _make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
+    try:
+        return make_teleoperator_from_config(config)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"{config.type} cannot be built from these settings: {error}; fix takeover.*") from error
+
+
+def _gamepad_config() -> TeleoperatorConfig:
+    from lerobot.teleoperators.gamepad import GamepadTeleopConfig
+
+    return GamepadTeleopConfig()
+
+
+def _connect_leader(leader: Teleoperator) -> None:
     try:
         leader.connect(calibrate=False)
     except (ConnectionError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         raise UserError(f"the leader arm does not connect: {reason}; check takeover.port, cable and power") from error
     if not leader.is_calibrated:
         leader.disconnect()
@@ -167,4 +197,4 @@ def _connect_gamepad(pad: Any) -> None:
         raise UserError("a gamepad needs pygame; install it: uv sync --extra gamepad") from error
     if not pad.gamepad.running:
         pad.disconnect()
-        raise UserError("no gamepad is there; plug one in, or use takeover.type=keyboard")
+        raise UserError("there is no gamepad; plug one in, or use takeover.type=keyboard")

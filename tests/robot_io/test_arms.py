@@ -71,7 +71,7 @@ def test_a_robot_of_a_plugin(tmp_path):
 
     with pytest.raises(UserError, match="tests_own_arm has no setting 'wheel'; did you mean wheels"):
         make_arm({"type": "tests_own_arm", "id": None, "wheel": 4})
-    with pytest.raises(UserError, match="tests_own_arm cannot be made of these settings"):  # it has no robot class
+    with pytest.raises(UserError, match="tests_own_arm cannot be built from these settings"):  # it has no robot class
         make_arm({"type": "tests_own_arm", "id": None, "wheels": 4})
 
 
@@ -81,9 +81,12 @@ def test_a_robot_of_a_plugin(tmp_path):
         ({"type": "so101_folower"}, "knows no robot 'so101_folower'; did you mean so101_follower"),
         ({"port": None}, "robot.port is not given"),
         ({"use_degree": True}, "no setting 'use_degree'; did you mean use_degrees"),
-        ({"max_relative_target": "far"}, "cannot be made of these settings"),
-        ({"cameras": {"front": {"type": "opencv"}}}, "cannot be made of these settings"),
-        ({"cameras": {"front": {"type": "webcam"}}}, "robot.cameras.front.type is 'webcam'; use one of opencv"),
+        ({"max_relative_target": "far"}, "cannot be built from these settings"),
+        ({"cameras": {"front": {"type": "opencv"}}}, "cannot be built from these settings"),
+        (
+            {"cameras": {"front": {"type": "webcam"}}},
+            "type: unknown camera type 'webcam'; use one of opencv",
+        ),
         ({"cameras": {"front": {"type": "twin", "width": 8, "height": 8, "fps": 9}}}, "belongs to a twin but none"),
     ],
 )

@@ -48,8 +48,15 @@ class FakeArm:
     def set_torque(self, share):
         self.torques.append(share)
 
-    def loop(self, policy, **kwargs):
-        return ControlLoop(self, policy, self.layer, self.set_torque, clock=self.clock, sleep=self.sleep, **kwargs)
+    def read_servos(self):
+        return self.servos() if self.servos is not None else None
+
+    def heartbeat(self):
+        pass
+
+    def loop(self, policy, servos=None, **kwargs):
+        self.servos = servos
+        return ControlLoop(self, policy, self.layer, clock=self.clock, sleep=self.sleep, **kwargs)
 
     def at_rest(self):
         """Whether it stands still, and came to that within its limits of acceleration."""

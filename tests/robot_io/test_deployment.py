@@ -12,7 +12,7 @@ from fake_arm import FOLDED, HIGH, JOINTS, LOW, FakeArm, FakeRunner
 
 from configs.composing import as_dict, load_config
 from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes, watch_for_people
-from robot_io.deployment.arm_session import FreshImageRobot
+from robot_io.deployment.arm_session import RobotArm
 from robot_io.deployment.command_sources import SlowPath, check_arrived
 from robot_io.safety import Reaction, SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
@@ -116,15 +116,15 @@ def test_a_slow_path_keeps_to_its_share_of_the_speed_limits(safety):
     limits, now = SafetyLimits.decode(safety), [0.0]
     path = SlowPath(np.zeros(6), np.array([90.0, -30, 0, 0, 0, 40]), limits, 0.25, clock=lambda: now[0])
     poses = [np.zeros(6)]
-    while not path.done():
-        poses.append(path(named(poses[-1])))
+    while not path.is_done():
+        poses.append(path.command(named(poses[-1])))
         now[0] += 1 / 30
     assert now[0] < path.seconds
     speeds = np.abs(np.diff(poses, axis=0)).max(axis=0) * 30
     assert speeds[0] == pytest.approx(0.25 * 120, rel=0.02)
     assert (speeds <= 0.25 * np.array([joint.speed for joint in limits.joints.values()]) * 1.001).all()
     assert poses[-1] == pytest.approx([90, -30, 0, 0, 0, 40])
-    assert SlowPath(np.ones(6), np.ones(6), limits, 0.25)(named(np.ones(6))) == pytest.approx(np.ones(6))
+    assert SlowPath(np.ones(6), np.ones(6), limits, 0.25).command(named(np.ones(6))) == pytest.approx(np.ones(6))
 
 
 def named(pose):
@@ -135,19 +135,19 @@ def test_a_slow_path_waits_for_an_arm_that_is_held_up(safety):
     limits, now = SafetyLimits.decode(safety), [0.0]
     path = SlowPath(np.zeros(6), np.array([90.0, 0, 0, 0, 0, 0]), limits, 0.25, clock=lambda: now[0])
     for _ in range(300):
-        pose = path(named(np.zeros(6)))
+        pose = path.command(named(np.zeros(6)))
         now[0] += 1 / 30
     assert 12 <= pose[0] < 15
-    assert not path.done()
+    assert not path.is_done()
     patient = SlowPath(np.zeros(6), np.ones(6), limits, 0.25, give_up_s=1.0, clock=lambda: now[0])
     for _ in range(90):
-        assert not patient.done() or now[0] > 11
-        patient(named(np.full(6, 20.0)))
+        assert not patient.is_done() or now[0] > 11
+        patient.command(named(np.full(6, 20.0)))
         now[0] += 1 / 30
-    assert patient.done()
-    path(named(np.zeros(6)))
+    assert patient.is_done()
+    path.command(named(np.zeros(6)))
     now[0] += 60  # a computer that slept is no reason to hurry
-    assert path(named(pose))[0] - pose[0] < 0.25 * 120 * 2 / 30
+    assert path.command(named(pose))[0] - pose[0] < 0.25 * 120 * 2 / 30
 
 
 def test_an_arm_that_does_not_arrive_is_told(safety):
@@ -243,7 +243,7 @@ def test_whatever_fails_the_arm_is_let_go_and_the_report_written(where, layer, t
 
 
 def test_a_late_chunk_holds_the_arm_and_a_policy_that_hangs_is_one_line(layer, tmp_path, monkeypatch):
-    monkeypatch.setattr("robot_io.deployment.command_sources._GIVE_UP_S", 0.5)
+    monkeypatch.setattr("robot_io.deployment.command_sources._HANGING_S", 0.5)
     arm, runner, log = FakeArm(), FakeRunner(step=1.0), Log()
     act, last = runner.act, np.array(START)
 
@@ -278,23 +278,23 @@ class Camera:
 def test_pictures_that_cannot_be_believed_are_no_reading():
     arm, now = FakeArm(), [10.0]
     arm.cameras = {"front": Camera()}
-    sighted = FreshImageRobot(arm, 0.5, clock=lambda: now[0])
+    robot_arm = RobotArm(arm, 0.5, clock=lambda: now[0])
 
     def tick(age=0.0, moved=1.0, new=False):
         now[0] += 0.1
         arm.cameras["front"].latest_timestamp = now[0] - age
         arm.pose["elbow_flex.pos"] += moved
         arm._picture += new
-        return sighted.get_observation()
+        return robot_arm.get_observation()
 
     for _ in range(20):
         tick(moved=0.0)  # nothing moves, and so nothing changes
         tick(new=True)
-    with pytest.raises(TimeoutError, match=r"the newest picture of front is 0\.6 s old"):
+    with pytest.raises(TimeoutError, match=r"the newest image of front is 0\.6 s old"):
         tick(age=0.6, moved=0.0)
     for _ in range(10):  # a degree each
         tick()
-    with pytest.raises(TimeoutError, match=r"front has given the same picture for 1\.\d s while the arm moved"):
+    with pytest.raises(TimeoutError, match=r"front has given the same image for 1\.\d s while the arm moved"):
         tick()
     tick(new=True)
 
@@ -326,7 +326,7 @@ def test_episodes_that_make_no_sense(arguments, what):
 
 
 def test_settings_that_make_no_sense(layer, tmp_path):
-    with pytest.raises(UserError, match="approach_speed=0 is no share"):
+    with pytest.raises(UserError, match="approach_speed=0 is not a share"):
         Deployment(FakeArm(), FakeRunner(), layer, approach_speed=0)
     with pytest.raises(UserError, match="start_pose has 2 numbers; give one for each of shoulder_pan"):
         Deployment(FakeArm(), FakeRunner(), layer).run([Episode("go", 1, (1.0, 2.0))], tmp_path)
@@ -340,8 +340,8 @@ def test_the_arm_stands_still_while_a_person_is_in_view(safety, tmp_path):
     layer = SafetyLayer(safety | {"person": safety["person"] | {"enabled": True, "resume_s": 0.1}})
     arm, log = FakeArm(), Log()
     log.at_tick = lambda tick: arm._picture.fill(255 if tick >= 10 else 0)
-    with watch_for_people("test_deployment.somebody", "front", layer.limits) as people:
-        run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, people=people)
+    with watch_for_people("test_deployment.somebody", "front", layer.limits) as person:
+        run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, person=person)
         run.run([Episode("go", 1.5, START)], tmp_path)
     sent = np.array([tick.sent[0] for tick in log.ticks])
     assert sent[9] > sent[0] + 1

@@ -1,13 +1,15 @@
 """The person gate on an arm: a trained detector between a camera and the safety layer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from fake_arm import FakeArm, FakeRunner
 
-from configs.composing import as_dict, load_config
+from configs.composing import as_dict, decode, load_config
 from robot_io.deployment import Deployment, Episode, watch_for_people
-from robot_io.person_gate import GatedDetector, load_person_gate
+from robot_io.person_gate import GatedDetector, PersonGateSettings, load_person_gate
 from robot_io.safety import SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
 from tinyvla.frontends.wake import GateLimits, PersonGate, Reason, Wake
@@ -69,26 +71,26 @@ def test_a_detector_that_fails_and_a_camera_that_is_frozen_are_people():
 
 
 def test_it_comes_from_a_checkpoint(cfg, checkpoint):
-    limits, settings = SafetyLimits.decode(cfg["safety"]), cfg["person_gate"]
+    limits, settings = SafetyLimits.decode(cfg["safety"]), decode(PersonGateSettings, cfg["person_gate"])
     assert load_person_gate(settings, limits) is None
-    gate = load_person_gate(settings | {"checkpoint": checkpoint}, limits).gate
+    gate = load_person_gate(replace(settings, checkpoint=checkpoint), limits).gate
     assert gate.limits == GateLimits(0.7, 0.6, 2, hold_s=0.0, stale_s=0.5, repeat_s=1.0)
-    changed = settings | {"checkpoint": checkpoint, "from_probability": 0.9, "on_count": 1}
-    assert load_person_gate(changed, limits, drawn=True).gate.limits == GateLimits(0.9, 0.6, 1, 0.0, 0.5, None)
-    assert load_person_gate(changed | {"repeat_s": 2.0}, limits, drawn=True).gate.limits.repeat_s == 2.0
+    changed = replace(settings, checkpoint=checkpoint, from_probability=0.9, on_count=1)
+    assert load_person_gate(changed, limits, simulated=True).gate.limits == GateLimits(0.9, 0.6, 1, 0.0, 0.5, None)
+    assert load_person_gate(replace(changed, repeat_s=2.0), limits, simulated=True).gate.limits.repeat_s == 2.0
 
 
 def test_mistakes(cfg, checkpoint, tmp_path):
-    limits, settings = SafetyLimits.decode(cfg["safety"]), cfg["person_gate"]
+    limits, settings = SafetyLimits.decode(cfg["safety"]), decode(PersonGateSettings, cfg["person_gate"])
     off = SafetyLimits.decode(cfg["safety"] | {"person": cfg["safety"]["person"] | {"enabled": False}})
     with pytest.raises(UserError, match=r"add safety\.person\.enabled=true"):
-        load_person_gate(settings | {"checkpoint": checkpoint}, off)
+        load_person_gate(replace(settings, checkpoint=checkpoint), off)
     with pytest.raises(UserError, match="there is no front-end at"):
-        load_person_gate(settings | {"checkpoint": tmp_path}, limits)
+        load_person_gate(replace(settings, checkpoint=tmp_path), limits)
     with pytest.raises(UserError, match=r"0 <= off <= on <= 1"):
-        load_person_gate(settings | {"checkpoint": checkpoint, "from_probability": 0.2}, limits)
-    with watch_for_people(lambda image: 0.0, "side", limits) as people:
-        run = Deployment(FakeArm(), FakeRunner(), SafetyLayer(limits), people=people)
+        load_person_gate(replace(settings, checkpoint=checkpoint, from_probability=0.2), limits)
+    with watch_for_people(lambda image: 0.0, "side", limits) as person:
+        run = Deployment(FakeArm(), FakeRunner(), SafetyLayer(limits), person=person)
         with pytest.raises(UserError, match=r"'side'; set person_gate\.camera to one of front"):
             run.run([Episode("go", 1.0, START)], tmp_path)
 
@@ -118,8 +120,8 @@ def test_the_arm_stops_for_a_person(cfg, tmp_path):
     gate = PersonGate(GateLimits(0.6, 0.4, 2, hold_s=0.0, repeat_s=None))
     arm, layer = FakeArm(), SafetyLayer(limits)
     log = Log(arm, tick=15)
-    with watch_for_people(GatedDetector(lambda image: image.mean() / 255, gate), "front", limits) as people:
-        run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, people=people)
+    with watch_for_people(GatedDetector(lambda image: image.mean() / 255, gate), "front", limits) as person:
+        run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, person=person)
         report = run.run([Episode("go", 1.5, START)], tmp_path)
     assert log.sent[14] > log.sent[0] + 1
     assert np.ptp(log.sent[-8:]) == 0

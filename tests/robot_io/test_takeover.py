@@ -8,9 +8,9 @@ from fake_arm import FOLDED, JOINTS
 from lerobot.teleoperators.utils import TeleopEvents
 
 from robot_io.safety import EmergencyStop
-from robot_io.takeover import GamepadOperator, KeyboardOperator, LeaderOperator, connect_operator, make_teleoperator
-from robot_io.takeover.gamepad import Hand
-from robot_io.terminal import Keys
+from robot_io.takeover import GamepadOperator, KeyboardOperator, LeaderOperator, connect_operator, decode_takeover
+from robot_io.takeover.gamepad import HandKinematics
+from robot_io.terminal import KeyListener
 from tinyvla.errors import UserError
 
 NAMES = [f"{joint}.pos" for joint in JOINTS]
@@ -22,7 +22,7 @@ def test_a_leader_is_followed_while_it_has_taken_over():
     person = LeaderOperator(
         SimpleNamespace(name="so_leader", action_features=held, get_action=lambda: dict(held)), JOINTS
     )
-    keys = Keys(person.keys())
+    keys = KeyListener(person.keys())
     assert person(SEEN) is None
     keys.press("t")
     assert person(SEEN).tolist() == [5.0] * 6
@@ -33,7 +33,7 @@ def test_a_leader_is_followed_while_it_has_taken_over():
 
 def test_the_keyboard_turns_joints_from_where_the_arm_is():
     person = KeyboardOperator(JOINTS)
-    keys = Keys(person.keys())
+    keys = KeyListener(person.keys())
     assert person(SEEN) is None
     for key in "qqs":
         keys.press(key)
@@ -60,7 +60,7 @@ class Pad:
 
 
 def test_a_gamepad_moves_the_hand_while_its_button_is_held():
-    pad, now, hand = Pad(), [0.0], Hand(JOINTS)
+    pad, now, hand = Pad(), [0.0], HandKinematics(JOINTS)
     person = GamepadOperator(pad, JOINTS, clock=lambda: now[0])
     start = np.array((10.0, -40.0, 40.0, 50.0, 5.0, 20.0))
     seen = dict(zip(NAMES, start, strict=True))
@@ -94,8 +94,8 @@ def test_a_gamepad_moves_the_hand_while_its_button_is_held():
 def test_a_gamepad_that_is_not_there(monkeypatch):
     stop = EmergencyStop()
     with (
-        pytest.raises(UserError, match=r"needs pygame; install it: uv sync --extra gamepad|no gamepad is there"),
-        connect_operator({"type": "gamepad"}, JOINTS, stop),
+        pytest.raises(UserError, match=r"needs pygame; install it: uv sync --extra gamepad|there is no gamepad"),
+        connect_operator("gamepad", JOINTS, stop),
     ):
         pass
     with pytest.raises(UserError, match="knows only the SO-101's geometry"):
@@ -104,19 +104,19 @@ def test_a_gamepad_that_is_not_there(monkeypatch):
 
 def test_mistakes():
     stop = EmergencyStop()
-    with connect_operator({"type": None}, JOINTS, stop) as person:
+    with connect_operator(decode_takeover({"type": None}), JOINTS, stop) as person:
         assert person is None
-    with connect_operator({"type": "keyboard"}, JOINTS, stop) as person:
+    with connect_operator(decode_takeover({"type": "keyboard"}), JOINTS, stop) as person:
         assert isinstance(person, KeyboardOperator)
     with pytest.raises(UserError, match="did you mean so101_leader"):
-        make_teleoperator({"type": "so101_leadr"})
+        decode_takeover({"type": "so101_leadr"})
     with pytest.raises(UserError, match=r"takeover\.port is not given"):
-        make_teleoperator({"type": "so101_leader", "port": None})
-    with pytest.raises(UserError, match=r"mend takeover\.\*"):
-        make_teleoperator({"type": "so101_leader", "port": "x", "speed": 3})
+        decode_takeover({"type": "so101_leader", "port": None})
+    with pytest.raises(UserError, match=r"fix takeover\.\*"):
+        decode_takeover({"type": "so101_leader", "port": "x", "speed": 3})
     with (
         pytest.raises(UserError, match="the leader arm does not connect"),
-        connect_operator({"type": "so101_leader", "port": "/dev/no-such"}, JOINTS, stop),
+        connect_operator(decode_takeover({"type": "so101_leader", "port": "/dev/no-such"}), JOINTS, stop),
     ):
         pass
     with pytest.raises(UserError, match="for up to 6 joints"):
