@@ -111,7 +111,7 @@ def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
         check_values(cfg, config_name, overrides)
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
-        raise UserError(f"a setting refers to another one that does not exist: {str(error).splitlines()[0]}") from error
+        raise UserError(f"a setting refers to a setting that does not exist: {str(error).splitlines()[0]}") from error
     return cfg
 
 

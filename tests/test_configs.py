@@ -1,4 +1,4 @@
-"""The configuration: what composes, what is refused, and how the front door says so."""
+"""The configuration: composition, mistakes, and their messages."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ ROOT = CONFIG_DIR.parent
 
 
 def run_app(arguments, main=lambda cfg: None, config_name="train"):
-    """Run an entry point's front door in this process; its exit code."""
+    """Run an entry point in this process, with `main` in place of its work; its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{config_name}.py", *arguments])
         try:
@@ -33,7 +33,7 @@ def _in_a_fresh_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(capsys):
-    """Run a command line that must be refused; the one line on stderr."""
+    """Run a command line that must be refused; the single line on stderr."""
 
     def run(*arguments, config_name="train"):
         assert run_app(arguments, main=lambda cfg: pytest.fail("ran"), config_name=config_name) == 2
@@ -97,16 +97,16 @@ def test_a_preset_has_values_for_the_chosen_policy():
 def test_the_machines_own_preset_has_them_too(devices, preset, monkeypatch):
     monkeypatch.setattr(composing, "glob", lambda pattern: devices)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    own, chosen = (load_config("train", ["policy=act", *more]) for more in ([], [f"preset={preset}"]))
-    own.run_dir = chosen.run_dir = ""
-    assert own == chosen
+    default, chosen = (load_config("train", ["policy=act", *more]) for more in ([], [f"preset={preset}"]))
+    default.run_dir = chosen.run_dir = ""
+    assert default == chosen
 
 
 def test_a_sweep_over_policies_gives_each_its_own_values():
-    seen = []
-    assert run_app(["-m", "preset=cpu", "policy=tinyvla,act,diffusion", "trainer.steps=5"], seen.append) == 0
-    assert ["horizon" in cfg.policy for cfg in seen] == [False, False, True]
-    assert {cfg.policy.get("chunk_size", cfg.policy.get("horizon")) for cfg in seen} == {16}
+    jobs = []
+    assert run_app(["-m", "preset=cpu", "policy=tinyvla,act,diffusion", "trainer.steps=5"], jobs.append) == 0
+    assert ["horizon" in cfg.policy for cfg in jobs] == [False, False, True]
+    assert {cfg.policy.get("chunk_size", cfg.policy.get("horizon")) for cfg in jobs} == {16}
 
 
 @pytest.mark.parametrize("file", sorted((CONFIG_DIR / "preset/policy").glob("*.yaml")), ids=lambda file: file.stem)
@@ -166,28 +166,28 @@ def test_values_of_the_wrong_kind(refused):
 
 
 def test_values_that_are_plainly_meant():
-    seen = []
-    assert run_app(["env.tasks=reach-v3", "trainer.steps=1e4"], seen.append) == 0
-    assert (list(seen[0].env.tasks), seen[0].trainer.steps) == (["reach-v3"], 10000)
-    assert isinstance(seen[0].trainer.steps, int)
+    jobs = []
+    assert run_app(["env.tasks=reach-v3", "trainer.steps=1e4"], jobs.append) == 0
+    assert (list(jobs[0].env.tasks), jobs[0].trainer.steps) == (["reach-v3"], 10000)
+    assert isinstance(jobs[0].trainer.steps, int)
 
 
 def test_a_run_leaves_no_folder_of_hydras(tmp_path):
-    seen = []
-    assert run_app(["run_dir=a b", "seed=3"], seen.append) == 0
-    assert seen[0].command == "python train.py 'run_dir=a b' seed=3"
+    jobs = []
+    assert run_app(["run_dir=a b", "seed=3"], jobs.append) == 0
+    assert jobs[0].command == "python train.py 'run_dir=a b' seed=3"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_gives_every_job_its_own_run_folder():
-    seen = []
-    assert run_app(["-m", "seed=1,2", "policy=tinyvla,act"], seen.append) == 0
-    assert len({cfg.run_dir for cfg in seen}) == 4
-    assert {cfg.run_dir.split("/")[1] for cfg in seen} == {"tinyvla-metaworld", "act-metaworld"}
-    assert seen[3].command == "python train.py seed=2 policy=act"
-    seen.clear()
-    run_app(["-m", "seed=1,2", "run_dir=mine"], seen.append)
-    assert [cfg.run_dir for cfg in seen] == ["mine/0", "mine/1"]
+    jobs = []
+    assert run_app(["-m", "seed=1,2", "policy=tinyvla,act"], jobs.append) == 0
+    assert len({cfg.run_dir for cfg in jobs}) == 4
+    assert {cfg.run_dir.split("/")[1] for cfg in jobs} == {"tinyvla-metaworld", "act-metaworld"}
+    assert jobs[3].command == "python train.py seed=2 policy=act"
+    jobs.clear()
+    run_app(["-m", "seed=1,2", "run_dir=mine"], jobs.append)
+    assert [cfg.run_dir for cfg in jobs] == ["mine/0", "mine/1"]
 
 
 def test_a_users_mistake_is_one_line_even_from_a_worker(capsys):
@@ -203,15 +203,15 @@ def test_a_users_mistake_is_one_line_even_from_a_worker(capsys):
 
 
 def test_a_failing_job_does_not_stop_a_sweep(capsys):
-    seen = []
+    jobs = []
 
     def main(cfg):
-        seen.append(cfg.seed)
+        jobs.append(cfg.seed)
         if cfg.seed == 1:
             raise UserError("no")
 
     assert run_app(["-m", "seed=1,2"], main) == 2
-    assert seen == [1, 2]
+    assert jobs == [1, 2]
     assert "error: no\n" in capsys.readouterr().err
 
 

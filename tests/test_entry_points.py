@@ -1,4 +1,4 @@
-"""train.py and evaluate.py from the command line to the last file: what they leave, and how they refuse."""
+"""train.py and evaluate.py from the command line to the last file: results and error messages."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def data_dir(tmp_path_factory):
 
 
 def check_run(run_dir, episodes=1):
-    """A finished run's folder holds what the README promises."""
+    """The folder of a finished run holds the files that the README lists."""
     result = json.loads((run_dir / "eval.json").read_text())
     assert {"success_rate", "episodes", "ci95", "ms_per_action"} <= set(result)
     assert list(result["tasks"]) == [TASK]
@@ -80,7 +80,7 @@ def test_one_command_from_nothing_to_a_report(policy, data_dir, tmp_path, comman
 
 @pytest.fixture
 def trained(data_dir, tmp_path, command, in_process):
-    """A run's folder, as small as they come."""
+    """Folder of a very small run."""
     run_dir = tmp_path / "trained"
     arguments = [*POLICY["tinyvla"], *ENV, *SMALL, f"data_dir={data_dir}", f"run_dir={run_dir}"]
     settings = ["trainer.steps=1", "trainer.validate_every=0"]
@@ -122,11 +122,11 @@ def test_evaluating_under_a_shift(trained, tmp_path, command):
 
 
 def test_resuming_goes_on_with_the_runs_own_settings(trained, command, monkeypatch):
-    """Precision and device, too, which are needed before anything else; the command's own would be bf16=auto."""
-    asked = []
+    """With its precision and device, too; those of the command would be bf16=auto."""
+    calls = []
 
     def note(device, bf16):
-        asked.append((device, bf16))
+        calls.append((device, bf16))
         return make_accelerator(device, bf16)
 
     monkeypatch.setattr("tinyvla.training.make_accelerator", note)
@@ -134,7 +134,7 @@ def test_resuming_goes_on_with_the_runs_own_settings(trained, command, monkeypat
     (trained / "eval.json").unlink()
     code, _, err = command("train", f"run_dir={trained}", "resume=true")
     assert code == 0, err
-    assert asked == [("auto", False)]
+    assert calls == [("auto", False)]
     assert before == ((trained / "config.yaml").read_bytes(), (trained / "metrics.jsonl").read_bytes())
     check_run(trained)
 
@@ -225,7 +225,7 @@ def test_a_truncated_dataset_is_one_line(data_dir, trained, tmp_path, command):
 
 
 def start(*arguments):
-    """A real process, in a group of its own."""
+    """Start a program in its own process group."""
     command = [sys.executable, *arguments]
     environment = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

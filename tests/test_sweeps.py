@@ -1,4 +1,4 @@
-"""Sweeps on a Ray cluster: every job is a task, and what it prints and raises comes back."""
+"""Sweeps on a Ray cluster: every job is a task, and its output and errors are returned."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def start(*arguments):
 
 @pytest.mark.slow
 def test_a_sweep_runs_its_jobs_as_tasks(dataset_root, tmp_path):
-    """One of them cannot: it is one line, and the others go on."""
+    """A job with a mistake is reported on one line; the other jobs run."""
     sweep = ["seed=0,1", "decoder.scheduler=DDIMScheduler,DDIM", "trainer.steps=3", f"dataset.root={dataset_root}"]
     process = start(*sweep, f"run_dir={tmp_path}")
     out, err = process.communicate(timeout=400)
@@ -42,7 +42,7 @@ def test_a_sweep_runs_its_jobs_as_tasks(dataset_root, tmp_path):
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2
     assert all("did you mean DDIMScheduler" in line for line in errors)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2"]  # seed 0 and 1 with the scheduler that is
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2"]  # seeds 0 and 1 with the scheduler that exists
     for name in ("0", "2"):
         assert len(read_metrics(tmp_path / name / "metrics.jsonl")) == 3
         assert f"{tmp_path}/{name}/checkpoints/last" in out

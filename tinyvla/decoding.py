@@ -138,8 +138,8 @@ def _is_required(field: Any) -> bool:
 def _hint(word: str, known: Sequence[str], section: str = "") -> str:
     near = nearest_names(word, known, cutoff=0.6)
     if near:
-        return f"did you mean {' or '.join(_key(section, each) for each in near)}?"
-    return f"there is {', '.join(_key(section, each) for each in known)}"
+        return f"did you mean {' or '.join(_key(section, name) for name in near)}?"
+    return f"there is {', '.join(_key(section, name) for name in known)}"
 
 
 def _key(section: str, name: str) -> str:
