@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from policies import PolicyRunner, find_checkpoint
+from policies.model_card import add_evaluation
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 
@@ -138,6 +139,7 @@ def evaluate(
     }
     if run_dir:
         write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
+        add_evaluation(setting.checkpoint, env_cfg["name"], result)
     return result
 
 

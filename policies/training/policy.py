@@ -33,6 +33,7 @@ from ..data import (
     stream_batches,
 )
 from ..factory import find_checkpoint, make_policy, make_processors, save_checkpoint_files
+from ..model_card import write_model_card
 from .phases import averaged_parameters, keep_codebooks_precise, resume_phase, training_phase
 
 
@@ -107,6 +108,7 @@ class PolicyTrainable(Trainable):
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         save_checkpoint_files(self.module, *self._pipelines, folder, weights=weights, features=self._meta.features)
+        write_model_card(folder, self.module, self._meta, self._cfg)
 
     def _from_stream(self, start: int) -> Callable[[int], Batch]:
         # There is no way back into a stream: a resumed run goes on with another draw of it.

@@ -1,0 +1,81 @@
+"""Model card of a checkpoint (README.md): its training data and settings, how to run it, and its success rates."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.policies import PreTrainedPolicy
+
+from tinyvla.files import write_whole
+
+CARD = "README.md"
+_HEAD = """| environment | tasks | split, seed | shift | successes | success rate | 95% interval |
+|---|---|---|---|---|---|---|
+"""
+_TEXT = """---
+library_name: lerobot
+pipeline_tag: robotics
+tags: [robotics, lerobot, {type}]
+---
+# {type}: {dataset}
+
+| | |
+|---|---|
+{rows}
+
+## Run it
+
+```bash
+python evaluate.py checkpoint=<this folder> episodes=20   # in a clone; tinyvla-evaluate where the package is installed
+```
+
+```python
+from policies import load_policy
+
+policy = load_policy("<this folder>")
+policy.reset(seed=0)
+action = policy.act(observation)  # keys: {keys}
+```
+
+## Evaluation
+
+Closed loop, on seeds that training and validation do not use. Wilson 95% intervals.
+
+{head}"""
+
+
+def write_model_card(
+    folder: Path, policy: PreTrainedPolicy, dataset: LeRobotDatasetMetadata, run: Mapping[str, Any]
+) -> Path:
+    """Write the card of a policy that was trained on `dataset` with the settings `run` (those of config.yaml)."""
+    config, trainer, instructions = policy.config, run["trainer"], list(dataset.tasks.index)
+    shown = "; ".join(instructions[:8]) + (f"; and {len(instructions) - 8} more" if len(instructions) > 8 else "")
+    keys = [*config.image_features, "observation.state", "task"]
+    values = {
+        "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()) / 1e6:.2f} M",
+        "demonstrations": f"{dataset.total_episodes} episodes, {dataset.total_frames} frames, {dataset.fps} Hz",
+        "instructions": shown,
+        "training": f"{trainer['steps']} steps, batches of {trainer['batch_size']}, seed {run['seed']}",
+        "command": f"`{run.get('command')}`",
+    }
+    rows = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in values.items())
+    text = _TEXT.format(type=config.type, dataset=dataset.repo_id, rows=rows, keys=", ".join(keys), head=_HEAD)
+    return write_whole(folder / CARD, text)
+
+
+def add_evaluation(checkpoint: Path, environment: str, result: Mapping[str, Any]) -> None:
+    """Add the figures of an evaluation (the content of eval.json) to a checkpoint's card, in place of older ones.
+
+    Nothing happens for a checkpoint without a card or on a disk that cannot be written.
+    """
+    low, high = (f"{100 * bound:.1f}" for bound in result["ci95"])
+    shift = f"{', '.join(result['shift']['names'])} {result['shift']['severity']}" if result.get("shift") else "none"
+    setting = f"| {environment} | {', '.join(result['tasks'])} | {result['split']}, {result['seed']} | {shift} | "
+    row = setting + f"{result['successes']}/{result['episodes']} | {result['success_rate']:.1%} | {low}–{high}% |\n"
+    with contextlib.suppress(OSError):
+        text = (checkpoint / CARD).read_text()
+        if _HEAD in text:
+            lines = [line for line in text.splitlines(keepends=True) if not line.startswith(setting)]
+            write_whole(checkpoint / CARD, "".join(lines) + row)
