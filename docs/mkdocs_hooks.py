@@ -37,3 +37,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     )
     # Source files are named, not linked: they are no part of the site.
     return re.sub(r"\[([^]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Show placeholders such as observation.images.<camera> as text, not as elements of the page."""
+    return re.sub(r"<(camera|feature|name|run|robot|task|folder|dataset|frontend|joint|time)>", r"&lt;\1&gt;", html)

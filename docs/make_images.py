@@ -1,0 +1,104 @@
+"""Make the images of the README: python docs/make_images.py [tinysam=outputs/<run>] [report=outputs/<run>].
+
+Without settings: the SO-101's cameras and the shifts, which need no trained model. `tinysam` is a run of
+`train.py task=perception/tinysam`, `report` a run of `train.py`, whose page Chromium opens.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from configs.composing import as_dict, load_config
+from envs import make_env
+from envs.scenes import open_labelled_images
+from envs.shifts.examples import example_frames
+from tinyvla.frontends import load_frontend
+
+FOLDER = Path(__file__).parent / "images"
+SIDE, CAPTION, WIDTH = 220, 20, 660
+SHIFTS = {"table_texture": 2, "lighting": 3, "camera_pose": 2, "distractors": 2, "object_colour": 3}
+
+
+def tile(images: Iterable[tuple[np.ndarray, str]], columns: int) -> Image.Image:
+    """Images of one size with their captions below, in rows."""
+    tiles = list(images)
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * SIDE, rows * (SIDE + CAPTION)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, caption) in enumerate(tiles):
+        x, y = number % columns * SIDE, number // columns * (SIDE + CAPTION)
+        sheet.paste(Image.fromarray(np.asarray(image)).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (x, y))
+        draw.text((x + 4, y + SIDE + 2), caption, fill="black", font=ImageFont.load_default(13))
+    return sheet
+
+
+def save(image: Image.Image, name: str) -> None:
+    """Save with few colours: a few dozen kilobytes."""
+    FOLDER.mkdir(exist_ok=True)
+    image.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(FOLDER / name, optimize=True)
+    print(f"{FOLDER / name}: {(FOLDER / name).stat().st_size / 1000:.0f} kB")
+
+
+def draw_twin() -> None:
+    """The three cameras of the SO-101 while the expert lifts the cube."""
+    settings = ["env=so101", "env.render=faithful", f"env.image_size={SIDE}", "env.cameras=[front,wrist,top]"]
+    env: Any = make_env(as_dict(load_config("collect", settings).env), "pick-lift")
+    env.reset(seed=3)
+    success = False
+    while not success:
+        _, success, *_ = env.apply(env.expert_action())
+    observation = env.observe()
+    save(tile(((observation[f"observation.images.{name}"], name) for name in ("front", "wrist", "top")), 3), "twin.png")
+    env.close()
+
+
+def draw_shifts() -> None:
+    """The first frame of one episode under several axes."""
+    cfg = as_dict(load_config("collect", ["env=metaworld", "env.render=faithful"]).env)
+    frames = [(np.zeros((1, 1, 3), np.uint8), "")][:0]
+    for axis, severity in SHIFTS.items():
+        examples = example_frames(cfg, "drawer-open-v3", 7, [axis], [severity])
+        if not frames:
+            frames.append((examples["none", 0][0], "as in training"))
+        frames.append((examples[axis, severity][0], f"{axis}, severity {severity}"))
+    save(tile(frames, 3), "shifts.png")
+
+
+def draw_masks(run_dir: str) -> None:
+    """Everything that a trained TinySAM segments on generated tables of the test split."""
+    frontend: Any = load_frontend(run_dir)
+    scenes = open_labelled_images("table", "test", 3, seed=5)
+    save(tile(((frontend.find(np.array(scenes.images[i]))[0], "") for i in range(3)), 3), "tinysam.png")
+
+
+def draw_report(run_dir: str) -> None:
+    """The top of a run's page."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        sys.exit("error: no Chromium; install it (sudo apt install chromium)")
+    raw = FOLDER / "report.raw.png"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,1000"]
+    page = (Path(run_dir) / "report.html").resolve().as_uri()
+    subprocess.run([browser, *options, f"--screenshot={raw}", page], check=True, capture_output=True, timeout=120)
+    with Image.open(raw) as image:
+        save(image.convert("RGB").resize((WIDTH, WIDTH), Image.Resampling.LANCZOS), "report.png")
+    raw.unlink()
+
+
+if __name__ == "__main__":
+    settings = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    if unknown := settings.keys() - {"tinysam", "report"}:
+        sys.exit(f"error: there is no setting {unknown.pop()}; use tinysam=outputs/<run>, report=outputs/<run>")
+    if "tinysam" in settings:
+        draw_masks(settings["tinysam"])
+    if "report" in settings:
+        draw_report(settings["report"])
+    if not settings:
+        draw_twin()
+        draw_shifts()
