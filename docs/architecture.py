@@ -39,7 +39,7 @@ def imports_of(package: str) -> set[str]:
 
 
 def arrows_of(graph: dict[str, set[str]]) -> list[tuple[str, str]]:
-    """Imports that do not follow from others. Raises ValueError for one that does not lead downwards."""
+    """Imports that do not follow from others. Raises ValueError if an import does not lead downwards."""
     arrows: list[tuple[str, str]] = []
     for importer, imports in graph.items():
         for imported in sorted(imports):

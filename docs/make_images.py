@@ -1,6 +1,6 @@
 """Make the images of the README: python docs/make_images.py [tinysam=outputs/<run>] [report=outputs/<run>].
 
-Without settings: the SO-101's cameras and the shifts, which need no trained model. `tinysam` is a run of
+Without settings: the SO-101's cameras, the shifts and the generated scenes; they need no trained model. `tinysam` is a run of
 `train.py task=perception/tinysam`, `report` a run of `train.py`, whose page Chromium opens.
 """
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from configs.composing import as_dict, load_config
 from envs import make_env
 from envs.scenes import open_labelled_images
+from envs.scenes.contact_sheet import draw_contact_sheet
 from envs.shifts.examples import example_frames
 from tinyvla.frontends import load_frontend
 
@@ -70,6 +71,18 @@ def draw_shifts() -> None:
     save(tile(frames, 3), "shifts.png")
 
 
+def draw_scenes() -> None:
+    """Generated tables and rooms with the labels that front-ends are trained on."""
+    sheets = []
+    for kind in ("table", "room"):
+        scenes = open_labelled_images(kind, "test", 3, image_size=128, seed=5, data_dir=Path("outputs/image_data"))
+        sheets.append(draw_contact_sheet(scenes, range(3), columns=3))
+    sheet = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)), "white")
+    sheet.paste(sheets[0], (0, 0))
+    sheet.paste(sheets[1], (0, sheets[0].height))
+    save(sheet, "scenes.png")
+
+
 def draw_masks(run_dir: str) -> None:
     """Everything that a trained TinySAM segments on generated tables of the test split."""
     frontend: Any = load_frontend(run_dir)
@@ -102,3 +115,4 @@ if __name__ == "__main__":
     if not settings:
         draw_twin()
         draw_shifts()
+        draw_scenes()

@@ -35,7 +35,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     markdown = markdown.replace("](../CONTRIBUTING.md", "](contributing.md").replace(
         "](../CHANGELOG.md", "](changelog.md"
     )
-    # Source files are named, not linked: they are no part of the site.
+    # Source files are named, not linked: the site does not contain them.
     return re.sub(r"\[([^]]+)\]\(\.\./[^)]+\)", r"\1", markdown)
 
 
