@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict, load_config
-from envs import make_env
+from envs import decode_env, make_env
 from envs.registry import resolve_tasks
 from envs.seeds import episode_seed
 from policies import AsynchronousRunner, PolicyRunner, asynchronous, load_checkpoint
@@ -82,7 +82,7 @@ class WatchedRunner(AsynchronousRunner):
 
 def run(checkpoint: Path, kind: str, args: argparse.Namespace) -> dict[str, Any]:
     """One run of `args.ticks` control steps; `kind` is how the model is slow, or SYNCHRONOUS."""
-    env_cfg = as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks={args.tasks}"]).env)
+    env_cfg = decode_env(as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks={args.tasks}"]).env))
     loaded = load_checkpoint(checkpoint, args.device)
     make_slow(loaded[0], args.model_ms / 1e3, "sleep" if kind == SYNCHRONOUS else kind)
     runner: Any = PolicyRunner(*loaded) if kind == SYNCHRONOUS else WatchedRunner(*loaded)

@@ -19,16 +19,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import Machine
-from envs import make_env
+from envs import decode_env, make_env
 
 CAMERA = "corner2"
 
 
 def our_env(task: str, size: int) -> Any:
     """Our environment, drawing as it does by default."""
-    return make_env(
-        {"name": "metaworld", "cameras": [CAMERA], "image_size": size, "render": "fast", "max_steps": 500}, task
-    )
+    return make_env(decode_env({"name": "metaworld", "cameras": [CAMERA], "image_size": size}), task)
 
 
 def lerobot_env(task: str, size: int) -> Any:

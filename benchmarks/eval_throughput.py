@@ -25,6 +25,7 @@ import tempfile
 import time
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,6 +193,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from configs.composing import as_dict, load_config
+    from envs import decode_env
     from envs.evaluation import Setting
     from envs.workers import worker_pool
     from policies import find_checkpoint
@@ -199,8 +201,8 @@ def main() -> None:
     busy = os.getloadavg()[0]
     if busy > 0.5:
         print(f"other programs keep {busy:.1f} cores busy: the figures will be too low", file=sys.stderr)
-    env_cfg = as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks=[{args.task}]"]).env)
-    own_cfg = env_cfg | {"cameras": [CAMERA], "image_size": 480, "max_steps": args.own_steps}
+    env_cfg = decode_env(as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks=[{args.task}]"]).env))
+    own_cfg = replace(env_cfg, cameras=[CAMERA], image_size=480, max_steps=args.own_steps)
     turns: dict[str, list[Turn]] = {row.name: [] for row in ROWS}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -214,8 +216,8 @@ def main() -> None:
         arguments = {
             False: [
                 *("--env.type=tinyvla_metaworld", f"--env.task={args.task}", f"--policy.path={checkpoint}"),
-                f"--env.cameras={json.dumps(env_cfg['cameras'])}",
-                f"--env.image_size={env_cfg['image_size']}",
+                f"--env.cameras={json.dumps(env_cfg.cameras)}",
+                f"--env.image_size={env_cfg.image_size}",
             ],
             True: [
                 *("--env.type=metaworld", f"--env.task={args.task}", f"--policy.path={fresh}"),

@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import shlex
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ from tqdm import tqdm
 
 from benchmarks.machine import Machine
 from configs.composing import as_dict, load_config
-from envs import make_env, resolve_tasks
+from envs import decode_env, make_env, resolve_tasks
+from envs.contract import EnvConfig
 from envs.evaluation import Job, evaluate, summarise
 from envs.report.heat_map import UNSHIFTED, markdown, write_heat_map
 from envs.rollout import Rollout
@@ -48,7 +50,7 @@ class Row(NamedTuple):
 
     name: str
     checkpoint: Path | None
-    env_cfg: dict[str, Any]
+    env_cfg: EnvConfig
     weights: str
 
 
@@ -57,20 +59,21 @@ def read_row(argument: str, changes: list[str]) -> Row:
     name, _, folder = argument.rpartition("=")
     if folder == EXPERT:
         env = load_config("evaluate", ["checkpoint=x"]).env
-        return Row(name or EXPERT, None, as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes))), EXPERT)
+        env_cfg = decode_env(as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes))))
+        return Row(name or EXPERT, None, env_cfg, EXPERT)
     checkpoint = find_checkpoint(Path(folder))
     run = next(
         (parent for parent in (Path(folder), *checkpoint.parents[:3]) if (parent / "config.yaml").exists()), None
     )
     env = OmegaConf.load(run / "config.yaml").env if run else load_config("evaluate", ["checkpoint=x"]).env
-    env_cfg = as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes)))
+    env_cfg = decode_env(as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes))))
     weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()[:12]
     return Row(name or (run or Path(folder)).name, checkpoint, env_cfg, weights)
 
 
-def play_expert(env_cfg: dict[str, Any], task: str, seeds: list[int]) -> list[Rollout]:
+def play_expert(env_cfg: EnvConfig, task: str, seeds: list[int]) -> list[Rollout]:
     """Episodes of the scripted expert in a task."""
-    env: Any = make_env(env_cfg | {"cameras": env_cfg["cameras"][:1], "image_size": 8}, task)
+    env: Any = make_env(replace(env_cfg, cameras=env_cfg.cameras[:1], image_size=8), task)
     rollouts = []
     for seed in seeds:
         env.reset(seed=seed)
@@ -84,7 +87,7 @@ def play_expert(env_cfg: dict[str, Any], task: str, seeds: list[int]) -> list[Ro
     return rollouts
 
 
-def evaluate_expert(env_cfg: dict[str, Any], episodes: int, seed: int, workers: int | str) -> dict[str, Any]:
+def evaluate_expert(env_cfg: EnvConfig, episodes: int, seed: int, workers: int | str) -> dict[str, Any]:
     """What `evaluate` returns of a policy, of the expert, on the same seeds."""
     tasks = resolve_tasks(env_cfg)
     seeds = [episode_seed("evaluation", seed, episode) for episode in range(episodes)]
@@ -106,7 +109,9 @@ class Cells:
     @staticmethod
     def key(row: Row, axis: str, severity: int, setting: dict[str, Any]) -> str:
         """Tells a cell from any other: what it is of, and all that its figures depend on."""
-        env_cfg = {key: value for key, value in row.env_cfg.items() if key != "noise"}
+        env_cfg = {key: value for key, value in asdict(row.env_cfg).items() if key not in ("noise", "shift")}
+        if not env_cfg["linger"]:
+            del env_cfg["linger"]
         return json.dumps([axis, severity, row.weights, env_cfg, setting], sort_keys=True)
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -128,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("the checkpoints were trained on different tasks; choose with --tasks")
     columns = [UNSHIFTED, *((axis, severity) for axis in args.shifts for severity in args.severities)]
     for axis, severity in columns[1:]:
-        with_shift({}, [axis], severity)  # mistakes come up before anything is played
+        with_shift(EnvConfig(""), [axis], severity)  # mistakes come up before anything is played
     setting = {"tasks": tasks, "episodes": args.episodes, "seed": args.seed}
     kept = Cells(args.out / "cells.json")
     cells: dict[str, dict[tuple[str, int], dict[str, Any]]] = {row.name: {} for row in rows}

@@ -174,13 +174,13 @@ def training_speed(policy: str, settings: Sequence[str], steps: int = CALIBRATIO
 def prepare_data(settings: Sequence[str]) -> Path:
     """The folder of the dataset that train.py would collect with these settings, its frames decoded too."""
     from configs.composing import as_dict, load_config
-    from envs import resolve_tasks
+    from envs import decode_env, resolve_tasks
     from envs.demos import ensure_dataset
     from policies.data import cache_frames, open_dataset
     from tinyvla.machine import count_cores
 
     cfg = load_config("train", list(settings))
-    env_cfg = as_dict(cfg.env)
+    env_cfg = decode_env(as_dict(cfg.env))
     tasks = resolve_tasks(env_cfg)
     dataset = ensure_dataset(env_cfg, tasks, cfg.episodes, cfg.seed, ROOT / cfg.data_dir, cfg.workers)
     cache_frames(open_dataset(dataset), count_cores())

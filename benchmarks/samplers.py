@@ -67,11 +67,19 @@ def time_chunks(checkpoint: Path, how: dict[str, Any], reference: dict[str, Any]
 def measure(args: argparse.Namespace, checkpoint: Path, name: str, first: str, how: dict[str, Any]) -> dict[str, Any]:
     """One row of the table."""
     from configs.composing import as_dict, load_config
+    from envs import decode_env
     from envs.evaluation import evaluate
 
     cfg = load_config("evaluate", [f"env.tasks=[{','.join(args.tasks)}]", f"checkpoint={checkpoint}", *args.settings])
     runner = how[name] | {"runtime": args.runtime}
-    result = evaluate(checkpoint, as_dict(cfg.env), args.episodes, seed=args.seed, workers=args.workers, runner=runner)
+    result = evaluate(
+        checkpoint,
+        decode_env(as_dict(cfg.env)),
+        args.episodes,
+        seed=args.seed,
+        workers=args.workers,
+        runner=runner,
+    )
     chunk_ms, reference_ms = time_chunks(checkpoint, runner, how[first] | {"runtime": "torch"}, args.chunks)
     low, high = result["ci95"]
     return {

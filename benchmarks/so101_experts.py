@@ -13,13 +13,14 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import Machine
 from configs.composing import as_dict, load_config
-from envs import make_env
+from envs import decode_env, make_env
 from envs.demos.episode import record_demo
 from envs.so101.tasks import INSTRUCTIONS
 
@@ -51,21 +52,21 @@ def main() -> None:
     busy = os.getloadavg()[0]
     if busy > 0.5:
         print(f"other programs keep {busy:.1f} cores busy: the speed will be too low", file=sys.stderr)
-    env_cfg = as_dict(load_config("collect", ["env=so101"]).env)
-    small = env_cfg | {"cameras": ["top"], "image_size": 8}
+    env_cfg = decode_env(as_dict(load_config("collect", ["env=so101"]).env))
+    small = replace(env_cfg, cameras=["top"], image_size=8)
     tasks: dict[str, Any] = {}
     for task in INSTRUCTIONS:
-        plain, noisy = (make_env(small | {"max_steps": steps}, task) for steps in (150, env_cfg["max_steps"]))
+        plain, noisy = (make_env(replace(small, max_steps=steps), task) for steps in (150, env_cfg.max_steps))
         tasks[task] = {
             "plain": outcomes(plain, args.episodes, 0.0),
-            "noisy": outcomes(noisy, args.episodes, env_cfg["noise"]["std"]),
+            "noisy": outcomes(noisy, args.episodes, env_cfg.noise.std),
         }
         plain.close()
         noisy.close()
         print(f"{task}: {tasks[task]}", file=sys.stderr, flush=True)
     speed = {}
     for cameras in (["front"], ["front", "wrist"]):
-        env = make_env(env_cfg | {"cameras": cameras, "image_size": args.size, "max_steps": 600}, "pick-lift")
+        env = make_env(replace(env_cfg, cameras=cameras, image_size=args.size, max_steps=600), "pick-lift")
         steps_per_s(env, 10)  # warm-up
         speed["+".join(cameras)] = round(steps_per_s(env, args.steps), 1)
         env.close()

@@ -23,7 +23,7 @@ import torch
 from benchmarks.inference import peak_memory_mb
 from benchmarks.machine import Machine
 from configs.composing import as_dict, load_config
-from envs import resolve_tasks
+from envs import decode_env, resolve_tasks
 from envs.demos import ensure_dataset
 from policies.data import find_dataset
 from policies.training import train
@@ -70,7 +70,7 @@ def main() -> None:
         )
         check_settings(cfg)
         accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
-        env_cfg, first = as_dict(cfg.env), accelerator.is_main_process
+        env_cfg, first = decode_env(as_dict(cfg.env)), accelerator.is_main_process
         if first and busy > 0.5:
             print(f"other programs keep {busy:.1f} cores busy: the figures will be too low", file=sys.stderr)
 

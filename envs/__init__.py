@@ -1,5 +1,5 @@
 """Simulators, demonstrations, rollouts and reports."""
 
-from .registry import make_env, resolve_tasks
+from .registry import decode_env, make_env, resolve_tasks
 
-__all__ = ["make_env", "resolve_tasks"]
+__all__ = ["decode_env", "make_env", "resolve_tasks"]

@@ -18,6 +18,7 @@ from policies.model_card import add_evaluation
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 
+from .contract import EnvConfig
 from .registry import instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
 from .seeds import EpisodeSplit, episode_seed
@@ -33,7 +34,7 @@ class Setting(NamedTuple):
     """
 
     checkpoint: Path
-    env_cfg: Mapping[str, Any]
+    env_cfg: EnvConfig
     split: EpisodeSplit
     seed: int
     device: str
@@ -91,7 +92,7 @@ def run_jobs(
 
 def evaluate(
     checkpoint: Path,
-    env_cfg: Mapping[str, Any],
+    env_cfg: EnvConfig,
     episodes: int,
     *,
     split: EpisodeSplit = "evaluation",
@@ -132,7 +133,7 @@ def evaluate(
     result = summarise(results) | {
         "split": split,
         "seed": seed,
-        "shift": env_cfg.get("shift"),
+        "shift": env_cfg.shift and {"names": list(env_cfg.shift.names), "severity": env_cfg.shift.severity},
         "checkpoint": str(setting.checkpoint),
         "machine": f"{platform.processor() or platform.machine()}, {count_workers('auto')} cores, {count} workers"
         + (" of a Ray cluster" if launcher["name"] == "ray" else ""),
@@ -143,7 +144,7 @@ def evaluate(
     return result
 
 
-def validator(env_cfg: Mapping[str, Any], episodes: int, **options: Any) -> Callable[[Path], dict[str, float]] | None:
+def validator(env_cfg: EnvConfig, episodes: int, **options: Any) -> Callable[[Path], dict[str, float]] | None:
     """A function that scores a policy on validation seeds, as training wants it; None for no episodes.
 
     options: further arguments of `evaluate`.
@@ -160,7 +161,7 @@ def validator(env_cfg: Mapping[str, Any], episodes: int, **options: Any) -> Call
     return validate
 
 
-def check_episodes(env_cfg: Mapping[str, Any], episodes: int) -> None:
+def check_episodes(env_cfg: EnvConfig, episodes: int) -> None:
     """Raise UserError unless the environment has tasks and `episodes` is a number of them, 0 included."""
     evaluation_jobs(resolve_tasks(env_cfg), episodes or 1)
 

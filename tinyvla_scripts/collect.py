@@ -12,13 +12,13 @@ from configs.composing import as_dict
 
 @app("collect")
 def main(cfg: DictConfig) -> None:
-    from envs import resolve_tasks
+    from envs import decode_env, resolve_tasks
     from envs.demos import ensure_dataset
     from envs.demos.dataset import PROVENANCE
     from envs.shifts import with_randomisation
 
     start = time.monotonic()
-    env_cfg = with_randomisation(as_dict(cfg.env), cfg.randomise)
+    env_cfg = with_randomisation(decode_env(as_dict(cfg.env)), cfg.randomise)
     root = ensure_dataset(
         env_cfg,
         resolve_tasks(env_cfg),

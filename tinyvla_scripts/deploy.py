@@ -12,6 +12,7 @@ from tinyvla.errors import UserError
 
 @app("deploy")
 def main(cfg: DictConfig) -> None:
+    from envs import decode_env
     from envs.feature_names import trained_feature_names
     from envs.so101.twin import SCENE, wire_episodes
     from robot_io.arms import make_arm, needs_twin, with_twin_scene
@@ -33,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         if needs_twin(robot):
             robot = with_twin_scene(robot, SCENE, cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed)))
-            told = wire_episodes(as_dict(cfg.env), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
+            told = wire_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
             episodes = [Episode(**episode) for episode in told]
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)

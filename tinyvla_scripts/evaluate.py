@@ -11,6 +11,7 @@ from tinyvla.errors import UserError
 
 @app("evaluate")
 def main(cfg: DictConfig) -> None:
+    from envs import decode_env
     from envs.evaluation import evaluate
     from envs.report import describe, write_report
     from envs.shifts import with_shift
@@ -20,7 +21,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     result = evaluate(
         Path(cfg.checkpoint),
-        with_shift(as_dict(cfg.env), cfg.shift, cfg.severity),
+        with_shift(decode_env(as_dict(cfg.env)), cfg.shift, cfg.severity),
         cfg.episodes,
         seed=cfg.seed,
         workers=cfg.workers,

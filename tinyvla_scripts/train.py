@@ -10,7 +10,7 @@ from configs.composing import as_dict, load_config
 
 @app("train")
 def main(cfg: DictConfig) -> None:
-    from envs import resolve_tasks
+    from envs import decode_env, resolve_tasks
     from envs.demos import ensure_dataset
     from envs.evaluation import check_episodes, evaluate, validator
     from envs.frontends import train_frontend
@@ -26,11 +26,11 @@ def main(cfg: DictConfig) -> None:
         train_frontend(cfg)
         return
     check_settings(cfg)  # mistakes come up before anything is written
-    with_randomisation(as_dict(cfg.env), cfg.randomise)
-    check_episodes(as_dict(cfg.env), cfg.eval.episodes)
+    with_randomisation(decode_env(as_dict(cfg.env)), cfg.randomise)
+    check_episodes(decode_env(as_dict(cfg.env)), cfg.eval.episodes)
     accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
     cfg = on_first_process(accelerator, lambda: open_run(cfg))
-    env_cfg, run_dir, launcher = as_dict(cfg.env), Path(cfg.run_dir), as_dict(cfg.launcher)
+    env_cfg, run_dir, launcher = decode_env(as_dict(cfg.env)), Path(cfg.run_dir), as_dict(cfg.launcher)
 
     def collected() -> Path:
         demos_cfg = with_randomisation(env_cfg, cfg.randomise)

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict
+from envs import decode_env
 from envs.evaluation import evaluate
 from envs.shifts import with_shift
 
@@ -50,7 +51,7 @@ def score(run_dir: Path, shift: list[str], severity: int, episodes: int) -> dict
     """Success of a run's policy on unseen seeds, under a shift if there is one; kept beside the run."""
     kept = run_dir / f"score-{'-'.join(shift) or 'none'}-{severity}-{episodes}.json"
     if not kept.is_file():
-        env_cfg = as_dict(OmegaConf.load(run_dir / "config.yaml").env)
+        env_cfg = decode_env(as_dict(OmegaConf.load(run_dir / "config.yaml").env))
         env_cfg = with_shift(env_cfg, shift, severity) if shift else env_cfg
         kept.write_text(json.dumps(evaluate(run_dir, env_cfg, episodes)))
     return json.loads(kept.read_text())

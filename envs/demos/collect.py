@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Executor, as_completed
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError
 
+from ..contract import EnvConfig
 from ..seeds import EPISODES_PER_SEED
-from ..shifts import shift_of
 from ..workers import LOCAL, count_workers, worker_pool
 from .episode import attempt_path, collect_attempt, write_attempt
 
@@ -23,19 +24,24 @@ _BYTES_PER_PIXEL = 3.0  # of a frame on disk: the stored attempt, the dataset's 
 _STEPS_PER_DEMO = 100
 
 
-def spec_of(env_cfg: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """What shapes an attempt besides its task and number; `linger` and `randomise` only where they do.
+def spec_of(env_cfg: EnvConfig, seed: int) -> dict[str, Any]:
+    """Settings that an attempt depends on besides its task and number. Their hash is part of the names of datasets.
 
+    `linger`, `randomise` and a simulator's own settings are left out where they have no effect or their default.
     Raises UserError for a negative env.linger.
     """
-    keys = ["name", "cameras", "image_size", "render", "max_steps", "noise"]
-    if (linger := env_cfg.get("linger", 0)) < 0:
-        raise UserError(f"env.linger is {linger}; a demonstration goes on for 0 or more control steps")
-    if linger:
-        keys.append("linger")
-    shift = shift_of(env_cfg)
-    randomise = {"randomise": list(shift.names)} if shift else {}
-    return {key: env_cfg[key] for key in keys} | {"seed": seed, "version": STORE_VERSION} | randomise
+    if env_cfg.linger < 0:
+        raise UserError(f"env.linger is {env_cfg.linger}; a demonstration continues for 0 or more control steps")
+    spec = {name: getattr(env_cfg, name) for name in ("name", "cameras", "image_size", "render", "max_steps")}
+    spec["noise"] = asdict(env_cfg.noise)
+    if env_cfg.linger:
+        spec["linger"] = env_cfg.linger
+    common = {field.name for field in fields(EnvConfig)}
+    for field in fields(env_cfg):
+        if field.name not in common and getattr(env_cfg, field.name) != field.default:
+            spec[field.name] = getattr(env_cfg, field.name)
+    randomise = {"randomise": list(env_cfg.shift.names)} if env_cfg.shift else {}
+    return spec | {"seed": seed, "version": STORE_VERSION} | randomise
 
 
 def fingerprint(content: Any) -> str:
@@ -43,9 +49,9 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
 
-def store_folder(env_cfg: Mapping[str, Any], seed: int, data_dir: Path) -> Path:
+def store_folder(env_cfg: EnvConfig, seed: int, data_dir: Path) -> Path:
     """Folder of the stored attempts of all tasks that share a specification."""
-    return data_dir / "attempts" / f"{env_cfg['name']}-{fingerprint(spec_of(env_cfg, seed))}"
+    return data_dir / "attempts" / f"{env_cfg.name}-{fingerprint(spec_of(env_cfg, seed))}"
 
 
 class TaskAttempts:
@@ -87,7 +93,7 @@ class TaskAttempts:
 
 
 def collect(
-    env_cfg: Mapping[str, Any],
+    env_cfg: EnvConfig,
     tasks: list[str],
     episodes: int,
     seed: int,
@@ -111,9 +117,7 @@ def collect(
     return attempts
 
 
-def _play_round(
-    pool: Executor, env_cfg: Mapping[str, Any], seed: int, attempts: dict[str, TaskAttempts], bar: tqdm
-) -> None:
+def _play_round(pool: Executor, env_cfg: EnvConfig, seed: int, attempts: dict[str, TaskAttempts], bar: tqdm) -> None:
     futures, outcomes = {}, []
     for task in attempts.values():
         for attempt in task.missing():
@@ -135,8 +139,8 @@ def _play_round(
         task.note(attempt, success)
 
 
-def _check_disk(env_cfg: Mapping[str, Any], episodes: int, data_dir: Path) -> None:
-    pixels = len(env_cfg["cameras"]) * env_cfg["image_size"] ** 2
+def _check_disk(env_cfg: EnvConfig, episodes: int, data_dir: Path) -> None:
+    pixels = len(env_cfg.cameras) * env_cfg.image_size**2
     needed = episodes * _STEPS_PER_DEMO * pixels * _BYTES_PER_PIXEL
     data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(data_dir).free

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in
 
-from ..registry import Embodiment, embodiment_of
+from ..contract import Embodiment, EnvConfig
+from ..registry import embodiment_of
 from ..workers import LOCAL, clear_disk_errors, count_workers, worker_pool
 from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
@@ -34,7 +35,7 @@ class DamagedAttempt(Exception):
 
 
 def ensure_dataset(
-    env_cfg: Mapping[str, Any],
+    env_cfg: EnvConfig,
     tasks: list[str],
     episodes: int,
     seed: int,
@@ -51,7 +52,7 @@ def ensure_dataset(
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; collect at least 1 of every task")
     spec = spec_of(env_cfg, seed)
-    name = f"{env_cfg['name']}-{len(tasks)}tasks-{episodes}ep-{fingerprint([spec, tasks, episodes])}"
+    name = f"{env_cfg.name}-{len(tasks)}tasks-{episodes}ep-{fingerprint([spec, tasks, episodes])}"
     root = data_dir / name
     if root.exists():
         check_dataset(root)
@@ -131,7 +132,7 @@ def _write_episodes(root: Path, files: list[Path], robot: Embodiment) -> int:
 
 
 def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts], workers: int | str | None) -> None:
-    robot = embodiment_of(spec)
+    robot = embodiment_of(spec["name"])
     files = [attempt_path(task.folder, a, True) for task in attempts.values() for a in task.successes]
     temporary = root.with_name(f".{root.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -193,7 +194,7 @@ def _provenance(spec: dict[str, Any], attempts: dict[str, TaskAttempts]) -> dict
         for name, task in attempts.items()
         for attempt in task.successes
     ]
-    package = embodiment_of(spec).package
+    package = embodiment_of(spec["name"]).package
     return {
         "spec": spec,
         "labels": "the expert's action, clipped; noise is applied to the arm and never recorded",

@@ -8,12 +8,12 @@ expert would have done. A policy so sees recoveries and never learns to make the
 import io
 import os
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..contract import EnvConfig
 from ..registry import make_env
 from ..seeds import episode_seed
 
@@ -44,7 +44,8 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
     cameras = [key for key in observation if key.startswith("observation.images.")]
     frames: list[dict[str, Any]] = []
     burst, done = 0, False
-    arm = env.unwrapped.arm_actions  # noise never moves the gripper
+    size = env.action_space.shape[0]
+    arm = size if env.unwrapped.arm_actions is None else env.unwrapped.arm_actions  # noise never moves the gripper
     offset: np.ndarray = np.zeros(arm)
     while True:
         expert = env.expert_action().clip(env.action_space.low, env.action_space.high)
@@ -56,13 +57,13 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
             if burst > 0:
                 applied[:arm] += offset
                 burst -= 1
-        _, success, truncated, _ = env.apply(applied)
-        done |= success
+        _, terminated, truncated, info = env.apply(applied)
+        done |= info["success"]
         if done and linger == 0:
             break
         if done:
             linger -= 1
-        elif truncated:
+        elif terminated or truncated:
             return None
         observation = env.observe()
     return Demo(
@@ -73,24 +74,23 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
     )
 
 
-def collect_attempt(env_cfg: Mapping[str, Any], task: str, seed: int, attempt: int) -> bytes | None:
+def collect_attempt(env_cfg: EnvConfig, task: str, seed: int, attempt: int) -> bytes | None:
     """Play one attempt of a task; returns it as `encode_demo` does, None if it failed.
 
     An attempt is a pure function of its arguments.
     """
     env = _cached_env(env_cfg, task)
     rng = np.random.default_rng([seed, attempt, zlib.crc32(task.encode())])
-    noise = env_cfg["noise"]
-    noise_std = noise["std"] if is_noisy(attempt, noise["share"]) else 0.0
-    demo = record_demo(env, episode_seed("train", seed, attempt), noise_std, rng, env_cfg.get("linger", 0))
+    noise_std = env_cfg.noise.std if is_noisy(attempt, env_cfg.noise.share) else 0.0
+    demo = record_demo(env, episode_seed("train", seed, attempt), noise_std, rng, env_cfg.linger)
     return None if demo is None else encode_demo(demo)
 
 
 _ENVS: dict[str, Any] = {}  # the last task's environment in this worker process
 
 
-def _cached_env(env_cfg: Mapping[str, Any], task: str) -> Any:
-    key = repr((task, sorted(env_cfg.items(), key=str)))
+def _cached_env(env_cfg: EnvConfig, task: str) -> Any:
+    key = repr((task, env_cfg))
     if key not in _ENVS:
         for env in _ENVS.values():
             env.close()

@@ -8,9 +8,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from ..contract import Environment, SceneElements
+from ..env_checks import check_images, check_max_steps, checked_action, observation_space
 from ..rendering import CameraRenderers  # before metaworld, which imports mujoco
-from ..settings import check_images, check_max_steps, checked_action, observation_space
-from ..shifts.scene_elements import SceneElements
 from . import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
 from .sawyer_scene import describe_scene, start_outside
 from .tasks import INSTRUCTIONS, resolve_tasks
@@ -26,7 +26,7 @@ _UPSIDE_DOWN = {"corner", "corner2", "corner3", "corner4"}  # so they hang in Me
 _CORNER2_POSITION = (0.75, 0.075, 0.7)  # from here it sees the whole table; LeRobot moves it likewise
 
 
-class MetaWorldEnv(gym.Env):
+class MetaWorldEnv(Environment):
     """A task with a fresh random object and goal position every episode.
 
     Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (4,), the hand's x, y,
@@ -116,11 +116,6 @@ class MetaWorldEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset before looking")
         images = {f"observation.images.{camera}": self._look(camera, self._image_size) for camera in self.cameras}
         return images | {"observation.state": self._full_state[:STATE_DIM].astype(np.float32), "task": self.instruction}
-
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
-        """Gymnasium's step: `apply`, then `observe`."""
-        reward, terminated, truncated, info = self.apply(action)
-        return self.observe(), reward, terminated, truncated, info
 
     def expert_action(self) -> np.ndarray:
         """What Meta-World's scripted expert does here, float32 (4,), not clipped; it sees object and goal."""

@@ -7,7 +7,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from ..shifts.scene_elements import SceneElements
+from ..contract import SceneElements
 
 _ARM, _TABLE, _ROOM = {"base", "mocap"}, {"tablelink"}, {"world", "RetainingWall"}  # bodies; some tasks have no wall
 _SURFACE = (-0.4, 0.4, 0.4, 0.85)  # of the table, what corner2 and topview see

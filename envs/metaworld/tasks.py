@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..settings import expand_tasks, read_paraphrases
+from ..task_suites import expand_tasks, read_paraphrases
 
 INSTRUCTIONS: dict[str, str] = {
     "assembly-v3": "pick up the nut by its handle and put it over the peg",

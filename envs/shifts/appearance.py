@@ -10,7 +10,8 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .scene_elements import ModelEdits, SceneElements, bodies_below
+from ..contract import SceneElements
+from .model_edits import ModelEdits, bodies_below
 
 _SHARE = 0.3  # of another colour that a unit of strength mixes in
 _LIGHT_GAIN, _LIGHT_TINT, _LIGHT_TURN = 0.2, 0.1, 20.0  # logarithm, share of a channel, degrees

@@ -1,13 +1,13 @@
-"""The axes by name, how strong a shift is, and how a configuration asks for one. No simulator is needed here."""
+"""The axes by name, the strength of a shift, and configurations with one. No simulator is loaded here."""
 
-import difflib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, nearest_names
 
 AXES: dict[str, str] = {
     "instruction": "other words for the same task",
@@ -19,31 +19,31 @@ AXES: dict[str, str] = {
     "lighting": "brightness, tint and direction of the light",
     "camera_pose": "displaced cameras",
     "distractors": "objects that are not part of the task",
-    "sensor_noise": "noise and blur in pictures, noise in proprioception",
+    "sensor_noise": "noise and blur in images, noise in proprioception",
 }
-PHYSICAL = ("object_size", "position")  # those that the physics sees; the others only what is seen, sensed or told
+PHYSICAL = ("object_size", "position")  # change the physics; the others change observations or the instruction
 SEVERITIES = (1, 2, 3)
 
 
 class Shift(NamedTuple):
-    """What is different, and how much: `severity` 1 to 3 in evaluation, None for the range that training draws from.
+    """Shifted axes and their severity: 1 to 3 in evaluation, None for the range that training draws from.
 
-    The strength of an axis, of which its amplitude is a multiple, is drawn for every episode from [0, 1) in training
-    and from [s, s + 1/2) at severity s, so that training never sees what evaluation tests: its starts, its camera
-    poses and so on are all milder. Besides, the seeds that everything is drawn from are disjoint (`envs.seeds`), and
-    where there is no amplitude the sets are: paraphrases of instructions, shapes of distractors.
+    The amplitude of an axis is a multiple of its strength. The strength is drawn per episode from [0, 1) in training
+    and from [s, s + 1/2) at severity s. Training is therefore milder than evaluation on every axis: starts, camera
+    poses and so on. Evaluation also has its own seeds (`envs.seeds`), and where an axis has no amplitude its own sets:
+    paraphrases of instructions, shapes of distractors.
     """
 
     names: tuple[str, ...]
     severity: int | None
 
     def strength(self, axis: str, seed: int) -> float:
-        """How strong an axis is in the episode with that seed."""
+        """Strength of an axis in the episode with that seed."""
         draw = _rng(axis, seed, 0).random()
         return draw if self.severity is None else self.severity + draw / 2
 
     def rng(self, axis: str, seed: int) -> np.random.Generator:
-        """Decides everything else about an axis; the same at all severities, so that they differ in strength alone."""
+        """Generator for all other draws of an axis; the same at all severities, which so differ in strength alone."""
         return _rng(axis, seed, 1)
 
 
@@ -51,37 +51,31 @@ def _rng(axis: str, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(axis.encode()), *numbers])
 
 
-def with_shift(env_cfg: Mapping[str, Any], names: Iterable[str], severity: int) -> dict[str, Any]:
-    """An `env` configuration whose environments are shifted; without names, as it is.
+def with_shift[Config: Any](env_cfg: Config, names: Iterable[str], severity: int) -> Config:
+    """An `env` configuration whose episodes are shifted; without names, the same configuration.
 
-    Raises UserError for an axis that does not exist, naming the nearest, and for a severity other than 1, 2 or 3.
+    Raises UserError for an unknown axis, naming the nearest, and for a severity other than 1, 2 or 3.
     """
     names = _in_order(names, "shift")
     if severity not in SEVERITIES:
         raise UserError(f"severity is {severity}; use {', '.join(map(str, SEVERITIES[:-1]))} or {SEVERITIES[-1]}")
-    return dict(env_cfg) | ({"shift": {"names": names, "severity": severity}} if names else {})
+    return replace(env_cfg, shift=Shift(tuple(names), severity)) if names else env_cfg
 
 
-def with_randomisation(env_cfg: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """An `env` configuration whose every episode draws its own randomisation; without names, as it is.
+def with_randomisation[Config: Any](env_cfg: Config, names: Iterable[str]) -> Config:
+    """An `env` configuration in which every episode draws its own randomisation; without names, the same configuration.
 
-    Raises UserError for an axis that does not exist, naming the nearest.
+    Raises UserError for an unknown axis, naming the nearest.
     """
     names = _in_order(names, "randomise")
-    return dict(env_cfg) | ({"shift": {"names": names, "severity": None}} if names else {})
-
-
-def shift_of(env_cfg: Mapping[str, Any]) -> Shift | None:
-    """What an `env` configuration shifts, or None."""
-    shift = env_cfg.get("shift")
-    return Shift(tuple(shift["names"]), shift["severity"]) if shift else None
+    return replace(env_cfg, shift=Shift(tuple(names), None)) if names else env_cfg
 
 
 def _in_order(names: Iterable[str], setting: str) -> list[str]:
-    """Each axis once, in the order of AXES, in which they are applied: so the same set is always the same setting."""
+    """Each axis once, in the order of AXES, so that the same set is always the same setting."""
     names = list(names or ())
     if unknown := [name for name in names if name not in AXES]:
-        near = difflib.get_close_matches(str(unknown[0]), AXES, n=3, cutoff=0.4)
+        near = nearest_names(unknown[0], AXES)
         guess = f"did you mean {' or '.join(near)}? There is" if near else "there is"
         raise UserError(f"unknown axis '{unknown[0]}' in {setting}; {guess}: {', '.join(AXES)}")
     return [axis for axis in AXES if axis in names]

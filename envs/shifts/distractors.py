@@ -5,8 +5,9 @@ import colorsys
 import mujoco
 import numpy as np
 
+from ..contract import SceneElements
 from ..rendering import Prop
-from .scene_elements import SceneElements, bodies_below
+from .model_edits import bodies_below
 
 _SHAPES = {  # disjoint, so that what evaluation shows was never seen in training
     True: (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_SPHERE),

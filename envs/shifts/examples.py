@@ -1,11 +1,13 @@
 """What the axes look like, for reports."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..contract import EnvConfig
 from ..registry import instruction_of, make_env
 from .axes import Shift, with_shift
 from .shifted_env import ShiftedEnv
@@ -19,10 +21,10 @@ class Example(NamedTuple):
 
 
 def example_frames(
-    env_cfg: Mapping[str, Any], task: str, seed: int, axes: Iterable[str], severities: Iterable[int]
+    env_cfg: EnvConfig, task: str, seed: int, axes: Iterable[str], severities: Iterable[int]
 ) -> dict[tuple[str, int], Example]:
     """The first frame of one episode under every axis at every severity, and under ("none", 0) without any."""
-    plain = {key: value for key, value in env_cfg.items() if key != "shift"}
+    plain = replace(env_cfg, shift=None)
     env: Any = make_env(plain, task)
     env.reset(seed=seed)
     frames = {("none", 0): Example(env.render(), env.instruction)}

@@ -3,7 +3,8 @@
 import mujoco
 import numpy as np
 
-from .scene_elements import ModelEdits, SceneElements, bodies_below
+from ..contract import SceneElements
+from .model_edits import ModelEdits, bodies_below
 
 _SCALE = 0.08  # logarithm, a unit of strength
 

@@ -1,4 +1,4 @@
-"""An environment that is not quite the one that the policy was trained in."""
+"""Environment with the shifts or the randomisation of a configuration."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,12 @@ import numpy as np
 
 from tinyvla.errors import UserError
 
+from ..contract import IMAGES, STATE, TASK, Environment
 from .appearance import background, camera_pose, lighting, object_colour, table_texture
 from .axes import Shift
 from .distractors import place_distractors
+from .model_edits import ModelEdits
 from .object_size import object_size
-from .scene_elements import ModelEdits
 from .sensor_noise import noisy_image, noisy_state
 
 _MODEL_SHIFTS = {
@@ -23,39 +24,45 @@ _MODEL_SHIFTS = {
     "lighting": lighting,
     "camera_pose": camera_pose,
 }
-_OUTSIDE = 0.02  # metres beyond the usual range of starts, a unit of strength
-_PICTURES, _STATE = "observation.images.", "observation.state"
+_NEED_SCENE = {*_MODEL_SHIFTS, "distractors", "sensor_noise"}
+_NEED_RENDERERS = {
+    "object_size",
+    "table_texture",
+    "background",
+    "distractors",
+}  # upload meshes or textures, or add geoms
+_OUTSIDE = 0.02  # metres beyond the usual range of starts, per unit of strength
 
 
 class ShiftedEnv(gym.Wrapper):
-    """Another environment with other colours, light, cameras and so on in every episode; see `AXES`.
+    """Environment with other colours, lights, cameras and so on in every episode; see `AXES`.
 
-    An episode's perturbation is a pure function of axis, severity and the episode's seed. It is made at `reset` and
-    undone at the next one, after which the model is what it was. Only object_size and position change the physics.
-
-    The wrapped environment needs `model` and `data`, MuJoCo's; `renderers`, the `envs.rendering.CameraRenderers` that
-    draw them; `scene_elements()`; and for the axis position a `reset` that heeds options={"outside": metres}.
+    The perturbation of an episode is a pure function of axis, severity and the episode's seed. It is made at `reset`
+    and undone at the next one, which restores the model exactly. Only object_size and position change the physics.
 
     Args:
-        env: the environment.
-        shift: which axes, how strong.
-        instruct: the instruction of the episode with a seed, for the axis instruction.
+        env: an environment of the contract (`envs.contract.Environment`).
+        shift: axes and severity.
+        instruct: instruction of the episode with a seed, for the axis instruction.
+
+    Raises UserError if the environment does not support an axis.
     """
 
     def __init__(self, env: Any, shift: Shift, instruct: Callable[[int], str] | None = None):
         super().__init__(env)
         if "instruction" in shift.names and instruct is None:
-            raise UserError("there are no other words for this environment's instructions; leave instruction out")
+            raise UserError("this environment has no paraphrases of its instructions; leave instruction out")
         self.shift = shift
         self._instruct = instruct
-        self._env = env.unwrapped
-        self._scene = self._env.scene_elements()
+        self._env: Environment = env.unwrapped
+        self._elements: Any = self._env.scene_elements()
+        _check_support(self._env, self._elements, shift)
         self._edits = ModelEdits(self._env.model, self._env.renderers)
         self._seed = self._steps = 0
 
     @property
     def instruction(self) -> str:
-        """What the policy is told in this episode."""
+        """Instruction of this episode."""
         if "instruction" in self.shift.names and self._instruct:
             return self._instruct(self._seed)
         return self._env.instruction
@@ -67,7 +74,7 @@ class ShiftedEnv(gym.Wrapper):
         self.restore()
         for axis, change in _MODEL_SHIFTS.items():
             if axis in self.shift.names:
-                change(self._edits, self._scene, *self._draw(axis))
+                change(self._edits, self._elements, *self._draw(axis))
         self._edits.show()
         if "position" in self.shift.names:
             options = (options or {}) | {"outside": _OUTSIDE * self._draw("position")[0]}
@@ -76,20 +83,20 @@ class ShiftedEnv(gym.Wrapper):
             self._env.renderers.props += place_distractors(
                 self._env.model,
                 self._env.data,
-                self._scene,
+                self._elements,
                 *self._draw("distractors"),
                 training=self.shift.severity is None,
             )
-            observation = self._env.observe()  # the first one was without them
+            observation = self._env.observe()  # the first one was rendered without them
         return self._sensed(observation), info
 
     def apply(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
-        """The environment's own."""
+        """As `Environment.apply`."""
         self._steps += 1
         return self._env.apply(action)
 
     def observe(self) -> dict[str, Any]:
-        """The current observation, as the shifted sensors tell it; looking twice shows the same."""
+        """Observation with the shifted sensors; the same until the next step."""
         return self._sensed(self._env.observe())
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
@@ -98,21 +105,22 @@ class ShiftedEnv(gym.Wrapper):
         return self.observe(), reward, terminated, truncated, info
 
     def expert_action(self) -> np.ndarray:
-        """What the environment's expert, whose sensors nothing disturbs, does here."""
+        """Action of the environment's expert, whose sensors are not shifted."""
         return self._env.expert_action()
 
     def render(self) -> Any:
-        """A picture for people, as the shifted cameras show it."""
-        picture = self.env.render()
+        """Image for people, with the shifted cameras."""
+        image = self.env.render()
         if "sensor_noise" not in self.shift.names:
-            return picture
+            return image
         strength, rng = self._sensor_draw()
-        return noisy_image(np.asarray(picture), strength, rng)
+        return noisy_image(np.asarray(image), strength, rng)
 
     def restore(self) -> None:
-        """Make the model what it was before this wrapper changed it; a reset has to follow."""
+        """Undo all changes to the model; a reset has to follow."""
         self._edits.undo()
-        self._env.renderers.props.clear()
+        if self._env.renderers is not None:
+            self._env.renderers.props.clear()
 
     def close(self) -> None:
         self.restore()
@@ -126,12 +134,25 @@ class ShiftedEnv(gym.Wrapper):
         return strength, np.random.default_rng([self._steps, int(rng.integers(2**32))])
 
     def _sensed(self, observation: dict[str, Any]) -> dict[str, Any]:
-        observation = observation | {"task": self.instruction}
+        observation = observation | {TASK: self.instruction}
         if "sensor_noise" not in self.shift.names:
             return observation
         strength, rng = self._sensor_draw()
-        observation[_STATE] = noisy_state(observation[_STATE], strength, self._scene.state_noise, rng)
+        observation[STATE] = noisy_state(observation[STATE], strength, self._elements.state_noise, rng)
         for key, value in observation.items():
-            if key.startswith(_PICTURES):
+            if key.startswith(IMAGES):
                 observation[key] = noisy_image(value, strength, rng)
         return observation
+
+
+def _check_support(env: Environment, elements: Any, shift: Shift) -> None:
+    for axis in shift.names:
+        if axis in _NEED_SCENE and elements is None:
+            raise UserError(
+                f"the axis {axis} needs scene_elements() of the environment; define it, or leave {axis} out"
+            )
+        if axis in _NEED_RENDERERS and env.renderers is None:
+            raise UserError(
+                f"the axis {axis} needs the environment's images to be drawn by its `renderers` "
+                f"(envs.rendering.CameraRenderers); add them, or leave {axis} out"
+            )

@@ -7,9 +7,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from ..contract import Environment, SceneElements
+from ..env_checks import check_images, check_max_steps, checked_action, observation_space
 from ..rendering import CameraRenderers  # before anything that imports mujoco
-from ..settings import check_images, check_max_steps, checked_action, observation_space
-from ..shifts.scene_elements import SceneElements
 from . import ACTION_DIM, CONTROL_HZ, HIGH, LOW, MAX_EPISODE_STEPS, STATE_DIM
 from .expert import Expert
 from .scene import describe_scene
@@ -17,7 +17,7 @@ from .simulation import CAMERAS, Simulation
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 
-class SO101Env(gym.Env):
+class SO101Env(Environment):
     """A task with cube and disc at fresh random places every episode.
 
     Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (6,), the joint
@@ -102,11 +102,6 @@ class SO101Env(gym.Env):
             for camera in self.cameras
         }
         return images | {"observation.state": self.simulation.state().astype(np.float32), "task": self.instruction}
-
-    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict[str, Any]]:
-        """Gymnasium's step: `apply`, then `observe`."""
-        reward, terminated, truncated, info = self.apply(action)
-        return self.observe(), reward, terminated, truncated, info
 
     def expert_action(self) -> np.ndarray:
         """What the scripted expert does here, float32 (6,), not clipped; it sees cube and disc."""

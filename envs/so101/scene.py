@@ -3,7 +3,7 @@
 import mujoco
 import numpy as np
 
-from ..shifts.scene_elements import SceneElements
+from ..contract import SceneElements
 from .simulation import CUBE, DISC, ROOM, SURFACE, TABLE
 
 _STATE_NOISE = (0.3, 0.3, 0.3, 0.3, 0.3, 0.5)  # LeRobot's units; a servo counts steps of 0.09 degrees

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..settings import expand_tasks, read_paraphrases
+from ..task_suites import expand_tasks, read_paraphrases
 
 # All in one scene, a red cube and a blue disc on a table, so that only the instruction tells which. No colours: they
 # are what the shift object_colour changes.

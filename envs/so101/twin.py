@@ -14,6 +14,7 @@ from gymnasium.utils import seeding
 
 from tinyvla.errors import UserError
 
+from ..contract import EnvConfig
 from ..rendering import CameraRenderers  # before anything that imports mujoco
 from ..seeds import episode_seed
 from .simulation import CAMERAS, Simulation
@@ -92,9 +93,7 @@ class Twin(Protocol):
     def state(self) -> Mapping[str, Any]: ...
 
 
-def wire_episodes(
-    env_cfg: Mapping[str, Any], episodes: int, seed: int, rate_hz: float, twin: Twin
-) -> list[dict[str, Any]]:
+def wire_episodes(env_cfg: EnvConfig, episodes: int, seed: int, rate_hz: float, twin: Twin) -> list[dict[str, Any]]:
     """The episodes that `evaluate.py` would play, to be played on a twin, as fields of `robot_io.deployment.Episode`.
 
     Of each task the same scenes, start poses, instruction and length, and done when the simulation says so.
@@ -103,7 +102,7 @@ def wire_episodes(
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; ask for one or more")
     found = []
-    for task in resolve_tasks(env_cfg["tasks"]):
+    for task in resolve_tasks(env_cfg.tasks):
         judge = Judge(task)
         for index in range(episodes):
             scene_seed = episode_seed("evaluation", seed, index)
@@ -112,7 +111,7 @@ def wire_episodes(
                     "task": task,
                     "instruction": INSTRUCTIONS[task],
                     "seed": scene_seed,
-                    "seconds": (env_cfg["max_steps"] - 0.5) / rate_hz,  # the last tick begins half a tick before
+                    "seconds": (env_cfg.max_steps - 0.5) / rate_hz,  # the last tick begins half a tick before
                     "start_pose": judge.begin(scene_seed).tolist(),
                     "lay_out": partial(_lay_out, judge, twin, scene_seed),
                     "success": partial(_is_done, judge, twin),

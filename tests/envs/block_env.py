@@ -1,15 +1,14 @@
 """A simulator of a few lines that offers what shifts ask of an environment."""
 
-import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium import spaces
 
+from envs.contract import Environment, SceneElements
 from envs.rendering import CameraRenderers
-from envs.shifts.scene_elements import SceneElements
 
 
-class BlockEnv(gym.Env):
+class BlockEnv(Environment):
     """A block on a table and a finger that slides over it: as little as a shift asks of an environment."""
 
     XML = """

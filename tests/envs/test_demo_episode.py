@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from envs import make_env
+from envs import decode_env, make_env
 from envs.demos import episode
 from envs.demos.collect import fingerprint, spec_of
 from envs.demos.episode import collect_attempt, is_noisy, record_demo
@@ -19,7 +19,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def env():
-    env = make_env(CONFIG, TASK)
+    env = make_env(decode_env(CONFIG), TASK)
     yield env
     env.close()
 
@@ -68,17 +68,17 @@ def test_a_demonstration_may_go_on_after_success(env):
     assert len(long.action) == len(short.action) + 12
     np.testing.assert_array_equal(long.images["corner2"][: len(short.action)], short.images["corner2"])
     np.testing.assert_array_equal(long.action, calm.applied)
-    fingerprints = {fingerprint(spec_of(CONFIG | more, 0)) for more in ({}, {"linger": 0}, {"linger": 12})}
+    fingerprints = {fingerprint(spec_of(decode_env(CONFIG | more), 0)) for more in ({}, {"linger": 0}, {"linger": 12})}
     assert len(fingerprints) == 2
     with pytest.raises(UserError, match=r"env\.linger is -1"):
-        spec_of(CONFIG | {"linger": -1}, 0)
+        spec_of(decode_env(CONFIG | {"linger": -1}), 0)
 
 
 def test_demonstrations_are_collected_on_training_seeds(monkeypatch, env):
     spy = Spy(env)
     monkeypatch.setattr(episode, "_cached_env", lambda *_: spy)
     for seed, attempt in ((0, 0), (3, 17), (SEEDS - 1, EPISODES_PER_SEED - 1)):
-        collect_attempt(CONFIG, TASK, seed, attempt)
+        collect_attempt(decode_env(CONFIG), TASK, seed, attempt)
     assert spy.seeds == [episode_seed("train", 0, 0), episode_seed("train", 3, 17), SEEDS * EPISODES_PER_SEED - 1]
 
 

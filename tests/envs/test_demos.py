@@ -17,7 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from envs import make_env
+from envs import decode_env, make_env
 from envs.demos import collect as collecting
 from envs.demos import dataset as writing
 from envs.demos import ensure_dataset
@@ -43,7 +43,7 @@ IMAGE = "observation.images.corner2"
 
 
 def make(data_dir, episodes=EPISODES, **changes):
-    return ensure_dataset(CONFIG | changes, [TASK], episodes, 0, data_dir, workers=1)
+    return ensure_dataset(decode_env(CONFIG | changes), [TASK], episodes, 0, data_dir, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +66,13 @@ def root(data_dir):
 
 @pytest.fixture(scope="module")
 def demos(data_dir):
-    folder = store_folder(CONFIG, 0, data_dir) / TASK
+    folder = store_folder(decode_env(CONFIG), 0, data_dir) / TASK
     return [read_demo(attempt_path(folder, attempt, True)) for attempt in range(EPISODES)]
 
 
 @pytest.fixture(scope="module")
 def env():
-    env = make_env(CONFIG, TASK)
+    env = make_env(decode_env(CONFIG), TASK)
     yield env
     env.close()
 
@@ -144,7 +144,7 @@ def test_failures_are_discarded_and_counted(demos, tmp_path):
     lengths = [len(demo.action) for demo in demos]
     assert lengths[0] > min(lengths)
     config = CONFIG | {"max_steps": min(lengths)}
-    attempts = collect(config, [TASK], 1, 0, tmp_path, 1)[TASK]
+    attempts = collect(decode_env(config), [TASK], 1, 0, tmp_path, 1)[TASK]
     winner = lengths.index(min(lengths))
     assert attempts.successes == [winner]
     assert attempts.failures == list(range(winner))
@@ -176,18 +176,20 @@ def test_giving_up_does_not_depend_on_where_a_run_was_stopped(tmp_path):
 def test_what_is_there_is_used_again(monkeypatch, data_dir, root):
     monkeypatch.setattr(collecting, "worker_pool", None)
     assert make(data_dir) == root
-    fewer = collect(CONFIG, [TASK], 2, 0, data_dir, 1)
+    fewer = collect(decode_env(CONFIG), [TASK], 2, 0, data_dir, 1)
     assert fewer[TASK].successes == [0, 1]
 
 
 def test_other_settings_make_another_dataset(data_dir):
     stores = {
-        store_folder(CONFIG | changes, seed, data_dir)
+        store_folder(decode_env(CONFIG | changes), seed, data_dir)
         for changes in ({}, {"cameras": ["topview"]}, {"noise": {"share": 0.0, "std": 0.8}})
         for seed in (0, 1)
     }
     assert len(stores) == 6
-    assert store_folder(CONFIG | {"tasks": ["other"]}, 0, data_dir) in stores  # tasks do not shape an attempt
+    assert (
+        store_folder(decode_env(CONFIG | {"tasks": ["other"]}), 0, data_dir) in stores
+    )  # tasks do not shape an attempt
 
 
 def test_several_shards_make_the_same_dataset(monkeypatch, attempts_only, root, in_process):
@@ -205,11 +207,12 @@ def test_several_shards_make_the_same_dataset(monkeypatch, attempts_only, root, 
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from envs import decode_env
 from envs.demos import ensure_dataset
 
 if __name__ == "__main__":
     config, tasks, episodes, data_dir = json.loads(sys.argv[1])
-    ensure_dataset(config, tasks, episodes, 0, Path(data_dir), workers=1)
+    ensure_dataset(decode_env(config), tasks, episodes, 0, Path(data_dir), workers=1)
 """
 
 

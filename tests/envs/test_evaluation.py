@@ -1,13 +1,14 @@
 """Closed-loop evaluation: which episodes, what their figures amount to, and that workers change nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny import write_metaworld_policy
 
 from configs.composing import as_dict, load_config
-from envs import evaluation
+from envs import decode_env, evaluation
 from envs.evaluation import Job, Setting, evaluate, evaluation_jobs, keep_videos, run_jobs, summarise, video_name
 from envs.rollout import Rollout
 from envs.workers import Folder
@@ -101,7 +102,7 @@ def test_the_first_successes_and_failures_are_kept(tmp_path):
 
 
 ENV = load_config("evaluate", ["checkpoint=x", "env.image_size=32", "env.max_steps=12", "env.cameras=[corner2]"]).env
-ENV = as_dict(ENV) | {"tasks": ["reach-v3", "drawer-close-v3"]}
+ENV = decode_env(as_dict(ENV) | {"tasks": ["reach-v3", "drawer-close-v3"]})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_an_evaluation_and_what_it_writes(checkpoint, tmp_path, in_process):
     assert json.loads((run_dir / "eval.json").read_text()) == result
     assert {"success_rate", "episodes", "ci95", "ms_per_action", "tasks", "wrong_instructions"} <= set(result)
     assert result["episodes"] == 4
-    assert {task: figures["episodes"] for task, figures in result["tasks"].items()} == dict.fromkeys(ENV["tasks"], 2)
+    assert {task: figures["episodes"] for task, figures in result["tasks"].items()} == dict.fromkeys(ENV.tasks, 2)
     seeds = result["tasks"]["reach-v3"]["seeds"]
     assert seeds == result["tasks"]["drawer-close-v3"]["seeds"]
     assert seeds == [evaluation.episode_seed("evaluation", 3, i) for i in (0, 1)]
@@ -134,7 +135,7 @@ def test_an_evaluation_and_what_it_writes(checkpoint, tmp_path, in_process):
 
 
 def test_no_episode_depends_on_those_before_it(checkpoint, tmp_path, in_process):
-    jobs = evaluation_jobs(ENV["tasks"], 1, wrong_instructions=1)
+    jobs = evaluation_jobs(ENV.tasks, 1, wrong_instructions=1)
     first = play(checkpoint, jobs, tmp_path / "first")
     assert first == play(checkpoint, jobs[::-1], tmp_path / "second")
     assert len({video for _, video in first.values()}) == len(jobs)
@@ -154,7 +155,7 @@ def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):
 
 @pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(checkpoint, tmp_path):
-    jobs = evaluation_jobs(ENV["tasks"], 3, wrong_instructions=1)
+    jobs = evaluation_jobs(ENV.tasks, 3, wrong_instructions=1)
     assert play(checkpoint, jobs, tmp_path / "one", workers=1) == play(checkpoint, jobs, tmp_path / "two", workers=2)
 
 
@@ -172,6 +173,6 @@ def test_an_environment_that_does_not_fit_is_one_line_and_leaves_nothing(
     change, what, checkpoint, tmp_path, in_process
 ):
     with pytest.raises(UserError, match=what) as mistake:
-        evaluate(checkpoint, ENV | change, 2, run_dir=tmp_path / "run", videos=1)
+        evaluate(checkpoint, replace(ENV, **change), 2, run_dir=tmp_path / "run", videos=1)
     assert "\n" not in str(mistake.value)
     assert not (tmp_path / "run").exists()

@@ -58,7 +58,7 @@ def benchmark(monkeypatch, tmp_path):
     played = []
 
     def evaluate(checkpoint, env_cfg, episodes, **_):
-        played.append((checkpoint.name, env_cfg.get("shift"), episodes))
+        played.append((checkpoint.name, env_cfg.shift, episodes))
         if len(played) == stop_at[0]:
             raise KeyboardInterrupt
         return figures(5)
@@ -87,7 +87,7 @@ def test_a_map_is_finished_where_it_was_stopped(benchmark, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(stop=3)
     run()
-    assert [(name, shift and shift["names"]) for name, shift, _ in played] == [
+    assert [(name, shift and list(shift.names)) for name, shift, _ in played] == [
         ("one", ["lighting"]), ("two", ["lighting"]),
     ]  # fmt: skip
     run()

@@ -18,7 +18,7 @@ from lerobot.envs.utils import NEW_ROLLOUT_OPTION, env_to_policy_features
 
 import lerobot_policy_tinyvla
 from configs.composing import as_dict, load_config
-from envs import make_env
+from envs import decode_env, make_env
 from envs.lerobot_env import LeRobotEnv, TinyVLAMetaWorldConfig
 from envs.metaworld.tasks import INSTRUCTIONS, SUITES
 from envs.seeds import EPISODES_PER_SEED, SEEDS, episode_seed
@@ -84,7 +84,7 @@ def test_lerobot_sees_what_the_policy_was_trained_on(use_async_envs):
     assert envs.unwrapped.metadata["render_fps"] == 80
     envs.close()
 
-    ours = make_env({"name": "metaworld", "render": "fast"} | SMALL, "reach-v3")
+    ours = make_env(decode_env({"name": "metaworld", "render": "fast"} | SMALL), "reach-v3")
     for i in range(2):
         observations = [ours.reset(seed=episode_seed("evaluation", 0, 7 + i))[0], ours.step(action[i])[0]]
         for batch, observation in zip(batches, observations, strict=True):
@@ -117,7 +117,9 @@ class Fake:
 
 @pytest.fixture
 def faked():
-    env = LeRobotEnv({"name": "metaworld", "cameras": ["corner2"], "image_size": 8, "max_steps": 50}, "reach-v3")
+    env = LeRobotEnv(
+        decode_env({"name": "metaworld", "cameras": ["corner2"], "image_size": 8, "max_steps": 50}), "reach-v3"
+    )
     env._env = Fake()
     return env
 

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from envs import make_env, resolve_tasks
+from envs import decode_env, make_env, resolve_tasks
 from envs.metaworld import CONTROL_HZ
 from envs.metaworld.env import CAMERAS, MetaWorldEnv
 from envs.metaworld.tasks import INSTRUCTIONS, SUITES
@@ -23,7 +23,7 @@ HAND = ("hand", "rightclaw", "leftclaw", "rightpad", "leftpad")
 
 def config(**changes):
     settings = {"cameras": ["corner2", "topview"], "image_size": 48, "render": "fast", "max_steps": 500}
-    return {"name": "metaworld"} | settings | changes
+    return decode_env({"name": "metaworld"} | settings | changes)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_stepping_or_looking_before_a_reset_is_refused():
         ("reach-v3", {"render": "pretty"}, "env.render is 'pretty'; use fast or faithful"),
         ("reach-v3", {"max_steps": 501}, "env.max_steps is 501.*1 to 500"),
         ("reach-v3", {"image_size": 0}, "env.image_size is 0"),
-        ("reach-v3", {"name": "metawrold"}, "unknown env.name 'metawrold'; there is metaworld"),
+        ("reach-v3", {"name": "metawrold"}, "unknown env.name 'metawrold'; did you mean metaworld"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_clear_error(task, changes, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.composing import as_dict, load_config
-from envs import resolve_tasks
+from envs import decode_env, resolve_tasks
 from envs.demos import ensure_dataset
 from envs.demos.collect import collect, fingerprint, spec_of, store_folder
 from envs.demos.dataset import PROVENANCE
@@ -15,16 +15,16 @@ from envs.metaworld.tasks import INSTRUCTIONS, paraphrases
 from envs.shifts import with_randomisation
 
 TASK = "handle-press-v3"
-PLAIN = {
+PLAIN = decode_env({
     "name": "metaworld", "tasks": [TASK], "cameras": ["corner2"], "image_size": 32, "render": "fast",
     "max_steps": 500, "noise": {"share": 0.5, "std": 0.8},
-}  # fmt: skip
+})  # fmt: skip
 RANDOMISED = with_randomisation(PLAIN, ["lighting", "instruction", "object_colour", "sensor_noise"])
 
 
 def test_plain_demonstrations_keep_their_name():
     """Else everybody's datasets would be collected again."""
-    env_cfg = as_dict(load_config("train").env)
+    env_cfg = decode_env(as_dict(load_config("train").env))
     tasks = resolve_tasks(env_cfg)
     assert fingerprint([spec_of(with_randomisation(env_cfg, []), 0), tasks, 60]) == "1aef8419"
     assert fingerprint([spec_of(with_randomisation(env_cfg, ["lighting"]), 0), tasks, 60]) != "1aef8419"

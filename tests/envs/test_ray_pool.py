@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 
 import pytest
 import ray
@@ -13,7 +14,7 @@ from test_evaluation import ENV
 from tiny import write_metaworld_policy
 
 from configs.composing import as_dict, load_config
-from envs import evaluation
+from envs import decode_env, evaluation
 from envs.demos.collect import collect
 from envs.evaluation import evaluate
 from envs.workers import LOCAL, count_workers, send_folder, worker_pool
@@ -115,7 +116,7 @@ def without_clocks(figures):
 @pytest.mark.slow
 def test_an_evaluation_that_loses_a_node_ends_as_the_undisturbed_one(two_nodes, tmp_path, monkeypatch):
     cluster, second = two_nodes
-    env = ENV | {"max_steps": 150, "tasks": ["drawer-close-v3", "faucet-close-v3"]}
+    env = replace(ENV, max_steps=150, tasks=["drawer-close-v3", "faucet-close-v3"])
     checkpoint = write_metaworld_policy(tmp_path / "policy")
     options = {"seed": 1, "wrong_instructions": 1, "videos": 1}
     undisturbed = evaluate(checkpoint, env, 8, workers=2, run_dir=tmp_path / "undisturbed", **options)
@@ -150,7 +151,7 @@ def test_an_evaluation_that_loses_a_node_ends_as_the_undisturbed_one(two_nodes, 
 @pytest.mark.slow
 def test_demonstrations_come_back_from_a_cluster(two_nodes, tmp_path):
     cluster, _ = two_nodes
-    env = as_dict(load_config("collect", ["env.image_size=32", "env.cameras=[corner2]"]).env)
+    env = decode_env(as_dict(load_config("collect", ["env.image_size=32", "env.cameras=[corner2]"]).env))
     here = collect(env, ["handle-press-v3"], 3, 0, tmp_path / "here", 2)
     there = collect(env, ["handle-press-v3"], 3, 0, tmp_path / "there", "auto", RAY | {"address": cluster.address})
     assert here["handle-press-v3"].successes == there["handle-press-v3"].successes

@@ -112,7 +112,7 @@ print(CameraRenderer(model, 16).draw(data, "eye").shape)
 
 WORKER = """
 import sys, weakref
-from envs import make_env
+from envs import decode_env, make_env
 from envs.workers import worker_pool
 
 kept = []
@@ -125,7 +125,7 @@ def work():
     weakref.finalize(kept[0], print, "finalized", file=sys.stderr)  # as torch and others do, before there is a context
     for task in ("reach-v3", "push-v3"):
         settings = {"cameras": ["topview"], "image_size": 16, "render": "fast", "max_steps": 5}
-        kept.append(make_env({"name": "metaworld"} | settings, task))
+        kept.append(make_env(decode_env({"name": "metaworld"} | settings), task))
         kept[-1].reset(seed=0)
 
 if __name__ == "__main__":

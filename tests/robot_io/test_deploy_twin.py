@@ -8,6 +8,7 @@ import pytest
 from tiny import write_so101_policy
 
 from configs.composing import as_dict, load_config
+from envs import decode_env
 from envs.feature_names import trained_feature_names
 from envs.so101.twin import SCENE, wire_episodes
 from robot_io.arms import make_arm, needs_twin, with_twin_scene
@@ -46,7 +47,7 @@ def wired(checkpoint):
 
 def test_a_policy_plays_an_episode_over_the_wire(wired, tmp_path, patient):
     cfg, runner, layer, robot, twin = wired
-    told = wire_episodes(as_dict(cfg.env), 1, 0, layer.limits.rate_hz, twin)
+    told = wire_episodes(decode_env(as_dict(cfg.env)), 1, 0, layer.limits.rate_hz, twin)
     run = Deployment(make_arm(robot, twin), runner, layer, approach_speed=0.8)
     before = twin.state()
     report = run.run([Episode(**episode) for episode in told], tmp_path)

