@@ -53,8 +53,7 @@ def main(cfg: DictConfig) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, run_dir / "config.yaml")
         run.run(episodes, run_dir)
-    print(run.describe())
-    print(run_dir / "deploy.json")
+    print(run.describe(), run_dir / "deploy.json", sep="\n")
 
 
 if __name__ == "__main__":
