@@ -72,11 +72,12 @@ class SceneElements(NamedTuple):
 class NoiseConfig:
     """Noise added to the expert's actions while demonstrations are collected, see `envs.demos.episode`.
 
-    share: share of the episodes with noise. std: standard deviation of a burst, in action units.
+    share: share of the episodes with noise. std: standard deviation of a burst, in action units. Whole numbers stay
+    whole: the values are part of the names of datasets.
     """
 
-    share: float = 0.75
-    std: float = 0.8
+    share: int | float = 0.75
+    std: int | float = 0.8
 
 
 @dataclass(frozen=True)

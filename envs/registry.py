@@ -9,14 +9,14 @@ where SPEC is an `envs.contract.EnvironmentSpec`, and `env.name=my_simulator` se
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from tinyvla.errors import UserError, did_you_mean
+from tinyvla.decoding import decode_section
+from tinyvla.errors import UserError
 from tinyvla.registry import Registry
 
-from .contract import Embodiment, EnvConfig, Environment, EnvironmentSpec, NoiseConfig
+from .contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
 from .shifts import Shift
 from .task_suites import read_paraphrases
 
@@ -25,7 +25,6 @@ ENVIRONMENTS = Registry(
     "tinyvla.environments",
     {"metaworld": "envs.metaworld.spec:METAWORLD", "so101": "envs.so101.spec:SO101"},
 )
-_ACCEPTED: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), list[str]: (list, tuple)}
 
 
 def spec_of(name: str) -> EnvironmentSpec:
@@ -40,26 +39,12 @@ def decode_env(section: Mapping[str, Any]) -> EnvConfig:
     """
     if not section.get("name"):
         raise UserError(f"env.name is missing; use one of {', '.join(ENVIRONMENTS.names())}")
-    config, values = spec_of(section["name"]).config, dict(section)
+    values = dict(section)
     if isinstance(tasks := values.get("tasks"), str):
         values["tasks"] = [tasks]
-    if shift := values.pop("shift", None):
+    if isinstance(shift := values.get("shift"), Mapping):
         values["shift"] = Shift(tuple(shift["names"]), shift["severity"])
-    values["noise"] = _decode(NoiseConfig, values.get("noise") or {}, "env.noise")
-    return _decode(config, values, "env")
-
-
-def _decode(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    """A dataclass from the values of its fields. Numbers keep their type, which is part of the names of datasets."""
-    types, decoded = {field.name: field.type for field in fields(cls)}, {}
-    for name, value in values.items():
-        if name not in types:
-            raise UserError(f"unknown setting {prefix}.{name}; {did_you_mean(name, types)}")
-        accepted = _ACCEPTED.get(types[name])
-        if accepted and (not isinstance(value, accepted) or isinstance(value, bool)):
-            raise UserError(f"{prefix}.{name} is {value!r}; use a value of type {getattr(types[name], '__name__', '')}")
-        decoded[name] = list(value) if types[name] == list[str] else value
-    return cls(**decoded)
+    return decode_section(spec_of(values["name"]).config, values, "env")
 
 
 def embodiment_of(name: str) -> Embodiment:
