@@ -151,7 +151,7 @@ def test_failures_are_discarded_and_counted(demos, tmp_path):
     assert sorted(path.name for path in attempts.folder.iterdir()) == [
         *(f"{attempt:05d}.failed" for attempt in range(winner)), f"{winner:05d}.npz",
     ]  # fmt: skip
-    again = collect(config, [TASK], 1, 0, tmp_path, 1)[TASK]
+    again = collect(decode_env(config), [TASK], 1, 0, tmp_path, 1)[TASK]
     assert (again.successes, again.failures) == (attempts.successes, attempts.failures)
 
 
