@@ -28,7 +28,7 @@ from benchmarks.machine import Machine
 from configs.composing import as_dict, load_config
 from envs import decode_env, make_env, resolve_tasks
 from envs.contract import EnvConfig
-from envs.evaluation import Job, evaluate, summarise
+from envs.evaluation import EvaluationOptions, Job, evaluate, summarise
 from envs.report.heat_map import UNSHIFTED, markdown, write_heat_map
 from envs.rollout import Rollout
 from envs.seeds import episode_seed
@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> None:
     for axis, severity in columns[1:]:
         with_shift(EnvConfig(""), [axis], severity)  # mistakes come up before anything is played
     setting = {"tasks": tasks, "episodes": args.episodes, "seed": args.seed}
+    options = EvaluationOptions(args.episodes, seed=args.seed, workers=args.workers, device=args.device)
     kept = Cells(args.out / "cells.json")
     cells: dict[str, dict[tuple[str, int], dict[str, Any]]] = {row.name: {} for row in rows}
     for number, (row, column) in enumerate(((row, column) for column in columns for row in rows), 1):
@@ -145,9 +146,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"{number} of {len(rows) * len(columns)}: {row.name}, {column[0]} {column[1] or ''}", file=sys.stderr)
             env_cfg = row.env_cfg if column == UNSHIFTED else with_shift(row.env_cfg, [column[0]], column[1])
             result = (
-                evaluate(
-                    row.checkpoint, env_cfg, args.episodes, seed=args.seed, workers=args.workers, device=args.device
-                )
+                evaluate(row.checkpoint, env_cfg, options)
                 if row.checkpoint
                 else evaluate_expert(env_cfg, args.episodes, args.seed, args.workers)
             )

@@ -68,18 +68,12 @@ def measure(args: argparse.Namespace, checkpoint: Path, name: str, first: str, h
     """One row of the table."""
     from configs.composing import as_dict, load_config
     from envs import decode_env
-    from envs.evaluation import evaluate
+    from envs.evaluation import EvaluationOptions, evaluate
 
     cfg = load_config("evaluate", [f"env.tasks=[{','.join(args.tasks)}]", f"checkpoint={checkpoint}", *args.settings])
     runner = how[name] | {"runtime": args.runtime}
-    result = evaluate(
-        checkpoint,
-        decode_env(as_dict(cfg.env)),
-        args.episodes,
-        seed=args.seed,
-        workers=args.workers,
-        runner=runner,
-    )
+    options = EvaluationOptions(args.episodes, seed=args.seed, workers=args.workers, runner=runner)
+    result = evaluate(checkpoint, decode_env(as_dict(cfg.env)), options)
     chunk_ms, reference_ms = time_chunks(checkpoint, runner, how[first] | {"runtime": "torch"}, args.chunks)
     low, high = result["ci95"]
     return {

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: episodes, and the jobs of a sweep, as tasks that are run again when their node is lost."""
+"""Workers on a Ray cluster: episodes, and the jobs of a sweep, as tasks that Ray repeats when a node is lost."""
 
 import atexit
 import contextlib
@@ -9,45 +9,50 @@ import os
 import socket
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyvla.errors import UserError
+from omegaconf import OmegaConf
+
+from tinyvla.decoding import decode_section
+from tinyvla.errors import UserError, one_line
 from tinyvla.extras import needs_extra
+
+from .workers import FolderSender, LauncherConfig
 
 with needs_extra("ray", "launcher=ray"):
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-RETRIES = 10  # of a task whose worker or node is lost; more are no accident
+RETRIES = 10  # per task whose worker or node is lost
 _ONE_CORE = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}  # of torch, and of Mesa's software renderer
 
 
-def connect(launcher: Mapping[str, Any]) -> None:
-    """Join the cluster of the `launcher` configuration, or start Ray on this machine. Does nothing the second time.
+def connect(launcher: LauncherConfig) -> None:
+    """Join the cluster of the `launcher` configuration, or start Ray on this machine. Does nothing when connected.
 
-    Raises UserError if there is no such cluster, or it has another version of Ray or Python.
+    Raises UserError if the cluster cannot be reached, or it has another version of Ray or Python.
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Under `uv run` Ray would copy the working folder, with all data in it, to every node.
+    # Under `uv run` Ray would copy the working folder with all its data to every node.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    address = launcher["address"]
+    address = launcher.address
     _check_reachable(address)
-    here: Any = {"include_dashboard": False} if address is None else {}
+    local_only: Any = {"include_dashboard": False} if address is None else {}
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local_only)
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        raise _no_cluster(address, " ".join(str(error).split())[:200]) from error
+        raise _no_cluster(address, one_line(error)) from error
     atexit.register(ray.shutdown)
 
 
 def _check_reachable(address: str | None) -> None:
-    """Ray itself would go on trying for minutes."""
+    """Fail at once; Ray itself would retry for minutes."""
     if address in (None, "auto"):
         return
     host, _, port = str(address).rpartition(":")
@@ -64,7 +69,7 @@ def _no_cluster(address: str | None, reason: str) -> UserError:
     )
 
 
-def count_cluster_cores(launcher: Mapping[str, Any]) -> int:
+def count_cluster_cores(launcher: LauncherConfig) -> int:
     """CPU cores of all nodes."""
     connect(launcher)
     return max(1, int(ray.cluster_resources().get("CPU", 0)))
@@ -72,7 +77,7 @@ def count_cluster_cores(launcher: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Archive:
-    """A folder in Ray's object store, for workers on other machines; equal content makes equal archives."""
+    """A folder in Ray's object store, for workers on other machines; archives of equal content are equal."""
 
     digest: str
     content: Any = field(compare=False)  # an ObjectRef; only a worker that opens it fetches it
@@ -85,12 +90,12 @@ class Archive:
             yield Path(copy)
 
 
-class _RayPool(ThreadPoolExecutor):
-    """The standard library's executor, each of its threads waiting for one task of the cluster at a time."""
+class _RayPool(ThreadPoolExecutor, FolderSender):
+    """Executor whose threads each wait for one task of the cluster at a time."""
 
-    def __init__(self, workers: int, launcher: Mapping[str, Any]):
+    def __init__(self, workers: int, launcher: LauncherConfig):
         super().__init__(workers)
-        options = {"num_cpus": 1, "num_gpus": launcher["gpus"], "max_retries": RETRIES}
+        options = {"num_cpus": 1, "num_gpus": launcher.gpus, "max_retries": RETRIES}
         self._task = ray.remote(_call).options(**options)
         self._running: set[Any] = set()
 
@@ -111,43 +116,43 @@ class _RayPool(ThreadPoolExecutor):
         try:
             return ray.get(reference)
         except RayTaskError as error:
-            raise error.cause from error  # what the function raised
+            raise error.cause from error  # the function's own exception
         finally:
             self._running.discard(reference)
 
     def cancel(self) -> None:
-        """Have the tasks that run end, and start no more."""
+        """End running tasks and start no more."""
         self.shutdown(wait=False, cancel_futures=True)
         for reference in list(self._running):
             ray.cancel(reference, force=True)
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """In a worker, which Ray keeps for the next call, so that what modules keep (a policy, an environment) stays."""
+    """Call in a worker. Ray reuses the worker, so that module-level state (a policy, an environment) stays."""
     for name, value in _ONE_CORE.items():
         os.environ.setdefault(name, value)
     return function(*args, **kwargs)
 
 
 @contextlib.contextmanager
-def ray_pool(workers: int, launcher: Mapping[str, Any]) -> Iterator[_RayPool]:
-    """At most `workers` tasks at a time, each with a CPU core to itself and a GL backend that its node chooses.
+def ray_pool(workers: int, launcher: LauncherConfig) -> Iterator[_RayPool]:
+    """At most `workers` tasks at a time, each with one CPU core and a GL backend that its node selects.
 
-    A task whose worker or node is lost is run again elsewhere. Raises UserError if there is no cluster, or tasks get
-    lost again and again.
+    A task whose worker or node is lost is repeated elsewhere. Raises UserError if there is no cluster, or a task is
+    lost too often.
     """
     connect(launcher)
     pool = _RayPool(workers, launcher)
     try:
         yield pool
     except RayError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
-            f"the Ray cluster lost a task for good ({reason}); look at its nodes and their memory, then run the same "
-            "command again: what was finished is kept"
+            f"the Ray cluster lost a task too often ({reason}); look at its nodes and their memory, then run the same "
+            "command again: finished work is kept"
         ) from error
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where this stopped", flush=True)
+        print("\nstopped; run the same command again to continue", flush=True)
         pool.cancel()
         raise
     finally:
@@ -156,11 +161,11 @@ def ray_pool(workers: int, launcher: Mapping[str, Any]) -> Iterator[_RayPool]:
 
 
 def start_job(main: Callable[[Any], None], cfg: Any) -> Any:
-    """Start a sweep's job as a task: `main(cfg)` with worker processes of its own node; returns a handle of it.
+    """Start `main(cfg)`, a job of a sweep, as a task with worker processes on its node; returns the job's handle.
 
-    A job that loses its node goes on elsewhere from its last checkpoint, if `run_dir` lies where all nodes see it.
+    A job that loses its node continues elsewhere from its last checkpoint, if all nodes share the disk of `run_dir`.
     """
-    launcher = cfg.launcher
+    launcher = decode_section(LauncherConfig, OmegaConf.to_container(cfg.launcher, resolve=True), "launcher")
     connect(launcher)
     fresh = not (Path(cfg.get("run_dir", "")) / "config.yaml").exists()
     options = {"num_cpus": launcher.job_cpus, "num_gpus": launcher.job_gpus, "max_retries": RETRIES}
@@ -171,24 +176,24 @@ class _Job(NamedTuple):
     reference: Any
 
     def result(self) -> str:
-        """What the job printed. Raises what it raised."""
+        """Output that the job printed. Raises the job's exception."""
         try:
             return ray.get(self.reference)
         except RayTaskError as error:
             raise error.cause from error
 
     def cancel(self) -> None:
-        """Ask the job to stop, as Ctrl-C does: a run saves itself first."""
+        """Stop the job as Ctrl-C does: a run saves a checkpoint first."""
         ray.cancel(self.reference)
 
     def wait(self) -> None:
-        """Give the job a while to end."""
+        """Wait until the job has ended, at most 5 minutes."""
         ray.wait([self.reference], timeout=300)
 
 
 def _run_job(main: Callable[[Any], None], cfg: Any, fresh: bool, folder: str) -> str:
     os.chdir(folder)
-    cfg.launcher = {"name": "local"}  # tasks that wait for tasks would keep their cores
+    cfg.launcher = {"name": "local"}  # tasks that wait for tasks would occupy their cores
     if fresh and "resume" in cfg and (Path(cfg.run_dir) / "config.yaml").exists():
         cfg.resume = True  # an earlier try began it
     printed = io.StringIO()

@@ -1,4 +1,4 @@
-"""One closed-loop episode of a policy in an environment."""
+"""Rollout: one closed-loop episode of a policy in an environment."""
 
 import time
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ _VIDEO_HZ = 20
 
 
 class Rollout(NamedTuple):
-    """How an episode went.
+    """Result of an episode.
 
     seed: the environment's; the policy's random draws follow from it too. steps: control steps until success or the
-    limit. action_ms: wall time of every action, from the observation's arrival to the command, in milliseconds.
+    limit. action_ms: wall time per action in milliseconds, from the arrival of the observation to the command.
     """
 
     seed: int
@@ -29,15 +29,16 @@ class Rollout(NamedTuple):
 def roll_out(
     env: Any, runner: PolicyRunner, seed: int, instruction: str | None = None, video: Path | None = None
 ) -> Rollout:
-    """Run one episode, a pure function of environment, policy, seed and instruction.
+    """Play one episode, a pure function of environment, policy, seed and instruction.
 
-    The environment is looked at only when the policy wants to see it: executing a chunk of actions costs no rendering.
+    Observations are only rendered when the policy needs one: executing a chunk of actions costs no rendering.
 
     Args:
-        env: one of `envs.make_env`.
+        env: an environment of `envs.make_env`.
+        runner: the policy.
         seed: seeds the environment and the policy.
-        instruction: what the policy is told; None: the environment's own instruction.
-        video: file to write an MP4 of the episode to.
+        instruction: instruction for the policy; None: the environment's own.
+        video: file for an MP4 of the episode; None: no video.
     """
     observation, _ = env.reset(seed=seed)
     runner.reset(seed)
@@ -56,7 +57,7 @@ def roll_out(
         action = runner.act(observation if runner.needs_observation else None)
         times.append(time.perf_counter() - start)
         _, terminated, truncated, info = env.apply(action)
-        done, success = terminated or truncated, info["success"]
+        done, success = terminated or truncated, bool(info["success"])
     if video:
         frames.append(env.render())
         write_video(video, frames)
@@ -64,7 +65,7 @@ def roll_out(
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
-    """Write frames, uint8 (H, W, 3), as an MP4 that browsers play, each as it comes; an odd side loses a line."""
+    """Write frames, uint8 (H, W, 3), as an MP4 that browsers play. An odd height or width loses one line of pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with iio.imopen(path, "w", plugin="pyav") as video:
         video.init_video_stream("libx264", fps=_VIDEO_HZ, pixel_format="yuv420p")

@@ -6,37 +6,61 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyvla.errors import UserError
+from tinyvla.machine import count_cores
 
-LOCAL: Mapping[str, Any] = {"name": "local"}  # the `launcher` configuration of processes on this machine
+
+@dataclass(frozen=True)
+class LauncherConfig:
+    """The `launcher` section of a configuration: where worker processes and the jobs of a sweep run.
+
+    Args:
+        name: "local" or "ray".
+        address: of a Ray cluster, host:port or "auto"; None: Ray on this machine only.
+        gpus: GPUs per worker; 0.25: four workers share one.
+        job_cpus, job_gpus: CPU cores and GPUs per job of a sweep.
+        start_job: dotted name of the function that starts a job of a sweep; None: jobs run one after another.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    gpus: int | float = 0
+    job_cpus: int | float = 2
+    job_gpus: int | float = 0
+    start_job: str | None = None
 
 
-def count_workers(workers: int | str | None, launcher: Mapping[str, Any] = LOCAL) -> int:
-    """Workers asked for; "auto" or None is one a core, of the cluster if there is one.
+LOCAL = LauncherConfig()
 
-    Raises UserError unless it is a positive number, or if there is no such cluster.
+
+def count_workers(workers: int | str | None, launcher: LauncherConfig = LOCAL) -> int:
+    """Number of workers; "auto" or None is one per core of this machine, or of the cluster.
+
+    Raises UserError if it is not a positive number, or the cluster cannot be reached.
     """
     if workers not in (None, "auto"):
         if not str(workers).isdecimal() or int(workers) < 1:
             raise UserError(f"workers is {workers!r}; use auto or a number from 1")
         return int(workers)
-    if launcher["name"] == "ray":
+    if launcher.name == "ray":
         from .ray_pool import count_cluster_cores
 
         return count_cluster_cores(launcher)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count_cores()
 
 
 @contextlib.contextmanager
 def one_core_each() -> Iterator[None]:
-    """Worker processes started inside keep to one core each, their software renderers included."""
-    one_core = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # Mesa: none beside the thread that draws
+    """Limit worker processes started inside to one core each, including their software renderers."""
+    one_core = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # Mesa: no threads beside the one that draws
     before = {name: os.environ.get(name) for name in one_core}
     os.environ.update(one_core)
     try:
@@ -48,50 +72,58 @@ def one_core_each() -> Iterator[None]:
 
 @contextlib.contextmanager
 def clear_disk_errors() -> Iterator[None]:
-    """Turn a full disk, which libraries report in many ways, into one UserError."""
+    """Raise UserError for a full disk, which libraries report in many ways."""
     try:
         yield
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
             raise UserError(
-                "the disk is full; free some space and run the same command again: what was finished is kept"
+                "the disk is full; free some space and run the same command again: finished work is kept"
             ) from error
         raise
 
 
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
 def _end_with(parent: Any) -> None:
     parent.join()
-    os._exit(1)  # nobody waits for this process's results, and it would wait for work for ever
+    os._exit(1)  # without its parent it would wait for work forever
 
 
 class Folder(NamedTuple):
-    """A folder that workers read, where they see the same disk as the process that sends them work."""
+    """A folder for workers that share the disk of the process that sends them work."""
 
     path: Path
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Path]:
-        """Where the folder lies for the worker, within the block."""
+        """Path of the folder for the worker, within the block."""
         yield self.path
 
 
+class FolderSender(ABC):
+    """A pool whose workers may be on other machines, and get folders sent."""
+
+    @abstractmethod
+    def send_folder(self, path: Path) -> Any:
+        """A value with the method `opened` of `Folder`."""
+
+
 def send_folder(pool: Executor, path: Path) -> Any:
-    """What gives the workers of a pool a folder of this machine's: a value with the method `opened` of `Folder`."""
-    return getattr(pool, "send_folder", Folder)(path)
+    """A folder of this machine for the workers of a pool: a value with the method `opened` of `Folder`."""
+    return pool.send_folder(path) if isinstance(pool, FolderSender) else Folder(path)
 
 
 @contextlib.contextmanager
-def worker_pool(workers: int, launcher: Mapping[str, Any] = LOCAL) -> Iterator[Executor]:
+def worker_pool(workers: int, launcher: LauncherConfig = LOCAL) -> Iterator[Executor]:
     """Worker processes of the `launcher` configuration: on this machine, or on all nodes of a Ray cluster.
 
-    Raises UserError if the workers cannot be had, keep dying, or raise one themselves.
+    Raises UserError if the workers cannot be started, keep dying, or raise UserError themselves.
     """
-    if launcher["name"] == "ray":
+    if launcher.name == "ray":
         from .ray_pool import ray_pool
 
         with clear_disk_errors(), ray_pool(workers, launcher) as pool:
@@ -103,9 +135,9 @@ def worker_pool(workers: int, launcher: Mapping[str, Any] = LOCAL) -> Iterator[E
 
 @contextlib.contextmanager
 def _process_pool(workers: int) -> Iterator[Executor]:
-    """Fresh processes that leave Ctrl-C to the parent and end with it; a dead one is one clear error.
+    """New processes that leave Ctrl-C to the parent and end with it. They inherit the GL backend, selected here.
 
-    They inherit the GL backend, chosen here. Raises UserError if there is none.
+    Raises UserError if there is no GL backend, or a process dies.
     """
     from .rendering import select_gl_backend
 
@@ -117,10 +149,10 @@ def _process_pool(workers: int) -> Iterator[Executor]:
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died (killed, or out of memory); run the same command again: "
-            "what was finished is kept; workers=1 needs the least memory"
+            "finished work is kept; workers=1 needs the least memory"
         ) from error
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where this stopped", flush=True)
+        print("\nstopped; run the same command again to continue", flush=True)
         for process in list(pool._processes.values()):
             process.terminate()
         raise

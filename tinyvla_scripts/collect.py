@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from configs.app import app
-from configs.composing import as_dict
+from configs.composing import as_dict, decode
 
 
 @app("collect")
@@ -16,6 +16,7 @@ def main(cfg: DictConfig) -> None:
     from envs.demos import ensure_dataset
     from envs.demos.dataset import PROVENANCE
     from envs.shifts import with_randomisation
+    from envs.workers import LauncherConfig
 
     start = time.monotonic()
     env_cfg = with_randomisation(decode_env(as_dict(cfg.env)), cfg.randomise)
@@ -26,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         cfg.seed,
         Path(cfg.data_dir),
         cfg.workers,
-        as_dict(cfg.launcher),
+        decode(LauncherConfig, cfg.launcher),
     )
     info = json.loads((root / "meta/info.json").read_text())
     tasks = json.loads((root / PROVENANCE).read_text())["tasks"]

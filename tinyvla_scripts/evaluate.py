@@ -12,26 +12,15 @@ from tinyvla.errors import UserError
 @app("evaluate")
 def main(cfg: DictConfig) -> None:
     from envs import decode_env
-    from envs.evaluation import evaluate
+    from envs.evaluation import EvaluationOptions, evaluate
     from envs.report import describe, write_report
     from envs.shifts import with_shift
 
     run_dir = Path(cfg.run_dir)
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
-    result = evaluate(
-        Path(cfg.checkpoint),
-        with_shift(decode_env(as_dict(cfg.env)), cfg.shift, cfg.severity),
-        cfg.episodes,
-        seed=cfg.seed,
-        workers=cfg.workers,
-        launcher=as_dict(cfg.launcher),
-        device=cfg.device,
-        runner=as_dict(cfg.runner),
-        wrong_instructions=cfg.wrong_instructions,
-        run_dir=run_dir,
-        videos=cfg.videos,
-    )
+    env_cfg = with_shift(decode_env(as_dict(cfg.env)), cfg.shift, cfg.severity)
+    result = evaluate(Path(cfg.checkpoint), env_cfg, EvaluationOptions.from_section(as_dict(cfg)), run_dir)
     OmegaConf.save(cfg, run_dir / "config.yaml")
     print(describe(result))
     print(write_report(run_dir))

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from benchmarks.machine import Machine, keep, markdown
 from configs.composing import as_dict
 from envs import decode_env
-from envs.evaluation import evaluate
+from envs.evaluation import EvaluationOptions, evaluate
 from envs.shifts import with_shift
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def score(run_dir: Path, shift: list[str], severity: int, episodes: int) -> dict
     if not kept.is_file():
         env_cfg = decode_env(as_dict(OmegaConf.load(run_dir / "config.yaml").env))
         env_cfg = with_shift(env_cfg, shift, severity) if shift else env_cfg
-        kept.write_text(json.dumps(evaluate(run_dir, env_cfg, episodes)))
+        kept.write_text(json.dumps(evaluate(run_dir, env_cfg, EvaluationOptions(episodes))))
     return json.loads(kept.read_text())
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from tinyvla.errors import UserError
 
 from ..contract import EnvConfig
 from ..seeds import EPISODES_PER_SEED
-from ..workers import LOCAL, count_workers, worker_pool
+from ..workers import LOCAL, LauncherConfig, count_workers, worker_pool
 from .episode import attempt_path, collect_attempt, write_attempt
 
 STORE_VERSION = 2
@@ -99,7 +98,7 @@ def collect(
     seed: int,
     data_dir: Path,
     workers: int | str | None,
-    launcher: Mapping[str, Any] = LOCAL,
+    launcher: LauncherConfig = LOCAL,
 ) -> dict[str, TaskAttempts]:
     """Play what is missing until every task has `episodes` successful attempts stored; returns them by task."""
     store = store_folder(env_cfg, seed, data_dir)

@@ -18,7 +18,7 @@ from tinyvla.files import alone_in
 
 from ..contract import Embodiment, EnvConfig
 from ..registry import embodiment_of
-from ..workers import LOCAL, clear_disk_errors, count_workers, worker_pool
+from ..workers import LOCAL, LauncherConfig, clear_disk_errors, count_workers, worker_pool
 from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
 
@@ -41,7 +41,7 @@ def ensure_dataset(
     seed: int,
     data_dir: Path,
     workers: int | str | None = "auto",
-    launcher: Mapping[str, Any] = LOCAL,
+    launcher: LauncherConfig = LOCAL,
 ) -> Path:
     """Folder of a LeRobotDataset with `episodes` demonstrations of every task, in the order of `tasks`.
 
@@ -61,7 +61,7 @@ def ensure_dataset(
         while not root.exists():
             attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers, launcher)
             try:
-                _assemble(root, spec, attempts, workers if launcher["name"] == "local" else "auto")
+                _assemble(root, spec, attempts, workers if launcher.name == "local" else "auto")
             except DamagedAttempt as damage:
                 tqdm.write(f"{damage}; collecting it again")
     return root

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..eval_results import METRICS
 from .figures import HOW_TO_READ, Cell, Confusion, confusion, interval, percent, shift_in_words, task_rows
 
 _WIDEST_CONFUSION = 10  # tasks; more columns than that do not fit a terminal
@@ -22,16 +23,14 @@ def describe(result: Mapping[str, Any]) -> str:
 
 
 def _tasks(result: Mapping[str, Any]) -> str:
-    header = ["task", "success", "", "95% interval", "steps", "ms/action", "p95"]
+    header = ["task", "success", "", "95% interval", *(metric.title for metric in METRICS)]
     rows = [
         [
             task,
             f"{figures['successes']}/{figures['episodes']}",
             percent(figures["success_rate"]),
             interval(figures["ci95"]),
-            f"{figures['episode_length']:.1f}",
-            f"{figures['ms_per_action']:.2f}",
-            f"{figures['ms_per_action_p95']:.2f}",
+            *(metric.text(figures) for metric in METRICS),
         ]
         for task, figures in task_rows(result).items()
     ]

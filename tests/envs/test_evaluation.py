@@ -9,7 +9,17 @@ from tiny import write_metaworld_policy
 
 from configs.composing import as_dict, load_config
 from envs import decode_env, evaluation
-from envs.evaluation import Job, Setting, evaluate, evaluation_jobs, keep_videos, run_jobs, summarise, video_name
+from envs.evaluation import (
+    EvaluationOptions,
+    Job,
+    Setting,
+    evaluate,
+    evaluation_jobs,
+    keep_videos,
+    run_jobs,
+    summarise,
+    video_name,
+)
 from envs.rollout import Rollout
 from envs.workers import Folder
 from tinyvla.errors import UserError
@@ -121,7 +131,7 @@ def play(checkpoint, jobs, folder, workers=1):
 
 def test_an_evaluation_and_what_it_writes(checkpoint, tmp_path, in_process):
     run_dir = tmp_path / "a" / "run"
-    result = evaluate(checkpoint.parents[2], ENV, 2, seed=3, wrong_instructions=1, run_dir=run_dir, videos=1)
+    result = evaluate(checkpoint.parents[2], ENV, EvaluationOptions(2, seed=3, wrong_instructions=1, videos=1), run_dir)
     assert json.loads((run_dir / "eval.json").read_text()) == result
     assert {"success_rate", "episodes", "ci95", "ms_per_action", "tasks", "wrong_instructions"} <= set(result)
     assert result["episodes"] == 4
@@ -145,12 +155,12 @@ def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):
     runner = as_dict(
         load_config("evaluate", ["checkpoint=x", "runner.asynchronous=true", "runner.latency_steps=2"]).runner
     )
-    result = evaluate(checkpoint, ENV, 1, runner=runner)
+    result = evaluate(checkpoint, ENV, EvaluationOptions(1, runner=runner))
     assert result["episodes"] == 2
     with pytest.raises(UserError, match="latency_steps is -1"):
-        evaluate(checkpoint, ENV, 1, runner=runner | {"latency_steps": -1})
+        evaluate(checkpoint, ENV, EvaluationOptions(1, runner=runner | {"latency_steps": -1}))
     usual = as_dict(load_config("evaluate", ["checkpoint=x"]).runner)
-    assert evaluate(checkpoint, ENV, 1, runner=usual)["episodes"] == 2
+    assert evaluate(checkpoint, ENV, EvaluationOptions(1, runner=usual))["episodes"] == 2
 
 
 @pytest.mark.slow
@@ -173,6 +183,6 @@ def test_an_environment_that_does_not_fit_is_one_line_and_leaves_nothing(
     change, what, checkpoint, tmp_path, in_process
 ):
     with pytest.raises(UserError, match=what) as mistake:
-        evaluate(checkpoint, replace(ENV, **change), 2, run_dir=tmp_path / "run", videos=1)
+        evaluate(checkpoint, replace(ENV, **change), EvaluationOptions(2, videos=1), tmp_path / "run")
     assert "\n" not in str(mistake.value)
     assert not (tmp_path / "run").exists()

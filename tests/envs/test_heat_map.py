@@ -57,8 +57,8 @@ def benchmark(monkeypatch, tmp_path):
     """The benchmark with evaluation and drawing replaced; its command line, and what it has evaluated."""
     played = []
 
-    def evaluate(checkpoint, env_cfg, episodes, **_):
-        played.append((checkpoint.name, env_cfg.shift, episodes))
+    def evaluate(checkpoint, env_cfg, options):
+        played.append((checkpoint.name, env_cfg.shift, options.episodes))
         if len(played) == stop_at[0]:
             raise KeyboardInterrupt
         return figures(5)

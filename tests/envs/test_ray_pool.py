@@ -13,14 +13,14 @@ from ray.cluster_utils import Cluster
 from test_evaluation import ENV
 from tiny import write_metaworld_policy
 
-from configs.composing import as_dict, load_config
+from configs.composing import as_dict, decode, load_config
 from envs import decode_env, evaluation
 from envs.demos.collect import collect
-from envs.evaluation import evaluate
-from envs.workers import LOCAL, count_workers, send_folder, worker_pool
+from envs.evaluation import EvaluationOptions, evaluate
+from envs.workers import LOCAL, LauncherConfig, count_workers, send_folder, worker_pool
 from tinyvla.errors import UserError
 
-RAY = as_dict(load_config("evaluate", ["checkpoint=x", "launcher=ray"]).launcher)
+RAY = decode(LauncherConfig, load_config("evaluate", ["checkpoint=x", "launcher=ray"]).launcher)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_work_comes_back_from_a_cluster(cluster, tmp_path):
 def test_no_cluster_is_one_line(address, no_cluster, tmp_path):
     checkpoint = write_metaworld_policy(tmp_path / "policy")
     with pytest.raises(UserError, match=rf"no Ray cluster at launcher.address={address} .*ray start --head") as mistake:
-        evaluate(checkpoint, ENV, 1, launcher=RAY | {"address": address}, run_dir=tmp_path / "run")
+        evaluate(checkpoint, ENV, EvaluationOptions(1, launcher=replace(RAY, address=address)), tmp_path / "run")
     assert "\n" not in str(mistake.value)
     assert not (tmp_path / "run").exists()
 
@@ -118,8 +118,8 @@ def test_an_evaluation_that_loses_a_node_ends_as_the_undisturbed_one(two_nodes, 
     cluster, second = two_nodes
     env = replace(ENV, max_steps=150, tasks=["drawer-close-v3", "faucet-close-v3"])
     checkpoint = write_metaworld_policy(tmp_path / "policy")
-    options = {"seed": 1, "wrong_instructions": 1, "videos": 1}
-    undisturbed = evaluate(checkpoint, env, 8, workers=2, run_dir=tmp_path / "undisturbed", **options)
+    options = EvaluationOptions(8, seed=1, wrong_instructions=1, videos=1)
+    undisturbed = evaluate(checkpoint, env, replace(options, workers=2), tmp_path / "undisturbed")
 
     killed = []
 
@@ -133,9 +133,9 @@ def test_an_evaluation_that_loses_a_node_ends_as_the_undisturbed_one(two_nodes, 
                 killed.append(second)
 
     monkeypatch.setattr(evaluation, "tqdm", Bar)
-    launcher = RAY | {"address": cluster.address}
+    launcher = replace(RAY, address=cluster.address)
     assert count_workers("auto", launcher) == 2
-    result = evaluate(checkpoint, env, 8, launcher=launcher, run_dir=tmp_path / "run", **options)
+    result = evaluate(checkpoint, env, replace(options, launcher=launcher), tmp_path / "run")
     assert killed
     assert sorted(node["Alive"] for node in ray.nodes()) == [False, True]
     assert result == json.loads((tmp_path / "run/eval.json").read_text())
@@ -153,7 +153,7 @@ def test_demonstrations_come_back_from_a_cluster(two_nodes, tmp_path):
     cluster, _ = two_nodes
     env = decode_env(as_dict(load_config("collect", ["env.image_size=32", "env.cameras=[corner2]"]).env))
     here = collect(env, ["handle-press-v3"], 3, 0, tmp_path / "here", 2)
-    there = collect(env, ["handle-press-v3"], 3, 0, tmp_path / "there", "auto", RAY | {"address": cluster.address})
+    there = collect(env, ["handle-press-v3"], 3, 0, tmp_path / "there", "auto", replace(RAY, address=cluster.address))
     assert here["handle-press-v3"].successes == there["handle-press-v3"].successes
     ours, theirs = (sorted((tmp_path / name).rglob("*.npz")) for name in ("here", "there"))
     assert [path.name for path in ours] == [path.name for path in theirs]
