@@ -21,10 +21,11 @@ from tinyvla.machine import count_cores
 
 from .contract import EnvConfig
 from .eval_results import POLICY, Job, summarise
+from .launcher import LOCAL, LauncherConfig
 from .registry import instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
 from .seeds import EpisodeSplit, episode_seed
-from .workers import LOCAL, LauncherConfig, count_workers, send_folder, worker_pool
+from .workers import count_workers, send_folder, worker_pool
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0
     Raises UserError if there are no episodes.
     """
     if episodes < 1:
-        raise UserError(f"episodes is {episodes}; use one or more episodes per task")
+        raise UserError(f"{episodes} episodes per task give no success rate; use 1 or more")
     jobs = [Job(task, task, episode) for task in tasks for episode in range(episodes)]
     for task in tasks:
         instructed = [other for other in tasks if other != task]

@@ -21,7 +21,7 @@ from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError, one_line
 from tinyvla.extras import needs_extra
 
-from .workers import FolderSender, LauncherConfig
+from .launcher import FolderSender, LauncherConfig
 
 with needs_extra("ray", "launcher=ray"):
     import ray

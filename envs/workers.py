@@ -6,39 +6,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyvla.errors import UserError
 from tinyvla.machine import count_cores
 
-
-@dataclass(frozen=True)
-class LauncherConfig:
-    """The `launcher` section of a configuration: where worker processes and the jobs of a sweep run.
-
-    Args:
-        name: "local" or "ray".
-        address: of a Ray cluster, host:port or "auto"; None: Ray on this machine only.
-        gpus: GPUs per worker; 0.25: four workers share one.
-        job_cpus, job_gpus: CPU cores and GPUs per job of a sweep.
-        start_job: dotted name of the function that starts a job of a sweep; None: jobs run one after another.
-    """
-
-    name: str = "local"
-    address: str | None = None
-    gpus: int | float = 0
-    job_cpus: int | float = 2
-    job_gpus: int | float = 0
-    start_job: str | None = None
-
-
-LOCAL = LauncherConfig()
+from .launcher import LOCAL, FolderSender, LauncherConfig
 
 
 def count_workers(workers: int | str | None, launcher: LauncherConfig = LOCAL) -> int:
@@ -104,12 +81,8 @@ class Folder(NamedTuple):
         yield self.path
 
 
-class FolderSender(ABC):
-    """A pool whose workers may be on other machines, and get folders sent."""
-
-    @abstractmethod
-    def send_folder(self, path: Path) -> Any:
-        """A value with the method `opened` of `Folder`."""
+def send_folder(self, path: Path) -> Any:
+    """A value with the method `opened` of `Folder`."""
 
 
 def send_folder(pool: Executor, path: Path) -> Any:

@@ -15,8 +15,8 @@ def main(cfg: DictConfig) -> None:
     from envs import decode_env, resolve_tasks
     from envs.demos import ensure_dataset
     from envs.demos.dataset import PROVENANCE
+    from envs.launcher import LauncherConfig
     from envs.shifts import with_randomisation
-    from envs.workers import LauncherConfig
 
     start = time.monotonic()
     env_cfg = with_randomisation(decode_env(as_dict(cfg.env)), cfg.randomise)

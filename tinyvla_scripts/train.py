@@ -14,9 +14,9 @@ def main(cfg: DictConfig) -> None:
     from envs.demos import ensure_dataset
     from envs.evaluation import EvaluationOptions, check_episodes, evaluate, validator
     from envs.frontends import train_frontend
+    from envs.launcher import LauncherConfig
     from envs.report import describe, write_report
     from envs.shifts import with_randomisation
-    from envs.workers import LauncherConfig
     from policies.data import find_dataset
     from policies.training import check_settings, train
     from tinyvla.training import Tracker, find_run, make_accelerator, on_first_process, open_run

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from tinyvla.errors import UserError
 
 from ..contract import EnvConfig
+from ..launcher import LOCAL, LauncherConfig
 from ..seeds import EPISODES_PER_SEED
-from ..workers import LOCAL, LauncherConfig, count_workers, worker_pool
+from ..workers import count_workers, worker_pool
 from .episode import attempt_path, collect_attempt, write_attempt
 
 STORE_VERSION = 2

@@ -17,8 +17,9 @@ from tinyvla.errors import UserError
 from tinyvla.files import alone_in
 
 from ..contract import Embodiment, EnvConfig
+from ..launcher import LOCAL, LauncherConfig
 from ..registry import embodiment_of
-from ..workers import LOCAL, LauncherConfig, clear_disk_errors, count_workers, worker_pool
+from ..workers import clear_disk_errors, count_workers, worker_pool
 from .collect import TaskAttempts, collect, fingerprint, spec_of
 from .episode import attempt_path, is_noisy, read_demo
 

@@ -17,7 +17,8 @@ from configs.composing import as_dict, decode, load_config
 from envs import decode_env, evaluation
 from envs.demos.collect import collect
 from envs.evaluation import EvaluationOptions, evaluate
-from envs.workers import LOCAL, LauncherConfig, count_workers, send_folder, worker_pool
+from envs.launcher import LOCAL, LauncherConfig
+from envs.workers import count_workers, send_folder, worker_pool
 from tinyvla.errors import UserError
 
 RAY = decode(LauncherConfig, load_config("evaluate", ["checkpoint=x", "launcher=ray"]).launcher)

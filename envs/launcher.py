@@ -1,0 +1,35 @@
+"""Where worker processes and the jobs of a sweep run: the `launcher` section of a configuration."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LauncherConfig:
+    """The `launcher` section of a configuration: where worker processes and the jobs of a sweep run.
+
+    Args:
+        name: "local" or "ray".
+        address: of a Ray cluster, host:port or "auto"; None: Ray on this machine only.
+        gpus: GPUs per worker; 0.25: four workers share one.
+        job_cpus, job_gpus: CPU cores and GPUs per job of a sweep.
+        start_job: dotted name of the function that starts a job of a sweep; None: jobs run one after another.
+    """
+
+    name: str = "local"
+    address: str | None = None
+    gpus: int | float = 0
+    job_cpus: int | float = 2
+    job_gpus: int | float = 0
+    start_job: str | None = None
+
+
+LOCAL = LauncherConfig()
+
+
+class FolderSender(ABC):
+    """A pool whose workers may be on other machines, and get folders sent."""
+
+    @abstractmethod
