@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from configs.composing import as_dict, load_config
-from envs import make_env
+from envs import decode_env, make_env
 from envs.scenes import open_labelled_images
 from envs.scenes.contact_sheet import draw_contact_sheet
 from envs.shifts.examples import example_frames
@@ -49,7 +49,7 @@ def save(image: Image.Image, name: str) -> None:
 def draw_twin() -> None:
     """The three cameras of the SO-101 while the expert lifts the cube."""
     settings = ["env=so101", "env.render=faithful", f"env.image_size={SIDE}", "env.cameras=[front,wrist,top]"]
-    env: Any = make_env(as_dict(load_config("collect", settings).env), "pick-lift")
+    env: Any = make_env(decode_env(as_dict(load_config("collect", settings).env)), "pick-lift")
     env.reset(seed=3)
     success = False
     while not success:
@@ -61,7 +61,7 @@ def draw_twin() -> None:
 
 def draw_shifts() -> None:
     """The first frame of one episode under several axes."""
-    cfg = as_dict(load_config("collect", ["env=metaworld", "env.render=faithful"]).env)
+    cfg = decode_env(as_dict(load_config("collect", ["env=metaworld", "env.render=faithful"]).env))
     frames = [(np.zeros((1, 1, 3), np.uint8), "")][:0]
     for axis, severity in SHIFTS.items():
         examples = example_frames(cfg, "drawer-open-v3", 7, [axis], [severity])

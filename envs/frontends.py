@@ -40,11 +40,8 @@ def train_frontend(cfg: DictConfig) -> None:
             return
         best = find_checkpoint(run_dir)
         trainable.restore(best)
-        result = (
-            {"kind": "frontend"}
-            | test(trainable)
-            | {"task": task["name"], "checkpoint": str(best), "machine": platform.machine()}
-        )
+        result = {"kind": "frontend", "task": task["name"], "checkpoint": str(best), "machine": platform.machine()}
+        result |= test(trainable)
         write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
         for caption, picture in trainable.examples().items():
             write_picture(run_dir / PICTURES / f"{caption.replace(' ', '-')}.png", picture)

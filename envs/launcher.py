@@ -33,3 +33,5 @@ class FolderSender(ABC):
     """A pool whose workers may be on other machines, and get folders sent."""
 
     @abstractmethod
+    def send_folder(self, path: Path) -> Any:
+        """A value with the method `opened` of `envs.workers.Folder`."""

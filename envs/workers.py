@@ -81,10 +81,6 @@ class Folder(NamedTuple):
         yield self.path
 
 
-def send_folder(self, path: Path) -> Any:
-    """A value with the method `opened` of `Folder`."""
-
-
 def send_folder(pool: Executor, path: Path) -> Any:
     """A folder of this machine for the workers of a pool: a value with the method `opened` of `Folder`."""
     return pool.send_folder(path) if isinstance(pool, FolderSender) else Folder(path)

@@ -17,6 +17,7 @@ from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 from tinyvla.training.tracking import read_metrics
 
+from ..eval_results import METRICS
 from ..seeds import episode_seed
 from .charts import success_bars, to_svg, training_curves
 from .figures import HOW_TO_READ, confusion, interval, percent, shift_in_words, task_rows
@@ -96,6 +97,7 @@ def write_report(run_dir: Path) -> Path:
         title=_title(config),
         result=result,
         rows=task_rows(result),
+        metrics=METRICS,
         bars=to_svg(success_bars(result), _bars_label(result)),
         confusion=confusion(result),
         how_to_read=HOW_TO_READ,
