@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from ..errors import UserError
+from ..extras import needs_extra
 from . import read_image
 
 SPLITS = ("train", "validation", "test")
@@ -101,7 +102,8 @@ def load_pictures(
 
 def digits(split: str) -> PictureArray:
     """scikit-learn's 1,797 handwritten digits, 8 pixels a side: of every ten 6 for training, 2 and 2."""
-    from sklearn.datasets import load_digits
+    with needs_extra("frontends", "task.source=digits"):
+        from sklearn.datasets import load_digits
 
     data = load_digits()
     part = np.random.default_rng(0).permutation(len(data.target)) % 10

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pycocotools import mask as coco
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from ...errors import UserError
+from ...extras import needs_extra
 from ..images import Picture, check_image
 from .model import Segmenter
+
+with needs_extra("frontends", "TinySAM"):
+    from pycocotools import mask as coco
 
 type Numbers = np.ndarray | Tensor | Sequence[Any]
 
