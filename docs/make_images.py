@@ -1,7 +1,7 @@
 """Make the images of the README: python docs/make_images.py [tinysam=outputs/<run>] [report=outputs/<run>].
 
-Without settings: the SO-101's cameras, the shifts and the generated scenes; they need no trained model. `tinysam` is a run of
-`train.py task=perception/tinysam`, `report` a run of `train.py`, whose page Chromium opens.
+Without settings: the SO-101's cameras, the shifts and the generated scenes; they need no trained model. `tinysam` is a
+run of `train.py task=perception/tinysam`, `report` a run of `train.py`, whose page Chromium opens.
 """
 
 import shutil
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from configs.composing import as_dict, load_config
 from envs import decode_env, make_env
 from envs.scenes import open_labelled_images
 from envs.scenes.contact_sheet import draw_contact_sheet
@@ -48,8 +47,8 @@ def save(image: Image.Image, name: str) -> None:
 
 def draw_twin() -> None:
     """The three cameras of the SO-101 while the expert lifts the cube."""
-    settings = ["env=so101", "env.render=faithful", f"env.image_size={SIDE}", "env.cameras=[front,wrist,top]"]
-    env: Any = make_env(decode_env(as_dict(load_config("collect", settings).env)), "pick-lift")
+    section = {"name": "so101", "render": "faithful", "image_size": SIDE, "cameras": ["front", "wrist", "top"]}
+    env: Any = make_env(decode_env(section), "pick-lift")
     env.reset(seed=3)
     success = False
     while not success:
@@ -61,8 +60,8 @@ def draw_twin() -> None:
 
 def draw_shifts() -> None:
     """The first frame of one episode under several axes."""
-    cfg = decode_env(as_dict(load_config("collect", ["env=metaworld", "env.render=faithful"]).env))
-    frames = [(np.zeros((1, 1, 3), np.uint8), "")][:0]
+    cfg = decode_env({"name": "metaworld", "render": "faithful"})
+    frames: list[tuple[np.ndarray, str]] = []
     for axis, severity in SHIFTS.items():
         examples = example_frames(cfg, "drawer-open-v3", 7, [axis], [severity])
         if not frames:
@@ -75,8 +74,11 @@ def draw_scenes() -> None:
     """Generated tables and rooms with the labels that front-ends are trained on."""
     sheets = []
     for kind in ("table", "room"):
-        scenes = open_labelled_images(kind, "test", 3, image_size=128, seed=5, data_dir=Path("outputs/image_data"))
-        sheets.append(draw_contact_sheet(scenes, range(3), columns=3))
+        scenes = open_labelled_images(kind, "test", 24, image_size=128, seed=5, data_dir=Path("outputs/image_data"))
+        shown = [
+            i for i, label in enumerate(scenes.labels) if label.get("distance") != "far" and label.get("person", 1)
+        ]
+        sheets.append(draw_contact_sheet(scenes, shown[:3], columns=3))
     sheet = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)), "white")
     sheet.paste(sheets[0], (0, 0))
     sheet.paste(sheets[1], (0, sheets[0].height))
