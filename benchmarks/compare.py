@@ -1,26 +1,27 @@
 """TinyVLA beside LeRobot's own policies: the same demonstrations, cameras, instructions, and unseen seeds.
 
-    uv run benchmarks/compare.py                                  # the default suite
-    uv run benchmarks/compare.py --suite harder --minutes 15 --jobs 2
+    uv run python -m benchmarks.compare                                  # the default suite
+    uv run python -m benchmarks.compare suite=harder minutes=15 jobs=2
 
 Two tables. In the first every policy trains for the same wall time: its speed is measured once, alone on the threads
-that it will have, and turned into steps. In the second every policy sees the same number of samples. What is finished
-is never run again: the same command goes on where it was stopped. Times of inference are taken at equal replanning
-rate, a new chunk every `n_action_steps` actions, in a process that does nothing else.
+that it will have, and turned into steps. In the second every policy trains on the same number of samples. Finished
+cells are never run again: the same command resumes. Inference is timed at equal replanning rate, a new chunk every
+`n_action_steps` actions, in a process that does nothing else.
 
 Writes results/<date>-<suite>.json, .md and .png beside this file. The last line is one JSON object.
 """
 
-import argparse
 import json
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Study, add_arguments, prepare_data, run_cells
-from benchmarks.machine import RESULTS, Machine, keep, markdown
+from benchmarks.harness import Study, StudySettings, prepare_data, run_cells
+from benchmarks.machine import RESULTS, Machine, keep, markdown, success
+from benchmarks.settings import setting, start
 
 SUITES = {
     "default": ["default"],
@@ -34,15 +35,15 @@ TITLES = {
     "parameters_m": "parameters (M)",
     "samples": "samples seen",
     "samples_per_s": "training samples/s",
-    "chunk_ms": "ms a chunk",
-    "action_ms": "ms an action",
+    "chunk_ms": "ms per chunk",
+    "action_ms": "ms per action",
     "peak_memory_mb": "peak memory (MB)",
     "checkpoint_mb": "checkpoint (MB)",
 }
 
 
 def make_row(policy: str, result: dict[str, Any], steps: int, speed: dict[str, Any]) -> dict[str, Any]:
-    """What a line of a table says of a finished cell's training and evaluation."""
+    """Row of a table: training and evaluation of a finished cell."""
     worst = min(result["tasks"].items(), key=lambda item: item[1]["success_rate"])
     return {
         "policy": policy,
@@ -63,18 +64,13 @@ def make_row(policy: str, result: dict[str, Any], steps: int, speed: dict[str, A
 
 def by_task(rows: list[dict[str, Any]]) -> str:
     """Successes of every policy in every task, with Wilson's interval."""
-
-    def cell(figures: dict[str, Any]) -> str:
-        low, high = figures["ci95"]
-        return f"{figures['successes']}/{figures['episodes']} ({100 * low:.0f}–{100 * high:.0f}%)"
-
     tasks = list(rows[0]["tasks"])
     titles = {"policy": "policy"} | {task: task for task in tasks}
-    return markdown([{"policy": r["policy"]} | {t: cell(r["tasks"][t]) for t in tasks} for r in rows], titles)
+    return markdown([{"policy": r["policy"]} | {t: success(r["tasks"][t]) for t in tasks} for r in rows], titles)
 
 
 def plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Success with intervals, and success against milliseconds an action, of every budget."""
+    """Draw success with intervals, and success against milliseconds per action, for every budget."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -99,7 +95,7 @@ def plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
             )
     first = next(iter(tables.values()))
     bars.set_xticks(range(len(first)), [row["policy"] for row in first], rotation=20)
-    speed.set(xscale="log", xlabel="ms an action (log)", ylim=(-0.03, 1.05))
+    speed.set(xscale="log", xlabel="ms per action (log)", ylim=(-0.03, 1.05))
     for kind in ("major", "minor"):
         getattr(speed.xaxis, f"set_{kind}_formatter")(StrMethodFormatter("{x:g}"))
     bars.set(ylabel="success, with 95% intervals", ylim=(0, 1.05))
@@ -111,22 +107,28 @@ def plot(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=list(SUITES), default="default")
-    parser.add_argument(
-        "--samples", type=int, help="second table; default: what the slowest takes in --minutes; 0: none"
-    )
-    parser.add_argument("--demos", type=int, default=50, help="demonstrations a task (default: %(default)s)")
-    add_arguments(parser, minutes=10)
-    args = parser.parse_args()
+@dataclass
+class Settings(StudySettings):
+    """Settings of the command line."""
 
-    study, machine = Study(args, [f"env.tasks=[{','.join(SUITES[args.suite])}]", f"episodes={args.demos}"]), Machine()
+    suite: str = setting("default", "tasks; harder has six, pick-place among them", SUITES)
+    samples: int | None = setting(
+        None, "of the second table; null: as many as the slowest sees in `minutes`; 0: no table"
+    )
+    demos: int = setting(50, "demonstrations per task")
+
+
+def main(settings: Settings) -> None:
+
+    study, machine = (
+        Study(settings, [f"env.tasks=[{','.join(SUITES[settings.suite])}]", f"episodes={settings.demos}"]),
+        Machine(),
+    )
     prepare_data(study.common)
-    speeds = {policy: study.speed(policy) for policy in args.policies}
-    in_time = {policy: speed["samples_per_s"] * args.minutes * 60 for policy, speed in speeds.items()}
-    samples = round(min(in_time.values())) if args.samples is None else args.samples
-    budgets = {f"{args.minutes:g} minutes of training": in_time}
+    speeds = {policy: study.speed(policy) for policy in settings.policies}
+    in_time = {policy: speed["samples_per_s"] * settings.minutes * 60 for policy, speed in speeds.items()}
+    samples = round(min(in_time.values())) if settings.samples is None else settings.samples
+    budgets = {f"{settings.minutes:g} minutes of training": in_time}
     if samples:
         budgets[f"{samples} samples"] = dict.fromkeys(speeds, samples)
     steps = {
@@ -134,25 +136,25 @@ def main() -> None:
         for budget, counts in budgets.items()
     }
     cells = [(budget, policy, study.cell(policy, steps[budget][policy])) for budget in budgets for policy in speeds]
-    run_cells([cell for _, _, cell in cells], args.jobs)
+    run_cells([cell for _, _, cell in cells], settings.jobs)
     tables = {
-        wanted: [
+        title: [
             make_row(policy, cell.run(), steps[budget][policy], speeds[policy]) | study.inference(cell)
             for budget, policy, cell in cells
-            if budget == wanted
+            if budget == title
         ]
-        for wanted in budgets
+        for title in budgets
     }
 
-    stem = f"{date.today()}-{args.suite}"
+    stem = f"{date.today()}-{settings.suite}"
     paragraphs = [
-        f"{machine.title(study.threads)}; {', '.join(SUITES[args.suite])}; {args.demos} demonstrations and "
-        f"{args.episodes} unseen seeds a task"
+        f"{machine.title(study.threads)}; {', '.join(SUITES[settings.suite])}; {settings.demos} demonstrations and "
+        f"{settings.episodes} unseen seeds a task"
     ]
     for budget, rows in tables.items():
         paragraphs += [f"### {budget}", markdown(rows, TITLES), by_task(rows)]
     text = "\n\n".join(paragraphs)
-    result = machine.describe(study.threads) | {"suite": args.suite, "setting": study.setting, "tables": tables}
+    result = machine.describe(study.threads) | {"suite": settings.suite, "setting": study.conditions, "tables": tables}
     keep(stem, result, text)
     plot(tables, RESULTS / f"{stem}.png")
     print(text + "\n")
@@ -160,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

@@ -1,41 +1,42 @@
 """Evaluation throughput: ours with one worker and two beside lerobot-eval, the same policy on the same episodes.
 
-    uv run benchmarks/eval_throughput.py outputs/tinyvla-metaworld/<time>
-    uv run benchmarks/eval_throughput.py outputs/tinyvla-metaworld/<time> --turns 1 --episodes 2    # a quick look
+    uv run python -m benchmarks.eval_throughput checkpoint=outputs/tinyvla-metaworld/<time>
+    uv run python -m benchmarks.eval_throughput checkpoint=outputs/<run> turns=1 episodes=2    # a quick look
 
-Everything runs one after the other, --turns times, so that whatever else the machine does hits all alike; the rows are
+All rows run one after the other, `turns` times, so that other load affects all alike; the rows are
 
-- lerobot-eval in our Meta-World (`--env.type=tinyvla_metaworld`, the pictures that the policy was trained with), as it
-  is, with a batch of two episodes in two processes, and without its videos (it films ten episodes a task);
-- ours, looking at every step as lerobot-eval does, as it is with one worker, and with two;
-- in LeRobot's own Meta-World (`--env.type=metaworld`: stock look, one camera, 480 pixels, no other to be had) and in
-  ours of that size, a fresh policy of one camera with random weights, for --own-steps control steps an episode.
+- lerobot-eval in our Meta-World (`--env.type=tinyvla_metaworld`, the images that the policy was trained with): as it
+  is, with a batch of two episodes in two processes, and without its videos (it films ten episodes per task);
+- ours: with an image at every step as in lerobot-eval, as it is with one worker, and with two;
+- in LeRobot's own Meta-World (`--env.type=metaworld`: stock look, one camera, always 480 pixels) and in ours at that
+  size: a policy of one camera with random weights, for `lerobot_env_steps` control steps per episode.
 
-Steps a second count control steps of episodes until they end. Starting (imports, loading, the first episode of every
-process) is left out of the rates and stands beside them as `start_s`. The factor from one row to the next is what that
-difference is worth. Writes results/eval_throughput.json and .md; the last line is one JSON object.
+Rates count control steps of episodes until they end. The start (imports, loading, the first episode of every process)
+is not part of the rates and is listed as `start_s`. The factor from one row to the next is the gain of that
+difference. Writes results/eval_throughput.json and .md; the last line is one JSON object.
 """
 
-import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.machine import Machine, keep, markdown
+from benchmarks.machine import Machine, keep, markdown, warn_if_busy
+from benchmarks.own_process import in_own_process
+from benchmarks.random_policy import write_random_policy
+from benchmarks.settings import as_values, required, setting, start
 
 CAMERA = "corner2"
 
 
 class Turn(NamedTuple):
-    """One turn of one row: what it did, and seconds for it and for starting."""
+    """Steps and episodes of one turn of a row, and seconds for them and for the start."""
 
     steps: int
     episodes: int
@@ -44,14 +45,14 @@ class Turn(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A way to evaluate. `lerobot`: further arguments of lerobot-eval; else ours, in the pool of that many workers."""
+    """A way to evaluate. lerobot: extra arguments of lerobot-eval; None: our evaluation with `workers` processes."""
 
     name: str
     lerobot: list[str] | None = None
     videos: bool = True
     workers: int = 1
     every_step: bool = False
-    own: bool = False
+    lerobot_env: bool = False
 
 
 ROWS = [
@@ -61,26 +62,26 @@ ROWS = [
     Row("ours, looking at every step", every_step=True),
     Row("ours, 1 worker"),
     Row("ours, 2 workers", workers=2),
-    Row("own env: lerobot-eval", [], own=True),
-    Row("own env: lerobot-eval, no videos", [], videos=False, own=True),
-    Row("own env: ours, 1 worker", own=True),
-    Row("own env: ours, 2 workers", workers=2, own=True),
+    Row("own env: lerobot-eval", [], lerobot_env=True),
+    Row("own env: lerobot-eval, no videos", [], videos=False, lerobot_env=True),
+    Row("own env: ours, 1 worker", lerobot_env=True),
+    Row("own env: ours, 2 workers", workers=2, lerobot_env=True),
 ]
 
 
 def our_episode(setting: Any, job: Any, every_step: bool) -> tuple[int, int]:
-    """One episode in a worker process: its control steps, and which process it was."""
+    """Control steps of one episode in a worker process, and the id of that process."""
     from envs.evaluation import _run_job
     from envs.workers import Folder
     from policies import PolicyRunner
 
-    usual = PolicyRunner.needs_observation
+    needs_observation = PolicyRunner.needs_observation
     try:
         if every_step:
             PolicyRunner.needs_observation = property(lambda runner: True)  # type: ignore[assignment, misc]
         return _run_job(setting, Folder(setting.checkpoint), job, False)[0].steps, os.getpid()
     finally:
-        PolicyRunner.needs_observation = usual  # type: ignore[method-assign]
+        PolicyRunner.needs_observation = needs_observation  # type: ignore[method-assign]
 
 
 def our_turn(pool: Executor, setting: Any, row: Row, task: str, episodes: int) -> Turn:
@@ -92,105 +93,77 @@ def our_turn(pool: Executor, setting: Any, row: Row, task: str, episodes: int) -
 
     began = time.perf_counter()
     started: set[int] = set()
-    while len(started) < row.workers:  # every process plays an episode that does not count
+    while len(started) < row.workers:  # every process plays an episode that is not counted
         started |= {process for _, process in play(row.workers)}
     start = time.perf_counter()
     steps = sum(length for length, _ in play(episodes))
     return Turn(steps, episodes, time.perf_counter() - start, start - began)
 
 
-def lerobot_turn(row: Row, arguments: list[str], episodes: int, own_steps: int) -> Turn:
+def lerobot_turn(row: Row, arguments: list[str], episodes: int, lerobot_env_steps: int) -> Turn:
     with tempfile.TemporaryDirectory() as folder:
         batch = 2 if "--eval.batch_size=2" in arguments else 1
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.eval_throughput",
-            "--as-lerobot-eval",
-            json.dumps([row.videos, row.own and own_steps]),
-        ]
-        command += [*arguments, f"--eval.n_episodes={episodes + batch}", f"--output_dir={folder}/out", "--seed=0"]
+        arguments = [*arguments, f"--eval.n_episodes={episodes + batch}", f"--output_dir={folder}/out", "--seed=0"]
+        max_steps = lerobot_env_steps if row.lerobot_env else None
         began = time.time()
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"lerobot-eval failed: {done.stderr[-3000:]}")
-        figures = json.loads(done.stdout.splitlines()[-1])
+        figures = in_own_process("benchmarks.eval_throughput:timed_lerobot_eval", arguments, row.videos, max_steps)
     return Turn(figures["steps"], figures["episodes"], figures["seconds"], figures["start"] - began)
 
 
-def as_lerobot_eval(videos: bool, own_steps: int) -> None:
-    """lerobot-eval in this process, with a clock; its first batch does not count."""
+def timed_lerobot_eval(arguments: list[str], videos: bool, max_steps: int | None) -> dict[str, Any]:
+    """Figures of lerobot-eval in this process; its first batch is not counted.
+
+    max_steps: control steps per episode; None: as the environment has it.
+    """
     import lerobot.scripts.lerobot_eval as script
     import torch
 
     rollout, evaluate = script.rollout, script.eval_policy_all
-    ended: list[tuple[int, int, float]] = []  # of every batch: steps, episodes, time
+    ended: list[tuple[int, int, float]] = []  # per batch: steps, episodes, time
     finished = []
 
-    def timed_rollout(**arguments: Any) -> Any:
-        data = rollout(**arguments)
+    def timed_rollout(**named: Any) -> Any:
+        data = rollout(**named)
         done = data["done"].to(int)
         ended.append((int((torch.argmax(done, dim=1) + 1).sum()), len(done), time.time()))
         return data
 
-    def timed_evaluate(*arguments: Any, **named: Any) -> Any:
-        result = evaluate(*arguments, **named | ({} if videos else {"max_episodes_rendered": 0}))
+    def timed_evaluate(*values: Any, **named: Any) -> Any:
+        result = evaluate(*values, **named | ({} if videos else {"max_episodes_rendered": 0}))
         finished.append(time.time())
         return result
 
     script.rollout, script.eval_policy_all = timed_rollout, timed_evaluate
-    if own_steps:
+    if max_steps:
         from lerobot.envs.metaworld import MetaworldEnv
 
-        make = MetaworldEnv.__init__
+        init = MetaworldEnv.__init__
 
-        def shortened(env: Any, *arguments: Any, **named: Any) -> None:
-            make(env, *arguments, **named)
-            env._max_episode_steps = own_steps  # it has no setting for this
+        def shortened(env: Any, *values: Any, **named: Any) -> None:
+            init(env, *values, **named)
+            env._max_episode_steps = max_steps  # LeRobot has no setting for this
 
         MetaworldEnv.__init__ = shortened
+    sys.argv = ["lerobot-eval", *arguments]
     script.main()
     steps, episodes = (sum(batch[i] for batch in ended[1:]) for i in (0, 1))
     start = ended[0][2]
-    print(json.dumps({"steps": steps, "episodes": episodes, "seconds": finished[0] - start, "start": start}))
+    return {"steps": steps, "episodes": episodes, "seconds": finished[0] - start, "start": start}
 
 
-def fresh_policy(folder: Path) -> Path:
-    """A policy with random weights that sees LeRobot's one camera at its 480 pixels."""
-    import torch
-    from lerobot.configs import FeatureType, PolicyFeature
+@dataclass
+class Settings:
+    """Settings of the command line."""
 
-    from configs.composing import as_dict, load_config
-    from policies import decode_policy_config, make_processors, save_checkpoint_files
-    from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
-
-    config = decode_policy_config(as_dict(load_config("train").policy), "cpu")
-    config.input_features = {
-        f"observation.images.{CAMERA}": PolicyFeature(FeatureType.VISUAL, (3, 480, 480)),
-        "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
-    }
-    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
-    torch.manual_seed(0)
-    policy = TinyVLAPolicy(config)
-    ones = {"min": -torch.ones(4), "max": torch.ones(4), "mean": torch.zeros(4), "std": torch.ones(4)}
-    save_checkpoint_files(policy, *make_processors(policy, {"observation.state": ones, "action": ones}), folder)
-    return folder
+    checkpoint: Path = required("run folder of train.py, or checkpoint")
+    task: str = setting("drawer-open-v3", "task of all rows")
+    turns: int = setting(2, "turns per row")
+    episodes: int = setting(8, "episodes per turn")
+    lerobot_env_episodes: int = setting(1, "episodes per turn in LeRobot's own environment")
+    lerobot_env_steps: int = setting(40, "steps per episode in LeRobot's own environment")
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--as-lerobot-eval"]:
-        videos, own_steps = json.loads(sys.argv[2])
-        del sys.argv[1:3]
-        as_lerobot_eval(videos, own_steps)
-        return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="a run folder of train.py, or a checkpoint")
-    parser.add_argument("--task", default="drawer-open-v3")
-    parser.add_argument("--turns", type=int, default=2, help="turns of every row (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=8, help="episodes a turn (default: %(default)s)")
-    parser.add_argument("--own-episodes", type=int, default=1, help="a turn, in LeRobot's own environment")
-    parser.add_argument("--own-steps", type=int, default=40, help="steps an episode, in LeRobot's own environment")
-    args = parser.parse_args()
+def main(settings: Settings) -> None:
 
     from configs.composing import as_dict, load_config
     from envs import decode_env
@@ -198,48 +171,53 @@ def main() -> None:
     from envs.workers import worker_pool
     from policies import find_checkpoint
 
-    busy = os.getloadavg()[0]
-    if busy > 0.5:
-        print(f"other programs keep {busy:.1f} cores busy: the figures will be too low", file=sys.stderr)
-    env_cfg = decode_env(as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks=[{args.task}]"]).env))
-    own_cfg = replace(env_cfg, cameras=[CAMERA], image_size=480, max_steps=args.own_steps)
+    load = warn_if_busy("the rates are too low")
+    env_cfg = decode_env(as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks=[{settings.task}]"]).env))
+    lerobot_env_cfg = replace(env_cfg, cameras=[CAMERA], image_size=480, max_steps=settings.lerobot_env_steps)
     turns: dict[str, list[Turn]] = {row.name: [] for row in ROWS}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        checkpoint, fresh = find_checkpoint(args.checkpoint), fresh_policy(folder / "fresh")
+        checkpoint, random_policy = (
+            find_checkpoint(settings.checkpoint),
+            write_random_policy(folder / "random", {CAMERA: 480}, [-1.0] * 4, [1.0] * 4),
+        )
         pools = {workers: stack.enter_context(worker_pool(workers)) for workers in (1, 2)}
-        settings = {
-            own: Setting(path, cfg, "evaluation", 0, "cpu", {})
-            for own, path, cfg in ((False, checkpoint, env_cfg), (True, fresh, own_cfg))
+        cases = {
+            lerobot_env: Setting(path, cfg, "evaluation", 0, "cpu", {})
+            for lerobot_env, path, cfg in ((False, checkpoint, env_cfg), (True, random_policy, lerobot_env_cfg))
         }
-        # What lerobot-eval is told, and has no defaults of its own for.
+        # Arguments without a default in lerobot-eval.
         arguments = {
             False: [
-                *("--env.type=tinyvla_metaworld", f"--env.task={args.task}", f"--policy.path={checkpoint}"),
+                *("--env.type=tinyvla_metaworld", f"--env.task={settings.task}", f"--policy.path={checkpoint}"),
                 f"--env.cameras={json.dumps(env_cfg.cameras)}",
                 f"--env.image_size={env_cfg.image_size}",
             ],
             True: [
-                *("--env.type=metaworld", f"--env.task={args.task}", f"--policy.path={fresh}"),
+                *("--env.type=metaworld", f"--env.task={settings.task}", f"--policy.path={random_policy}"),
                 f"--rename_map={json.dumps({'observation.image': f'observation.images.{CAMERA}'})}",
             ],
         }
-        for turn in range(args.turns):
+        for turn in range(settings.turns):
             for row in ROWS:
-                episodes = args.own_episodes if row.own else args.episodes
+                episodes = settings.lerobot_env_episodes if row.lerobot_env else settings.episodes
                 if row.lerobot is None:
-                    done = our_turn(pools[row.workers], settings[row.own], row, args.task, episodes)
+                    turn_figures = our_turn(pools[row.workers], cases[row.lerobot_env], row, settings.task, episodes)
                 else:
-                    done = lerobot_turn(row, [*arguments[row.own], *row.lerobot], episodes, args.own_steps)
-                turns[row.name].append(done)
-                rate = done.steps / done.seconds
-                print(f"turn {turn + 1} of {args.turns}, {row.name}: {rate:.1f} steps/s", file=sys.stderr, flush=True)
+                    turn_figures = lerobot_turn(
+                        row, [*arguments[row.lerobot_env], *row.lerobot], episodes, settings.lerobot_env_steps
+                    )
+                turns[row.name].append(turn_figures)
+                rate = turn_figures.steps / turn_figures.seconds
+                print(
+                    f"turn {turn + 1} of {settings.turns}, {row.name}: {rate:.1f} steps/s", file=sys.stderr, flush=True
+                )
 
-    rows = {name: figures(done) for name, done in turns.items()}
+    rows = {name: figures(row_turns) for name, row_turns in turns.items()}
     machine = Machine().summary
-    text = f"{machine}; {args.task}, {args.turns} turns of {args.episodes} episodes\n\n{table(rows)}"
+    text = f"{machine}; {settings.task}, {settings.turns} turns of {settings.episodes} episodes\n\n{table(rows)}"
     rates = {name: row["steps_per_s"] for name, row in rows.items()}
-    fastest = max(rates[row.name] for row in ROWS if row.lerobot is not None and row.videos and not row.own)
+    fastest = max(rates[row.name] for row in ROWS if row.lerobot is not None and row.videos and not row.lerobot_env)
     summary = {
         "two_workers_over_one": round(rates["ours, 2 workers"] / rates["ours, 1 worker"], 2),
         "over_lerobot_eval": round(rates["ours, 2 workers"] / fastest, 2),
@@ -256,15 +234,15 @@ def main() -> None:
             "two workers": round(rates["ours, 2 workers"] / rates["ours, 1 worker"], 2),
         },
     }
-    setting = {"machine": machine, "load_before": round(busy, 2), "gl": os.environ.get("MUJOCO_GL", "")}
-    given = vars(args) | {"checkpoint": str(args.checkpoint)}
-    result = summary | setting | given | {"rows": rows}
+    conditions = {"machine": machine, "load_before": load, "gl": os.environ.get("MUJOCO_GL", "")}
+    values = as_values(settings)
+    result = summary | conditions | values | {"rows": rows}
     keep("eval_throughput", result, text)
     print(f"{text}\n\n{json.dumps(result)}")
 
 
 def figures(turns: list[Turn]) -> dict[str, Any]:
-    """All turns of a row together, and how far apart they were."""
+    """Rates over all turns of a row, and their range."""
     steps, episodes, seconds = (sum(turn[i] for turn in turns) for i in range(3))
     rates = [turn.steps / turn.seconds for turn in turns]
     return {
@@ -285,4 +263,4 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

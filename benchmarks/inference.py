@@ -1,31 +1,32 @@
 """Time and memory of one action chunk (vision, language, 10 denoising steps) for every backbone, batch 1, two cameras.
 
-    uv run benchmarks/inference.py                    # everything; the largest model needs about 5 GB
-    uv run benchmarks/inference.py --models nano
-    uv run benchmarks/inference.py --models nano --runtimes torch compile bf16 int8 onnx openvino
+    uv run python -m benchmarks.inference                    # everything; the largest model needs about 5 GB
+    uv run python -m benchmarks.inference models=[nano]
+    uv run python -m benchmarks.inference models=[nano] runtimes=[torch,compile,bf16,int8,onnx,openvino]
 
-Weights are random in the true shape, LoRA counts as merged, and every model runs in a process of its own, so that peak
-memory is that model's alone. On a CPU it is the whole process's; `libraries_mb` of it are there before the model is.
-`--runtimes` adds the nano model under runtimes of evaluate.py (runner.runtime), each timed in turns with torch; the
-peak memory of exported models is that of a process without PyTorch. The last line is one JSON object.
+Weights are random in the true shape, LoRA counts as merged, and every model runs in its own process, so that peak
+memory is that model's alone. On a CPU it is that of the whole process, `libraries_mb` of it before the model is built.
+`runtimes` adds the nano model under runtimes of evaluate.py (runner.runtime), each timed in turns with torch; the peak
+memory of exported models is that of a process without PyTorch. The last line is one JSON object.
 """
 
-import argparse
 import io
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Machine, markdown
+from benchmarks.machine import ROOT, Machine, markdown, peak_memory_mb, warn_if_busy
+from benchmarks.own_process import in_own_process
+from benchmarks.settings import setting, start
+from tinyvla.machine import count_cores
 
-# Settings of train.py, and the dtype: the large ones in float32 would not fit a laptop's memory.
+# Settings of train.py, and the dtype: in float32 the large models would not fit a laptop's memory.
 MODELS: dict[str, tuple[list[str], str]] = {
     "nano": ([], "float32"),
     "smolvlm-256M": (
@@ -45,7 +46,7 @@ WARM_UP = 3
 RUNTIMES = ("torch", "compile", "bf16", "int8", "onnx", "openvino")
 RUNTIME_TITLES = {
     "runtime": "runtime",
-    "chunk_ms": "ms a chunk",
+    "chunk_ms": "ms per chunk",
     "torch_ms": "torch in turns",
     "ratio": "times as fast",
     "start_s": "start (s)",
@@ -77,7 +78,7 @@ def make_policy(name: str, device: str) -> tuple[Any, dict[str, Any]]:
     } | {"observation.state": PolicyFeature(FeatureType.STATE, (4,))}
     config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
 
-    # Made in its dtype at once: casting afterwards would count both copies as peak memory.
+    # Built in its dtype: casting afterwards would count both copies as peak memory.
     torch.set_default_dtype(dtype)
     policy = TinyVLAPolicy(config).to(device)
     torch.set_default_dtype(torch.float32)
@@ -119,7 +120,7 @@ def measure(name: str, device: str, threads: int, repeats: int, seconds: float) 
 
 
 def measure_runtime(runtime: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
-    """The nano model's row of one runtime, measured in this process (an exported one's memory: in another)."""
+    """Row of the nano model in one runtime, measured in this process (memory of an exported model: in another)."""
     import torch
 
     from policies.runtimes import adapt_policy
@@ -131,9 +132,9 @@ def measure_runtime(runtime: str, device: str, threads: int, repeats: int) -> di
     started = time.perf_counter() - start
     noise = torch.randn(1, *policy.model.chunk_shape, generator=torch.Generator().manual_seed(1)).to(device)
 
-    def chunk_ms(which: Any) -> float:
+    def chunk_ms(model: Any) -> float:
         start = time.perf_counter()
-        which.predict_action_chunk(batch, noise=noise).cpu()
+        model.predict_action_chunk(batch, noise=noise).cpu()
         return (time.perf_counter() - start) * 1e3
 
     for _ in range(WARM_UP):
@@ -146,13 +147,13 @@ def measure_runtime(runtime: str, device: str, threads: int, repeats: int) -> di
         size = weights.tell() / 1e6
     reference, _ = make_policy("nano", device)
     times = [(chunk_ms(policy), chunk_ms(reference)) for _ in range(WARM_UP + repeats)][WARM_UP:]
-    own, torchs = (statistics.median(column) for column in zip(*times, strict=True))
+    runtime_ms, torch_ms = (statistics.median(column) for column in zip(*times, strict=True))
     difference = policy.predict_action_chunk(batch, noise=noise) - reference.predict_action_chunk(batch, noise=noise)
     return {
         "runtime": runtime,
-        "chunk_ms": round(own, 2),
-        "torch_ms": round(torchs, 2),
-        "ratio": round(torchs / own, 2),
+        "chunk_ms": round(runtime_ms, 2),
+        "torch_ms": round(torch_ms, 2),
+        "ratio": round(torch_ms / runtime_ms, 2),
         "start_s": round(started, 1),
         "peak_memory_mb": round(peak),
         "file_mb": round(size, 1),
@@ -172,7 +173,7 @@ def measure_exported(engine: str, threads: int) -> tuple[float, float]:
     shapes = {"images": [1, cameras, 3, *image_size], "state": [1, state_dim], "noise": [1, *policy.model.chunk_shape]}
     inputs |= {name: [shape, "float32"] for name, shape in shapes.items()}
     code = (
-        "import json, sys, numpy\nfrom pathlib import Path\nfrom benchmarks.inference import peak_memory_mb\n"
+        "import json, sys, numpy\nfrom pathlib import Path\nfrom benchmarks.machine import peak_memory_mb\n"
         "from tinyvla.inference.sessions import SESSIONS\n"
         "run = SESSIONS[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))\n"
         "inputs = {name: numpy.ones(shape, dtype) for name, (shape, dtype) in json.loads(sys.argv[4]).items()}\n"
@@ -183,18 +184,8 @@ def measure_exported(engine: str, threads: int) -> tuple[float, float]:
         file = Path(folder, "model.onnx")
         file.write_bytes(onnx_bytes(policy.model, cameras, image_size, state_dim))
         command = [sys.executable, "-c", code, engine, str(file), str(threads), json.dumps(inputs)]
-        result = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True)
+        result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         return float(result.stdout.splitlines()[-1]), file.stat().st_size / 1e6
-
-
-def peak_memory_mb(device: str) -> float:
-    """Peak memory of this process, or on the GPU what PyTorch allocated there, in 10^6 bytes."""
-    if device != "cpu":
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -205,51 +196,44 @@ def table(rows: list[dict[str, Any]]) -> str:
         "decoder_m": "of them decoder (M)",
         "dtype": "dtype",
         "image": "cameras 2 x",
-        "chunk_ms": "ms a chunk",
+        "chunk_ms": "ms per chunk",
         "peak_memory_mb": "peak memory (MB)",
     }
     return markdown(rows, titles)
 
 
-def main() -> None:
-    this = Machine()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--runtimes", nargs="*", choices=RUNTIMES, default=[], help="of the nano model")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=this.cores, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=50, help="timed chunks a model at most")
-    parser.add_argument("--seconds", type=float, default=30, help="time a model at most, but three chunks at least")
-    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+@dataclass
+class Settings:
+    """Settings of the command line."""
 
-    if args.in_process:
-        if args.runtimes:
-            print(json.dumps(measure_runtime(args.runtimes[0], args.device, args.threads, args.repeats)))
-        else:
-            print(json.dumps(measure(args.models[0], args.device, args.threads, args.repeats, args.seconds)))
-        return
-    busy = os.getloadavg()[0]
-    if busy > 0.5:
-        print(f"other programs keep {busy:.1f} cores busy: the times will be too long", file=sys.stderr)
+    models: list[str] = setting(list(MODELS), "backbones", MODELS)
+    runtimes: list[str] = setting([], "runtimes of the nano model", RUNTIMES)
+    device: str = setting("cpu", "device of all models", ("cpu", "cuda"))
+    threads: int = setting(count_cores(), "CPU threads")
+    repeats: int = setting(50, "most timed chunks per model")
+    seconds: float = setting(30.0, "most time per model, but at least three chunks")
 
-    def in_process(*which: str) -> dict[str, Any]:
-        print(f"{which[-1]} ...", file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "benchmarks.inference", "--in-process", *which, "--device", args.device]
-        command += ["--threads", str(args.threads), "--repeats", str(args.repeats), "--seconds", str(args.seconds)]
-        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        return json.loads(result.stdout.splitlines()[-1])
 
-    rows = [in_process("--models", name) for name in args.models]
-    runtimes = [in_process("--models", "nano", "--runtimes", name) for name in args.runtimes]
-    print(f"{this.name}; {args.device}, {args.threads} threads; batch 1, median of at most {args.repeats} chunks\n")
+def main(settings: Settings) -> None:
+    machine, load = Machine(), warn_if_busy("times are too long")
+    device, threads, repeats = settings.device, settings.threads, settings.repeats
+    rows = []
+    for model in settings.models:
+        print(f"{model} ...", file=sys.stderr, flush=True)
+        arguments = (model, device, threads, repeats, settings.seconds)
+        rows.append(in_own_process("benchmarks.inference:measure", *arguments))
+    runtimes = []
+    for runtime in settings.runtimes:
+        print(f"{runtime} ...", file=sys.stderr, flush=True)
+        runtimes.append(in_own_process("benchmarks.inference:measure_runtime", runtime, device, threads, repeats))
+    print(f"{machine.name}; {device}, {threads} threads; batch 1, median of at most {repeats} chunks\n")
     print(table(rows) + "\n")
     if runtimes:
         print(markdown(runtimes, RUNTIME_TITLES) + "\n")
     nano = {f"{row['backbone']}_chunk_ms": row["chunk_ms"] for row in rows if row["backbone"] == "nano"}
-    setting = {"machine": this.name, "device": args.device, "threads": args.threads, "load_before": round(busy, 2)}
-    print(json.dumps(nano | setting | {"models": rows} | ({"runtimes": runtimes} if runtimes else {})))
+    conditions = {"machine": machine.name, "device": device, "threads": threads, "load_before": load}
+    print(json.dumps(nano | conditions | {"models": rows} | ({"runtimes": runtimes} if runtimes else {})))
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

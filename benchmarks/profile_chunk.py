@@ -1,15 +1,13 @@
-"""Where the time of one action chunk goes: the nano policy from raw observation to the first action, batch 1.
+"""Time of one action chunk by stage: the nano policy from raw observation to the first action, batch 1.
 
-    uv run benchmarks/profile_chunk.py
-    uv run benchmarks/profile_chunk.py --against HEAD~3    # the same chunk as an earlier revision computes it, in turns
+    uv run python -m benchmarks.profile_chunk
+    uv run python -m benchmarks.profile_chunk against=HEAD~3    # an earlier revision too, in turns
 
-Weights are random in the true shape. A stage's time is its own, without the stages inside it; what no stage accounts
-for is "the rest". On one thread, as evaluation computes, its CPU time is what counts, which other programs hardly
-change; on more it is wall time. The table and the figures are kept in benchmarks/results. The last line is one JSON
-object.
+Weights are random in the true shape. The time of a stage excludes the stages inside it; "the rest" belongs to no stage.
+On one thread, as in evaluation, times are CPU time, which other programs hardly change; on more they are wall time. The
+table and the figures are kept in benchmarks/results. The last line is one JSON object.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -17,16 +15,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.machine import Machine, keep, markdown
+from benchmarks.machine import ROOT, Machine, keep, markdown
+from benchmarks.settings import setting, start
+from benchmarks.time_chunk import clock_of, make_runner, time_chunks
 
-ROOT = Path(__file__).resolve().parents[1]
-# Stage, and where its function is, seen from the runner. The network's own `forward` is what training calls.
+TIME_CHUNK = str(ROOT / "benchmarks" / "time_chunk.py")
+# Functions of every stage, as attributes of the runner. Training calls the network's own `forward`.
 STAGES = {
     "observation to tensors": ["_batch"],
     "pre-processing": ["preprocessor"],
@@ -44,7 +43,7 @@ STAGES = {
 
 
 class Stopwatch:
-    """Exclusive times of nested functions: a function's time is what passes in it and not in one inside it."""
+    """Exclusive times of nested functions: time in a function without the watched functions that it calls."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -68,7 +67,7 @@ class Stopwatch:
 
 
 def watch_runner(runner: Any, clock: Callable[[], float]) -> Stopwatch:
-    """Put a stopwatch around every stage that this revision of the project has."""
+    """Put a stopwatch around every stage of the runner."""
     stopwatch = Stopwatch(clock)
     for stage, places in STAGES.items():
         for place in places:
@@ -84,47 +83,9 @@ def watch_runner(runner: Any, clock: Callable[[], float]) -> Stopwatch:
     return stopwatch
 
 
-def make_runner(settings: list[str]) -> tuple[Any, dict[str, Any]]:
-    """A nano policy with random weights in its runner, and an observation of two cameras."""
-    import numpy as np
-    import torch
-    from lerobot.configs import FeatureType, PolicyFeature
-
-    from configs.composing import as_dict, load_config
-    from policies import PolicyRunner, make_processors
-    from policies.factory import decode_policy_config
-    from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
-
-    torch.manual_seed(0)
-    cfg = load_config("train", settings)
-    config = decode_policy_config(as_dict(cfg.policy), "cpu")
-    size, cameras = cfg.env.image_size, [f"observation.images.{camera}" for camera in cfg.env.cameras]
-    config.input_features = {camera: PolicyFeature(FeatureType.VISUAL, (3, size, size)) for camera in cameras}
-    config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (4,))
-    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
-    policy = TinyVLAPolicy(config).eval()
-    statistics_of = {"mean": np.zeros(4), "std": np.ones(4), "min": -np.ones(4), "max": np.ones(4)}
-    processors = make_processors(policy, {"observation.state": statistics_of, "action": statistics_of})
-    rng = np.random.default_rng(0)
-    observation: dict[str, Any] = {camera: rng.integers(0, 256, (size, size, 3), np.uint8) for camera in cameras}
-    observation |= {"observation.state": rng.normal(size=4), "task": "press the button from the top"}
-    return PolicyRunner(policy, *processors), observation
-
-
-def time_chunks(runner: Any, observation: dict[str, Any], chunks: int, clock: Callable[[], float]) -> list[float]:
-    """Milliseconds from observation to first action of every chunk."""
-    times = []
-    for _ in range(chunks):
-        runner.reset(0)
-        start = clock()
-        runner.act(observation)
-        times.append((clock() - start) * 1e3)
-    return times
-
-
-def profile(settings: list[str], chunks: int, clock: Callable[[], float]) -> dict[str, Any]:
+def profile(overrides: list[str], chunks: int, clock: Callable[[], float]) -> dict[str, Any]:
     """Milliseconds of every stage of a chunk, medians over chunks; `plain_ms` is a chunk without stopwatches."""
-    runner, observation = make_runner(settings)
+    runner, observation = make_runner(overrides)
     time_chunks(runner, observation, 5, clock)
     plain = statistics.median(time_chunks(runner, observation, chunks, clock))
     stopwatch = watch_runner(runner, clock)
@@ -148,18 +109,18 @@ def profile(settings: list[str], chunks: int, clock: Callable[[], float]) -> dic
     return {"plain_ms": round(plain, 2), "total_ms": round(total, 2), "stages": rows}
 
 
-def compare(revision: str, settings: list[str], threads: int, chunks: int, rounds: int) -> dict[str, Any]:
-    """The same chunk by this revision and by an earlier one, in turns, each in processes of its own."""
+def compare(revision: str, overrides: list[str], threads: int, chunks: int, rounds: int) -> dict[str, Any]:
+    """Times of the same chunk by this revision and by an earlier one, in turns, in separate processes."""
     times: dict[str, list[float]] = {"before": [], "after": []}
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(["git", "archive", revision], cwd=ROOT, stdout=subprocess.PIPE, check=True)
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         for _ in range(rounds):
             for name, source in (("before", folder), ("after", str(ROOT))):
-                command = [sys.executable, __file__, "--plain", "--threads", str(threads), "--chunks", str(chunks)]
+                command = [sys.executable, "-P", TIME_CHUNK, str(threads), str(chunks)]
                 environment = os.environ | {"PYTHONPATH": source}
                 result = subprocess.run(
-                    [*command, *settings], env=environment, cwd=source, stdout=subprocess.PIPE, text=True, check=True
+                    [*command, *overrides], env=environment, cwd=source, stdout=subprocess.PIPE, text=True, check=True
                 )
                 times[name].append(json.loads(result.stdout.splitlines()[-1]))
                 print(f"{name}: {times[name][-1]:.2f} ms", file=sys.stderr, flush=True)
@@ -173,40 +134,41 @@ def compare(revision: str, settings: list[str], threads: int, chunks: int, round
     }
 
 
-def main() -> None:
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    overrides: list[str] = setting([], "settings of train.py, such as [decoder=flow]")
+    threads: int = setting(1, "CPU threads")
+    chunks: int = setting(100, "timed chunks")
+    against: str | None = setting(None, "earlier revision to time too")
+    rounds: int = setting(5, "turns of the two revisions")
+    name: str = setting("profile_chunk", "name of the files in benchmarks/results")
+
+
+def main(settings: Settings) -> None:
     machine = Machine()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", help="settings of train.py, as in decoder=flow")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--chunks", type=int, default=100, help="timed chunks")
-    parser.add_argument("--against", metavar="REVISION", help="also time the chunk of an earlier revision")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that the two revisions take")
-    parser.add_argument("--name", default="profile_chunk", help="of the files in benchmarks/results")
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
 
     import torch
 
-    torch.set_num_threads(args.threads)
-    clock = time.thread_time if args.threads == 1 else time.perf_counter
-    if args.plain:
-        runner, observation = make_runner(args.settings)
-        time_chunks(runner, observation, 5, clock)
-        print(json.dumps(round(statistics.median(time_chunks(runner, observation, args.chunks, clock)), 3)))
-        return
-    result = machine.describe(args.threads) | {"settings": args.settings} | profile(args.settings, args.chunks, clock)
-    text = f"{machine.title(args.threads)}; median of {args.chunks} chunks; {' '.join(args.settings) or 'defaults'}\n\n"
+    torch.set_num_threads(settings.threads)
+    stages = profile(settings.overrides, settings.chunks, clock_of(settings.threads))
+    result = machine.describe(settings.threads) | {"settings": settings.overrides} | stages
+    title = f"{machine.title(settings.threads)}; median of {settings.chunks} chunks"
+    text = f"{title}; {' '.join(settings.overrides) or 'defaults'}\n\n"
     text += markdown(result["stages"], {"stage": "stage", "calls": "calls", "ms": "ms", "share": "share"})
-    text += f"\n\n{result['total_ms']} ms a chunk, {result['plain_ms']} ms without the stopwatches."
-    if args.against:
-        result["against"] = compare(args.against, args.settings, args.threads, args.chunks, args.rounds)
+    text += f"\n\n{result['total_ms']} ms per chunk, {result['plain_ms']} ms without the stopwatches."
+    if settings.against:
+        result["against"] = compare(
+            settings.against, settings.overrides, settings.threads, settings.chunks, settings.rounds
+        )
         text += " Revision {revision}: {before_ms} ms, this one {after_ms} ms, ratio {ratio}.".format(
             **result["against"]
         )
     print(text + "\n")
-    keep(args.name, result, text)
+    keep(settings.name, result, text)
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

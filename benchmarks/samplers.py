@@ -1,20 +1,22 @@
-"""What fewer denoising steps cost: success and time of one trained policy under several samplers, on the same seeds.
+"""Success and time of one trained policy under samplers with fewer denoising steps, on the same seeds.
 
-    uv run benchmarks/samplers.py outputs/tinyvla-metaworld/<time> --episodes 50
-    uv run benchmarks/samplers.py <checkpoint> --tasks drawer-open-v3 --samplers DDIM-10 DPM-2 --runtime int8
+    uv run python -m benchmarks.samplers checkpoint=outputs/tinyvla-metaworld/<time> episodes=50
+    uv run python -m benchmarks.samplers checkpoint=<run> tasks=[drawer-open-v3] samplers=[DDIM-10,DPM-2] runtime=int8
 
-A sampler's row is kept in benchmarks/results as soon as it is there; the same command goes on where it stopped. The
-time of a chunk is measured by itself, on one thread, in turns with the first sampler. The last line is one JSON object.
+The row of a sampler is written to benchmarks/results as soon as it is measured; the same command resumes. Chunks are
+timed separately, on one thread, in turns with the first sampler. The last line is one JSON object.
 """
 
-import argparse
 import json
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import RESULTS, Machine, keep, markdown
+from benchmarks.machine import Machine, keep, markdown, read_kept
+from benchmarks.settings import required, setting, start
+from tinyvla.errors import UserError, did_you_mean
 
 STEPS = {"DDIM": ("DDIMScheduler", (10, 5, 3, 2, 1)), "DPM": ("DPMSolverMultistepScheduler", (5, 3, 2))}
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -27,9 +29,9 @@ TITLES = {
     "sampler": "sampler",
     "success": "success",
     "ci95": "Wilson 95%",
-    "chunk_ms": "ms a chunk",
+    "chunk_ms": "ms per chunk",
     "ratio": "times as fast",
-    "ms_per_action": "ms an action",
+    "ms_per_action": "ms per action",
 }
 
 
@@ -46,14 +48,16 @@ def random_observation(runner: Any) -> dict[str, Any]:
     return observation | {"observation.state": state, "task": "open the drawer"}
 
 
-def time_chunks(checkpoint: Path, how: dict[str, Any], reference: dict[str, Any], chunks: int) -> tuple[float, float]:
-    """Milliseconds a chunk of a sampler and of the reference, medians of `chunks` measured in turns on one thread."""
+def time_chunks(
+    checkpoint: Path, sampler: dict[str, Any], reference: dict[str, Any], chunks: int
+) -> tuple[float, float]:
+    """Milliseconds per chunk of a sampler and of the reference: medians of `chunks`, in turns on one thread."""
     import torch
 
     from policies import PolicyRunner
 
     torch.set_num_threads(1)
-    runners = [PolicyRunner.from_checkpoint(checkpoint, "cpu", **each) for each in (how, reference)]
+    runners = [PolicyRunner.from_checkpoint(checkpoint, "cpu", **runner) for runner in (sampler, reference)]
     times: list[list[float]] = [[], []]
     for _ in range(chunks + 5):
         for runner, spent in zip(runners, times, strict=True):
@@ -64,17 +68,35 @@ def time_chunks(checkpoint: Path, how: dict[str, Any], reference: dict[str, Any]
     return statistics.median(times[0][5:]), statistics.median(times[1][5:])
 
 
-def measure(args: argparse.Namespace, checkpoint: Path, name: str, first: str, how: dict[str, Any]) -> dict[str, Any]:
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    checkpoint: Path = required("run folder or pretrained_model folder")
+    samplers: list[str] = setting([], f"samplers to measure, such as {', '.join(SAMPLERS)}; none: all of them")
+    tasks: list[str] = setting(["default"], "tasks and suites")
+    episodes: int = setting(20, "episodes per task, on seeds of the evaluation split")
+    seed: int = setting(0, "seed of the evaluation")
+    workers: int | str = setting("auto", "worker processes; auto: one per core")
+    runtime: str = setting("torch", "runner.runtime of evaluate.py")
+    chunks: int = setting(50, "timed chunks")
+    overrides: list[str] = setting([], "settings of evaluate.py, such as [env.max_steps=200]")
+    name: str = setting("samplers", "name of the files in benchmarks/results")
+
+
+def measure(settings: Settings, checkpoint: Path, name: str, first: str, samplers: dict[str, Any]) -> dict[str, Any]:
     """One row of the table."""
     from configs.composing import as_dict, load_config
     from envs import decode_env
     from envs.evaluation import EvaluationOptions, evaluate
 
-    cfg = load_config("evaluate", [f"env.tasks=[{','.join(args.tasks)}]", f"checkpoint={checkpoint}", *args.settings])
-    runner = how[name] | {"runtime": args.runtime}
-    options = EvaluationOptions(args.episodes, seed=args.seed, workers=args.workers, runner=runner)
+    cfg = load_config(
+        "evaluate", [f"env.tasks=[{','.join(settings.tasks)}]", f"checkpoint={checkpoint}", *settings.overrides]
+    )
+    runner = samplers[name] | {"runtime": settings.runtime}
+    options = EvaluationOptions(settings.episodes, seed=settings.seed, workers=settings.workers, runner=runner)
     result = evaluate(checkpoint, decode_env(as_dict(cfg.env)), options)
-    chunk_ms, reference_ms = time_chunks(checkpoint, runner, how[first] | {"runtime": "torch"}, args.chunks)
+    chunk_ms, reference_ms = time_chunks(checkpoint, runner, samplers[first] | {"runtime": "torch"}, settings.chunks)
     low, high = result["ci95"]
     return {
         "sampler": name,
@@ -87,52 +109,38 @@ def measure(args: argparse.Namespace, checkpoint: Path, name: str, first: str, h
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="a run folder or a pretrained_model folder")
-    parser.add_argument("--samplers", nargs="+", metavar="NAME", help="those of the table to measure (default: all)")
-    parser.add_argument("--tasks", nargs="+", default=["default"], help="tasks and suites (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=20, help="a task, on seeds of the evaluation split")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", default="auto")
-    parser.add_argument("--runtime", default="torch", help="of runner.runtime")
-    parser.add_argument("--chunks", type=int, default=50, help="timed chunks")
-    parser.add_argument(
-        "--settings", nargs="*", default=[], help="further settings of evaluate.py, as in env.max_steps=200"
-    )
-    parser.add_argument("--name", default="samplers", help="of the files in benchmarks/results")
-    args = parser.parse_args()
+def main(settings: Settings) -> None:
 
     from policies import find_checkpoint, load_checkpoint
     from tinyvla.decoders import FlowConfig
 
-    machine, checkpoint = Machine(), find_checkpoint(args.checkpoint)
+    machine, checkpoint = Machine(), find_checkpoint(settings.checkpoint)
     is_flow = isinstance(getattr(load_checkpoint(checkpoint, "cpu")[0].config, "decoder", None), FlowConfig)
-    how = FLOW_SAMPLERS if is_flow else SAMPLERS
-    names = args.samplers or list(how)
-    if unknown := set(names) - set(how):
-        parser.error(f"no sampler {', '.join(sorted(unknown))} for this checkpoint; there are {', '.join(how)}")
+    samplers = FLOW_SAMPLERS if is_flow else SAMPLERS
+    names = settings.samplers or list(samplers)
+    if unknown := set(names) - set(samplers):
+        raise UserError(f"no sampler {min(unknown)} for this checkpoint; {did_you_mean(min(unknown), samplers)}")
     weights = (checkpoint / "model.safetensors").stat()
-    asked = {
-        "checkpoint": str(args.checkpoint),
+    conditions = {
+        "checkpoint": str(settings.checkpoint),
         "checkpoint_written": int(weights.st_mtime),
-        **{key: getattr(args, key) for key in ("tasks", "episodes", "seed", "runtime", "settings")},
+        **{key: getattr(settings, key) for key in ("tasks", "episodes", "seed", "runtime")},
+        "settings": settings.overrides,
     }
-    file = RESULTS / f"{args.name}.json"
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    rows = kept.get("rows", []) if kept.get("asked") == asked else []
-    first = next(iter(how))
+    rows = read_kept(settings.name, conditions).get("rows", [])
+    first = next(iter(samplers))
     for name in names:
         if name not in {row["sampler"] for row in rows}:
-            rows.append(measure(args, checkpoint, name, first, how))
-        rows.sort(key=lambda row: list(how).index(row["sampler"]))
-        result = {"asked": asked, "machine": machine.describe(1), "rows": rows}
-        title = f"{machine.title(1)}; {args.episodes} episodes a task of {', '.join(args.tasks)}, seed {args.seed}; "
-        text = title + f"runtime {args.runtime}; times as fast: than {first} in torch\n\n" + markdown(rows, TITLES)
-        keep(args.name, result, text)
+            rows.append(measure(settings, checkpoint, name, first, samplers))
+        rows.sort(key=lambda row: list(samplers).index(row["sampler"]))
+        result = {"asked": conditions, "machine": machine.describe(1), "rows": rows}
+        title = f"{machine.title(1)}; {settings.episodes} episodes per task of {', '.join(settings.tasks)}, "
+        title += f"seed {settings.seed}; runtime {settings.runtime}; times as fast: than {first} in torch"
+        text = f"{title}\n\n{markdown(rows, TITLES)}"
+        keep(settings.name, result, text)
     print(text)
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

@@ -1,27 +1,26 @@
-"""Training speed: samples/s, the share of time spent waiting for data, and what the rest of a step is made of.
+"""Training speed: samples/s, the share of time spent waiting for data, and the parts of a step.
 
-    uv run benchmarks/train_speed.py                                       # the default run
-    uv run benchmarks/train_speed.py trainer.compile=true                  # any settings of train.py
-    uv run accelerate launch --num_processes 8 benchmarks/train_speed.py preset=paper_s backbone.pretrained=null
+    uv run python -m benchmarks.train_speed                                       # the default run
+    uv run python -m benchmarks.train_speed overrides=[trainer.compile=true]     # settings of train.py
+    uv run accelerate launch --num_processes 8 -m benchmarks.train_speed overrides=[preset=paper_s]
 
-It is train.py's own loop on the demonstrations that train.py would use, or on `dataset.root=...`. The first window of
-steps is warm-up: caches, and compilation if there is any. On a GPU, --parts waits for the GPU after every part, which
-tells the parts apart and slows the whole down. The last line is one JSON object.
+This is the loop of train.py on the demonstrations that train.py would use, or on `dataset.root=...`. The first window
+of steps is warm-up: caches, and compilation if it is on. On a GPU, `parts=true` waits for the GPU after every part,
+which separates the parts and slows the step down. The last line is one JSON object.
 """
 
-import argparse
 import json
 import os
-import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.inference import peak_memory_mb
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, peak_memory_mb, warn_if_busy
+from benchmarks.settings import setting, start
 from configs.composing import as_dict, load_config
 from envs import decode_env, resolve_tasks
 from envs.demos import ensure_dataset
@@ -42,7 +41,7 @@ PARTS = {
 
 
 class Recorder(StepTimer):
-    """Keeps what each window of steps took."""
+    """Timer that keeps the seconds by part of every window of steps."""
 
     def __init__(self, synchronize: bool):
         self.windows: list[dict[str, float]] = []
@@ -54,25 +53,32 @@ class Recorder(StepTimer):
         super().restart()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", help="settings of train.py")
-    parser.add_argument("--steps", type=int, default=200, help="timed steps (default: %(default)s)")
-    parser.add_argument("--window", type=int, default=20, help="steps of a window; one is warm-up")
-    parser.add_argument("--parts", action="store_true", help="wait for the GPU after every part")
-    args = parser.parse_args()
-    busy = os.getloadavg()[0]
+@dataclass
+class Settings:
+    """Settings of the command line."""
 
+    overrides: list[str] = setting([], "settings of train.py")
+    steps: int = setting(200, "timed steps")
+    window: int = setting(20, "steps per window; the first window is warm-up")
+    parts: bool = setting(False, "wait for the GPU after every part")
+
+
+def main(settings: Settings) -> None:
+    load = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as run_dir:
-        own = [f"trainer.steps={args.steps + args.window}", f"trainer.log_every={args.window}", f"run_dir={run_dir}"]
+        run = [
+            f"trainer.steps={settings.steps + settings.window}",
+            f"trainer.log_every={settings.window}",
+            f"run_dir={run_dir}",
+        ]
         cfg = load_config(
-            "train", [*args.settings, *own, "trainer.save_every=0", "trainer.validate_every=0", "logger=none"]
+            "train", [*settings.overrides, *run, "trainer.save_every=0", "trainer.validate_every=0", "logger=none"]
         )
         check_settings(cfg)
         accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
         env_cfg, first = decode_env(as_dict(cfg.env)), accelerator.is_main_process
-        if first and busy > 0.5:
-            print(f"other programs keep {busy:.1f} cores busy: the figures will be too low", file=sys.stderr)
+        if first:
+            warn_if_busy("the speed is too low")
 
         def collected() -> Path:
             return ensure_dataset(
@@ -80,29 +86,29 @@ def main() -> None:
             )
 
         dataset = on_first_process(accelerator, lambda: find_dataset(cfg, collected))
-        recorder, began = Recorder(args.parts), time.perf_counter()
+        recorder, began = Recorder(settings.parts), time.perf_counter()
         with Tracker(Path(run_dir), as_dict(cfg), enabled=first) as tracker:
             train(cfg, dataset, accelerator, tracker, timer=recorder)
         if first:
-            report(cfg, accelerator, recorder, args, busy, time.perf_counter() - began)
+            report(cfg, accelerator, recorder, settings, load, time.perf_counter() - began)
 
 
-def report(cfg: Any, accelerator: Any, recorder: Recorder, args: Any, busy: float, wall: float) -> None:
+def report(cfg: Any, accelerator: Any, recorder: Recorder, settings: Settings, load: float, wall: float) -> None:
     """Print the table and the JSON object."""
     warm_up, timed = recorder.windows[0], recorder.windows[1:]
     seconds = {part: sum(window[part] for window in timed) for part in PARTS}
-    total, steps = sum(seconds.values()), args.window * len(timed)
+    total, steps = sum(seconds.values()), settings.window * len(timed)
     rate = steps * cfg.trainer.batch_size * accelerator.num_processes / total
-    rates = [args.window * cfg.trainer.batch_size * accelerator.num_processes / sum(w.values()) for w in timed]
+    rates = [settings.window * cfg.trainer.batch_size * accelerator.num_processes / sum(w.values()) for w in timed]
     machine = Machine().name
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     print(
         f"\n{machine}; {accelerator.num_processes} x {device}, {torch.get_num_threads()} threads; "
-        f"batch {cfg.trainer.batch_size} a process; {steps} steps\n"
+        f"batch {cfg.trainer.batch_size} per process; {steps} steps\n"
     )
     print("| part of a step | ms | share |\n|---|---|---|")
-    for part, what in PARTS.items():
-        print(f"| {what} | {seconds[part] / steps * 1e3:.2f} | {seconds[part] / total:.1%} |")
+    for part, title in PARTS.items():
+        print(f"| {title} | {seconds[part] / steps * 1e3:.2f} | {seconds[part] / total:.1%} |")
     print(f"| all | {total / steps * 1e3:.2f} | {rate:.0f} samples/s |\n")
     figures = {
         "samples_per_s": round(rate, 1),
@@ -113,7 +119,7 @@ def report(cfg: Any, accelerator: Any, recorder: Recorder, args: Any, busy: floa
         "wall_s": round(wall, 1),
         "peak_memory_mb": round(peak_memory_mb(accelerator.device.type)),
     }
-    setting = {
+    conditions = {
         "machine": machine,
         "device": device,
         "processes": accelerator.num_processes,
@@ -121,12 +127,12 @@ def report(cfg: Any, accelerator: Any, recorder: Recorder, args: Any, busy: floa
         "batch_size": cfg.trainer.batch_size,
         "steps": steps,
         "precision": accelerator.mixed_precision,
-        "load_before": round(busy, 2),
-        "settings": args.settings,
+        "load_before": load,
+        "settings": settings.overrides,
         "torch": torch.__version__,
     }
-    print(json.dumps(figures | setting))
+    print(json.dumps(figures | conditions))
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

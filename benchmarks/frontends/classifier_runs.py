@@ -1,22 +1,23 @@
-"""What the benchmarks of classifiers share: training without checkpoints, runs side by side, intervals."""
+"""Training without checkpoints, runs side by side and intervals, for the benchmarks of classifiers."""
 
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
 def options(task: str, **changes: Any) -> dict[str, Any]:
-    """The options of a task as its trainable takes them, some of them changed; `trainer` is among them."""
+    """Options of a task as its trainable takes them, with `changes`; `trainer` is one of them."""
     from configs.composing import as_dict, load_config
 
     cfg = load_config("train", [f"task=perception/{task}", *(["task.teacher=none"] if task == "tinyvit" else [])])
-    made = as_dict(cfg.task) | {"trainer": as_dict(cfg.trainer)}
-    made["trainer"] |= changes.pop("trainer", {})
-    return made | changes
+    task_options = as_dict(cfg.task) | {"trainer": as_dict(cfg.trainer)}
+    task_options["trainer"] |= changes.pop("trainer", {})
+    return task_options | changes
 
 
 def train(trainable: Any, settings: dict[str, Any], seed: int) -> dict[str, float]:
@@ -49,8 +50,20 @@ def train(trainable: Any, settings: dict[str, Any], seed: int) -> dict[str, floa
     return spent
 
 
-def right(trainable: Any) -> list[int]:
-    """The numbers of the test pictures that a trained classifier has right."""
+def open_data(source: str, scenes: int, test_scenes: int, data_dir: str) -> dict[str, Any]:
+    """Labelled images by split for the source `objects`, nothing for other sources."""
+    if source != "objects":
+        return {}
+    from envs.scenes import open_labelled_images
+
+    counts = {"train": scenes, "validation": 50, "test": test_scenes}
+    return {
+        split: open_labelled_images("table", split, count, data_dir=Path(data_dir)) for split, count in counts.items()
+    }
+
+
+def correct(trainable: Any) -> list[int]:
+    """Indices of the test images that a trained classifier classifies correctly."""
     from tinyvla.frontends.cct.training import predict
 
     pictures = trainable.test_pictures()
@@ -59,16 +72,16 @@ def right(trainable: Any) -> list[int]:
 
 
 def side_by_side(jobs: Iterable[tuple[Any, ...]], run: Callable[..., Any], workers: int, keep: Callable[[Any], None]):
-    """Run jobs in processes of one thread each; `keep` takes what each returns as soon as it is there."""
+    """Run jobs in processes of one thread each; `keep` receives every result as soon as it is available."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(run, *job) for job in jobs]):
             keep(future.result())
 
 
 def accuracy(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean accuracy in percent of runs with other seeds on the same n pictures, and its 95% interval.
+    """Mean accuracy in percent of runs with different seeds on the same n images, and its 95% interval.
 
-    The interval is of the pictures: they are drawn again (bootstrap), each with all its runs.
+    The interval is a bootstrap over images, each with all its runs.
     """
     scores = _scores(runs)
     low, high = _interval(scores)
@@ -80,15 +93,15 @@ def accuracy(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def difference(runs: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many points of accuracy runs are ahead of others on the same pictures, with the 95% interval."""
-    ahead = _scores(runs) - _scores(others)
+def difference(runs: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
+    """Points of accuracy by which runs lead the baseline's on the same images, with the 95% interval."""
+    ahead = _scores(runs) - _scores(baseline)
     low, high = _interval(ahead)
     return {"points": round(100 * float(ahead.mean()), 2), "ci95": [round(100 * low, 1), round(100 * high, 1)]}
 
 
 def _scores(runs: list[dict[str, Any]]) -> np.ndarray:
-    """Share of the runs that have a picture right, (n,)."""
+    """Share of the runs that classify an image correctly, (n,)."""
     scores = np.zeros(runs[0]["n"])
     for run in runs:
         scores[run["right"]] += 1 / len(runs)

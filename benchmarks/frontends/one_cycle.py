@@ -1,4 +1,4 @@
-"""A plain training loop for benchmarks that train many small models: one cycle of the rate, and nothing is kept."""
+"""Plain training loop with a one-cycle schedule and no checkpoints, for benchmarks that train many small models."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from tinyvla.training import Trainable
 
 
 def train(trainable: Trainable, trainer: Mapping[str, Any]) -> None:
-    """Train for `steps` at a rate of at most `lr`, with `weight_decay`."""
+    """Train for `steps` with a peak learning rate of `lr` and `weight_decay`."""
     optimizer = trainable.make_optimizer(trainer)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, trainer["lr"], trainer["steps"], pct_start=0.1)
     trainable.module.train()

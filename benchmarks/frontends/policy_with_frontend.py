@@ -1,31 +1,30 @@
 """A policy with front-ends beside one without: same demonstrations, seeds and steps, among distractors and new rooms.
 
-    uv run benchmarks/perception/front_end_policy.py          # trains TinySAM and TinyCLIP first
-    uv run benchmarks/perception/front_end_policy.py --sam outputs/sam --clip outputs/clip --tasks default --steps 2500
+    uv run python -m benchmarks.frontends.policy_with_frontend          # trains TinySAM and TinyCLIP first
+    uv run python -m benchmarks.frontends.policy_with_frontend sam=outputs/sam clip=outputs/clip steps=2500
 
 Demonstrations are randomised (distractors, background, table texture), and the policies are evaluated on unseen seeds
-as they are trained, and under shifts of the same kinds. What is finished is never run again: the same command goes on
-where it was stopped.
+as they are trained, and under shifts of the same kinds. Finished runs are never repeated: the same command resumes.
 
 Writes results/front_end_policy.json and .md. The last line is one JSON object.
 """
 
-import argparse
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from benchmarks.machine import Machine, keep, markdown
+from benchmarks.machine import ROOT, Machine, keep, markdown
+from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict
 from envs import decode_env
 from envs.evaluation import EvaluationOptions, evaluate
 from envs.shifts import with_shift
 
-ROOT = Path(__file__).resolve().parents[2]
 RANDOMISED = ["distractors", "background", "table_texture"]
 SHIFTS: tuple[list[str], ...] = ([], ["distractors", "background"])
 TITLES = {
@@ -33,62 +32,68 @@ TITLES = {
     "shift": "evaluated under",
     "success": "success",
     "ci95": "95% interval",
-    "ms": "ms an action",
+    "ms": "ms per action",
 }
 
 
-def train(run_dir: Path, *settings: str) -> Path:
-    """A finished run of train.py, gone on with where it was stopped."""
+def train(run_dir: Path, *overrides: str) -> Path:
+    """Folder of a finished run of train.py, started or resumed if it is not finished."""
     if (run_dir / "eval.json").is_file() or (run_dir / "trained").is_file():
         return run_dir
-    rest = ["resume=true"] if (run_dir / "config.yaml").is_file() else list(settings)
+    rest = ["resume=true"] if (run_dir / "config.yaml").is_file() else list(overrides)
     subprocess.run([sys.executable, str(ROOT / "train.py"), f"run_dir={run_dir}", *rest], check=True)
     (run_dir / "trained").touch()
     return run_dir
 
 
 def score(run_dir: Path, shift: list[str], severity: int, episodes: int) -> dict[str, Any]:
-    """Success of a run's policy on unseen seeds, under a shift if there is one; kept beside the run."""
-    kept = run_dir / f"score-{'-'.join(shift) or 'none'}-{severity}-{episodes}.json"
-    if not kept.is_file():
+    """Success of a run's policy on unseen seeds, under a shift if there is one; stored in the run's folder."""
+    file = run_dir / f"score-{'-'.join(shift) or 'none'}-{severity}-{episodes}.json"
+    if not file.is_file():
         env_cfg = decode_env(as_dict(OmegaConf.load(run_dir / "config.yaml").env))
         env_cfg = with_shift(env_cfg, shift, severity) if shift else env_cfg
-        kept.write_text(json.dumps(evaluate(run_dir, env_cfg, EvaluationOptions(episodes))))
-    return json.loads(kept.read_text())
+        file.write_text(json.dumps(evaluate(run_dir, env_cfg, EvaluationOptions(episodes))))
+    return json.loads(file.read_text())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sam", type=Path, help="run folder of a TinySAM; default: one is trained")
-    parser.add_argument("--clip", type=Path, help="run folder of the TinyCLIP that picks; default: one is trained")
-    parser.add_argument(
-        "--gives", nargs="+", default=["mask", "tokens"], help="what TinySAM adds (default: %(default)s)"
-    )
-    tasks = ["button-press-topdown-v3", "drawer-open-v3"]
-    parser.add_argument("--tasks", nargs="+", default=tasks, help="tasks and suites (default: %(default)s)")
-    parser.add_argument("--demos", type=int, default=25, help="a task (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1000, help="of both policies (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=20, help="of evaluation a task (default: %(default)s)")
-    parser.add_argument("--severity", type=int, default=2, help="of the shifts (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], help="a further setting of train.py, for both policies")
-    parser.add_argument("--work", type=Path, default=Path("outputs/front-end-policy"), help="where runs are kept")
-    args = parser.parse_args()
+@dataclass
+class Settings:
+    """Settings of the command line."""
 
-    quiet = ["logger=none", f"seed={args.seed}"]
-    sam = args.sam or train(args.work / "sam", "task=perception/tinysam", *quiet)
-    clip = args.clip or train(args.work / "clip", "task=perception/tinyclip", *quiet)
-    common = [f"randomise=[{','.join(RANDOMISED)}]", f"episodes={args.demos}", f"trainer.steps={args.steps}"]
-    common += [f"env.tasks=[{','.join(args.tasks)}]", "eval.episodes=0", "trainer.validate_every=0", *quiet, *args.set]
-    sees = ["frontend=tinysam", f"frontend.tinysam.checkpoint={sam}", f"frontend.tinysam.picker={clip}"]
+    sam: Path | None = setting(None, "run folder of a TinySAM; null: one is trained")
+    clip: Path | None = setting(None, "run folder of the TinyCLIP that picks; null: one is trained")
+    gives: list[str] = setting(["mask", "tokens"], "outputs of TinySAM for the policy, one policy each")
+    tasks: list[str] = setting(["button-press-topdown-v3", "drawer-open-v3"], "tasks and suites")
+    demos: int = setting(25, "demonstrations per task")
+    steps: int = setting(1000, "training steps of every policy")
+    episodes: int = setting(20, "evaluation episodes per task")
+    severity: int = setting(2, "severity of the shifts")
+    seed: int = setting(0, "seed of data, training and evaluation")
+    overrides: list[str] = setting([], "settings of train.py for every policy")
+    work: Path = setting(Path("outputs/front-end-policy"), "folder of the runs")
+
+
+def main(settings: Settings) -> None:
+    quiet = ["logger=none", f"seed={settings.seed}"]
+    sam = settings.sam or train(settings.work / "sam", "task=perception/tinysam", *quiet)
+    clip = settings.clip or train(settings.work / "clip", "task=perception/tinyclip", *quiet)
+    common = [f"randomise=[{','.join(RANDOMISED)}]", f"episodes={settings.demos}", f"trainer.steps={settings.steps}"]
+    common += [
+        f"env.tasks=[{','.join(settings.tasks)}]",
+        "eval.episodes=0",
+        "trainer.validate_every=0",
+        *quiet,
+        *settings.overrides,
+    ]
+    frontend = ["frontend=tinysam", f"frontend.tinysam.checkpoint={sam}", f"frontend.tinysam.picker={clip}"]
     policies: dict[str, list[str]] = {"without": []}
-    policies |= {f"tinysam, {gives}": [*sees, f"frontend.tinysam.gives={gives}"] for gives in args.gives}
+    policies |= {f"tinysam, {gives}": [*frontend, f"frontend.tinysam.gives={gives}"] for gives in settings.gives}
 
     rows = []
-    for name, settings in policies.items():
-        run_dir = train(args.work / name.replace(", ", "-"), *common, *settings)
+    for name, overrides in policies.items():
+        run_dir = train(settings.work / name.replace(", ", "-"), *common, *overrides)
         for shift in SHIFTS:
-            result = score(run_dir, shift, args.severity, args.episodes)
+            result = score(run_dir, shift, settings.severity, settings.episodes)
             low, high = result["ci95"]
             rows.append(
                 {
@@ -101,14 +106,21 @@ def main() -> None:
                 }
             )
     machine = Machine()
-    setting = f"{', '.join(args.tasks)}; {args.demos} randomised demonstrations a task, {args.steps} steps"
-    title = f"{machine.title(machine.cores)}; {setting}"
-    text = f"{title}; severity {args.severity}, {args.episodes} unseen seeds a task\n\n{markdown(rows, TITLES)}"
-    result = machine.describe(machine.cores) | {"setting": {k: str(v) for k, v in vars(args).items()}, "rows": rows}
+    description = (
+        f"{', '.join(settings.tasks)}; {settings.demos} randomised demonstrations per task, {settings.steps} steps"
+    )
+    title = f"{machine.title(machine.cores)}; {description}"
+    text = (
+        f"{title}; severity {settings.severity}, {settings.episodes} unseen seeds per task\n\n{markdown(rows, TITLES)}"
+    )
+    result = machine.describe(machine.cores) | {
+        "setting": {key: str(value) for key, value in as_values(settings).items()},
+        "rows": rows,
+    }
     keep("front_end_policy", result, text)
     print(text + "\n")
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

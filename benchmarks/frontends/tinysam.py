@@ -1,16 +1,15 @@
 """TinySAM on generated tables: mean IoU for a point, a box and everything; hard prompts; distillation; int8; hierarchy.
 
-    uv run benchmarks/perception/tinysam.py
+    uv run python -m benchmarks.frontends.tinysam
 
-trains a teacher and three small students (from scratch with random and with hard prompts, and distilled), all on
-pictures whose objects, textures and seeds the test pictures do not share. What is finished is kept in `--work` and not
-done again. Writes results/tinysam.json and .md; the last line is one JSON object.
+trains a teacher and three small students (from scratch with random and with hard prompts, and distilled), all on images
+whose objects, textures and seeds are not in the test images. Finished parts are kept in `work` and not repeated. Writes
+results/tinysam.json and .md; the last line is one JSON object.
 """
 
-import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import Machine, keep, markdown
+from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, load_config
 from envs.scenes import open_labelled_images
 from policies import find_checkpoint
@@ -29,7 +29,7 @@ from tinyvla.frontends.tinysam.metrics import best_ious, compare, score_masks, s
 from tinyvla.frontends.tinysam.training import SamTrainable
 from tinyvla.training import Tracker, fit, make_accelerator
 
-# What is trained, in this order, and what differs between them.
+# Models in the order of training, with their options.
 RUNS: dict[str, dict[str, Any]] = {
     "teacher": {"size": "base"},
     "random prompts": {"hard_prompts": False},
@@ -46,36 +46,61 @@ TITLES = {
     "box": "a box",
     "everything": "everything",
 }
-CALIBRATION = 8  # pictures
+CALIBRATION = 8  # images
+
+
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    steps: int = setting(800, "training steps of every model")
+    batch_size: int = setting(8, "images per step")
+    train: int = setting(3000, "training images")
+    validation: int = setting(50, "validation images")
+    test: int = setting(200, "test images")
+    seed: int = setting(0, "seed of training")
+    work: str = setting("outputs/benchmarks/tinysam", "folder of finished parts")
+    data_dir: str = setting("data", "folder of generated images")
+    name: str = setting("tinysam", "name of the files in benchmarks/results")
 
 
 class Bench:
-    """Pictures and settings, and what is finished in a folder."""
+    """Images, settings and finished parts of this benchmark."""
 
-    def __init__(self, args: argparse.Namespace):
-        self.args, self.work = args, Path(args.work)
-        counts = {split: getattr(args, split) for split in ("train", "validation", "test")}
-        self.pictures = {
-            split: open_labelled_images("table", split, count, 128, seed=0, data_dir=Path(args.data_dir))
+    def __init__(self, settings: Settings):
+        self.settings, self.work = settings, Path(settings.work)
+        counts = {split: getattr(settings, split) for split in ("train", "validation", "test")}
+        self.images = {
+            split: open_labelled_images("table", split, count, 128, seed=0, data_dir=Path(settings.data_dir))
             for split, count in counts.items()
         }
         self.options = as_dict(load_config("train", ["task=perception/tinysam"]).task)
 
     def train(self, name: str) -> TinySAM:
-        """The best checkpoint of a run; a run that was cut short goes on."""
-        args, run_dir = self.args, self.work / name.replace(" ", "-")
+        """Best checkpoint of a run; an unfinished run is resumed."""
+        settings, run_dir = self.settings, self.work / name.replace(" ", "-")
         if not (run_dir / "seconds").exists():
-            given = dict(RUNS[name])
-            if "teacher" in given:
-                given["teacher"] = str(find_checkpoint(self.work / given["teacher"]))
-            settings = {"steps": args.steps, "batch_size": args.batch_size, "validate_every": -(-args.steps // 3)}
+            changes = dict(RUNS[name])
+            if "teacher" in changes:
+                changes["teacher"] = str(find_checkpoint(self.work / changes["teacher"]))
+            trainer = {
+                "steps": settings.steps,
+                "batch_size": settings.batch_size,
+                "validate_every": -(-settings.steps // 3),
+            }
             cfg = load_config(
                 "train",
-                ["task=perception/tinysam", "preset=cpu", "logger=none", f"run_dir='{run_dir}'", f"seed={args.seed}"]
-                + [f"trainer.{key}={value}" for key, value in settings.items()],
+                [
+                    "task=perception/tinysam",
+                    "preset=cpu",
+                    "logger=none",
+                    f"run_dir='{run_dir}'",
+                    f"seed={settings.seed}",
+                ]
+                + [f"trainer.{key}={value}" for key, value in trainer.items()],
             )
-            options = self.options | given | {"trainer": settings, "scored": args.validation}
-            trainable = SamTrainable(options, self.pictures, args.seed)
+            options = self.options | changes | {"trainer": trainer, "scored": settings.validation}
+            trainable = SamTrainable(options, self.images, settings.seed)
             started = time.perf_counter()
             with Tracker(run_dir, as_dict(cfg)) as tracker:
                 fit(trainable, cfg, make_accelerator("cpu", False), tracker, lambda _: trainable.evaluate())
@@ -85,36 +110,36 @@ class Bench:
         return frontend
 
     def scores(self, name: str, model: Segmenter) -> dict[str, list[np.ndarray]]:
-        """IoUs by mode and test picture; kept. The hierarchical way for everything."""
+        """IoUs by mode and test image, stored in a file; everything is segmented hierarchically."""
         file = self.work / f"{name.replace(' ', '-')}.npz"
         if not file.exists():
-            how = Everything(**self.options["everything"])
-            found = score_masks(
-                model, self.pictures["test"], len(self.pictures["test"]), (*PROMPTED, "everything"), how
+            everything = Everything(**self.options["everything"])
+            ious_by_mode = score_masks(
+                model, self.images["test"], len(self.images["test"]), (*PROMPTED, "everything"), everything
             )
-            arrays = {mode: np.concatenate(ious) for mode, ious in found.items()}
+            arrays = {mode: np.concatenate(ious) for mode, ious in ious_by_mode.items()}
             with file.with_suffix(".tmp").open("wb") as out:
-                np.savez(out, counts=[len(ious) for ious in found["box"]], **arrays)
+                np.savez(out, counts=[len(ious) for ious in ious_by_mode["box"]], **arrays)
             file.with_suffix(".tmp").replace(file)
-        kept = np.load(file)
-        places = np.cumsum(kept["counts"])[:-1]
-        return {mode: np.split(kept[mode], places) for mode in (*PROMPTED, "everything")}
+        stored = np.load(file)
+        places = np.cumsum(stored["counts"])[:-1]
+        return {mode: np.split(stored[mode], places) for mode in (*PROMPTED, "everything")}
 
     def quantised(self, model: Segmenter) -> Segmenter:
-        """The model in int8, calibrated on training pictures with a point and a box each."""
-        images = torch.tensor(self.pictures["train"].images[:CALIBRATION]).permute(0, 3, 1, 2) / 255
+        """The model in int8, calibrated on training images with a point and a box each."""
+        images = torch.tensor(self.images["train"].images[:CALIBRATION]).permute(0, 3, 1, 2) / 255
         corner = torch.tensor([[[30.0, 30, 90, 90]]]).expand(CALIBRATION, -1, -1)
         middle = corner.unflatten(2, (2, 2)).mean(2, keepdim=True)
         point = {"images": images, "points": middle, "labels": torch.ones(CALIBRATION, 1, 1)}
-        made = quantise(model, [point, {"images": images, "boxes": corner}])
-        assert isinstance(made, Segmenter)
-        return made
+        quantised = quantise(model, [point, {"images": images, "boxes": corner}])
+        assert isinstance(quantised, Segmenter)
+        return quantised
 
     def time_everything(self, model: Segmenter) -> dict[str, Any]:
-        """Plain and hierarchical, in turns on every test picture, on one thread; the time includes the encoder's."""
+        """Plain and hierarchical segmentation in turns on every test image, one thread; times include the encoder."""
         hierarchical = Everything(**self.options["everything"])
         ways = {"plain": replace(hierarchical, hierarchical=False), "hierarchical": hierarchical}
-        test, threads = self.pictures["test"], torch.get_num_threads()
+        test, threads = self.images["test"], torch.get_num_threads()
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         ious: dict[str, list[np.ndarray]] = {way: [] for way in ways}
         masks: dict[str, list[int]] = {way: [] for way in ways}
@@ -123,14 +148,15 @@ class Bench:
         for index in range(len(test)):
             instances = np.asarray(test.instances[index])
             pixels = np.bincount(instances.ravel())
-            truths = [instances == each for each in np.flatnonzero(pixels >= self.options["min_pixels"]) if each > 0]
+            numbers = np.flatnonzero(pixels >= self.options["min_pixels"])
+            truths = [instances == number for number in numbers if number > 0]
             for way in sorted(ways, reverse=index % 2 == 0):
                 started = time.perf_counter()
-                found = segment_everything(model, encode_picture(model, np.asarray(test.images[index])), ways[way])
+                predicted = segment_everything(model, encode_picture(model, np.asarray(test.images[index])), ways[way])
                 seconds[way].append(time.perf_counter() - started)
-                masks[way].append(len(found))
+                masks[way].append(len(predicted))
                 if truths:
-                    ious[way].append(np.array(best_ious(found, truths)))
+                    ious[way].append(np.array(best_ious(predicted, truths)))
         torch.set_num_threads(threads)
         return {
             **{
@@ -159,35 +185,24 @@ def points(figure: dict[str, Any]) -> str:
     return f"{100 * figure['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=800, help="of every training")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures a step")
-    parser.add_argument("--train", type=int, default=3000, help="pictures")
-    parser.add_argument("--validation", type=int, default=50)
-    parser.add_argument("--test", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", default="outputs/benchmarks/tinysam", help="folder of what is finished")
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--name", default="tinysam", help="of the files in benchmarks/results")
-    args = parser.parse_args()
+def main(settings: Settings) -> None:
 
-    bench, machine = Bench(args), Machine()
+    bench, machine = Bench(settings), Machine()
     models = {name: bench.train(name).model for name in RUNS}
     models["distilled, int8"] = bench.quantised(models["distilled"])
     scores = {name: bench.scores(name, model) for name, model in models.items()}
-    layers = [each for each in models["distilled, int8"].modules() if isinstance(each, Quantised)]
+    layers = [layer for layer in models["distilled, int8"].modules() if isinstance(layer, Quantised)]
     result: dict[str, Any] = {
-        "asked": vars(args),
+        "asked": as_values(settings),
         "machine": machine.describe(torch.get_num_threads()),
         "seconds": {name: int((bench.work / name.replace(" ", "-") / "seconds").read_text()) for name in RUNS},
         "models": {
-            name: {mode: summarise(ious) for mode, ious in found.items()} | {"parameters": parameters(models[name])}
-            for name, found in scores.items()
+            name: {mode: summarise(ious) for mode, ious in by_mode.items()} | {"parameters": parameters(models[name])}
+            for name, by_mode in scores.items()
         },
         "differences": {
-            f"{one} - {other}": {mode: compare(scores[one][mode], scores[other][mode]) for mode in scores[one]}
-            for one, other in (
+            f"{name} - {base}": {mode: compare(scores[name][mode], scores[base][mode]) for mode in scores[name]}
+            for name, base in (
                 ("hard prompts", "random prompts"),
                 ("distilled", "hard prompts"),
                 ("distilled, int8", "distilled"),
@@ -197,29 +212,29 @@ def main() -> None:
         "everything": bench.time_everything(models["distilled"]),
     }
     result["models"]["distilled, int8"]["parameters"] = result["models"]["distilled"]["parameters"]
-    text = describe(machine, args, result)
-    keep(args.name, result, text)
+    text = describe(machine, settings, result)
+    keep(settings.name, result, text)
     print(text)
     print(json.dumps(result))
 
 
-def describe(machine: Machine, args: argparse.Namespace, result: dict[str, Any]) -> str:
-    """The result as Markdown."""
+def describe(machine: Machine, settings: Settings, result: dict[str, Any]) -> str:
+    """Result as Markdown."""
     rows = [
         {
             "model": name,
-            "parameters": found["parameters"],
-            **{mode: cell(found[mode]) for mode in (*PROMPTED, "everything")},
+            "parameters": figures["parameters"],
+            **{mode: cell(figures[mode]) for mode in (*PROMPTED, "everything")},
         }
-        for name, found in result["models"].items()
+        for name, figures in result["models"].items()
     ]
     differences = [
-        {"model": name, **{mode: points(found[mode]) for mode in (*PROMPTED, "everything")}}
-        for name, found in result["differences"].items()
+        {"model": name, **{mode: points(figures[mode]) for mode in (*PROMPTED, "everything")}}
+        for name, figures in result["differences"].items()
     ]
     ways = [
-        {"way": way, "ms": round(found["ms"]), "masks": round(found["masks"], 1), "iou": cell(found)}
-        for way, found in result["everything"].items()
+        {"way": way, "ms": round(figures["ms"]), "masks": round(figures["masks"], 1), "iou": cell(figures)}
+        for way, figures in result["everything"].items()
         if way in ("plain", "hierarchical")
     ]
     box = result["models"]["distilled"]["box"]
@@ -227,25 +242,25 @@ def describe(machine: Machine, args: argparse.Namespace, result: dict[str, Any])
     everything = result["everything"]
     return "\n".join(
         [
-            f"{machine.title(torch.get_num_threads())}; {args.steps} steps of {args.batch_size} pictures a model, "
-            f"seed {args.seed}",
+            f"{machine.title(torch.get_num_threads())}; {settings.steps} steps of {settings.batch_size} images per "
+            f"model, seed {settings.seed}",
             "",
-            f"Mean IoU in percent on {box['pictures']} unseen pictures with {box['objects']} objects, with 95% "
-            "intervals (bootstrap over pictures).",
+            f"Mean IoU in percent on {box['pictures']} unseen images with {box['objects']} objects, with 95% "
+            "intervals (bootstrap over images).",
             "",
             markdown(rows, TITLES),
             "",
-            "Differences in points, on the same pictures.",
+            "Differences in points, on the same images.",
             "",
             markdown(differences, without),
             "",
-            f"Everything with the distilled model, one thread, in turns: the hierarchical way is "
+            f"Everything with the distilled model, one thread, in turns: the hierarchical mode is "
             f"{everything['times_as_fast']:.2f} times as fast and loses {points(everything['lost'])} points.",
             "",
-            markdown(ways, {"way": "way", "ms": "ms a picture", "masks": "masks a picture", "iou": "mean IoU"}),
+            markdown(ways, {"way": "way", "ms": "ms per image", "masks": "masks per image", "iou": "mean IoU"}),
         ]
     )
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

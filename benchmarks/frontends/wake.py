@@ -1,17 +1,17 @@
 """Person detection on generated rooms: the benchmark suite, width against resolution, int8, and the gate in a stream.
 
-    uv run benchmarks/perception/wake.py
+    uv run python -m benchmarks.frontends.wake
 
 trains one detector for the suite, int8 and the gate, and a grid of small MobileNetV2s for the table of widths and
-input sizes, all on rooms whose furniture, textures and seeds the test rooms do not share. What is finished is kept in
-`--work` and not done again. Writes results/wake.json and .md; the last line is one JSON object.
+input sizes, all on rooms whose furniture, textures and seeds are not in the test rooms. Finished parts are kept in
+`work` and not repeated. Writes results/wake.json and .md; the last line is one JSON object.
 """
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,38 +19,56 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.frontends.empty_stream import watch_empty
+from benchmarks.frontends.false_alarms import count_false_alarms
 from benchmarks.frontends.one_cycle import train
 from benchmarks.machine import Machine, keep, markdown
+from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, load_config
 from envs.scenes import generate_room_video, open_labelled_images
 from tinyvla.files import write_whole
 from tinyvla.frontends import load_frontend
 from tinyvla.frontends.wake import GateLimits, PersonGate, Wake
 from tinyvla.frontends.wake.frontend import predict
-from tinyvla.frontends.wake.metrics import leverage, quantisation_effect, score, sweep, wilson
+from tinyvla.frontends.wake.metrics import leverage, quantisation_effect, score, sweep
 from tinyvla.frontends.wake.model import McuNet
 from tinyvla.frontends.wake.patches import cost, parameters
 from tinyvla.frontends.wake.training import WakeTrainable
+from tinyvla.intervals import wilson_interval
 
 WIDTHS, SIZES = (0.1, 0.2, 0.35), (48, 80, 128)
 FPS = 30.0
 EMPTY_BEFORE_S, ENTRY_S, ROOM_S = 3.0, 4.0, 60.0
 
 
-class Bench:
-    """Pictures, and what is finished, in a folder."""
+@dataclass
+class Settings:
+    """Settings of the command line."""
 
-    def __init__(self, args: argparse.Namespace):
-        self.args, self.work = args, Path(args.work)
-        rooms = {split: getattr(args, split) for split in ("train", "validation", "test")}
+    train: int = setting(20000, "training rooms")
+    validation: int = setting(600, "validation rooms")
+    test: int = setting(1500, "test rooms")
+    steps: int = setting(5000, "training steps of the detector, 64 rooms each")
+    grid_steps: int = setting(1500, "training steps of each cell of the table, 32 rooms each")
+    entries: int = setting(40, "people who walk in")
+    minutes: int = setting(10, "minutes of empty rooms, one room each")
+    seed: int = setting(0, "seed of training")
+    data_dir: str = setting("data", "folder of generated rooms")
+    work: str = setting("outputs/bench-wake", "folder of finished parts")
+
+
+class Bench:
+    """Images, settings and finished parts of this benchmark."""
+
+    def __init__(self, settings: Settings):
+        self.settings, self.work = settings, Path(settings.work)
+        rooms = {split: getattr(settings, split) for split in ("train", "validation", "test")}
         self.rooms = {
-            split: open_labelled_images("room", split, count, 128, data_dir=Path(args.data_dir))
+            split: open_labelled_images("room", split, count, 128, data_dir=Path(settings.data_dir))
             for split, count in rooms.items()
         }
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What `measure` gives, or gave in an earlier call of this benchmark."""
+        """Result of `measure`, from the file of an earlier call if there is one."""
         file = self.work / f"{name}.json"
         if not file.exists():
             started = time.perf_counter()
@@ -59,13 +77,13 @@ class Bench:
         return json.loads(file.read_text())
 
     def detector(self, network: str, width: float, size: int, steps: int, batch_size: int) -> Wake:
-        """A trained one, kept."""
+        """Trained detector, stored in a folder."""
         folder = self.work / f"{network}-{width:g}-{size}"
         if not (folder / "config.json").exists():
             cfg = as_dict(load_config("train", ["task=perception/wake"]))
             trainer = cfg["trainer"] | {"steps": steps, "batch_size": batch_size}
             options = cfg["task"] | {"network": network, "width": width, "image_size": size, "trainer": trainer}
-            trainable = WakeTrainable(options, self.rooms, self.args.seed)
+            trainable = WakeTrainable(options, self.rooms, self.settings.seed)
             train(trainable, trainer)
             trainable.save(folder)
         wake = load_frontend(folder)
@@ -74,7 +92,7 @@ class Bench:
 
 
 def costs(wake: Wake) -> dict[str, Any]:
-    """Parameters, work, and the peak memory of activations, whole and in 3 x 3 patches; bytes are int8's."""
+    """Parameters, MACs, and peak memory of int8 activations, whole and in 3 x 3 patches."""
     blocks, size = list(wake.network.features), (wake.image_size, wake.image_size)  # type: ignore[arg-type]
     whole, patched = cost(blocks, size), cost(blocks, size, 3, McuNet.patched)
     return {
@@ -88,39 +106,39 @@ def costs(wake: Wake) -> dict[str, Any]:
 
 
 def detector_ms(wake: Wake) -> float:
-    """Median of one picture, one thread."""
-    threads, picture = torch.get_num_threads(), np.zeros((128, 128, 3), np.uint8)
+    """Median milliseconds per image on one thread."""
+    threads, image = torch.get_num_threads(), np.zeros((128, 128, 3), np.uint8)
     torch.set_num_threads(1)
     times = []
     for _ in range(60):
         started = time.perf_counter()
-        wake.probability(picture)
+        wake.probability(image)
         times.append(1e3 * (time.perf_counter() - started))
     torch.set_num_threads(threads)
     return round(float(np.median(times[10:])), 2)
 
 
 def int8(bench: Bench, wake: Wake) -> dict[str, Any]:
-    """How scores change with int8 weights and activations."""
+    """Changes of scores with int8 weights and activations."""
     from tinyvla.compression.quantisation import quantise
 
     images = np.array(bench.rooms["train"].images[:64])
     batches = [torch.from_numpy(images).permute(0, 3, 1, 2)]
-    found = quantisation_effect(wake, quantise, batches, bench.rooms["test"])
-    brief = {name: {key: found[name][key] for key in ("accuracy", "auroc", "f1")} for name in ("float", "quantised")}
-    return brief | {"changed": found["changed"], "largest_difference": found["largest_difference"]}
+    effect = quantisation_effect(wake, quantise, batches, bench.rooms["test"])
+    brief = {name: {key: effect[name][key] for key in ("accuracy", "auroc", "f1")} for name in ("float", "quantised")}
+    return brief | {"changed": effect["changed"], "largest_difference": effect["largest_difference"]}
 
 
 def entries(bench: Bench, wake: Wake, ms: float) -> dict[str, Any]:
-    """How soon the gate closes when somebody walks into an empty room."""
+    """Delay until the gate closes when a person walks into an empty room."""
     trials = []
     for number in range(bench.args.entries):
         came, frames = int(EMPTY_BEFORE_S * FPS), int((EMPTY_BEFORE_S + ENTRY_S) * FPS)
-        pictures, labels = zip(*generate_room_video("test", number, frames, came, 128, FPS), strict=True)
+        images, labels = zip(*generate_room_video("test", number, frames, came, 128, FPS), strict=True)
         wide = np.array([label["box"][2] - label["box"][0] if label["box"] else 0 for label in labels])
         first, half = (int(np.argmax(wide >= share)) for share in (1, wide.max() / 2))
         gate, closed = PersonGate(limits_of(wake)), []
-        for frame, probability in enumerate(predict(wake, np.stack(pictures))):
+        for frame, probability in enumerate(predict(wake, np.stack(images))):
             gate.see(frame / FPS, float(probability))
             closed.append(gate.person_in_view(frame / FPS))
         raised = next((frame for frame in range(first, frames) if closed[frame]), None)
@@ -137,35 +155,35 @@ def entries(bench: Bench, wake: Wake, ms: float) -> dict[str, Any]:
 
 
 def summarise(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In how many trials the gate, open before, closed within 200 ms: of the first 0.3% of the picture, and of half of
+    """Trials in which the gate, open before, closed within 200 ms: of the first 0.3% of the image, and of half of
     the person."""
-    mine, rows = [trial for trial in trials if not trial["closed_before"]], []
-    for name, meaning in (("after_first_ms", "first 0.3% of the picture"), ("after_half_ms", "half of the person")):
-        times = [trial[name] for trial in mine if trial[name] is not None]
+    open_before, rows = [trial for trial in trials if not trial["closed_before"]], []
+    for name, meaning in (("after_first_ms", "first 0.3% of the image"), ("after_half_ms", "half of the person")):
+        times = [trial[name] for trial in open_before if trial[name] is not None]
         quick = sum(time <= 200 for time in times)
         rows.append(
             {
                 "since": meaning,
                 "within_200_ms": quick,
-                "trials": len(mine),
-                "ci95": wilson(quick, len(mine)),
+                "trials": len(open_before),
+                "ci95": wilson_interval(quick, len(open_before)),
                 "median_ms": round(float(np.median(times)), 1) if times else None,
-                "never": len(mine) - len(times),
+                "never": len(open_before) - len(times),
             }
         )
     return rows
 
 
 def empty_rooms(bench: Bench, wake: Wake) -> dict[str, Any]:
-    """How often the gate closes while it looks into empty rooms, one after the other; some have people on posters."""
+    """False alarms in empty rooms, one after the other; some rooms have people on posters."""
 
     def probabilities() -> Iterator[float]:
         for room in range(bench.args.minutes):
             stream = generate_room_video("test", 1000 + room, int(ROOM_S * FPS), None, 128, FPS)
-            while pictures := [picture for picture, _ in islice(stream, 60)]:
-                yield from predict(wake, np.stack(pictures))
+            while images := [image for image, _ in islice(stream, 60)]:
+                yield from predict(wake, np.stack(images))
 
-    return {"minutes": bench.args.minutes} | watch_empty(limits_of(wake), probabilities(), FPS)
+    return {"minutes": bench.args.minutes} | count_false_alarms(limits_of(wake), probabilities(), FPS)
 
 
 def limits_of(wake: Wake) -> GateLimits:
@@ -182,7 +200,7 @@ def text_of(result: dict[str, Any], title: str) -> str:
         for value, one in values.items()
         if one["f1"] is not None
     ]  # fmt: skip
-    suite = markdown(rows, {"kind": "pictures", "f1": "F1", "ci": "95%", "recall": "recall", "alarms": "false alarms"})
+    suite = markdown(rows, {"kind": "images", "f1": "F1", "ci": "95%", "recall": "recall", "alarms": "false alarms"})
     grid = [
         {"width": row["width"], "size": row["image_size"], "accuracy": share(row["accuracy"]),
          "auroc": share(row["auroc"]),
@@ -194,9 +212,9 @@ def text_of(result: dict[str, Any], title: str) -> str:
                  for value in ("near", "mid", "far")}  # fmt: skip
     table = markdown(grid, titles | distances)
     effect = markdown(
-        [{"what": what, **{k: share(result["int8"][what][k]) for k in ("accuracy", "auroc", "f1")}}
-         for what in ("float", "quantised")],
-        {"what": "", "accuracy": "accuracy", "auroc": "AUROC", "f1": "F1"},
+        [{"model": model, **{key: share(result["int8"][model][key]) for key in ("accuracy", "auroc", "f1")}}
+         for model in ("float", "quantised")],
+        {"model": "", "accuracy": "accuracy", "auroc": "AUROC", "f1": "F1"},
     )  # fmt: skip
     gate = markdown(
         [{"since": row["since"], "quick": f"{row['within_200_ms']} of {row['trials']}", "ci": _range(row["ci95"]),
@@ -214,7 +232,7 @@ def text_of(result: dict[str, Any], title: str) -> str:
     )
     return "\n\n".join(
         [
-            title, suite_line, suite, table, f"Points of AUROC for a doubling: {doubling}.", effect, gate,
+            title, suite_line, suite, table, f"Points of AUROC per doubling: {doubling}.", effect, gate,
             f"Empty rooms: closed {empty['raises']} times in {empty['minutes']} minutes ({empty['closed_s']} s).",
             f"Cost: `{json.dumps(result['cost'])}`",
         ]
@@ -225,28 +243,16 @@ def _range(interval: list[float] | None) -> str:
     return "" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=20000, help="rooms (default: %(default)s)")
-    parser.add_argument("--validation", type=int, default=600, help="rooms (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=1500, help="rooms (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=5000, help="of the detector, 64 rooms each (default: %(default)s)")
-    parser.add_argument("--grid-steps", type=int, default=1500, help="of each cell of the table, 32 rooms each")
-    parser.add_argument("--entries", type=int, default=40, help="people who walk in (default: %(default)s)")
-    parser.add_argument("--minutes", type=int, default=10, help="of empty rooms, a room each (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--work", default="outputs/bench-wake")
-    args = parser.parse_args()
+def main(settings: Settings) -> None:
 
-    bench, machine = Bench(args), Machine()
-    wake = bench.detector("mcunet", 1.0, 128, args.steps, 64)
+    bench, machine = Bench(settings), Machine()
+    wake = bench.detector("mcunet", 1.0, 128, settings.steps, 64)
     test = bench.rooms["test"]
 
     def cell(width: float, size: int) -> Wake:
-        return bench.detector("mobilenet_v2", width, size, args.grid_steps, 32)
+        return bench.detector("mobilenet_v2", width, size, settings.grid_steps, 32)
 
-    result: dict[str, Any] = {"machine": machine.describe(torch.get_num_threads()), "arguments": vars(args)}
+    result: dict[str, Any] = {"machine": machine.describe(torch.get_num_threads()), "arguments": as_values(settings)}
     result["cost"] = bench.once("cost", lambda: costs(wake))
     result["suite"] = bench.once("suite", lambda: score(predict(wake, test.images), test.labels))
     result["table"] = bench.once("table", lambda: sweep(cell, WIDTHS, SIZES, test))
@@ -260,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

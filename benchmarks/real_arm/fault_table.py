@@ -1,15 +1,15 @@
-"""What happens when something goes wrong in mid-motion: benchmarks/real_arm/fault_table.py [--n 20] [--faults ...].
+"""Faults in mid-motion on the twin: time until the arm is safe, and the state that the run leaves.
 
-Every fault strikes the twin, over the wire and through the whole of deploy.py's path, n times, each time at another
-moment of a motion of all joints. Of each trial: the seconds until the arm was safe, by the simulation's own word;
-whether an error got past the one line that ends a run; how many servos still had torque afterwards; whether the
-recording can be opened and is whole.
+    uv run python -m benchmarks.real_arm.fault_table
+    uv run python -m benchmarks.real_arm.fault_table n=5 faults=[unplug,sigkill]
 
-Finished trials are kept in results/fault_table.json, and the same command goes on where it was stopped. A trial takes
-10 to 20 seconds.
+Every fault strikes the twin n times, over the serial port and through the whole path of deploy.py, each time at another
+moment of a motion of all joints. A trial gives the seconds until the arm is safe in the simulation, the line that ends
+the run, the number of servos with torque afterwards, and whether the recording can be opened and is complete.
+
+Finished trials are kept in results/fault_table.json, and the same command resumes. A trial takes 10 to 20 seconds.
 """
 
-import argparse
 import contextlib
 import json
 import logging
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ from benchmarks.real_arm.faults import (
     wait_for_motion,
 )
 from benchmarks.real_arm.rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, waving
+from benchmarks.settings import setting, start
 from policies.data import open_dataset
 from robot_io.deployment import Episode
 from robot_io.recording import Recorder
 from tinyvla.errors import UserError
 
+ALL_FAULTS = FAULTS | PROCESS_FAULTS
 MOVING, HALF = 10.0, 0.51  # degrees/s; share of the torque
-STEADY_S = 0.2  # safe for so long counts as safe, where a joint tries again after a while
+STEADY_S = 0.2  # time without motion that counts as safe, for joints that try again
 TITLES = {
     "about": "fault",
     "n": "n",
@@ -58,7 +61,7 @@ TITLES = {
 
 
 class Striker:
-    """A watcher that lets the arm's own torque hold it, and makes a fault happen after so many ticks."""
+    """Watcher that releases the arm at the start and strikes with a fault after `ticks`."""
 
     def __init__(self, fault: Fault, ticks: int, rig: Rig, runner: Waving | Served) -> None:
         self._fault, self._left, self._rig, self._runner = fault, ticks, rig, runner
@@ -81,7 +84,7 @@ class Striker:
 
 
 def seconds_until_safe(fault: Fault, since: float, until: float, truth: Truth) -> float | None:
-    """From when a fault struck; None if the arm was not safe by the time `until`."""
+    """Seconds from the strike at `since` until the arm is safe; None if it is not by `until`."""
     times, speeds, torques = truth.arrays()
     after = (times >= since) & (times <= until)
     times, speeds, torques = times[after] - since, speeds[after], torques[after]
@@ -91,7 +94,7 @@ def seconds_until_safe(fault: Fault, since: float, until: float, truth: Truth) -
         return None
     if not unsafe.any():
         return 0.0
-    if fault.safe == LIMITED:  # the joint tries again now and then, so the first time counts
+    if fault.safe == LIMITED:  # the joint tries again at times, so the first safe moment counts
         steady = [unsafe[(times >= start) & (times < start + STEADY_S)].any() for start in times]
         return None if all(steady) else round(float(times[steady.index(False)]), 3)
     last = int(np.flatnonzero(unsafe)[-1])
@@ -99,29 +102,29 @@ def seconds_until_safe(fault: Fault, since: float, until: float, truth: Truth) -
 
 
 def readable(folder: Path, report: Mapping[str, Any]) -> bool | None:
-    """Whether a recording can be opened and has the frames that it should; None: there was nothing to record."""
+    """True if a recording can be opened and has all of its frames; None if there was nothing to record."""
     figures = report.get("recording", {})
     if not figures.get("frames"):
         return None if not folder.exists() and "error" not in figures else False
     try:
         dataset = open_dataset(folder)
         return len(dataset) == figures["frames"] and dataset[len(dataset) - 1]["action"].isfinite().all().item()
-    except Exception:  # any is a recording that cannot be read
+    except Exception:  # any error means that it cannot be read
         return False
 
 
 class Recorders:
-    """Folders with a recorder each, the next of which starts ahead: its process takes seconds."""
+    """Recorders in a folder each; the next one starts in advance, because its process takes seconds."""
 
     def __init__(self, rig: Rig, runner: Waving | Served) -> None:
         self._rig, self._runner, self._pool = rig, runner, ThreadPoolExecutor(1)
         self._ahead: Future[tuple[Path, Recorder]] | None = None
 
     def next(self, ahead: bool) -> tuple[Path, Recorder]:
-        """One that has started; ahead: start another."""
-        given = (self._ahead or self._pool.submit(self._start)).result()
+        """Folder and recorder that has started; ahead: start the next one."""
+        recorder = (self._ahead or self._pool.submit(self._start)).result()
         self._ahead = self._pool.submit(self._start) if ahead else None
-        return given
+        return recorder
 
     def close(self) -> None:
         if self._ahead is not None:
@@ -136,10 +139,10 @@ class Recorders:
 def in_this_process(
     name: str, fault: Fault, rig: Rig, runner: Waving | Served, number: int, recorders: Recorders
 ) -> dict[str, Any]:
-    """One trial of a fault of the arm, its cameras or its policy."""
+    """Result of one trial of a fault of the arm, its cameras or its policy."""
     ticks = int(np.random.default_rng([sum(map(ord, name)), number]).integers(15, 46))
     striker = Striker(fault, ticks, rig, runner)
-    folder, recorder = recorders.next(ahead=fault.around is None)  # which may change who this process is
+    folder, recorder = recorders.next(ahead=fault.around is None)  # such a context may change this process's user
     with recorder:
         rig.hold()
         line, began, report = "", time.monotonic(), {}
@@ -162,7 +165,7 @@ def in_this_process(
                 runner.wake()
             torque = truth.newest[2]
         since = began if fault.safe == LIMP else striker.struck
-        until = striker.ended if fault.ends is None else np.inf  # then the arm is taken back to where it was
+        until = striker.ended if fault.ends is None else np.inf  # a run that continues moves the arm back
     expected = re.search(fault.ends, line) is not None if fault.ends else not line
     return {
         "seconds": seconds_until_safe(fault, since, until, truth),
@@ -175,7 +178,7 @@ def in_this_process(
 
 
 def of_a_process(name: str, fault: Fault, rig: Rig, number: int, folder: Path) -> dict[str, Any]:
-    """One trial of what ends or stops the process of deploy.py."""
+    """Result of one trial of a signal that ends or stops the process of deploy.py."""
     rig.hold()
     run_dir = folder / "run"
     with Truth(rig.twin.folder) as truth:
@@ -203,7 +206,7 @@ def of_a_process(name: str, fault: Fault, rig: Rig, number: int, folder: Path) -
 
 
 def _until_written(recording: Path, patience_s: float = 60.0) -> None:
-    """The process that writes a recording ends by itself once the run has."""
+    """Wait for the process that writes the recording, which ends after the run."""
     end = time.monotonic() + patience_s
     while not _opens(recording) and time.monotonic() < end:
         time.sleep(1)
@@ -217,10 +220,10 @@ def _opens(recording: Path) -> bool:
 
 
 def row(name: str, fault: Fault, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """A fault's line of the table."""
+    """Row of the table for a fault."""
     n = len(trials)
     seconds = [trial["seconds"] for trial in trials]
-    kept = [trial["readable"] for trial in trials if trial["readable"] is not None]
+    readable_trials = [trial["readable"] for trial in trials if trial["readable"] is not None]
     allowed = [trial["torque_left"] <= fault.keeps_torque for trial in trials]
     return {
         "name": name,
@@ -232,44 +235,46 @@ def row(name: str, fault: Fault, trials: list[dict[str, Any]]) -> dict[str, Any]
         "within": f"{sum(value is not None and value <= fault.bound_s for value in seconds)}/{n}",
         "one_line": f"{sum(trial['expected'] for trial in trials)}/{n}",
         "limp": f"{sum(allowed)}/{n}" + (f" ({fault.keeps_torque} cannot be reached)" if fault.keeps_torque else ""),
-        "readable": f"{sum(kept)}/{len(kept)}" if kept else "nothing recorded",
+        "readable": f"{sum(readable_trials)}/{len(readable_trials)}" if readable_trials else "nothing recorded",
     }
 
 
 def store(trials: dict[str, list[dict[str, Any]]]) -> None:
-    """All finished trials, and the table of them."""
-    faults = FAULTS | PROCESS_FAULTS
-    rows = [row(name, faults[name], done) for name, done in trials.items() if done]
+    """Write all finished trials and their table."""
+    rows = [row(name, ALL_FAULTS[name], done) for name, done in trials.items() if done]
     result = Machine().describe(1) | {"rows": rows, "trials": trials}
     keep("fault_table", result, f"{Machine().title(1)}\n\n{markdown(rows, TITLES)}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = [*FAULTS, *PROCESS_FAULTS]
-    parser.add_argument("--n", type=int, default=20, help="trials of a fault (default: %(default)s)")
-    parser.add_argument("--faults", nargs="+", choices=every, default=every, metavar="FAULT", help=", ".join(every))
-    parser.add_argument("--anew", action="store_true", help="forget these faults' finished trials")
-    args = parser.parse_args()
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    n: int = setting(20, "trials per fault")
+    faults: list[str] = setting(list(ALL_FAULTS), "faults", ALL_FAULTS)
+    anew: bool = setting(False, "forget the finished trials of these faults")
+
+
+def main(settings: Settings) -> None:
     logging.disable(logging.CRITICAL)
     path = RESULTS / "fault_table.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    trials = {name: kept.get("trials", {}).get(name, []) for name in every}
-    if kept.get("machine") != Machine().name:
-        trials = {name: [] for name in every}
-    for name in args.faults if args.anew else ():
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    trials = {name: earlier.get("trials", {}).get(name, []) for name in ALL_FAULTS}
+    if earlier.get("machine") != Machine().name:
+        trials = {name: [] for name in ALL_FAULTS}
+    for name in settings.faults if settings.anew else ():
         trials[name] = []
-    usual = [name for name in args.faults if name not in {*TWIN_OF, *SERVED}]
-    alone = [name for name in args.faults if name not in usual]
-    for names in [usual, *([name] for name in alone)]:
-        if any(len(trials[name]) < args.n for name in names):
-            play(names, args.n, trials)
-    rows = [row(name, (FAULTS | PROCESS_FAULTS)[name], done) for name, done in trials.items() if done]
+    shared = [name for name in settings.faults if name not in {*TWIN_OF, *SERVED}]
+    separate = [name for name in settings.faults if name not in shared]
+    for names in [shared, *([name] for name in separate)]:
+        if any(len(trials[name]) < settings.n for name in names):
+            play(names, settings.n, trials)
+    rows = [row(name, ALL_FAULTS[name], done) for name, done in trials.items() if done]
     print(json.dumps({"rows": rows}))
 
 
 def play(names: list[str], n: int, trials: dict[str, list[dict[str, Any]]]) -> None:
-    """The trials of some faults that are still to be done, on one twin and with one policy."""
+    """Play the missing trials of some faults, on one twin and with one policy."""
     policy = served if names[0] in SERVED else waving
     with (
         start_rig(**TWIN_OF.get(names[0], {})) as rig,
@@ -289,4 +294,4 @@ def play(names: list[str], n: int, trials: dict[str, list[dict[str, Any]]]) -> N
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

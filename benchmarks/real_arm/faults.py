@@ -1,7 +1,7 @@
-"""What can go wrong in mid-motion, how each is brought about, and what has to have happened by when.
+"""Faults of fault_table.py: their causes, the safe state that must follow, and its deadline.
 
-Used by fault_table.py. A fault strikes a run on the twin through the serial port; what the arm really does is taken
-from the simulation. Joints are safe while they stand still or have no torque.
+A fault strikes a run on the twin through the serial port; the state of the arm is read from the simulation. Joints are
+safe while they stand still or have no torque.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_arm.rig import ROOT, START, Rig, Served, Waving
+from benchmarks.machine import ROOT
+from benchmarks.real_arm.rig import START, Rig, Served, Waving
 
 type Strike = Callable[[Rig, Waving | Served], object]
 
@@ -25,11 +26,17 @@ STILL, LIMITED, LIMP = "still", "torque limited", "torque off"
 
 @dataclass(frozen=True)
 class Fault:
-    """about: for the table. strike: what makes it happen, given the rig and the runner; None: it goes on all the time
-    (see `around`). safe: STILL: no joint with torque moves, LIMITED: nobody pushes with more than half the torque,
-    LIMP. bound_s: seconds until then. ends: what the one line that ends the run has to say; None: the run goes on.
-    keeps_torque: how many servos cannot be told to let go. rest_s: how long a run that goes on is watched. around:
-    context in which the run takes place, which gives the changes to the robot's section.
+    """A fault and its expected outcome.
+
+    Args:
+        about: description for the table.
+        safe: safe state: STILL (no joint with torque moves), LIMITED (no servo uses more than half its torque), LIMP.
+        bound_s: deadline of the safe state in seconds.
+        strike: causes the fault, from the rig and the runner; None: it is there from the start (see `around`).
+        ends: pattern of the line that ends the run; None: the run continues.
+        keeps_torque: number of servos that cannot be reached to switch their torque off.
+        rest_s: seconds that a run which continues is watched.
+        around: context of the run, which gives changes to the robot section of the configuration.
     """
 
     about: str
@@ -54,7 +61,7 @@ def _bug(rig: Rig, runner: Waving | Served) -> None:
     raise ZeroDivisionError("a bug")
 
 
-# --- what is wrong before the first motion ---
+# --- faults before the first motion ---
 
 
 @contextlib.contextmanager
@@ -90,7 +97,7 @@ def missing_servo(rig: Rig) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def no_permission(rig: Rig) -> Iterator[dict[str, Any]]:
-    """As somebody who may not open the port: root, whom nothing is forbidden, becomes nobody for the while."""
+    """Take the permission for the port away; root, which has every permission, becomes the user nobody meanwhile."""
     terminal = os.path.realpath(rig.twin.port)
     mode, nobody = os.stat(terminal).st_mode, 65534
     os.chmod(terminal, 0)
@@ -109,7 +116,7 @@ def no_permission(rig: Rig) -> Iterator[dict[str, Any]]:
         os.chmod(terminal, mode)
 
 
-# --- what happens to the process ---
+# --- faults of the process ---
 
 
 def kill(number: int) -> Callable[[subprocess.Popen], object]:
@@ -117,7 +124,7 @@ def kill(number: int) -> Callable[[subprocess.Popen], object]:
 
 
 def command(rig: Rig, run_dir: Path) -> list[str]:
-    """deploy.py as it is typed, for an arm that somebody else has started."""
+    """Command line of deploy.py for an arm that another process has started."""
     section = rig.section()
     cameras = {
         name: {key: camera[key] for key in ("type", "camera", "folder", "width", "height", "fps")}
@@ -141,7 +148,7 @@ def command(rig: Rig, run_dir: Path) -> list[str]:
 
 @contextlib.contextmanager
 def deploying(rig: Rig, run_dir: Path) -> Iterator[subprocess.Popen]:
-    """deploy.py in a process of its own, from its first episode on; ended at the end, if it has not."""
+    """Process of deploy.py from its first episode on; it is killed at the end if it has not ended."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command(rig, run_dir), cwd=rig.folder, start_new_session=True, **pipes)  # type: ignore[call-overload]
     try:
@@ -168,10 +175,10 @@ FAULTS = {
     "brown_out": Fault("a servo starts anew", STILL, 1.0, on_twin("brown_out elbow_flex"), "went off by itself"),
     "camera_stops": Fault("a camera stops", STILL, 1.2, on_twin("camera_stops front"), "a camera failed: .* old"),
     "camera_repeats": Fault(
-        "a camera repeats a picture", STILL, 2.0, on_twin("camera_repeats front"), "a camera failed: .* same picture"
+        "a camera repeats an image", STILL, 2.0, on_twin("camera_repeats front"), "a camera failed: .* same picture"
     ),
     "camera_late": Fault(
-        "pictures come 1 s late", STILL, 1.2, on_twin("camera_late front 1.0"), "a camera failed: .* old"
+        "images come 1 s late", STILL, 1.2, on_twin("camera_late front 1.0"), "a camera failed: .* old"
     ),
     "policy_hangs": Fault("the policy hangs", STILL, 1.2, in_policy("hangs"), "put out nothing new", rest_s=8.0),
     "server_hangs": Fault(
@@ -182,15 +189,15 @@ FAULTS = {
     "calibration": Fault("another arm's calibration", LIMP, 0, ends="it is another arm's", around=other_arm),
     "missing_id": Fault("a servo's id is missing", LIMP, 0, ends=r"wrist_flex \(id 4\) does not", around=missing_servo),
     "two_of_one_id": Fault("two servos have one id", LIMP, 0, ends="two servos answer as"),
-    "wrong_port": Fault("a port that is none", LIMP, 0, ends="there is no port", around=no_such_port),
+    "wrong_port": Fault("a port that does not exist", LIMP, 0, ends="there is no port", around=no_such_port),
     "empty_port": Fault("a port without servos", LIMP, 0, ends="no servo answers", around=another_port),
     "permission": Fault("no permission for the port", LIMP, 0, ends="no permission to use", around=no_permission),
 }
-TWIN_OF = {"two_of_one_id": {"ids": [1, 2, 3, 3, 5, 6]}}  # faults that need an arm of their own
+TWIN_OF = {"two_of_one_id": {"ids": [1, 2, 3, 3, 5, 6]}}  # faults with changed settings of the twin
 
-SERVED = {"server_hangs"}  # faults of a policy that is on a server
+SERVED = {"server_hangs"}  # faults of a policy on a server
 
-# What ends or stops the process of deploy.py; all servos are limp in the end.
+# Signals that end or stop the process of deploy.py; all servos are limp afterwards.
 PROCESS_FAULTS = {
     "sigint": Fault("Ctrl-C", LIMP, 2.0, ends="SIGINT"),
     "sigterm": Fault("kill (SIGTERM)", LIMP, 2.0, ends="SIGTERM"),
@@ -208,7 +215,7 @@ SIGNALS = {
 
 
 def wait_for_motion(truth: Any, patience_s: float = 30.0) -> None:
-    """Until a joint with torque moves by more than 10 degrees/s."""
+    """Wait until a joint with torque moves by more than 10 degrees/s."""
     end = time.monotonic() + patience_s
     while time.monotonic() < end:
         _, speeds, torques = truth.newest

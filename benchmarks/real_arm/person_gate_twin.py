@@ -1,21 +1,21 @@
-"""How soon the arm's twin stops when a person comes into its camera's view, detector and wire included.
+"""Delay until the arm's twin stops when a person enters its camera's view, detector and serial port included.
 
-    uv run benchmarks/real_arm/person_gate_twin.py
+    uv run python -m benchmarks.real_arm.person_gate_twin
 
-First a person detector is trained on pictures of the table with and without people who reach over it (kept in --work).
-Then the twin sweeps its arm under `Deployment` at 30 Hz, and in every trial a visitor whose looks the detector has not
-seen is moved into the front camera's view at a random moment. Times count from the first frame that was taken after
-that: until the first tick that held the arm, until the last pose that was sent another than the one before, and until
-the arm itself stood still. At last the gate watches minutes of the empty table, the arm sweeping, and should stay open.
+First a person detector is trained on images of the table with and without people who reach over it (kept in `work`).
+Then the twin sweeps its arm under `Deployment` at 30 Hz, and in every trial a visitor with a look that is not in the
+training images moves into the front camera's view at a random moment. Times count from the first frame after that: to
+the first tick that holds the arm, to the last pose that differs from the one before, and to the standstill of the arm.
+In the end the gate watches the empty table for minutes, the arm sweeping, and should stay open.
 Writes results/person_gate_twin.json and .md; the last line is one JSON object.
 """
 
-import argparse
 import json
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.frontends.empty_stream import watch_empty
+from benchmarks.frontends.false_alarms import count_false_alarms
 from benchmarks.frontends.one_cycle import train
 from benchmarks.machine import Machine, keep, markdown
+from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, decode, load_config
 from envs.rendering import CameraRenderers, mujoco
 from envs.so101.simulation import Simulation
@@ -40,29 +41,41 @@ from robot_io.twin import TwinSettings, start_twin
 from tinyvla.frontends import load_frontend
 from tinyvla.frontends.wake import GateLimits, Wake
 from tinyvla.frontends.wake.dataset import Pictures
-from tinyvla.frontends.wake.metrics import wilson
 from tinyvla.frontends.wake.training import WakeTrainable
+from tinyvla.intervals import wilson_interval
 
 CAMERA, SIZE, FPS = "front", 96, 30.0
 HOME = (0.0, -48.0, 30.0, 85.0, 3.0, 45.0)
-SWING, PERIOD_S = (35.0, 6.0, 6.0, 8.0, 10.0, 0.0), (4.0, 3.1, 2.7, 2.3, 3.7, 1.0)  # of each joint, LeRobot's units
+SWING, PERIOD_S = (35.0, 6.0, 6.0, 8.0, 10.0, 0.0), (4.0, 3.1, 2.7, 2.3, 3.7, 1.0)  # per joint, LeRobot's units
 LIMIT_MS = 300.0
-VISITORS, LOOKS = 8, 1_000_000  # of the twin; the training pictures' looks have other seeds
+VISITORS, LOOKS = 8, 1_000_000  # of the twin; looks in the training images have other seeds
 STILL = np.radians(1.0)  # rad/s
-MOVING_S, WAIT_S = 0.6, 5.0  # the arm has to have moved for so long before a trial; a trial is lost after
+MOVING_S, WAIT_S = 0.6, 5.0  # motion before a trial; wait until a trial counts as failed
 
 
-def train_detector(args: argparse.Namespace) -> Path:
-    """A detector for this table, kept in the folder that is returned."""
-    folder = Path(args.work) / "detector"
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    trials: int = setting(50, "visits")
+    images: int = setting(3000, "training images of the detector")
+    steps: int = setting(500, "training steps of the detector, 64 images each")
+    empty_minutes: int = setting(10, "minutes of the table without visitors")
+    seed: int = setting(0, "seed of training and trials")
+    work: str = setting("outputs/bench-person-gate", "folder of the detector")
+
+
+def train_detector(settings: Settings) -> Path:
+    """Folder of the detector for this table, trained if it is missing."""
+    folder = Path(settings.work) / "detector"
     if not (folder / "config.json").exists():
-        pictures = {
+        images = {
             split: Pictures(*visited_pictures(count, CAMERA, SIZE, seed))
-            for seed, (split, count) in enumerate((("train", args.pictures), ("validation", 400), ("test", 400)))
+            for seed, (split, count) in enumerate((("train", settings.images), ("validation", 400), ("test", 400)))
         }
         cfg = as_dict(load_config("train", ["task=perception/wake"]))
-        trainer = cfg["trainer"] | {"steps": args.steps, "batch_size": 64}
-        trainable = WakeTrainable(cfg["task"] | {"image_size": SIZE, "trainer": trainer}, pictures, args.seed)
+        trainer = cfg["trainer"] | {"steps": settings.steps, "batch_size": 64}
+        trainable = WakeTrainable(cfg["task"] | {"image_size": SIZE, "trainer": trainer}, images, settings.seed)
         train(trainable, trainer)
         trainable.save(folder)
         figures = {name: figure._asdict() for name, figure in trainable.test().items()}
@@ -71,7 +84,7 @@ def train_detector(args: argparse.Namespace) -> Path:
 
 
 class Sweep:
-    """In a policy's place: swings every joint about a pose, for ever."""
+    """Runner in place of a policy that swings every joint about a pose."""
 
     def __init__(self) -> None:
         camera = {f"observation.images.{CAMERA}": SimpleNamespace(shape=(3, SIZE, SIZE))}
@@ -91,16 +104,16 @@ class Sweep:
 
 
 def sweep(seconds: float) -> np.ndarray:
-    """Where the arm is to be, (6,) in LeRobot's units."""
+    """Pose of the arm at a time, (6,) in LeRobot's units."""
     return np.array(HOME) + np.array(SWING) * np.sin(2 * np.pi * seconds / np.array(PERIOD_S))
 
 
 class Log:
-    """A watcher: what every tick sent, and when it had."""
+    """Watcher that records time, reaction and pose of every tick."""
 
     def __init__(self, camera: Any):
         self.camera = camera
-        self.ticks: list[tuple[float, float, Reaction, np.ndarray]] = []  # when, its frame's time, reaction, pose
+        self.ticks: list[tuple[float, float, Reaction, np.ndarray]] = []  # time, time of its frame, reaction, pose
 
     def begin(self, episode: Any) -> None: ...
 
@@ -114,12 +127,12 @@ class Log:
 
 
 class Trials(threading.Thread):
-    """Moves visitors in and out while the arm sweeps, and finds out when it stopped."""
+    """Thread that moves visitors in and out while the arm sweeps, and measures when it stops."""
 
     def __init__(self, log: Log, twin: Any, visits: list[tuple[str, Place]], seed: int):
         super().__init__(name="trials", daemon=True)
         self.log, self.twin, self.visits, self.rng = log, twin, visits, np.random.default_rng(seed)
-        self.found: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
         self.finished = False
 
     def run(self) -> None:
@@ -128,7 +141,7 @@ class Trials(threading.Thread):
                 if not self._wait(self._moving, 60.0):
                     break
                 time.sleep(self.rng.uniform(0, 0.3))
-                self.found.append(self._visit(visitor, place))
+                self.results.append(self._visit(visitor, place))
         finally:
             self.finished = True
 
@@ -166,7 +179,7 @@ class Trials(threading.Thread):
         )
 
     def _rests_from(self, held: float) -> float:
-        """When the last pose was sent that differed from the one before, once held."""
+        """Time of the last pose that differs from the one before, from `held` on."""
         ticks = [(when, pose) for when, _, reaction, pose in list(self.log.ticks) if when >= held]
         for (_, before), (when, pose) in pairwise(ticks):
             if np.abs(pose - before).max() < 1e-6:
@@ -186,7 +199,7 @@ class Trials(threading.Thread):
 
 
 def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
-    """Visitors and places that the front camera sees, whatever the arm does: judged with the arm folded away."""
+    """Visitors and places in view of the front camera, independent of the arm: checked with the arm folded."""
     scene, rng = VisitedScene(visitors=VISITORS, looks=LOOKS), np.random.default_rng(seed)
     visits: list[tuple[str, Place]] = []
     empty = scene.draw(scene.data, CAMERA, SIZE, SIZE).copy()
@@ -201,7 +214,7 @@ def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
 
 
 def watch_empty_table(folder: Path, limits: GateLimits, minutes: int, seed: int) -> dict[str, Any]:
-    """How often the gate closes while nobody comes: a table a minute, the arm where it is to be, not in real time."""
+    """False alarms without people: a new table every minute, the arm in its pose, not in real time."""
     simulation, rng = Simulation("pick-lift"), np.random.default_rng([seed, 2])
     renderers, wake = CameraRenderers(simulation.model), load_frontend(folder)
     assert isinstance(wake, Wake)
@@ -213,13 +226,13 @@ def watch_empty_table(folder: Path, limits: GateLimits, minutes: int, seed: int)
             simulation.place_arm(sweep(frame / FPS))
             yield wake.probability(renderers.draw(simulation.data, CAMERA, SIZE))
 
-    found = watch_empty(limits, probabilities(), FPS)
+    alarms = count_false_alarms(limits, probabilities(), FPS)
     renderers.close()
-    return {"minutes": minutes} | found
+    return {"minutes": minutes} | alarms
 
 
 def summarise(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each time: how many trials kept to the limit, and its quantiles."""
+    """Row per time: trials within the limit, and quantiles."""
     rows = []
     for name, meaning in (
         ("held_ms", "arm held"),
@@ -229,25 +242,17 @@ def summarise(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ):
         times = np.array([trial[name] for trial in trials if trial[name] is not None])
         quick = int((times <= LIMIT_MS).sum())
-        row = {"what": meaning, "within": quick, "trials": len(trials), "ci95": wilson(quick, len(trials))}
+        row = {"what": meaning, "within": quick, "trials": len(trials), "ci95": wilson_interval(quick, len(trials))}
         quantiles = np.quantile(times, (0.5, 0.95, 1)).round(1).tolist() if len(times) else [None] * 3
         rows.append(row | dict(zip(("median_ms", "p95_ms", "worst_ms"), quantiles, strict=True)))
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--pictures", type=int, default=3000, help="that the detector learns from")
-    parser.add_argument("--steps", type=int, default=500, help="of its training, 64 pictures each")
-    parser.add_argument("--empty-minutes", type=int, default=10, help="of the table without visitors")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", default="outputs/bench-person-gate")
-    args = parser.parse_args()
+def main(settings: Settings) -> None:
 
-    machine, folder = Machine(), train_detector(args)
-    visits = draw_visits(args.trials, args.seed)
-    setting = machine.describe(1)
+    machine, folder = Machine(), train_detector(settings)
+    visits = draw_visits(settings.trials, settings.seed)
+    conditions = machine.describe(1)
     torch.set_num_threads(1)
     resume = ["safety.person.enabled=true", "safety.person.resume_s=0.5"]
     cfg = load_config("deploy", ["checkpoint=none", "robot=twin", f"person_gate.checkpoint={folder}", *resume])
@@ -256,23 +261,24 @@ def main() -> None:
     robot["twin"]["scene_options"] = {"visitors": VISITORS, "looks": LOOKS}
     gate = load_person_gate(decode(PersonGateSettings, cfg.person_gate), layer.limits, simulated=True)
     with (
-        start_twin(TwinSettings.from_config(robot, args.seed)) as twin,
+        start_twin(TwinSettings.from_config(robot, settings.seed)) as twin,
         watch_for_people(gate, CAMERA, layer.limits) as person,
         tempfile.TemporaryDirectory() as run_dir,
     ):
         arm: Any = make_arm(robot, twin)
         log = Log(arm.cameras[CAMERA])
-        trials = Trials(log, twin, visits, args.seed)
+        trials = Trials(log, twin, visits, settings.seed)
         trials.start()
         runner: Any = Sweep()
         run = Deployment(arm, runner, layer, [log], approach_speed=0.5, person=person)
         report = run.run([Episode("sweep", start_pose=HOME, success=lambda: trials.finished)], Path(run_dir))
     assert gate is not None
-    empty = watch_empty_table(folder, gate.gate.limits, args.empty_minutes, args.seed)
-    rows = summarise(trials.found)
+    empty = watch_empty_table(folder, gate.gate.limits, settings.empty_minutes, settings.seed)
+    rows = summarise(trials.results)
     minutes = (log.ticks[-1][0] - log.ticks[0][0]) / 60
     result = {
-        "machine": setting, "arguments": vars(args), "rows": rows, "trials": trials.found, "timing": report["timing"],
+        "machine": conditions, "arguments": as_values(settings), "rows": rows, "trials": trials.results,
+        "timing": report["timing"],
         "detector": json.loads((folder / "test.json").read_text()), "minutes": round(minutes, 2),
         "interventions": report["safety"]["causes"], "on": gate.gate.limits.on,
         "empty": empty,
@@ -280,11 +286,11 @@ def main() -> None:
     titles = {"what": "", "within": f"within {LIMIT_MS:.0f} ms", "trials": "of", "median_ms": "median ms"}
     table = markdown(rows, titles | {"p95_ms": "95% ms", "worst_ms": "worst ms"})
     people_stops = report["safety"]["causes"].get("person", {}).get("interventions", 0)
-    note = f"{people_stops} stops for a person in {minutes:.1f} minutes with {len(trials.found)} visits."
+    note = f"{people_stops} stops for a person in {minutes:.1f} minutes with {len(trials.results)} visits."
     note += f" Empty table: closed {empty['raises']} times in {empty['minutes']} minutes ({empty['closed_s']} s)."
     keep("person_gate_twin", result, "\n\n".join([machine.title(1), table, note]))
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

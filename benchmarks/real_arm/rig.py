@@ -1,5 +1,5 @@
-"""What the benchmarks of arms share: a twin at work behind its port, a policy that keeps all joints moving, and what
-the simulation says of the arm meanwhile, whatever its servos say."""
+"""Test rig of the arm benchmarks: a twin behind its port, a policy that keeps all joints moving, and the true state of
+the simulated arm, independent of its servos' answers."""
 
 import contextlib
 import os
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twin)
+import envs.rendering  # noqa: F401  selects MuJoCo's renderer, here and in the twin
+from benchmarks.machine import ROOT
+from benchmarks.random_policy import TINY, write_random_policy
 from configs.composing import as_dict, load_config
 from envs.so101 import JOINTS
 from envs.so101.arm import Units, skeleton_spec
@@ -32,22 +34,21 @@ from robot_io.recording import Recorder
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinControl, TwinSettings, start_twin
 from tinyvla.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-from tiny import write_so101_policy  # noqa: E402
+from tinyvla.machine import count_cores
 
 RATE = 30.0
-# Of the wave, LeRobot's units: its middle and how far it goes either way, all joints out of step.
+# Range of state and actions of the policy, in LeRobot's units.
+LOW, HIGH = (-20.0, -70.0, 10.0, 60.0, -20.0, 10.0), (20.0, -20.0, 60.0, 90.0, 30.0, 70.0)
+# Middle and amplitude of the wave in LeRobot's units; the joints are out of phase.
 _MIDDLE, _SWING = np.array([0.0, -60, 45, 70, 0, 45]), np.array([20.0, 10, 10, 15, 20, 20])
-_TURNS_A_SECOND = 0.3
-_SAMPLES_A_SECOND = 60
+_WAVE_HZ = 0.3
+_SAMPLE_HZ = 60
 _PATIENCE_S, _SETTLE_S = 60.0, 0.3
 
 
 def wave(steps: np.ndarray) -> np.ndarray:
     """Poses (n, 6) at control steps (n,)."""
-    angles = 2 * np.pi * (_TURNS_A_SECOND * steps[:, None] / RATE + np.arange(6) / 6)
+    angles = 2 * np.pi * (_WAVE_HZ * steps[:, None] / RATE + np.arange(6) / 6)
     return _MIDDLE + _SWING * np.sin(angles)
 
 
@@ -55,9 +56,9 @@ START = wave(np.zeros(1))[0].tolist()
 
 
 class Waving(AsynchronousRunner):
-    """Has the policy compute its chunks, and puts a wave in their place.
+    """Runner that has the policy compute its chunks and replaces them by a wave.
 
-    trouble: what goes wrong with the chunks that are asked for from now on: "hangs", until `wake`, or "nan".
+    trouble: fault of the next chunks: "hangs", until `wake`, or "nan".
     """
 
     trouble = ""
@@ -71,8 +72,8 @@ class Waving(AsynchronousRunner):
         self.trouble = ""
         self._awake.set()
 
-    def _predict(self, step: int, seen: Any, plan: Chunk | None, delay: int) -> Chunk:
-        chunk = super()._predict(step, seen, plan, delay)
+    def _predict(self, step: int, observation: Any, plan: Chunk | None, delay: int) -> Chunk:
+        chunk = super()._predict(step, observation, plan, delay)
         if self.trouble == "nan":
             self._in_robot_units(torch.full_like(chunk.normalised, torch.nan))
         if self.trouble == "hangs":
@@ -83,7 +84,7 @@ class Waving(AsynchronousRunner):
 
 
 class Served(RemoteRunner):
-    """A policy on LeRobot's policy server, on this machine. trouble: any stops the server's process, until `wake`."""
+    """Policy on LeRobot's policy server on this machine; any `trouble` stops the server until `wake`."""
 
     server: subprocess.Popen
 
@@ -92,7 +93,7 @@ class Served(RemoteRunner):
         return ""
 
     @trouble.setter
-    def trouble(self, what: str) -> None:
+    def trouble(self, trouble: str) -> None:
         self.server.send_signal(signal.SIGSTOP)
 
     def wake(self) -> None:
@@ -101,7 +102,7 @@ class Served(RemoteRunner):
 
 
 class Truth:
-    """Samples of a twin's true state, taken by a thread while the block lasts.
+    """Sampler of a twin's true state, in a thread, as a context manager.
 
     times: monotonic seconds, (n,). speeds: degrees/s, (n, 6). torques: shares that the servos may use, (n, 6).
     """
@@ -132,41 +133,41 @@ class Truth:
         return np.array(times), np.array(speeds), np.array(torques)
 
     def _run(self) -> None:
-        while not self._leaving.wait(1 / _SAMPLES_A_SECOND):
+        while not self._leaving.wait(1 / _SAMPLE_HZ):
             joints = self._twin.state()["joints"].values()
             sample = ([joint["speed"] for joint in joints], [joint["torque"] for joint in joints])
             self._samples.append((time.monotonic(), *sample))
 
 
 class Rig:
-    """A twin in the scene of the tasks, in a process of its own, and all that a run on it needs."""
+    """A twin in the scene of the tasks, in its own process, with everything that a run on it needs."""
 
     def __init__(self, twin: TwinControl, robot: dict[str, Any], safety: dict[str, Any], folder: Path) -> None:
         self.twin, self.robot, self.safety, self.folder = twin, robot, safety, folder
         self.checkpoint = folder / "policy"
 
     def hold(self) -> None:
-        """End all faults, and hold the limp arm by the hand where the wave begins, until `let_go`."""
+        """End all faults and hold the limp arm where the wave begins, as by hand, until `let_go`."""
         self.twin.send("clear")
         self.twin.send("attach all")
-        for joint in JOINTS:  # off and on: until then servos keep what garbage on the line may have changed
+        for joint in JOINTS:  # power cycle: resets what garbage on the line may have changed
             self.twin.send(f"brown_out {joint}")
-        let_go(self.twin.port, range(1, 7))  # answered once they have started
+        let_go(self.twin.port, range(1, 7))  # returns once they have started
         angles = np.degrees(Units.of(skeleton_spec().compile()).to_radians(np.array(START)))
         self.twin.send("hand " + " ".join(f"{joint}={angle}" for joint, angle in zip(JOINTS, angles, strict=True)))
         end = time.monotonic() + _PATIENCE_S
         while not self.twin.state()["hand_arrived"]:
             if time.monotonic() > end:
-                raise RuntimeError("the arm cannot be brought to where the wave begins")
+                raise RuntimeError("the arm does not reach the start of the wave")
             time.sleep(0.05)
         time.sleep(_SETTLE_S)
 
     def let_go(self) -> None:
-        """Have the hand release the arm, which has torque now."""
+        """Release the arm, which now has torque."""
         self.twin.send("hand release")
 
     def deployment(self, runner: AsynchronousRunner, *watchers: Any, **robot: Any) -> Deployment:
-        """A run to be; `robot`: what is different about its section."""
+        """Deployment on the twin; `robot`: changes to its section of the configuration."""
         arm = make_arm({**self.robot, **robot}, None if robot else self.twin)
         return Deployment(arm, runner, SafetyLayer(self.safety), list(watchers), approach_speed=0.6)
 
@@ -175,21 +176,21 @@ class Rig:
         return Recorder(root, joints, cameras_of(runner), RATE, "so_follower")
 
     def section(self, **changes: Any) -> dict[str, Any]:
-        """The robot's section as of an arm that somebody else has started."""
-        own = {"port": self.twin.port, "calibration_dir": str(self.twin.calibration_dir)}
+        """Robot section of the configuration for an arm that another process has started."""
+        connection = {"port": self.twin.port, "calibration_dir": str(self.twin.calibration_dir)}
         cameras = {
             name: {**camera, "camera": name, "folder": str(self.twin.folder)}
             for name, camera in self.robot["cameras"].items()
         }
-        return {**own, "cameras": cameras, **changes}
+        return {**connection, "cameras": cameras, **changes}
 
 
 @contextlib.contextmanager
 def start_rig(**twin_settings: Any) -> Iterator[Rig]:
-    """A rig with a policy of random weights in `rig.checkpoint`; twin_settings: of its `robot.twin`."""
+    """Rig with a policy of random weights in `rig.checkpoint`; twin_settings: changes to `robot.twin`."""
     cfg = load_config("deploy", ["checkpoint=none", "robot=twin"])
     with tempfile.TemporaryDirectory() as folder:
-        write_so101_policy(Path(folder) / "policy")
+        write_random_policy(Path(folder) / "policy", {"front": 32, "wrist": 32}, LOW, HIGH, TINY)
         robot = as_dict(cfg.robot)
         robot = with_twin_scene(
             robot | {"twin": robot["twin"] | twin_settings}, SCENE, {"front": (32, 32), "wrist": (32, 32)}
@@ -200,8 +201,8 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
 
 @contextlib.contextmanager
 def waving(rig: Rig) -> Iterator[Waving]:
-    """The rig's policy, waving."""
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))  # as for deploy.py
+    """The rig's policy as a `Waving` runner."""
+    torch.set_num_threads(max(1, count_cores() - 1))  # as for deploy.py
     runner = Waving(*load_checkpoint(rig.checkpoint, "cpu"))
     yield runner
     runner.wake()
@@ -210,7 +211,7 @@ def waving(rig: Rig) -> Iterator[Waving]:
 
 @contextlib.contextmanager
 def served(rig: Rig) -> Iterator[Served]:
-    """The rig's policy on a server that is started with it."""
+    """The rig's policy on a policy server in its own process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -231,7 +232,7 @@ def served(rig: Rig) -> Iterator[Served]:
 
 
 def _connected(rig: Rig, address: str) -> Served:
-    """A server takes a while to start."""
+    """Runner of a server, once it has started."""
     end = time.monotonic() + 2 * _PATIENCE_S
     while True:
         try:

@@ -1,16 +1,15 @@
-"""Attack the safety layer with random sequences of commands, audit every pose that it let through, and time it.
+"""Random command sequences against the safety layer: audit of every pose that it sends, and time per step.
 
-    uv run benchmarks/real_arm/safety_cost.py
-    uv run benchmarks/real_arm/safety_cost.py --sequences 500 --kinds folded drift
+    uv run python -m benchmarks.real_arm.safety_cost
+    uv run python -m benchmarks.real_arm.safety_cost sequences=500 kinds=[folded,drift]
 
-Every sequence starts at a random pose. Most are disturbed too: missing commands and readings, servos that lag, are
-overloaded or hot, people, the emergency stop, ticks too early or too late. What was sent is checked by
-robot_io/safety/audit.py, which shares no code with the layer. The cost is that of `SafetyLayer.step`, by the clock and
-by CPU time, for commands of a policy that the limits hardly touch and for goals that jump. The last line is one JSON
-object.
+Every sequence starts at a random pose. Most are disturbed: missing commands and readings, servos that lag, are
+overloaded or hot, people, the emergency stop, ticks too early or too late. The poses that were sent are checked by
+robot_io/safety/audit.py, which shares no code with the layer. The cost is the wall and CPU time of `SafetyLayer.step`
+for commands of a policy within the limits, for goals that jump, and for a hand that is sent into the table. The last
+line is one JSON object.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -18,24 +17,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
-from benchmarks.machine import Machine
+from benchmarks.machine import ROOT, Machine
+from benchmarks.settings import setting, start
 from robot_io.safety import ArmState, PersonView, SafetyLayer, SafetyLimits
 from robot_io.safety.audit import Auditor
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "safety" / "so101.yaml"
+CONFIG = ROOT / "configs" / "safety" / "so101.yaml"
 NARROW = {"x": [-0.05, 0.32], "y": [-0.2, 0.2], "z_max": 0.3}
 REST = np.array([0.0, -60.0, 60.0, 60.0, 0.0, 20.0])
 
 
 @dataclass
 class Attack:
-    """What a kind of attack knows: a generator, the joints' ranges (joints,), steps at full speed, and a start."""
+    """Input of an attack: generator, ranges of the joints (joints,), steps at full speed, start pose and ticks."""
 
     rng: np.random.Generator
     low: np.ndarray
@@ -45,7 +44,7 @@ class Attack:
     ticks: int
 
     def held(self, poses: Callable[[], np.ndarray], ticks: float) -> np.ndarray:
-        """Poses that are each held for about so many ticks; (ticks, joints)."""
+        """Poses (ticks, joints), each held for about `ticks` ticks."""
         changes = self.rng.random(self.ticks) < 1 / ticks
         pose, rows = poses(), []
         for change in changes:
@@ -55,43 +54,43 @@ class Attack:
 
 
 def jumps(a: Attack) -> np.ndarray:
-    """Goals anywhere, in and out of range."""
+    """Goals in and out of range."""
     span = a.high - a.low
     return a.held(lambda: a.rng.uniform(a.low - span / 2, a.high + span / 2), a.rng.uniform(1, 25))
 
 
 def bang_bang(a: Attack) -> np.ndarray:
-    """Every joint between its limits, at a rhythm of its own."""
+    """Every joint between its limits, each with a different period."""
     period = a.rng.integers(1, 25, len(a.low))
     tick = np.arange(a.ticks)[:, None]
     return np.where((tick // period) % 2 == a.rng.integers(0, 2, len(a.low)), a.low, a.high)
 
 
 def drift(a: Attack) -> np.ndarray:
-    """Every joint steadily one way, slowly to at full speed, into whatever is there."""
+    """Every joint steadily in one direction, at up to full speed, into any obstacle."""
     speed = a.step * a.rng.uniform(-1, 1, len(a.low)) ** a.rng.choice([1, 3, 5])
     return a.start + np.arange(1, a.ticks + 1)[:, None] * speed
 
 
 def rush(a: Attack) -> np.ndarray:
-    """At exactly full speed, reversing now and then."""
+    """Motion at exactly full speed with random reversals."""
     signs = a.held(lambda: a.rng.choice([-1.0, 1.0], len(a.low)), a.rng.uniform(2, 20))
     return a.start + np.cumsum(signs * a.step, axis=0)
 
 
 def noise(a: Attack) -> np.ndarray:
-    """A random walk, fine to wild."""
+    """Random walk with small to large steps."""
     return a.start + np.cumsum(a.rng.normal(0, 10 ** a.rng.uniform(-1, 1.5), (a.ticks, len(a.low))), axis=0)
 
 
 def waves(a: Attack) -> np.ndarray:
-    """Smooth motion, too slow to too fast."""
+    """Smooth motion, slow to too fast."""
     frequency, phase = 10 ** a.rng.uniform(-2, 0, len(a.low)), a.rng.uniform(0, 2 * np.pi, len(a.low))
     return (a.low + a.high) / 2 + (a.high - a.low) / 2 * np.sin(frequency * np.arange(a.ticks)[:, None] + phase)
 
 
 def folded(a: Attack) -> np.ndarray:
-    """Corners of the joints' ranges, where the arm meets itself."""
+    """Corners of the joints' ranges, where the arm touches itself."""
     return a.held(lambda: np.where(a.rng.random(len(a.low)) < 0.5, a.low, a.high), a.rng.uniform(5, 40))
 
 
@@ -118,7 +117,7 @@ def into_table(a: Attack) -> np.ndarray:
 
 
 def not_finite(a: Attack) -> np.ndarray:
-    """Jumps among which NaN, infinities and huge numbers turn up."""
+    """Jumps with NaN, infinities and huge numbers among them."""
     commands = jumps(a)
     poison = np.array([np.nan, np.inf, -np.inf, 1e308, -1e308, 1e20])
     hit = a.rng.random(commands.shape) < a.rng.uniform(0.01, 0.5)
@@ -132,7 +131,7 @@ KINDS: dict[str, Callable[[Attack], np.ndarray]] = {
 
 
 def make_limits(**changes: Any) -> SafetyLimits:
-    """The SO-101's limits with some sections' settings changed."""
+    """Limits of the SO-101 with changes to some sections."""
     cfg: Any = OmegaConf.to_container(OmegaConf.load(CONFIG))
     for section, values in changes.items():
         cfg[section] = cfg[section] | values if isinstance(values, dict) else values
@@ -140,7 +139,7 @@ def make_limits(**changes: Any) -> SafetyLimits:
 
 
 class Attacker:
-    """Plays attacks against one layer."""
+    """Player of attacks against one layer."""
 
     def __init__(self, layer: SafetyLayer) -> None:
         self.layer = layer
@@ -148,10 +147,10 @@ class Attacker:
         self._low, self._high = (np.array([getattr(joint, end) for joint in joints]) for end in ("min", "max"))
         self._step = np.array([joint.speed for joint in joints]) / layer.limits.rate_hz
         self._now = 0.0
-        self._behind, self._overloaded = np.zeros_like(self._low), 0  # of the sequence's troubles
+        self._behind, self._overloaded = np.zeros_like(self._low), 0  # of the sequence's disturbances
 
     def play(self, kind: str, seed: int, ticks: int, disturb: bool = True) -> list[np.ndarray]:
-        """Runs of poses as they were sent, each (ticks, joints) from a standstill on."""
+        """Poses that were sent, as runs (ticks, joints) that each begin at a standstill."""
         rng = np.random.default_rng(seed)
         start = self._start(rng)
         commands = KINDS[kind](Attack(rng, self._low, self._high, self._step, start, ticks))
@@ -178,7 +177,7 @@ class Attacker:
         return [np.array(run) for run in runs]
 
     def _start(self, rng: np.random.Generator) -> np.ndarray:
-        """A pose that keeps to every limit, and the layer begun there."""
+        """A pose within every limit, from which the layer has been started."""
         self._now += 10
         while True:
             start = rng.uniform(self._low, self._high)
@@ -199,7 +198,7 @@ class Attacker:
         return state
 
     def _disturbances(self, rng: np.random.Generator, calm: bool) -> Iterator[dict[str, Any]]:
-        """What goes wrong, tick by tick: each trouble begins with some probability and lasts a while."""
+        """Disturbances per tick: each kind begins with a random probability and lasts for some ticks."""
         tick = 1 / self.layer.limits.rate_hz
         lasting = {
             name: 0 if calm or rng.random() < 0.6 else rng.uniform(0.01, 0.1)
@@ -221,9 +220,9 @@ class Attacker:
 
 
 def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int) -> dict[str, Any]:
-    """What so many sequences broke: the number of broken limits, with the first few in words.
+    """Number of limits that the sequences broke, with a text for the first ten.
 
-    Every other round of kinds is played in a workspace so narrow that its walls are met, and with an arm that retreats.
+    Every other round of kinds is played in a workspace so narrow that its walls are reached, with an arm that retreats.
     """
     watched = {"enabled": True}
     retreat = {"then": "retreat", "retreat_s": 0.4}
@@ -235,7 +234,9 @@ def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int
     for number in range(sequences):
         kind, room = kinds[number % len(kinds)], number // len(kinds) % 2
         for run in attackers[room].play(kind, seed + number, ticks):
-            broken += [f"{kind}, seed {seed + number}: {what}" for what in auditors[room].broken(run, between)]
+            broken += [
+                f"{kind}, seed {seed + number}: {violation}" for violation in auditors[room].broken(run, between)
+            ]
             poses += len(run) - 1
         if (number + 1) % 500 == 0:
             print(f"{number + 1} sequences, {len(broken)} violations", file=sys.stderr, flush=True)
@@ -247,7 +248,7 @@ def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int
 
 
 def cost(ticks: int, seed: int) -> dict[str, Any]:
-    """Microseconds a tick: of commands as a policy's, of goals that jump, and of a hand that is sent into the table."""
+    """Microseconds per tick for a policy's commands, for goals that jump, and for a hand sent into the table."""
     rng = np.random.default_rng(seed)
     low, high = np.array([-60, -70, 40, 30, -60, 0.0]), np.array([60, -40, 70, 60, 60, 100])
     phase, rate = rng.uniform(0, 6, 6), rng.uniform(0.02, 0.04, 6)
@@ -275,20 +276,24 @@ def cost(ticks: int, seed: int) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sequences", type=int, default=10_000, help="attacks (default: %(default)s)")
-    parser.add_argument("--ticks", type=int, default=60, help="of each attack")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of attacks, in turns")
-    parser.add_argument("--between", type=int, default=1, help="poses audited between two that were sent")
-    parser.add_argument("--timed", type=int, default=5000, help="ticks that are timed")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    sequences: int = setting(10_000, "attacks")
+    ticks: int = setting(60, "ticks per attack")
+    kinds: list[str] = setting(list(KINDS), "kinds of attacks, in turns", KINDS)
+    between: int = setting(1, "poses audited between two that were sent")
+    timed: int = setting(5000, "timed ticks")
+    seed: int = setting(0, "seed of the attacks")
+
+
+def main(settings: Settings) -> None:
     logging.disable(logging.WARNING)
-    result = Machine().describe(1) | {"cost": cost(args.timed, args.seed)}
-    result |= attack(args.kinds, args.sequences, args.ticks, args.seed, args.between)
+    result = Machine().describe(1) | {"cost": cost(settings.timed, settings.seed)}
+    result |= attack(settings.kinds, settings.sequences, settings.ticks, settings.seed, settings.between)
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

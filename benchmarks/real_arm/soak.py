@@ -1,27 +1,30 @@
-"""Whether an arm can run for long: python benchmarks/real_arm/soak.py --minutes 30.
+"""Long runs of an arm: rate, late ticks and memory.
 
-The loop of deploy.py at its rate on the twin over the wire, with cameras, recording, guard and a policy of random
-weights, in episodes of a minute. A line a minute: rate, ticks that were late or missed, memory of every process. The
-last line is one JSON object; results/soak.json and .md get the same.
+    uv run python -m benchmarks.real_arm.soak minutes=30
+
+The loop of deploy.py at its rate on the twin over the serial port, with cameras, recording, guard and a policy of
+random weights, in episodes of one minute. Per minute, a line lists the rate, late and missed ticks, and the memory of
+every process. The last line is one JSON object. Writes results/soak.json and .md.
 """
 
-import argparse
 import json
 import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Machine, keep, markdown
 from benchmarks.real_arm.rig import RATE, START, Rig, start_rig, waving
+from benchmarks.settings import setting, start
 from policies.data import open_dataset
 from robot_io.deployment import Episode
 
-WARM_UP = 2  # minutes before memory counts, at most a third of all
+WARM_UP = 2  # minutes before memory is compared, at most a third of all
 MB = 1 << 20
-PROCESSES = {  # by what is in their command line
+PROCESSES = {  # by a text in their command line
     "twin": "robot_io.twin.client",
     "recording": "robot_io.recording.writer",
     "guard": "robot_io.feetech.guard",
@@ -32,7 +35,7 @@ TITLES = {
     "ticks": "ticks",
     "missed": "missed",
     "unread": "not read",
-    "worst_ms": "most time between ticks (ms)",
+    "worst_ms": "longest time between ticks (ms)",
     "loop_mb": "loop (MB)",
     "twin_mb": "twin (MB)",
     "recording_mb": "recording (MB)",
@@ -41,12 +44,12 @@ TITLES = {
 
 
 class Minutes:
-    """A watcher that makes a line of every episode."""
+    """Watcher that records a line per episode."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self.lines: list[dict[str, Any]] = []
-        self.seen = 0
+        self.ticks = 0
 
     def begin(self, episode: Episode) -> None:
         self._rig.let_go()
@@ -58,8 +61,8 @@ class Minutes:
         self._began.append(time.monotonic())
 
     def end(self, result: Mapping[str, Any]) -> None:
-        ticks, lasted = len(self._dues), self._began[-1] - self._began[0]
-        self.seen += ticks
+        ticks, seconds = len(self._dues), self._began[-1] - self._began[0]
+        self.ticks += ticks
         gaps = [later - earlier for earlier, later in zip(self._began, self._began[1:], strict=False)]
         line = {
             "minute": len(self.lines) + 1,
@@ -67,7 +70,7 @@ class Minutes:
             "ticks": result["ticks"],
             "unread": result["ticks"] - ticks,
             "missed": round((self._dues[-1] - self._dues[0]) * RATE) + 1 - result["ticks"],
-            "rate_hz": round((ticks - 1) / lasted, 3),
+            "rate_hz": round((ticks - 1) / seconds, 3),
             "worst_ms": round(max(gaps) * 1e3, 1),
             **memory(),
         }
@@ -79,13 +82,13 @@ class Minutes:
 
 
 def memory() -> dict[str, float]:
-    """Resident memory in MB of this process and those that it has started."""
-    found = {"loop_mb": _resident(os.getpid())}
+    """Resident memory in MB of this process and its children."""
+    megabytes = {"loop_mb": _resident(os.getpid())}
     for task in Path("/proc/self/task").iterdir():
         for child in (task / "children").read_text().split():
             line = Path(f"/proc/{child}/cmdline").read_text()
-            found |= {f"{name}_mb": _resident(int(child)) for name, word in PROCESSES.items() if word in line}
-    return found
+            megabytes |= {f"{name}_mb": _resident(int(child)) for name, word in PROCESSES.items() if word in line}
+    return megabytes
 
 
 def _resident(process: int) -> float:
@@ -94,7 +97,7 @@ def _resident(process: int) -> float:
 
 
 def soak(minutes: int, seconds: float) -> dict[str, Any]:
-    """Run so many episodes; what came out."""
+    """Run an episode per minute; returns rates, memory growth and counts."""
     with start_rig() as rig, waving(rig) as runner:
         watcher = Minutes(rig)
         rig.hold()
@@ -115,20 +118,24 @@ def soak(minutes: int, seconds: float) -> dict[str, Any]:
         "rate_hz": {"first": lines[warm]["rate_hz"], "last": lines[-1]["rate_hz"]},
         "growth_mb": growth,
         "held_ticks": report["held_ticks"],
-        "accounted": timing["ticks"] == watcher.seen + unread and timing["missed"] == missed,
-        "recorded": {"frames": frames, "lost": report["recording"]["lost"], "seen": watcher.seen},
+        "accounted": timing["ticks"] == watcher.ticks + unread and timing["missed"] == missed,
+        "recorded": {"frames": frames, "lost": report["recording"]["lost"], "seen": watcher.ticks},
         "interventions": {cause: n["interventions"] for cause, n in report["safety"]["causes"].items()},
         "lines": lines,
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=int, default=30, help="episodes (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60, help="of an episode")
-    args = parser.parse_args()
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    minutes: int = setting(30, "episodes")
+    seconds: float = setting(60.0, "seconds per episode")
+
+
+def main(settings: Settings) -> None:
     logging.disable(logging.CRITICAL)
-    result = Machine().describe(1) | soak(args.minutes, args.seconds)
+    result = Machine().describe(1) | soak(settings.minutes, settings.seconds)
     summary = {name: value for name, value in result.items() if name not in ("lines", "versions")}
     text = f"{Machine().title(1)}\n\n{markdown(result['lines'], TITLES)}\n\n```\n{json.dumps(summary, indent=1)}\n```"
     keep("soak", result, text)
@@ -136,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

@@ -1,19 +1,22 @@
-"""How fast the twin answers, and what it costs: python benchmarks/real_arm/twin_wire.py --seconds 20 [--cameras 2].
+"""Latency and CPU time of the twin on its serial port.
+
+    uv run python -m benchmarks.real_arm.twin_wire seconds=20 cameras=2
 
 Reads all positions and writes all goals at 30 Hz over the serial port, as a control loop does, from this process; the
-twin lives in its own. Prints one JSON object on the last line.
+twin runs in another. The last line is one JSON object.
 """
 
-import argparse
 import json
 import resource
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import serial
 
-import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twin)
+import envs.rendering  # noqa: F401  selects MuJoCo's renderer, here and in the twin
+from benchmarks.settings import setting, start
 from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, pack
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.camera_rendering import CameraView
@@ -24,27 +27,32 @@ ANSWER = 8 * len(IDS)  # bytes
 
 
 def goals(steps: int) -> bytes:
+    """Packet that sends all servos to a position in encoder steps."""
     low, high = steps.to_bytes(2, "little")
     values = bytes(value for number in IDS for value in (number, low, high))
     return pack(Packet(BROADCAST, Instruction.SYNC_WRITE, bytes([42, 2]) + values))
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=20)
-    arguments.add_argument("--cameras", type=int, default=2)
-    options = arguments.parse_args()
-    cameras = {f"camera{number}": CameraView("front", 96, 96, 30) for number in range(options.cameras)}
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    seconds: float = setting(20.0, "seconds of control at 30 Hz")
+    cameras: int = setting(2, "cameras that the twin renders")
+
+
+def main(settings: Settings) -> None:
+    cameras = {f"camera{number}": CameraView("front", 96, 96, 30) for number in range(settings.cameras)}
     scene: dict[str, Any] = {"scene": "envs.so101.twin.TwinScene", "scene_options": {"task": "pick-lift"}}
     delays, missing = [], 0
     with start_twin(TwinSettings(cameras=cameras, **scene)) as twin, serial.Serial(twin.port, 1_000_000) as line:
-        line.timeout = 0.05  # what LeRobot gives a servo
+        line.timeout = 0.05  # LeRobot's for a servo
         for number in IDS:
             for address, value in ((7, 0), (40, 1)):  # return delay, torque
                 line.write(pack(Packet(number, Instruction.WRITE, bytes([address, value]))))
                 line.read(6)
         due = time.perf_counter()
-        for tick in range(round(options.seconds * 30)):
+        for tick in range(round(settings.seconds * 30)):
             line.reset_input_buffer()
             start = time.perf_counter()
             line.write(READ)
@@ -65,11 +73,11 @@ def main() -> None:
                 "twin_cpu_s": round(cost.ru_utime + cost.ru_stime, 1),
                 "simulated_s": round(state["time"], 1),
                 "missed_s": round(state["missed"], 2),
-                "cameras": options.cameras,
+                "cameras": settings.cameras,
             }
         )
     )
 
 
 if __name__ == "__main__":
-    main()
+    start(main, Settings, __doc__)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import generalisation
+from benchmarks.settings import start
 from envs.report.heat_map import markdown, write_heat_map
 from envs.shifts.examples import Example
 
@@ -75,17 +76,19 @@ def benchmark(monkeypatch, tmp_path):
     def run(*arguments, stop=0):
         stop_at[0] = stop
         played.clear()
-        command = [str(tmp_path / "one"), f"other={tmp_path / 'two'}", "--shifts", "lighting", "--severities", "1"]
-        monkeypatch.setattr("sys.argv", ["generalisation.py", *command, "--out", str(tmp_path / "out"), *arguments])
-        generalisation.main()
+        rows = f"checkpoints=[{tmp_path / 'one'},other={tmp_path / 'two'}]"
+        command = [rows, "shifts=[lighting]", "severities=[1]", f"out={tmp_path / 'out'}"]
+        monkeypatch.setattr("sys.argv", ["generalisation", *command, *arguments])
+        start(generalisation.main, generalisation.Settings, generalisation.__doc__)
 
     return run, played
 
 
 def test_a_map_is_finished_where_it_was_stopped(benchmark, tmp_path, capsys):
     run, played = benchmark
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as leaving:
         run(stop=3)
+    assert leaving.value.code == 130
     run()
     assert [(name, shift and list(shift.names)) for name, shift, _ in played] == [
         ("one", ["lighting"]), ("two", ["lighting"]),
@@ -106,16 +109,16 @@ def test_other_weights_and_other_settings_are_played_again(benchmark, tmp_path):
     (tmp_path / "two/model.safetensors").write_text("trained again")
     run()
     assert [name for name, *_ in played] == ["two", "two"]
-    run("--episodes", "3")
+    run("episodes=3")
     assert [episodes for *_, episodes in played] == [3] * 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--shifts", "lightning"], "did you mean lighting"),
-        (["--severities", "7"], "severity is 7"),
-        (["--tasks", "raech-v3"], "did you mean"),
+        (["shifts=[lightning]"], "did you mean lighting"),
+        (["severities=[7]"], "severity is 7"),
+        (["tasks=[raech-v3]"], "did you mean"),
     ],
 )
 def test_mistakes_come_up_before_anything_is_played(benchmark, capsys, arguments, what):

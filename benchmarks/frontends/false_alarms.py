@@ -1,4 +1,4 @@
-"""How often a person gate closes while nobody comes; for the benchmarks of detectors."""
+"""False alarms of a person gate on a stream without people, for the benchmarks of detectors."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from tinyvla.frontends.wake import GateLimits, PersonGate
 
 
-def watch_empty(limits: GateLimits, probabilities: Iterable[float], fps: float) -> dict[str, Any]:
-    """Show a gate a detector's word on every frame of a stream without people; how often it closed, and for how long.
+def count_false_alarms(limits: GateLimits, probabilities: Iterable[float], fps: float) -> dict[str, Any]:
+    """Number, times and total duration of the closures of a gate on a stream without people.
 
-    That it is closed before the first frame is no raise.
+    probabilities: the detector's output per frame. A gate that is closed before the first frame is not counted.
     """
     gate, closed, raises, closed_frames = PersonGate(limits), True, [], 0
     for frame, probability in enumerate(probabilities):

@@ -1,0 +1,114 @@
+"""Settings of a benchmark: a dataclass, read from `key=value` arguments as those of the entry points are.
+
+@dataclass
+class Settings:
+    checkpoint: str = required("run folder or checkpoint")
+    episodes: int = setting(20, "episodes per task")
+
+def main(settings: Settings) -> None: ...
+
+if __name__ == "__main__":
+    start(main, Settings, __doc__)
+"""
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import MISSING, asdict, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tinyvla.decoding import decode_section
+from tinyvla.errors import UserError, did_you_mean, one_line
+
+USER_ERROR, INTERRUPTED = 2, 130
+WIDEST_KEY, LINE = 32, 120  # characters
+
+
+def setting(default: Any, comment: str, choices: Iterable[str] = ()) -> Any:
+    """Field of a settings dataclass with its default and the comment that `--help` shows.
+
+    choices: values that the setting, or every item of it, may have; none: any.
+    """
+    metadata = {"comment": comment, "choices": tuple(choices)}
+    return field(default_factory=lambda: deepcopy(default), metadata=metadata)
+
+
+def required(comment: str) -> Any:
+    """Field of a settings dataclass that the command line must set."""
+    return field(metadata={"comment": comment, "choices": ()})
+
+
+def read_settings[T](cls: type[T], arguments: Sequence[str]) -> T:
+    """Settings from `key=value` arguments, values as YAML: `tasks=[reach-v3,push-v3]`, `device=null`.
+
+    Raises UserError for an argument without `=`, an unknown key or choice (naming the nearest) and a value of
+    another type.
+    """
+    for argument in arguments:
+        if "=" not in argument or argument.startswith("-"):
+            keys = ", ".join(f"{each.name}=..." for each in fields(cls))  # type: ignore[arg-type]
+            raise UserError(f"'{argument}' is not a setting; settings are {keys}")
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"a value is not valid YAML ({one_line(error)}); put it in quotes") from error
+    settings = decode_section(cls, values)
+    for each in fields(cls):  # type: ignore[arg-type]
+        value = getattr(settings, each.name)
+        for item in value if isinstance(value, list) else [value]:
+            if (choices := each.metadata["choices"]) and item not in choices:
+                raise UserError(f"{each.name} has no choice '{item}'; {did_you_mean(item, choices)}")
+    return settings
+
+
+def describe_settings(cls: type) -> str:
+    """Text of `--help`: `key=default`, comment and choices of every setting, in two columns."""
+    lines = []
+    for each in fields(cls):
+        default = each.default_factory() if each.default_factory is not MISSING else "???"
+        choices = f" ({', '.join(each.metadata['choices'])})" if each.metadata["choices"] else ""
+        lines.append((f"{each.name}={_as_argument(default)}", each.metadata["comment"] + choices))
+    width = min(WIDEST_KEY, max(len(key) for key, _ in lines))
+    comments = textwrap.TextWrapper(LINE - width - 4)
+    indent = f"\n{' ' * (width + 4)}"
+    return "\n".join(
+        f"  {key.ljust(width)}{'  ' if len(key) <= width else indent}{indent.join(comments.wrap(comment))}"
+        for key, comment in lines
+    )
+
+
+def as_values(settings: Any) -> dict[str, Any]:
+    """Settings by name as JSON can hold them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+
+
+def start[T](main: Callable[[T], None], cls: type[T], description: str | None) -> None:
+    """Run `main` with the settings of the command line; `--help` prints the description and every setting instead.
+
+    A UserError is printed as one line on stderr with exit code 2, Ctrl-C exits with 130.
+    """
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(f"{(description or '').strip()}\n\nSettings (key=default):\n\n{describe_settings(cls)}")
+        sys.exit(0)
+    try:
+        main(read_settings(cls, arguments))
+    except UserError as error:
+        print(f"error: {one_line(error, None)}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _as_argument(value: Any) -> str:
+    """A value as it is written on a command line."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_argument, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
