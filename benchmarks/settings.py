@@ -1,14 +1,16 @@
 """Settings of a benchmark: a dataclass, read from `key=value` arguments as those of the entry points are.
 
-@dataclass
-class Settings:
-    checkpoint: str = required("run folder or checkpoint")
-    episodes: int = setting(20, "episodes per task")
+A benchmark has this form:
 
-def main(settings: Settings) -> None: ...
+    @dataclass
+    class Settings:
+        checkpoint: str = required("run folder or checkpoint")
+        episodes: int = setting(20, "episodes per task")
 
-if __name__ == "__main__":
-    start(main, Settings, __doc__)
+    def main(settings: Settings) -> None: ...
+
+    if __name__ == "__main__":
+        start(main, Settings, __doc__)
 """
 
 import sys

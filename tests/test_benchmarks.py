@@ -12,13 +12,10 @@ from benchmarks.settings import as_values, describe_settings, read_settings, req
 from tinyvla.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-FILES = [file.relative_to(ROOT) for file in sorted((ROOT / "benchmarks").rglob("*.py"))]
-MAIN = "\n    start(main, Settings, __doc__)\n"
-NAMES = [".".join(file.with_suffix("").parts) for file in FILES if MAIN in (ROOT / file).read_text()]
-    ".".join(file.with_suffix("").parts)
-    for file in FILES
-    if "\n    start(main, Settings, __doc__)\n" in (ROOT / file).read_text()
-]
+BENCHMARKS = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in sorted((ROOT / "benchmarks").rglob("*.py"))
+}
+NAMES = [name for name, file in BENCHMARKS.items() if 'if __name__ == "__main__":\n    start(' in file.read_text()]
 
 
 @dataclass
@@ -42,6 +39,7 @@ def test_all_benchmarks_are_listed():
     assert {"benchmarks.inference", "benchmarks.frontends.wake", "benchmarks.real_arm.soak"} < set(NAMES)
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_help_lists_the_settings_and_a_mistyped_one_is_a_line(name, monkeypatch, capsys):
     assert run_benchmark(name, monkeypatch, "--help") == 0
