@@ -3,7 +3,7 @@
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,10 +19,10 @@ from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 from tinyvla.machine import count_cores
 
-from .contract import EnvConfig
+from .contract import IMAGES, EnvConfig
 from .eval_results import POLICY, Job, summarise
 from .launcher import LOCAL, LauncherConfig
-from .registry import instruction_of, make_env, resolve_tasks
+from .registry import decode_env, instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
 from .seeds import EpisodeSplit, episode_seed
 from .workers import count_workers, send_folder, worker_pool
@@ -121,29 +121,46 @@ def run_jobs(
 
 
 def evaluate(
-    checkpoint: Path, env_cfg: EnvConfig, options: EvaluationOptions | None = None, run_dir: Path | None = None
+    policy: PolicyRunner | Path | str,
+    env: EnvConfig | str,
+    options: EvaluationOptions | None = None,
+    run_dir: Path | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    episodes: int | None = None,
 ) -> dict[str, Any]:
-    """Measure a policy's closed-loop success on every task of `env_cfg`; returns the content of eval.json.
+    """Measure a policy's closed-loop success on every task; returns the content of eval.json.
+
+        result = evaluate("outputs/run", "metaworld", tasks=["drawer-open-v3"], episodes=10)
+
+    Worker processes play the episodes, so a script needs `if __name__ == "__main__":` around the call.
 
     Args:
-        checkpoint: a checkpoint's folder, or a run's.
-        env_cfg: the environment, with a shift where it is shifted.
+        policy: a run's folder, a checkpoint's, or a policy of `policies.load_policy`.
+        env: the configuration of the environment, with a shift where it is shifted; or its name, for the cameras and
+            the image size that the policy was trained with.
         options: number of episodes and so on.
         run_dir: folder for eval.json and videos; None: nothing is written.
+        tasks, episodes: in place of those of `env` and `options`.
 
     Raises UserError if the checkpoint is damaged or does not fit the environment.
     """
-    options = options or EvaluationOptions()
-    checkpoint = find_checkpoint(checkpoint)
+    folder = policy if isinstance(policy, Path | str) else policy.checkpoint
+    if folder is None:
+        raise UserError("the policy was not loaded from a checkpoint; load it with policies.load_policy")
+    checkpoint, options = find_checkpoint(folder), options or EvaluationOptions()
+    env_cfg = env if isinstance(env, EnvConfig) else _env_of_policy(checkpoint, env)
+    env_cfg = env_cfg if tasks is None else replace(env_cfg, tasks=list(tasks))
+    options = options if episodes is None else replace(options, episodes=episodes)
     setting = Setting(checkpoint, env_cfg, options.split, options.seed, _device(options), options.runner)
     jobs = evaluation_jobs(resolve_tasks(env_cfg), options.episodes, options.wrong_instructions)
     count = min(count_workers(options.workers, options.launcher), len(jobs))
     with worker_pool(count, options.launcher) as pool:
-        policy = send_folder(pool, checkpoint)
-        results = run_jobs(pool, policy, setting, jobs)
+        sent_policy = send_folder(pool, checkpoint)
+        results = run_jobs(pool, sent_policy, setting, jobs)
         if run_dir and options.videos:
             # Rendering every frame of every episode would take longer than playing it: selected episodes are replayed.
-            run_jobs(pool, policy, setting, jobs_to_film(results, options.videos), run_dir / "videos")
+            run_jobs(pool, sent_policy, setting, jobs_to_film(results, options.videos), run_dir / "videos")
             keep_videos(run_dir / "videos", results, options.videos)
     cluster = " of a Ray cluster" if options.launcher.name == "ray" else ""
     result = {"kind": POLICY} | summarise(results)
@@ -158,6 +175,14 @@ def evaluate(
         write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
         add_evaluation(checkpoint, env_cfg.name, result)
     return result
+
+
+def _env_of_policy(checkpoint: Path, name: str) -> EnvConfig:
+    """Environment of a name, with the cameras and the image size that a policy was trained with."""
+    features = json.loads((checkpoint / "config.json").read_text())["input_features"]
+    images = {key: feature["shape"] for key, feature in features.items() if key.startswith(IMAGES)}
+    cameras = [key.removeprefix(IMAGES) for key in images]
+    return decode_env({"name": name, "cameras": cameras, "image_size": next(iter(images.values()))[1]})
 
 
 def validator(

@@ -11,8 +11,8 @@ from tinyvla.errors import UserError
 
 @app("evaluate")
 def main(cfg: DictConfig) -> None:
-    from envs import decode_env
-    from envs.evaluation import EvaluationOptions, evaluate
+    from envs import decode_env, evaluate
+    from envs.evaluation import EvaluationOptions
     from envs.report import describe, write_report
     from envs.shifts import with_shift
 
@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> None:
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     env_cfg = with_shift(decode_env(as_dict(cfg.env)), cfg.shift, cfg.severity)
-    result = evaluate(Path(cfg.checkpoint), env_cfg, EvaluationOptions.from_section(as_dict(cfg)), run_dir)
+    result = evaluate(cfg.checkpoint, env_cfg, EvaluationOptions.from_section(as_dict(cfg)), run_dir)
     OmegaConf.save(cfg, run_dir / "config.yaml")
     print(describe(result))
     print(write_report(run_dir))
