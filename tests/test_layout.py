@@ -21,13 +21,13 @@ FILES = {package: sorted((ROOT / package).rglob("*.py")) for package in MAY_IMPO
 
 def imported(source: str) -> set[str]:
     """Top-level names that a module imports absolutely, wherever in it the import stands."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module.partition(".")[0])
-    return found
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
