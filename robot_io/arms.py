@@ -59,13 +59,13 @@ def needs_twin(robot: Mapping[str, Any]) -> bool:
     )
 
 
-def with_twin_scene(robot: Mapping[str, Any], scene: str, cameras: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
-    """A twin's `robot` section with a scene, by its dotted name, and a policy's cameras: height and width by name."""
+def with_twin_cameras(robot: Mapping[str, Any], cameras: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """A twin's `robot` section with a policy's cameras: height and width by name."""
     sections = {
         name: {"type": CAMERA_TYPE, "camera": name, "height": height, "width": width, "fps": _TWIN_FPS}
         for name, (height, width) in cameras.items()
     }
-    return {**robot, "twin": {**robot["twin"], "scene": scene}, "cameras": sections}
+    return {**robot, "cameras": sections}
 
 
 # LeRobot's base class declares neither cameras nor a bus, so that the following ask for them in one place.

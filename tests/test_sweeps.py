@@ -42,7 +42,10 @@ def test_a_sweep_runs_its_jobs_as_tasks(dataset_root, tmp_path):
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2
     assert all("did you mean DDIMScheduler" in line for line in errors)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2"]  # seeds 0 and 1 with the scheduler that exists
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "0",
+        "2",
+    ]  # seeds 0 and 1 with the scheduler that exists
     for name in ("0", "2"):
         assert len(read_metrics(tmp_path / name / "metrics.jsonl")) == 3
         assert f"{tmp_path}/{name}/checkpoints/last" in out

@@ -14,9 +14,9 @@ from tinyvla.errors import UserError
 def main(cfg: DictConfig) -> None:
     from envs import decode_env
     from envs.feature_names import trained_feature_names
-    from envs.so101.twin import SCENE, wire_episodes
-    from robot_io.arms import make_arm, needs_twin, with_twin_scene
-    from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner, real_episodes
+    from envs.so101.twin import TwinScene, twin_episodes
+    from robot_io.arms import make_arm, needs_twin, with_twin_cameras
+    from robot_io.deployment import Deployment, Printer, cameras_of, load_runner, real_episodes
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
@@ -32,10 +32,10 @@ def main(cfg: DictConfig) -> None:
     cameras = cameras_of(runner)
     with contextlib.ExitStack() as stack:
         if needs_twin(robot):
-            robot = with_twin_scene(robot, SCENE, cameras)
-            twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed)))
-            told = wire_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
-            episodes = [Episode(**episode) for episode in told]
+            robot = with_twin_cameras(robot, cameras)
+            twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
+            env_cfg, rate = decode_env(as_dict(cfg.env)), layer.limits.rate_hz
+            episodes = twin_episodes(env_cfg, cfg.episodes, cfg.seed, rate, twin)
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, trained = make_arm(robot, twin), trained_feature_names(cfg.checkpoint)

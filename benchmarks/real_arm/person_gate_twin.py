@@ -32,8 +32,17 @@ from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, decode, load_config
 from envs.rendering import CameraRenderers, mujoco
 from envs.so101.simulation import Simulation
-from envs.so101.visitor import AWAY, SCENE, SEEN, Place, VisitedScene, draw_place, move, shown, visited_pictures
-from robot_io.arms import make_arm, with_twin_scene
+from envs.so101.visitor import (
+    AWAY,
+    VISIBLE,
+    Place,
+    VisitedScene,
+    draw_place,
+    place_visitor,
+    visible_share,
+    visitor_images,
+)
+from robot_io.arms import make_arm, with_twin_cameras
 from robot_io.deployment import Deployment, Episode, watch_for_people
 from robot_io.person_gate import PersonGateSettings, load_person_gate
 from robot_io.safety import Reaction, SafetyLayer
@@ -70,7 +79,7 @@ def train_detector(settings: Settings) -> Path:
     folder = Path(settings.work) / "detector"
     if not (folder / "config.json").exists():
         images = {
-            split: Pictures(*visited_pictures(count, CAMERA, SIZE, seed))
+            split: Pictures(*visitor_images(count, CAMERA, SIZE, seed))
             for seed, (split, count) in enumerate((("train", settings.images), ("validation", 400), ("test", 400)))
         }
         cfg = as_dict(load_config("train", ["task=perception/wake"]))
@@ -205,9 +214,9 @@ def draw_visits(count: int, seed: int) -> list[tuple[str, Place]]:
     empty = scene.draw(scene.data, CAMERA, SIZE, SIZE).copy()
     while len(visits) < count:
         visitor, place = f"visitor{rng.integers(VISITORS)}", draw_place(rng)
-        move(scene.model, scene.data, visitor, place)
+        place_visitor(scene.model, scene.data, visitor, place)
         mujoco.mj_forward(scene.model, scene.data)
-        if shown(scene.draw(scene.data, CAMERA, SIZE, SIZE), empty) >= 2 * SEEN:
+        if visible_share(scene.draw(scene.data, CAMERA, SIZE, SIZE), empty) >= 2 * VISIBLE:
             visits.append((visitor, place))
     scene.close()
     return visits
@@ -257,11 +266,11 @@ def main(settings: Settings) -> None:
     resume = ["safety.person.enabled=true", "safety.person.resume_s=0.5"]
     cfg = load_config("deploy", ["checkpoint=none", "robot=twin", f"person_gate.checkpoint={folder}", *resume])
     layer = SafetyLayer(as_dict(cfg.safety))
-    robot = with_twin_scene(as_dict(cfg.robot), SCENE, {CAMERA: (SIZE, SIZE)})
+    robot = with_twin_cameras(as_dict(cfg.robot), {CAMERA: (SIZE, SIZE)})
     robot["twin"]["scene_options"] = {"visitors": VISITORS, "looks": LOOKS}
     gate = load_person_gate(decode(PersonGateSettings, cfg.person_gate), layer.limits, simulated=True)
     with (
-        start_twin(TwinSettings.from_config(robot, settings.seed)) as twin,
+        start_twin(TwinSettings.from_config(robot, settings.seed, VisitedScene)) as twin,
         watch_for_people(gate, CAMERA, layer.limits) as person,
         tempfile.TemporaryDirectory() as run_dir,
     ):

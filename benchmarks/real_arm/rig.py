@@ -21,18 +21,17 @@ import envs.rendering  # noqa: F401  selects MuJoCo's renderer, here and in the 
 from benchmarks.machine import ROOT
 from benchmarks.random_policy import TINY, write_random_policy
 from configs.composing import as_dict, load_config
-from envs.so101 import JOINTS
-from envs.so101.arm import Units, skeleton_spec
-from envs.so101.twin import SCENE
+from envs.so101.twin import TwinScene
 from policies import AsynchronousRunner, load_checkpoint
 from policies.asynchronous import Chunk
 from policies.remote import RemoteRunner
-from robot_io.arms import make_arm, with_twin_scene
+from robot_io.arms import make_arm, with_twin_cameras
 from robot_io.deployment import Deployment, cameras_of
 from robot_io.feetech.guard import let_go
 from robot_io.recording import Recorder
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinControl, TwinSettings, start_twin
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 from tinyvla.machine import count_cores
 
@@ -150,11 +149,12 @@ class Rig:
         """End all faults and hold the limp arm where the wave begins, as by hand, until `let_go`."""
         self.twin.send("clear")
         self.twin.send("attach all")
-        for joint in JOINTS:  # power cycle: resets what garbage on the line may have changed
+        for joint in SO101.joints:  # power cycle: resets what garbage on the line may have changed
             self.twin.send(f"brown_out {joint}")
         let_go(self.twin.port, range(1, 7))  # returns once they have started
-        angles = np.degrees(Units.of(skeleton_spec().compile()).to_radians(np.array(START)))
-        self.twin.send("hand " + " ".join(f"{joint}={angle}" for joint, angle in zip(JOINTS, angles, strict=True)))
+        angles = np.degrees(SO101.to_radians(np.array(START)))
+        goals = [f"{joint}={angle}" for joint, angle in zip(SO101.joints, angles, strict=True)]
+        self.twin.send("hand " + " ".join(goals))
         end = time.monotonic() + _PATIENCE_S
         while not self.twin.state()["hand_arrived"]:
             if time.monotonic() > end:
@@ -192,10 +192,10 @@ def start_rig(**twin_settings: Any) -> Iterator[Rig]:
     with tempfile.TemporaryDirectory() as folder:
         write_random_policy(Path(folder) / "policy", {"front": 32, "wrist": 32}, LOW, HIGH, TINY)
         robot = as_dict(cfg.robot)
-        robot = with_twin_scene(
-            robot | {"twin": robot["twin"] | twin_settings}, SCENE, {"front": (32, 32), "wrist": (32, 32)}
+        robot = with_twin_cameras(
+            robot | {"twin": robot["twin"] | twin_settings}, {"front": (32, 32), "wrist": (32, 32)}
         )
-        with start_twin(TwinSettings.from_config(robot)) as twin:
+        with start_twin(TwinSettings.from_config(robot, scene=TwinScene)) as twin:
             yield Rig(twin, robot, as_dict(cfg.safety), Path(folder))
 
 

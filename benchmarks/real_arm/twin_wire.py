@@ -10,13 +10,13 @@ import json
 import resource
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import serial
 
 import envs.rendering  # noqa: F401  selects MuJoCo's renderer, here and in the twin
 from benchmarks.settings import setting, start
+from envs.so101.twin import TwinScene
 from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, pack
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.camera_rendering import CameraView
@@ -43,9 +43,9 @@ class Settings:
 
 def main(settings: Settings) -> None:
     cameras = {f"camera{number}": CameraView("front", 96, 96, 30) for number in range(settings.cameras)}
-    scene: dict[str, Any] = {"scene": "envs.so101.twin.TwinScene", "scene_options": {"task": "pick-lift"}}
     delays, missing = [], 0
-    with start_twin(TwinSettings(cameras=cameras, **scene)) as twin, serial.Serial(twin.port, 1_000_000) as line:
+    twin_settings = TwinSettings(scene=TwinScene, cameras=cameras)
+    with start_twin(twin_settings) as twin, serial.Serial(twin.port, 1_000_000) as line:
         line.timeout = 0.05  # LeRobot's for a servo
         for number in IDS:
             for address, value in ((7, 0), (40, 1)):  # return delay, torque

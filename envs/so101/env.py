@@ -1,4 +1,4 @@
-"""One task of the SO-101 as a Gymnasium environment: camera pictures, joint positions and an instruction."""
+"""One task of the SO-101 as a Gymnasium environment: camera images, joint positions and an instruction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,34 +12,35 @@ from ..env_checks import check_images, check_max_steps, checked_action, observat
 from ..rendering import CameraRenderers  # before anything that imports mujoco
 from . import ACTION_DIM, CONTROL_HZ, HIGH, LOW, MAX_EPISODE_STEPS, STATE_DIM
 from .expert import Expert
-from .scene import describe_scene
+from .scene_elements import describe_scene
 from .simulation import CAMERAS, Simulation
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 
 class SO101Env(Environment):
-    """A task with cube and disc at fresh random places every episode.
+    """One task of the SO-101 with a cube and a disc on a table.
 
-    Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (6,), the joint
-    positions in LeRobot's units, degrees and for the gripper 0 (closed) to 100 (open); task, the instruction. Nothing
-    tells where cube and disc are.
-    Action: float32 (6,), goal joint positions in the same units, which the servos go for until the next one.
-    An episode ends (terminated) on success, and is cut (truncated) after `max_steps`.
+    Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (6,), joint positions
+    in LeRobot's units (degrees, gripper 0 closed to 100 open); task, the instruction. The positions of cube and disc
+    are not part of it.
+    Action: float32 (6,), goal joint positions in the same units, which the servos hold until the next action.
+    Randomisation: start pose of the arm, positions of cube and disc, yaw of the cube; see `Simulation.reset`.
+    Success, which terminates the episode: per task, see the end of `simulation.py`. Truncation: after `max_steps`.
 
-    `step` is `apply` followed by `observe`. A policy that executes a chunk of actions need not look in between, and
-    looking is most of a step's time.
+    `step` is `apply` followed by `observe`. Rendering takes most of the time of a step, and a policy that executes a
+    chunk of actions needs no observation in between.
 
     Args:
         task: reach, pick-lift, pick-place or push.
         cameras: names out of front, top and wrist.
-        image_size: side of the square pictures in pixels.
-        render: "fast", or "faithful" with the meshes as they are, shadows and multisampling.
+        image_size: side of the square images in pixels.
+        render: "fast", or "faithful" with the original meshes, shadows and multisampling.
         max_steps: at most 600, which are 20 seconds.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
     render_mode = "rgb_array"
-    arm_actions = 5  # how many numbers of an action move the arm; the last one is the gripper's
+    arm_actions = 5  # numbers of an action that move the arm; the last one moves the gripper
     RENDER_SIZE = 256
 
     def __init__(
@@ -60,7 +61,7 @@ class SO101Env(Environment):
         self.simulation = Simulation(self.task, fine=render == "faithful")
         self.renderers = CameraRenderers(self.model, render == "fast")
         self._image_size = image_size
-        self._expert: Expert | None = None  # made on first use: a policy that is evaluated has no need of it
+        self._expert: Expert | None = None  # created on first use: evaluation does not need it
         self._steps = -1  # before the first reset
 
         self._limits = np.array(LOW, np.float32), np.array(HIGH, np.float32)
@@ -70,7 +71,7 @@ class SO101Env(Environment):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
         """Begin an episode. With a seed it is a pure function of (task, seed, options, actions).
 
-        options: {"outside": metres} starts with cube and disc that far outside the range they usually start in.
+        options: {"outside": metres} starts cube and disc that far outside of their area.
         """
         super().reset(seed=seed)
         self.simulation.reset(self.np_random, (options or {}).get("outside", 0.0))
@@ -78,10 +79,9 @@ class SO101Env(Environment):
         return self.observe(), {"success": False}
 
     def apply(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Advance one control step without looking: (reward, terminated, truncated, info).
+        """Advance one control step without rendering: (reward, terminated, truncated, info).
 
-        The reward is 1 for success, else 0. info holds `success` and `action`, the action as applied, clipped to the
-        joints' limits.
+        The reward is 1 for success, else 0. info has `success` and `action`, the action clipped to the joints' limits.
         """
         action = checked_action(action, ACTION_DIM, "SO-101")
         if self._steps < 0:
@@ -104,13 +104,13 @@ class SO101Env(Environment):
         return images | {"observation.state": self.simulation.state().astype(np.float32), "task": self.instruction}
 
     def expert_action(self) -> np.ndarray:
-        """What the scripted expert does here, float32 (6,), not clipped; it sees cube and disc."""
+        """Action of the scripted expert, float32 (6,), not clipped; the expert knows where cube and disc are."""
         if self._expert is None:
             self._expert = Expert(self.simulation)
         return self._expert.action().astype(np.float32)
 
     def render(self) -> np.ndarray:
-        """A picture for people, uint8 (256, 256, 3), of the first camera."""
+        """Image of the first camera for people, uint8 (256, 256, 3)."""
         return self.renderers.draw(self.data, self.cameras[0], self.RENDER_SIZE)
 
     @property
@@ -124,7 +124,7 @@ class SO101Env(Environment):
         return self.simulation.data
 
     def scene_elements(self) -> SceneElements:
-        """What is what in the model, for `envs.shifts`."""
+        """Elements of the model that `envs.shifts` changes."""
         return describe_scene(self.model)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The tasks of the SO-101: their instructions, and the suites that group them."""
+"""Tasks of the SO-101: their instructions and suites. `simulation.py` has their randomisation and success."""
 
 import functools
 from collections.abc import Iterable
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..task_suites import expand_tasks, read_paraphrases
 
-# All in one scene, a red cube and a blue disc on a table, so that only the instruction tells which. No colours: they
-# are what the shift object_colour changes.
+# All tasks share one scene, a red cube and a blue disc on a table, so that only the instruction tells them apart. No
+# instruction names a colour, because the shift object_colour changes them.
 INSTRUCTIONS: dict[str, str] = {
     "reach": "move the gripper to the disc",
     "pick-lift": "pick up the cube and lift it",
@@ -21,5 +21,5 @@ paraphrases = functools.partial(read_paraphrases, Path(__file__).with_name("para
 
 
 def resolve_tasks(names: str | Iterable[str]) -> list[str]:
-    """Task names in the order given, suites expanded, each once. Unknown names raise a UserError with the nearest."""
+    """Task names without repetition, suites expanded. Raises UserError for an unknown name, with the nearest."""
     return expand_tasks(names, INSTRUCTIONS, SUITES, "SO-101")

@@ -1,17 +1,19 @@
-"""A task's world for the twin of the arm (`robot.twin.scene`), which moves it by servos in place of `SO101Env`, and the
-judge of what it does there.
+"""Scene of the SO-101's tasks for the twin, whose servos move the arm in place of `SO101Env`, and its episodes.
 
-Scene and judge may live in two processes: with one seed both lay out the same cube and disc.
+The twin simulates in a process of its own. With the same seed, scene and judge have the same cube and disc.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import mujoco
 import numpy as np
 from gymnasium.utils import seeding
 
+from tinyvla.arms.episode import Episode
+from tinyvla.arms.simulated import SceneControl
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 from ..contract import EnvConfig
@@ -20,17 +22,16 @@ from ..seeds import episode_seed
 from .simulation import CAMERAS, Simulation
 from .tasks import INSTRUCTIONS, resolve_tasks
 
-SCENE = "envs.so101.twin.TwinScene"  # for robot.twin.scene
-_FOLDED = (0.0, -98.0, 90.0, 60.0, 0.0, 5.0)  # LeRobot's units; a pose in which the arm stays without torque
-
 
 class TwinScene:
-    """Arm, table, cube and disc as in `SO101Env`, drawn by the same cameras: front, top and wrist.
+    """Arm, table, cube and disc of `SO101Env` with the cameras front, top and wrist: a `tinyvla.arms` `ArmScene`.
+
+    The arm starts in its rest pose.
 
     Args:
         task: reach, pick-lift, pick-place or push.
-        render: "fast" or "faithful", as of `SO101Env`.
-        furnish: adds what else is to be there, see `build_model`.
+        render: "fast" or "faithful", see `SO101Env`.
+        furnish: adds more bodies, see `build_model`.
     """
 
     def __init__(
@@ -44,22 +45,22 @@ class TwinScene:
         self.model, self.data = self.simulation.model, self.simulation.data
         self._renderers = CameraRenderers(self.model, render == "fast")
         self.reset(0)
-        self.simulation.place_arm(np.array(_FOLDED))
+        self.simulation.place_arm(np.array(SO101.rest_pose))
 
     def reset(self, seed: int, move_arm: bool = True) -> None:
-        """Begin the episode that `SO101Env.reset(seed=seed)` begins. move_arm: False leaves the arm where it is."""
+        """Begin the episode of `SO101Env.reset(seed=seed)`. move_arm: False leaves the arm where it is."""
         self.simulation.reset(seeding.np_random(seed)[0], move_arm=move_arm)
 
     def success(self) -> bool:
-        """Whether the task is done, as things are now."""
+        """Return whether the task is done in the current state."""
         return self.simulation.success()
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
-        """A picture, uint8 (height, width, 3). Raises UserError for a camera or a shape that there is none of."""
+        """Image, uint8 (height, width, 3). Raises UserError for an unknown camera, or if height and width differ."""
         if camera not in CAMERAS:
             raise UserError(f"there is no camera {camera!r}; use {', '.join(CAMERAS)}")
         if height != width:
-            raise UserError(f"the scene draws square pictures, not {width}x{height}; set width and height alike")
+            raise UserError(f"the scene draws square images, not {width}x{height}; set width and height alike")
         return self._renderers.draw(data, camera, height)
 
     def close(self) -> None:
@@ -67,63 +68,60 @@ class TwinScene:
 
 
 class Judge:
-    """Says whether a task is done in a scene that another process simulates."""
+    """Success of a task in a scene that another process simulates."""
 
     def __init__(self, task: str) -> None:
         self.simulation = Simulation(task)
 
     def begin(self, seed: int) -> np.ndarray:
-        """An episode with this seed; returns the pose that it starts from in `SO101Env`, (6,) in LeRobot's units."""
+        """Begin an episode; returns its start pose in `SO101Env`, (6,) in LeRobot's units."""
         self.simulation.reset(np.random.default_rng(seed))
         return self.simulation.state()
 
     def success(self, state: Mapping[str, Any]) -> bool:
-        """state: the scene's `qpos` and `qvel`, as `Twin.state` has them."""
+        """Return whether the task is done. state: the scene's `qpos` and `qvel`, see `SceneControl.state`."""
         data = self.simulation.data
         data.qpos[:], data.qvel[:] = state["qpos"], state["qvel"]
         mujoco.mj_forward(self.simulation.model, data)
         return self.simulation.success()
 
 
-class Twin(Protocol):
-    """The other end of the wire to where a TwinScene is simulated: obeys `reset SEED`, and tells `Twin.state`."""
+def twin_episodes(env_cfg: EnvConfig, episodes: int, seed: int, rate_hz: float, twin: SceneControl) -> list[Episode]:
+    """Episodes of `evaluate.py`, to be played on a twin: same scenes, start poses, instructions, length and success.
 
-    def send(self, line: str) -> Any: ...
+    Args:
+        env_cfg: tasks and max_steps of the evaluation.
+        episodes: per task.
+        seed: of the evaluation.
+        rate_hz: control steps per second.
+        twin: simulates a `TwinScene`.
 
-    def state(self) -> Mapping[str, Any]: ...
-
-
-def wire_episodes(env_cfg: EnvConfig, episodes: int, seed: int, rate_hz: float, twin: Twin) -> list[dict[str, Any]]:
-    """The episodes that `evaluate.py` would play, to be played on a twin, as fields of `robot_io.deployment.Episode`.
-
-    Of each task the same scenes, start poses, instruction and length, and done when the simulation says so.
-    Raises UserError for an unknown task, or no episodes.
+    Raises UserError for an unknown task, or if there are no episodes.
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; ask for one or more")
-    found = []
+    listed = []
     for task in resolve_tasks(env_cfg.tasks):
         judge = Judge(task)
         for index in range(episodes):
             scene_seed = episode_seed("evaluation", seed, index)
-            found.append(
-                {
-                    "task": task,
-                    "instruction": INSTRUCTIONS[task],
-                    "seed": scene_seed,
-                    "seconds": (env_cfg.max_steps - 0.5) / rate_hz,  # the last tick begins half a tick before
-                    "start_pose": judge.begin(scene_seed).tolist(),
-                    "lay_out": partial(_lay_out, judge, twin, scene_seed),
-                    "success": partial(_is_done, judge, twin),
-                }
+            episode = Episode(
+                instruction=INSTRUCTIONS[task],
+                seconds=(env_cfg.max_steps - 0.5) / rate_hz,  # the last tick begins half a tick before
+                start_pose=judge.begin(scene_seed).tolist(),
+                task=task,
+                seed=scene_seed,
+                lay_out=partial(_lay_out, judge, twin, scene_seed),
+                success=partial(_is_done, judge, twin),
             )
-    return found
+            listed.append(episode)
+    return listed
 
 
-def _lay_out(judge: Judge, twin: Twin, seed: int) -> None:
+def _lay_out(judge: Judge, twin: SceneControl, seed: int) -> None:
     judge.begin(seed)
-    twin.send(f"reset {seed} stay")
+    twin.reset(seed, move_arm=False)
 
 
-def _is_done(judge: Judge, twin: Twin) -> bool:
+def _is_done(judge: Judge, twin: SceneControl) -> bool:
     return judge.success(twin.state())

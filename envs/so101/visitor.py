@@ -1,6 +1,6 @@
 """People who reach over the SO-101's table: bodies that can be moved into the cameras' view and out of it again.
 
-For a person gate's tests and training pictures. Nothing touches them, and they have no joints, so that a scene with
+For tests and training images of a person gate. They collide with nothing and have no joints, so that a scene with
 visitors has the same state vector as one without.
 """
 
@@ -10,34 +10,34 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
+from ..rendering import CameraRenderers  # before anything that imports mujoco
 from .simulation import Simulation
 from .twin import TwinScene
 
-SCENE = "envs.so101.visitor.VisitedScene"  # for robot.twin.scene
-AWAY = (0.0, 0.0, -3.0)  # below the floor, unseen
+AWAY = (0.0, 0.0, -3.0)  # below the floor, out of view
 _SKIN = (
     (0.96, 0.84, 0.74), (0.90, 0.74, 0.60), (0.79, 0.60, 0.44),
     (0.62, 0.44, 0.30), (0.44, 0.29, 0.19), (0.28, 0.18, 0.12),
 )  # fmt: skip
 _DIRECTIONS = ((70.0, 150.0), (-150.0, -30.0))  # degrees about z, from the hand to the shoulder: not through a camera
-_LIFT = (8.0, 40.0)  # degrees, of the forearm above the level
+_LIFT = (8.0, 40.0)  # degrees of the forearm above the horizontal
 _HEIGHT = (0.02, 0.15)  # metres of the hand above the table
 _AREA = (0.12, -0.13, 0.33, 0.14)  # of the hand, x and y of two corners in metres
-_POSES = ((-80, -95, -20, 0, -90, 0), (80, 30, 90, 90, 90, 100))  # of the arm in pictures, LeRobot's units
+_POSES = ((-80, -95, -20, 0, -90, 0), (80, 30, 90, 90, 90, 100))  # range of the arm in training images, LeRobot's units
 _DIFFERENT = 20  # levels of a colour
-SEEN = 0.01  # of a picture's pixels: who shows less is not in view
+VISIBLE = 0.01  # share of an image's pixels from which a visitor counts as visible
 
 
 class Place(NamedTuple):
-    """Where a visitor is. position: (3,), of the palm, metres; turn: quaternion, (4,)."""
+    """Pose of a visitor. position: of the palm, (3,) in metres; turn: quaternion, (4,)."""
 
     position: np.ndarray
     turn: np.ndarray
 
 
 def add_visitors(spec: mujoco.MjSpec, count: int, seed: int) -> None:
-    """Add mocap bodies `visitor0`, `visitor1`, ... to a scene, out of sight, each with a build and looks of its own."""
-    # The clipping planes of the cameras go by the scene's extent, which is to stay what it is without visitors.
+    """Add mocap bodies `visitor0`, `visitor1`, ... out of view to a scene. They differ in build, skin and clothes."""
+    # The clipping planes of the cameras depend on the extent of the scene, which has to stay that without visitors.
     bare = spec.compile()
     spec.stat.extent, spec.stat.center = bare.stat.extent, bare.stat.center
     for index in range(count):
@@ -46,29 +46,28 @@ def add_visitors(spec: mujoco.MjSpec, count: int, seed: int) -> None:
 
 
 class VisitedScene(TwinScene):
-    """A `TwinScene` with visitors, which the twin's command `move` moves."""
+    """`TwinScene` with visitors, which the twin's command `move` moves."""
 
     def __init__(self, task: str = "pick-lift", render: str = "fast", visitors: int = 4, looks: int = 0):
-        """visitors: how many; looks: seed of what they look like."""
+        """visitors: number of them; looks: seed of their appearance."""
         super().__init__(task, render, lambda spec: add_visitors(spec, visitors, looks))
 
 
 def draw_place(rng: np.random.Generator) -> Place:
-    """A place in which a visitor's hand is over the table, and their arm comes from beside it."""
+    """Random pose with the hand over the table and the arm from beside it."""
     position = np.array([*rng.uniform(_AREA[:2], _AREA[2:]), rng.uniform(*_HEIGHT)])
     turn = np.radians(rng.uniform(*_DIRECTIONS[rng.integers(len(_DIRECTIONS))]))
     return Place(position, np.array([np.cos(turn / 2), 0, 0, np.sin(turn / 2)]))
 
 
-def visited_pictures(
+def visitor_images(
     count: int, camera: str, image_size: int, seed: int, visitors: int = 12
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Pictures of the table, uint8 (count, image_size, image_size, 3), every other one with a visitor, and labels.
+    """Images of the table, uint8 (count, image_size, image_size, 3), every other one with a visitor, and labels.
 
-    The arm is anywhere in its range, cube and disc as episodes begin. Labels are as in `tinyvla.frontends.wake`.
+    The arm is anywhere in its range, cube and disc as at the start of an episode. Labels are as in
+    `tinyvla.frontends.wake`.
     """
-    from ..rendering import CameraRenderers
-
     simulation = Simulation("pick-lift", furnish=lambda spec: add_visitors(spec, visitors, seed))
     model, data = simulation.model, simulation.data
     renderers, rng = CameraRenderers(model), np.random.default_rng([seed, 1])
@@ -76,11 +75,11 @@ def visited_pictures(
     for index in range(count):
         simulation.reset(rng)
         simulation.place_arm(rng.uniform(*_POSES))
-        move(model, data, "nobody", draw_place(rng))
+        place_visitor(model, data, None, draw_place(rng))
         mujoco.mj_forward(model, data)
         images[index] = empty = renderers.draw(data, camera, image_size).copy()
-        while index % 2 and shown(images[index], empty) < SEEN:
-            move(model, data, f"visitor{rng.integers(visitors)}", draw_place(rng))
+        while index % 2 and visible_share(images[index], empty) < VISIBLE:
+            place_visitor(model, data, f"visitor{rng.integers(visitors)}", draw_place(rng))
             mujoco.mj_forward(model, data)
             images[index] = renderers.draw(data, camera, image_size)
         labels.append({"person": index % 2})
@@ -88,13 +87,13 @@ def visited_pictures(
     return images, labels
 
 
-def shown(picture: np.ndarray, empty: np.ndarray) -> float:
-    """The share of a picture's pixels that differ from the same view without anybody."""
-    return float((np.abs(picture.astype(int) - empty) > _DIFFERENT).any(-1).mean())
+def visible_share(image: np.ndarray, empty: np.ndarray) -> float:
+    """Share of an image's pixels that differ from `empty`, the same view without visitors."""
+    return float((np.abs(image.astype(int) - empty) > _DIFFERENT).any(-1).mean())
 
 
-def move(model: mujoco.MjModel, data: mujoco.MjData, visitor: str, place: Place) -> None:
-    """Put one visitor somewhere, and all others out of sight."""
+def place_visitor(model: mujoco.MjModel, data: mujoco.MjData, visitor: str | None, place: Place) -> None:
+    """Put one visitor at a place and the others out of view; `None` puts all out of view."""
     for body in _visitors(model):
         mocap = model.body(body).mocapid[0]
         data.mocap_pos[mocap] = place.position if body == visitor else AWAY

@@ -1,50 +1,14 @@
 """Episodes of a run, and the observers of their ticks: terminal, recording, live view."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from tinyvla.arms.episode import Episode
 from tinyvla.errors import UserError
 
 from ..safety import Reaction
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode of a run.
-
-    Args:
-        instruction: sentence that tells the policy the task.
-        seconds: length; None: until a person ends it.
-        start_pose: (joints,) in LeRobot's units, to which the arm is brought first; None: the policy's first action.
-        task: its name.
-        seed: of the policy's random draws, and of the scene where there is one.
-        lay_out: prepares the scene once the arm is at the start pose.
-        success: True if the task is done now; called after every tick, and True ends the episode. None: unknown.
-    """
-
-    instruction: str
-    seconds: float | None = None
-    start_pose: Sequence[float] | None = None
-    task: str = ""
-    seed: int = 0
-    lay_out: Callable[[], object] | None = None
-    success: Callable[[], bool] | None = None
-
-    def result(self, ended: str, ticks: int, rate_hz: float) -> dict[str, Any]:
-        """Entry of the report. ended: "done", "time", or what stopped the arm."""
-        success = None if self.success is None else ended == "done"
-        return {
-            "task": self.task,
-            "instruction": self.instruction,
-            "seed": self.seed,
-            "success": success,
-            "ticks": ticks,
-            "seconds": round(ticks / rate_hz, 2),
-            "ended": ended,
-        }
 
 
 def real_episodes(

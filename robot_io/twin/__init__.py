@@ -1,4 +1,4 @@
-"""The twin: an SO-101 that exists only in MuJoCo, behind a serial port that speaks the servos' protocol."""
+"""Twin: an SO-101 simulated in MuJoCo behind a serial port that speaks the protocol of its servos."""
 
 from .client import TwinControl, start_twin
 from .settings import TwinSettings

@@ -1,4 +1,4 @@
-"""Servos on one half-duplex line: which of them answer an instruction, with what, and when."""
+"""Half-duplex line of servos: their answers to an instruction, and the times at which these arrive."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,29 +7,29 @@ from ..feetech.protocol import BROADCAST, Instruction, Packet, pack
 from ..feetech.registers import BAUD_RATES
 from .servo import Servo
 
-_BITS_A_BYTE = 10  # start, eight, stop
+_BITS_PER_BYTE = 10  # start, eight, stop
 
 
 class Reply(NamedTuple):
-    """delay: seconds from the end of the instruction to the last byte of `data`."""
+    """Answer of a servo. delay: seconds from the end of the instruction to the last byte of `data`."""
 
     delay: float
     data: bytes
 
 
 class Bus:
-    """Servos that share a line. Two with one id answer at once and spoil each other's answers.
+    """Servos that share a line. Two with the same id answer at once, and garble each other's answers.
 
-    `silent` and `unplugged` hold servos that get no instruction at all.
+    `silent` and `unplugged` are the indices of servos that receive no instruction.
     """
 
     def __init__(self, servos: Sequence[Servo]):
         self.servos = list(servos)
-        self.silent: set[int] = set()  # by index into `servos`
+        self.silent: set[int] = set()
         self.unplugged: set[int] = set()
 
     def answer(self, packet: Packet, baud_rate: int) -> list[Reply]:
-        """What the servos send back, in order, and what the instruction makes them do."""
+        """Execute an instruction; returns the answers in order."""
         listening = [
             servo
             for index, servo in enumerate(self.servos)
@@ -40,11 +40,11 @@ class Bus:
             return []
         if packet.code == Instruction.SYNC_READ and len(packet.parameters) > 2:
             start, length, *ids = packet.parameters
-            # A servo answers when it is its turn, even if those before it said nothing.
+            # A servo answers in its turn, even if those before it are silent.
             answers = [[_status(s, s.read(start, length)) for s in listening if s.id == servo_id] for servo_id in ids]
         else:
             addressed = [s for s in listening if packet.id in (s.id, BROADCAST)]
-            # Several ids answer a broadcast one after the other, in the order of their ids.
+            # Servos answer a broadcast in the order of their ids.
             by_id: dict[int, list[Servo]] = {}
             for servo in sorted(addressed, key=lambda s: s.id):
                 by_id.setdefault(servo.id, []).append(servo)
@@ -56,7 +56,7 @@ class Bus:
         for group_answers in answers:
             if group_answers:
                 data = _overlay(group_answers)
-                delay += return_delay + len(data) * _BITS_A_BYTE / baud_rate
+                delay += return_delay + len(data) * _BITS_PER_BYTE / baud_rate
                 replies.append(Reply(delay, data))
         return replies
 
@@ -67,21 +67,21 @@ def _baud_rate(servo: Servo) -> int:
 
 
 def _execute(servo: Servo, packet: Packet) -> bytes | None:
-    """Do a packet's instruction; the status packet, or None where none is due."""
+    """Execute a packet's instruction; returns the status packet, or None if none is due."""
     parameters = packet.parameters
     if packet.code == Instruction.PING:
-        return _status(servo)  # answered even where other answers are switched off
+        return _status(servo)  # answered even if other answers are switched off
     if packet.code == Instruction.READ and len(parameters) == 2:
         return None if packet.id == BROADCAST else _status(servo, servo.read(*parameters))
     if packet.code == Instruction.WRITE and len(parameters) > 1:
         before = servo.id
         servo.write(parameters[0], parameters[1:])
-        if servo.id != before:  # the answer to a change of id still comes from the old one
+        if servo.id != before:  # the answer to a change of id comes from the old one
             return _acknowledge(servo, packet, before)
     elif packet.code == Instruction.REG_WRITE and len(parameters) > 1:
-        servo.stage(parameters[0], parameters[1:])
+        servo.write_later(parameters[0], parameters[1:])
     elif packet.code == Instruction.ACTION:
-        servo.act()
+        servo.write_pending()
     else:
         return None
     return _acknowledge(servo, packet, servo.id)
@@ -107,7 +107,7 @@ def _sync_write(servos: Sequence[Servo], parameters: bytes) -> None:
 
 
 def _overlay(answers: Sequence[bytes]) -> bytes:
-    """What a line carries when servos send at once, each a byte later than the one before: a 0 of any is a 0."""
+    """Bytes on the line when servos send at once, each one byte later than the one before: a 0 bit of any is a 0."""
     line = bytearray(b"\xff" * (max(map(len, answers)) + len(answers) - 1))
     for lag, answer in enumerate(answers):
         for at, value in enumerate(answer, lag):

@@ -1,4 +1,4 @@
-"""The twin's cameras, drawn by a process of their own, so that a bus which answers does not wait for a picture."""
+"""Rendering of the twin's cameras in a process of its own, so that the bus never waits for an image."""
 
 import os
 import pickle
@@ -11,26 +11,26 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import mujoco
 import numpy as np
 
+from tinyvla.arms.simulated import ArmScene, SceneFactory
 from tinyvla.errors import UserError
 
 from ..frames import FrameWriter
-from .bare_arm import Scene
 
 READY = "ready"
+SHARED_FILE = "scene"
 _DATA = ("qpos", "mocap_pos", "mocap_quat")
-_MODEL = ("body_pos", "body_quat")  # of what an episode puts in another place, though it does not move in it
+_MODEL = ("body_pos", "body_quat")  # of bodies that an episode places though they do not move in it
 _POLL = 0.0001  # seconds
 
 
 @dataclass(frozen=True)
 class CameraView:
-    """What a camera delivers. camera: its name in the scene."""
+    """Images of one camera. camera: its name in the scene; width, height: pixels; fps: images per second."""
 
     camera: str
     width: int
@@ -39,14 +39,15 @@ class CameraView:
 
 
 class CameraProcess:
-    """The twin's end of the process that draws: `open` it once the scene is made, then `show` what changes.
+    """Handle of the process that draws. `open` it once the scene is created, then `show` its changes.
 
     Args:
-        scene, options: a callable's dotted name and its arguments, which make the scene once more in that process.
-        cameras: view by name; the pictures of each go to the file <name>.frames in `folder`.
+        scene: creates a second scene in that process.
+        cameras: view by name; the images of a camera go to the file <name>.frames in `folder`.
+        folder: an existing one.
     """
 
-    def __init__(self, scene: str, options: Mapping[str, Any], cameras: Mapping[str, CameraView], folder: Path):
+    def __init__(self, scene: SceneFactory, cameras: Mapping[str, CameraView], folder: Path):
         self.cameras = list(cameras)
         self._folder = folder
         self._process = subprocess.Popen(
@@ -56,13 +57,13 @@ class CameraProcess:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # it ends when the twin does
         )
-        self._tell((scene, dict(options), dict(cameras), folder))
+        self._send((scene, dict(cameras), folder))
 
-    def open(self, scene: Scene) -> None:
-        """Wait for the first pictures. Raises UserError if the scene cannot be drawn."""
-        self._shared = SharedScene(self._folder / "scene", scene.model, len(self.cameras), create=True)
+    def open(self, scene: ArmScene) -> None:
+        """Wait for the first images. Raises UserError if the scene cannot be drawn."""
+        self._shared = SharedScene(self._folder / SHARED_FILE, scene.model, len(self.cameras), create=True)
         self.show(scene)
-        self._tell(None)
+        self._send(None)
         assert self._process.stdout is not None
         answer = self._process.stdout.readline().decode().strip()
         if answer != READY:
@@ -73,17 +74,16 @@ class CameraProcess:
 
     @property
     def failed(self) -> bool:
-        """Whether nothing is drawn any more."""
+        """True once the process has ended."""
         return self._process.poll() is not None
 
-    def show(self, scene: Scene) -> None:
-        """From now on everything is drawn where it is now."""
+    def show(self, scene: ArmScene) -> None:
+        """Draw the scene in its present state from now on."""
         self._shared.write(scene.model, scene.data)
 
-    def disturb(self, camera: int, trouble: str, value: float) -> None:
-        """Something is wrong with a camera, or, with 0, no longer. trouble: "stopped", "repeating" or "late", whose
-        value is in seconds."""
-        getattr(self._shared, trouble)[camera] = value
+    def set_fault(self, camera: int, fault: str, value: float) -> None:
+        """Begin a fault of a camera, or end it with 0. fault: "stopped", "repeating" or "late" (value in seconds)."""
+        self._shared.faults[fault][camera] = value
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
@@ -91,22 +91,26 @@ class CameraProcess:
             pipe.close()
         self._process.wait()
 
-    def _tell(self, what: Any) -> None:
+    def _send(self, message: Any) -> None:
         assert self._process.stdin is not None
         try:
-            pickle.dump(what, self._process.stdin)
+            pickle.dump(message, self._process.stdin)
             self._process.stdin.flush()
-        except BrokenPipeError:  # it has ended, and its answer says why
+        except BrokenPipeError:  # the process has ended, and its answer says why
             pass
 
 
 class SharedScene:
-    """The file of that name, which both map: the twin writes, the other reads, and nobody waits for long.
+    """State of a scene and faults of its cameras, in a file that the twin writes and the drawing process reads.
+
+    faults: array by name, one element per camera: "stopped" cameras deliver no images, "repeating" ones the same image
+    again, "late" ones images that are as many seconds old.
 
     Args:
-        path: `create` makes it.
-        model: the scene's, or one that is made alike.
-        cameras: how many.
+        path: of the file.
+        model: of the scene.
+        cameras: number of cameras.
+        create: create the file.
     """
 
     def __init__(self, path: Path, model: mujoco.MjModel, cameras: int, create: bool = False) -> None:
@@ -114,16 +118,16 @@ class SharedScene:
         shapes = {name: getattr(data, name).shape for name in _DATA} | {
             name: getattr(model, name).shape for name in _MODEL
         }
-        fields: list[Any] = [("version", "<i8"), ("time", "<f8")]  # version is odd while something is being written
-        fields += [(name, "<f8", shape) for name, shape in shapes.items()]
-        fields += [("stopped", "?", cameras), ("repeating", "?", cameras), ("late", "<f8", cameras)]
+        faults: list[Any] = [("stopped", "?", cameras), ("repeating", "?", cameras), ("late", "<f8", cameras)]
+        fields: list[Any] = [("version", "<i8"), ("time", "<f8")]  # version is odd during a write
+        fields += [(name, "<f8", shape) for name, shape in shapes.items()] + faults
         memory = np.memmap(path, np.dtype(fields), "w+" if create else "r+", shape=(1,))
         self._fields = {name: np.asarray(memory[name]) for name, *_ in fields}
         self._version, self._time = self._fields["version"], self._fields["time"]
-        self.stopped, self.repeating, self.late = (self._fields[name][0] for name in ("stopped", "repeating", "late"))
+        self.faults = {name: self._fields[name][0] for name, *_ in faults}
 
     def write(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Write where everything is."""
+        """Write the state of the scene."""
         self._version += 1
         self._time[0] = data.time
         for name in _DATA:
@@ -133,7 +137,7 @@ class SharedScene:
         self._version += 1
 
     def read(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Put everything where it was written to be."""
+        """Read the state of the scene into another model and its data, ready to be drawn."""
         while True:
             before = int(self._version[0])
             if before % 2 == 0:
@@ -151,47 +155,44 @@ class SharedScene:
 
 
 class CameraLoop:
-    """Loop that draws each camera of a scene at its rate.
+    """Loop that draws each camera of a scene at its rate, with the faults of `SharedScene`."""
 
-    Of a `SharedScene`, `stopped` cameras deliver nothing, `repeating` ones the same image again, and `late` ones an
-    image that is as many seconds old.
-    """
-
-    def __init__(self, scene: Scene, cameras: Mapping[str, CameraView], folder: Path) -> None:
+    def __init__(self, scene: ArmScene, cameras: Mapping[str, CameraView], folder: Path) -> None:
         self._scene, self._views = scene, list(cameras.values())
-        self._shared = SharedScene(folder / "scene", scene.model, len(cameras))
+        self._shared = SharedScene(folder / SHARED_FILE, scene.model, len(cameras))
         self._data = mujoco.MjData(scene.model)
         self._writers = [FrameWriter(folder / f"{name}.frames", v.height, v.width) for name, v in cameras.items()]
-        # The first pictures take long; none is waited for later.
+        # The first images take long, and nothing waits for later ones.
         self._last = [self._draw(camera) for camera in range(len(self._views))]
         self._waiting: list[deque[tuple[float, np.ndarray]]] = [deque() for _ in self._views]
         self._due = [time.perf_counter()] * len(self._views)
 
     @property
     def next_due(self) -> float:
-        """When there is something to draw, on time.perf_counter's clock."""
+        """Time of the next image on the clock time.perf_counter."""
         return min(self._due)
 
     def draw_next(self) -> None:
         """Draw the camera that is due."""
         camera = self._due.index(self.next_due)
-        # A drawing that took too long is not made up for.
+        # Images that could not be drawn in time are left out.
         self._due[camera] = max(self._due[camera] + 1 / self._views[camera].fps, time.perf_counter())
-        if self._shared.stopped[camera]:
+        if self._shared.faults["stopped"][camera]:
             return
         stamp = time.perf_counter()
-        if not self._shared.repeating[camera]:
+        if not self._shared.faults["repeating"][camera]:
             self._last[camera] = self._draw(camera)
         self._waiting[camera].append((stamp, self._last[camera]))
         self._deliver(camera)
 
     def _deliver(self, camera: int) -> None:
-        waiting, until, out = self._waiting[camera], time.perf_counter() - self._shared.late[camera], None
+        """Write the newest image that is old enough."""
+        waiting, until, newest = self._waiting[camera], time.perf_counter() - self._shared.faults["late"][camera], None
         while waiting and waiting[0][0] <= until:
-            out = waiting.popleft()
-        if out is not None:
-            stamp, picture = out
-            self._writers[camera].write(picture, stamp)
+            newest = waiting.popleft()
+        if newest is not None:
+            stamp, image = newest
+            self._writers[camera].write(image, stamp)
 
     def _draw(self, camera: int) -> np.ndarray:
         self._shared.read(self._scene.model, self._data)
@@ -200,11 +201,10 @@ class CameraLoop:
 
 
 def serve() -> None:
-    """The process: a scene's name, its options, cameras and the folder come by stdin, and a word when it may begin."""
+    """Run the process: scene, cameras and folder come on stdin, then None to start. It ends with stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    name, options, cameras, folder = pickle.load(sys.stdin.buffer)
-    make_scene: Any = locate(name)
-    scene = make_scene(**options)
+    make_scene, cameras, folder = pickle.load(sys.stdin.buffer)
+    scene = make_scene()
     try:
         pickle.load(sys.stdin.buffer)
     except EOFError:

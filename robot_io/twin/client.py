@@ -1,4 +1,4 @@
-"""Running a twin beside something else: in a process of its own, or in a thread."""
+"""Client of a twin: starts one in a process of its own or in a thread, and controls it."""
 
 import contextlib
 import json
@@ -23,13 +23,13 @@ from .settings import TwinSettings
 from .twin import Twin
 
 _READY = "ready"
-_TIMEOUT = 10.0  # seconds a client waits for an answer
+_TIMEOUT = 10.0  # seconds to wait for an answer
 
 
 class TwinControl:
-    """The other end: talks to the twin of a folder.
+    """Control of the twin that runs in a folder: a `tinyvla.arms` `SceneControl`.
 
-    Raises UserError if none runs there.
+    Raises UserError if no twin runs there.
     """
 
     def __init__(self, folder: Path | str):
@@ -46,25 +46,29 @@ class TwinControl:
         self._replies = self._socket.makefile("r")
 
     def send(self, line: str) -> dict[str, Any]:
-        """Have the twin obey a command (`HELP`); its answer. Raises UserError for one that it refuses."""
+        """Send a command (`commands.HELP`); returns the answer. Raises UserError if the twin refuses it."""
         try:
             self._socket.sendall(f"{line}\n".encode())
             answer = self._replies.readline()
         except OSError as error:
-            raise UserError(f"the twin in {self.folder} does not answer; start it anew") from error
+            raise UserError(f"the twin in {self.folder} does not answer; start it again") from error
         if not answer:
-            raise UserError(f"the twin in {self.folder} has ended; start it anew")
+            raise UserError(f"the twin in {self.folder} has ended; start it again")
         content = json.loads(answer)
         if "error" in content:
             raise UserError(content["error"])
         return content
 
     def state(self) -> dict[str, Any]:
-        """The true state of the simulation, see `Twin.state`."""
+        """True state of the simulation, see `Twin.state`."""
         return self.send("state")
 
+    def reset(self, seed: int, move_arm: bool = True) -> None:
+        """Begin an episode of the scene. move_arm: False leaves the arm where it is."""
+        self.send(f"reset {seed}" if move_arm else f"reset {seed} stay")
+
     def place(self, qpos: np.ndarray) -> None:
-        """Put the scene at rest where `qpos` (nq,) says."""
+        """Set the scene's `qpos`, (nq,), at rest."""
         self.send("place " + " ".join(map(repr, map(float, qpos))))
 
     def close(self) -> None:
@@ -73,16 +77,16 @@ class TwinControl:
 
 
 @contextlib.contextmanager
-def twin_folder(wanted: str | None = None) -> Iterator[Path]:
-    """A folder for a twin, removed at the end. `wanted` must not exist yet."""
-    if wanted is None:
+def twin_folder(path: str | None = None) -> Iterator[Path]:
+    """Create a folder for a twin and remove it at the end. None: a temporary one. Raises UserError if `path` exists."""
+    if path is None:
         folder = Path(tempfile.mkdtemp(prefix="twin-"))
     else:
-        folder = Path(wanted).absolute()
+        folder = Path(path).absolute()
         try:
             folder.mkdir(parents=True)
         except FileExistsError as error:
-            raise UserError(f"{wanted} exists; give robot.twin.folder another name, or remove it") from error
+            raise UserError(f"{path} exists; give robot.twin.folder another name, or remove it") from error
     try:
         yield folder
     finally:
@@ -91,10 +95,11 @@ def twin_folder(wanted: str | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def start_twin(settings: TwinSettings, in_thread: bool = False) -> Iterator[TwinControl]:
-    """Run a twin while the block lasts: in a process of its own, so that it answers in time whatever this one does,
-    or `in_thread`, for tests.
+    """Run a twin in a process of its own, so that it answers in time whatever this process does.
 
-    Raises UserError if it cannot start.
+    in_thread: run it in a thread of this process, for tests.
+
+    Raises UserError if the twin cannot start.
     """
     with twin_folder() as folder, (_thread if in_thread else _process)(settings, folder) as control:
         yield control
@@ -116,13 +121,13 @@ def _thread(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
 
 @contextlib.contextmanager
 def _process(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
-    # Not multiprocessing, which would import the caller's main module, and all that it needs, in the twin's process.
+    # multiprocessing would import the main module of the caller, with all that it needs, in the process of the twin.
     process = subprocess.Popen(
         [sys.executable, "-c", "from robot_io.twin.client import _serve; _serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        start_new_session=True,  # Ctrl-C is for the caller, who may need the arm to stop it
+        start_new_session=True,  # Ctrl-C is for the caller, which may need the arm to stop it
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -146,7 +151,7 @@ def _process(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
 
 
 def _serve() -> None:
-    """The process: the twin that stdin tells of, until stdin ends, as it does when its owner dies."""
+    """Run the process: a twin from the settings on stdin, until stdin ends, as it does when the owner dies."""
     settings, folder = pickle.load(sys.stdin.buffer)
     try:
         twin = Twin(settings, folder)

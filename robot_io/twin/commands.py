@@ -1,4 +1,4 @@
-"""Commands to a running twin: lines of words over a socket in its folder, or typed at simulate_arm.py's terminal."""
+"""Commands of a running twin: lines of words over a socket in its folder, or typed at simulate_arm.py's terminal."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
-from .bare_arm import JOINTS
 from .bus import Bus
 from .faults import Faults
 from .physics import ArmPhysics
@@ -23,10 +23,10 @@ _CHUNK = 65536
 HELP = """\
 state                          the true state of the simulation
 reset [SEED] [stay]            begin an episode of the scene; stay: the arm remains where it is
-place Q1 Q2 ...                put the scene where these numbers, MuJoCo's whole qpos, say
-move BODY X Y Z [W X Y Z]      put a mocap body of the scene there, in metres, turned by the quaternion
-hand JOINT=DEGREES ...         take joints by the hand, move them there and hold them
-hand middle | sweep | release  hold all at the middle; move each through its whole range; let go
+place Q1 Q2 ...                set the whole qpos of MuJoCo, at rest
+move BODY X Y Z [W X Y Z]      place a mocap body of the scene: metres, and a quaternion
+hand JOINT=DEGREES ...         move joints by hand and hold them there
+hand middle | sweep | release  hold all at the middle; move each through its whole range; release
 attach JOINT ... | all         only these servos are plugged into the bus
 clear [FAULT [TARGET]]         end faults
 FAULT [TARGET] [NUMBER] [for SECONDS]
@@ -95,13 +95,13 @@ class Commands:
         if words == ["release"]:
             self._physics.release()
         elif words == ["middle"]:
-            self._physics.hold(dict(zip(JOINTS, self._physics.limits.mean(axis=1), strict=True)))
+            self._physics.hold(dict(zip(SO101.joints, self._physics.limits.mean(axis=1), strict=True)))
         elif words == ["sweep"]:
             self._physics.sweep()
         else:
             goals = dict(word.split("=") for word in words)
-            if unknown := set(goals) - set(JOINTS):
-                raise UserError(f"there is no joint {unknown.pop()!r}; there are {', '.join(JOINTS)}")
+            if unknown := set(goals) - set(SO101.joints):
+                raise UserError(f"there is no joint {unknown.pop()!r}; there are {', '.join(SO101.joints)}")
             self._physics.hold({joint: np.radians(float(degrees)) for joint, degrees in goals.items()})
 
     def _place(self, words: list[str]) -> None:
@@ -123,10 +123,10 @@ class Commands:
             data.mocap_quat[bodies[words[0]]] = np.array(quaternion) / np.linalg.norm(quaternion)
 
     def _attach(self, words: list[str]) -> None:
-        if unknown := set(words) - {*JOINTS, "all"}:
-            raise UserError(f"there is no servo {unknown.pop()!r}; there are {', '.join(JOINTS)}")
-        attached = JOINTS if "all" in words else words
-        self._bus.unplugged = {index for index, joint in enumerate(JOINTS) if joint not in attached}
+        if unknown := set(words) - {*SO101.joints, "all"}:
+            raise UserError(f"there is no servo {unknown.pop()!r}; there are {', '.join(SO101.joints)}")
+        attached = SO101.joints if "all" in words else words
+        self._bus.unplugged = {index for index, joint in enumerate(SO101.joints) if joint not in attached}
 
     def _fault_table(self) -> str:
         return "\n".join(f"  {name:<16} {kind.on:<7} {kind.about}" for name, kind in self._faults.kinds.items())
@@ -140,8 +140,8 @@ def _is_number(word: str) -> bool:
     return True
 
 
-class ControlServer:
-    """The twin's end: a socket in its folder, and if `typed` the lines of stdin as well."""
+class CommandServer:
+    """Source of command lines: a socket in the twin's folder, and if `typed` stdin as well."""
 
     def __init__(self, commands: Commands, folder: Path, typed: bool):
         self._commands = commands
@@ -154,21 +154,21 @@ class ControlServer:
 
     @property
     def filenos(self) -> list[int]:
-        """What to wait on."""
+        """File descriptors to wait for."""
         typed = [self._stdin] if self._stdin >= 0 else []
         return [self._listener.fileno(), *self._clients, *typed]
 
     def serve(self, readable: list[int]) -> None:
-        """Obey what has come in on these of `filenos`."""
+        """Obey the lines that have come in on `readable`, some of `filenos`."""
         if self._listener.fileno() in readable:
             client, _ = self._listener.accept()
             self._clients[client.fileno()] = (client, bytearray())
         for number in set(readable) & set(self._clients):
             client, received = self._clients[number]
-            if not self._take(number, received, lambda answer, to=client: to.sendall(answer + b"\n")):  # type: ignore[misc]
+            if not self._receive(number, received, lambda answer, to=client: to.sendall(answer + b"\n")):  # type: ignore[misc]
                 del self._clients[number]
                 client.close()
-        if self._stdin in readable and not self._take(self._stdin, self._typed, _show):
+        if self._stdin in readable and not self._receive(self._stdin, self._typed, _show):
             self._stdin = -1
 
     def close(self) -> None:
@@ -176,8 +176,8 @@ class ControlServer:
             client.close()
         self._listener.close()
 
-    def _take(self, number: int, received: bytearray, reply: Callable[[bytes], None]) -> bool:
-        """Read, and obey whole lines; False at the end of the stream."""
+    def _receive(self, number: int, received: bytearray, reply: Callable[[bytes], None]) -> bool:
+        """Read and obey whole lines; returns False at the end of the stream."""
         try:
             data = os.read(number, _CHUNK)
             received += data

@@ -1,4 +1,4 @@
-"""The host's end of the bus: a pseudo-terminal that looks like a USB serial adapter, with the timing of the line."""
+"""Serial port of the bus: a pseudo-terminal in place of a USB adapter, with the timing of the line."""
 
 import contextlib
 import os
@@ -14,26 +14,31 @@ from ..feetech.protocol import Parser
 from .bus import Bus
 
 _SPEEDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[0] == "B" and name[1:].isdigit()}
-_SILENCE = 0.005  # seconds after which a servo gives up on an unfinished packet
+_SILENCE = 0.005  # seconds after which a servo drops an unfinished packet
 _CHUNK = 4096
 
 
 class SerialPort:
-    """A serial port with servos on it. `path` is a link to the terminal and stays the same when it is pulled and put
-    back, like /dev/serial/by-id. All times are seconds of one monotonic clock.
+    """Serial port with servos on it. All times are seconds of one monotonic clock.
 
-    drop, corrupt: probability for each byte, either way, to get lost or to have a bit flipped. late: seconds added to
-    every answer. counts: packets received, answers sent, answers given up because the host had spoken again.
+    faults: "drop" and "corrupt" are probabilities of each byte, in both directions, to get lost or to have a bit
+    flipped; "late" are seconds added to every answer. counts: instructions received, answers sent, and answers given up
+    because the host sent another instruction.
+
+    Args:
+        bus: of the servos.
+        path: of a link to the terminal, which stays the same after `unplug` and `plug`, like /dev/serial/by-id.
+        rng: of the faults.
     """
 
     def __init__(self, bus: Bus, path: Path, rng: np.random.Generator):
         self.bus, self.path = bus, path
-        self.drop = self.corrupt = self.late = 0.0
+        self.faults = {"drop": 0.0, "corrupt": 0.0, "late": 0.0}
         self.counts = {"instructions": 0, "answers": 0, "given_up": 0}
         self._rng = rng
         self._parser = Parser()
         self._last_heard = 0.0
-        self._answers: deque[tuple[float, bytes]] = deque()  # (when it is out, what)
+        self._answers: deque[tuple[float, bytes]] = deque()  # (time at which it is out, bytes)
         self._master = self._slave = -1
         self.plug()
 
@@ -42,10 +47,10 @@ class SerialPort:
         return self._master >= 0
 
     def plug(self) -> None:
-        """Put the cable in: a terminal appears."""
+        """Plug the cable in: a terminal appears."""
         if self.plugged:
             return
-        # Holding the far end open as well keeps the terminal alive while no program has it open.
+        # The other end stays open too, which keeps the terminal alive while no program uses it.
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
@@ -53,7 +58,7 @@ class SerialPort:
         self.path.symlink_to(os.ttyname(self._slave))
 
     def unplug(self) -> None:
-        """Pull the cable: the terminal is gone, and whoever has it open gets errors."""
+        """Pull the cable: the terminal is gone, and programs that use it get errors."""
         if not self.plugged:
             return
         self.path.unlink(missing_ok=True)
@@ -65,53 +70,54 @@ class SerialPort:
 
     @property
     def fileno(self) -> int:
-        """What to wait on for instructions; -1 while unplugged."""
+        """File descriptor to wait for; -1 while unplugged."""
         return self._master
 
     @property
     def baud_rate(self) -> int:
-        """The speed that the host has set, 0 if it is none of the usual ones."""
+        """Speed that the host has set, 0 for one that servos do not have."""
         return _SPEEDS.get(termios.tcgetattr(self._slave)[5], 0)
 
     @property
     def next_due(self) -> float:
-        """When an answer has to go out, inf if none waits."""
+        """Time at which the next answer is due, inf without one."""
         return self._answers[0][0] if self._answers else float("inf")
 
     def receive(self, now: float) -> None:
-        """Take in what the host has sent, and let the servos do it."""
+        """Read the instructions of the host and let the servos execute them."""
         if now - self._last_heard > _SILENCE:
             self._parser.clear()
         self._last_heard = now
         try:
             data = os.read(self._master, _CHUNK)
-        except OSError:  # nothing there after all
+        except OSError:  # there is nothing to read
             return
-        for packet in self._parser.feed(self._disturb(data)):
+        for packet in self._parser.feed(self._apply_faults(data)):
             self.counts["instructions"] += 1
-            # A host waits for its answers: one that speaks again has given them up.
+            # A host waits for its answers: with another instruction it has given them up.
             self.counts["given_up"] += len(self._answers)
             self._answers.clear()
             for delay, answer in self.bus.answer(packet, self.baud_rate):
-                self._answers.append((now + delay + self.late, answer))
+                self._answers.append((now + delay + self.faults["late"], answer))
 
     def send(self, now: float) -> None:
         """Send the answers that are due."""
         while self._answers and self._answers[0][0] <= now:
-            data = self._disturb(self._answers.popleft()[1])
+            data = self._apply_faults(self._answers.popleft()[1])
             self.counts["answers"] += 1
-            with contextlib.suppress(BlockingIOError):  # nobody reads: the line does not wait
+            with contextlib.suppress(BlockingIOError):  # the host does not read: the line does not wait
                 os.write(self._master, data)
 
-    def _disturb(self, data: bytes) -> bytes:
-        if not (self.drop or self.corrupt):
+    def _apply_faults(self, data: bytes) -> bytes:
+        drop, corrupt = self.faults["drop"], self.faults["corrupt"]
+        if not (drop or corrupt):
             return data
         line = np.frombuffer(data, np.uint8).copy()
-        flipped = self._rng.random(len(line)) < self.corrupt
+        flipped = self._rng.random(len(line)) < corrupt
         line[flipped] ^= (1 << self._rng.integers(0, 8, flipped.sum())).astype(np.uint8)
-        return line[self._rng.random(len(line)) >= self.drop].tobytes()
+        return line[self._rng.random(len(line)) >= drop].tobytes()
 
 
 def wait(readable: list[int], seconds: float) -> list[int]:
-    """Those of the file descriptors that can be read, after at most `seconds`: to the microsecond, unlike epoll."""
+    """File descriptors that can be read, after at most `seconds`. Unlike epoll, it is precise to the microsecond."""
     return select.select(readable, [], [], max(0.0, seconds))[0]

@@ -1,79 +1,137 @@
-"""What a twin is made of, from the `robot` section of the configuration."""
+"""Settings of a twin, from the `robot` section of the configuration."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
+from tinyvla.arms.simulated import ArmScene, SceneFactory
+from tinyvla.arms.so101 import SO101
+from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
 
 from ..feetech.registers import RESOLUTION
-from .bare_arm import JOINTS
+from .bare_arm import BareArm
 from .camera_rendering import CameraView
-from .physics import STEPS_A_RADIAN, Drivetrain
+from .physics import STEPS_PER_RADIAN, Drivetrain
 from .servo import Servo
 
 CAMERA_TYPE = "twin"  # of those cameras in robot.cameras that the twin draws
-_FULL_TURN = "wrist_roll"  # LeRobot gives it no range
-_MIDDLE = RESOLUTION // 2 - 1  # what LeRobot's calibration makes of the middle of a joint's range
+_MIDDLE = RESOLUTION // 2 - 1  # step in the middle of a joint's range, after LeRobot's calibration
+_RENAMED_SCENES = {"robot_io.twin.scene.BareArm": "robot_io.twin.bare_arm.BareArm"}  # names before version 0.2
+
+
+@dataclass(frozen=True)
+class TwinSection:
+    """Section `robot.twin` of the configuration.
+
+    Args:
+        folder: of port, control socket and images; None: a temporary one.
+        ids: of the servos from the shoulder to the gripper; two may be equal.
+        mounting: steps of 1/4096 turn by which each horn is turned against its servo.
+        calibrated: False for servos that are fresh from the factory.
+        scene: class of the scene (`ArmScene`), as module.Class.
+        scene_options: arguments of that class.
+        drivetrain: of all servos.
+    """
+
+    folder: str | None = None
+    ids: tuple[int, ...] = SO101.servo_ids
+    mounting: tuple[int, ...] = (0,) * len(SO101.joints)
+    calibrated: bool = True
+    scene: str = "robot_io.twin.bare_arm.BareArm"
+    scene_options: dict[str, Any] = field(default_factory=dict)
+    drivetrain: Drivetrain = field(default_factory=Drivetrain)
 
 
 @dataclass(frozen=True)
 class TwinSettings:
-    """ids: of the servos, in the order of JOINTS; several may be equal. mounting: steps that each horn is turned
-    against its servo. calibrated: whether the servos hold a calibration that fits. scene: dotted name of a callable
-    that makes the `Scene`, given scene_options. robot_id: under which LeRobot looks for the calibration."""
+    """Settings that a twin is made from. They are pickled for the twin's processes.
+
+    Args:
+        robot_id: under which LeRobot looks for the calibration.
+        ids, mounting, calibrated, drivetrain: see `TwinSection`.
+        scene: makes the scene; called once more in the process that draws the cameras.
+        cameras: view by the camera's name in `robot.cameras`.
+        seed: of the scene and of faults.
+    """
 
     robot_id: str = "twin"
-    ids: Sequence[int] = (1, 2, 3, 4, 5, 6)
-    mounting: Sequence[int] = (0, 0, 0, 0, 0, 0)
+    ids: Sequence[int] = SO101.servo_ids
+    mounting: Sequence[int] = (0,) * len(SO101.joints)
     calibrated: bool = True
     drivetrain: Drivetrain = field(default_factory=Drivetrain)
-    scene: str = "robot_io.twin.bare_arm.BareArm"
-    scene_options: Mapping[str, Any] = field(default_factory=dict)
+    scene: SceneFactory = BareArm
     cameras: Mapping[str, CameraView] = field(default_factory=dict)
     seed: int = 0
 
     @classmethod
-    def from_config(cls, robot: Mapping[str, Any], seed: int = 0) -> "TwinSettings":
-        """From a `robot` section with its `twin` part. Raises UserError for what no arm can be."""
-        twin = {name: value for name, value in robot["twin"].items() if name != "folder"}
-        for name in ("ids", "mounting"):
-            if len(twin[name]) != len(JOINTS):
-                raise UserError(f"robot.twin.{name} has {len(twin[name])} numbers; an SO-101 has {len(JOINTS)} servos")
-        if bad := [number for number in twin["ids"] if not 0 <= number <= 253]:
-            raise UserError(f"robot.twin.ids has {bad[0]}; servos have ids from 0 to 253")
+    def from_config(
+        cls, robot: Mapping[str, Any], seed: int = 0, scene: Callable[..., ArmScene] | None = None
+    ) -> "TwinSettings":
+        """Settings of a `robot` section that has a `twin` part.
+
+        scene: takes the place of the class that `robot.twin.scene` names; `robot.twin.scene_options` are its arguments.
+
+        Raises UserError for settings that do not fit an SO-101, or a scene that does not exist.
+        """
+        section = decode_section(TwinSection, robot["twin"], "robot.twin")
+        for name, numbers in (("ids", section.ids), ("mounting", section.mounting)):
+            if len(numbers) != len(SO101.joints):
+                raise UserError(
+                    f"robot.twin.{name} has {len(numbers)} numbers; an SO-101 has {len(SO101.joints)} servos"
+                )
+        if wrong := [number for number in section.ids if not 0 <= number <= 253]:
+            raise UserError(f"robot.twin.ids has {wrong[0]}; servos have ids from 0 to 253")
         cameras = {
             name: CameraView(camera.get("camera", name), camera["width"], camera["height"], camera["fps"])
             for name, camera in (robot["cameras"] or {}).items()
             if camera["type"] == CAMERA_TYPE
         }
-        drivetrain = Drivetrain(**twin.pop("drivetrain"))
-        return cls(robot_id=str(robot["id"]), cameras=cameras, drivetrain=drivetrain, seed=seed, **twin)
+        return cls(
+            robot_id=str(robot["id"]),
+            ids=section.ids,
+            mounting=section.mounting,
+            calibrated=section.calibrated,
+            drivetrain=section.drivetrain,
+            scene=functools.partial(scene or load_scene(section.scene), **section.scene_options),
+            cameras=cameras,
+            seed=seed,
+        )
 
     def make_servos(self) -> list[Servo]:
-        """One a joint, as from the factory but for the ids."""
+        """Create one servo per joint, fresh from the factory except for the id."""
         return [Servo(number) for number in self.ids]
 
     def calibration(self, limits: Sequence[Sequence[float]]) -> dict[str, dict[str, int]]:
-        """What LeRobot's calibration would find for joints with these limits, (6, 2) in radians."""
-        found = {}
-        for joint, number, mounting, (low, high) in zip(JOINTS, self.ids, self.mounting, limits, strict=True):
-            full = joint == _FULL_TURN
-            found[joint] = {
+        """Result of LeRobot's calibration for joints with these limits, (6, 2) in radians."""
+        calibration = {}
+        for joint, number, mounting, (low, high) in zip(SO101.joints, self.ids, self.mounting, limits, strict=True):
+            full_turn = joint in SO101.full_turn_joints
+            calibration[joint] = {
                 "id": int(number),
                 "drive_mode": 0,
                 "homing_offset": int(mounting) + RESOLUTION // 2 - _MIDDLE,
-                "range_min": 0 if full else round(_MIDDLE + low * STEPS_A_RADIAN),
-                "range_max": RESOLUTION - 1 if full else round(_MIDDLE + high * STEPS_A_RADIAN),
+                "range_min": 0 if full_turn else round(_MIDDLE + low * STEPS_PER_RADIAN),
+                "range_max": RESOLUTION - 1 if full_turn else round(_MIDDLE + high * STEPS_PER_RADIAN),
             }
-        return found
+        return calibration
 
 
-def calibrate(servos: Sequence[Servo], calibration: Mapping[str, Mapping[str, int]], file: Path) -> None:
-    """Put a calibration into the servos' memory for good, and into a file of LeRobot's format."""
-    for servo, joint in zip(servos, JOINTS, strict=True):
+def load_scene(name: str) -> Callable[..., ArmScene]:
+    """Class of a scene by its dotted name. Raises UserError if it does not exist."""
+    scene: Any = locate(_RENAMED_SCENES.get(name, name))
+    if scene is None:
+        raise UserError(f"robot.twin.scene={name} does not exist; name a class, as module.Class")
+    return scene
+
+
+def write_calibration(servos: Sequence[Servo], calibration: Mapping[str, Mapping[str, int]], file: Path) -> None:
+    """Write a calibration into the EEPROM of the servos and into a file of LeRobot's format."""
+    for servo, joint in zip(servos, SO101.joints, strict=True):
         servo.set("Homing_Offset", calibration[joint]["homing_offset"])
         servo.set("Min_Position_Limit", calibration[joint]["range_min"])
         servo.set("Max_Position_Limit", calibration[joint]["range_max"])

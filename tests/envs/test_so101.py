@@ -19,10 +19,10 @@ from envs.lerobot_env import LeRobotEnv, TinyVLASO101Config
 from envs.registry import instruction_of
 from envs.shifts import AXES, Shift, with_shift
 from envs.shifts.shifted_env import ShiftedEnv
-from envs.so101 import ACTION_DIM, CONTROL_HZ, FEATURE_NAMES, HIGH, JOINTS, LOW
-from envs.so101.arm import Units
+from envs.so101 import ACTION_DIM, CONTROL_HZ, FEATURE_NAMES, HIGH, LOW
 from envs.so101.simulation import CAMERAS, CUBE, DISC, HOME, Simulation
 from envs.so101.tasks import INSTRUCTIONS, SUITES, paraphrases
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 
@@ -55,21 +55,19 @@ def test_joints_are_those_of_the_package_and_of_lerobot():
     from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
     model = mujoco.MjModel.from_xml_path(str(get_so101_simulation_dir() / "so101_new_calib.xml"))
-    assert [model.joint(number).name for number in range(model.njnt)] == list(JOINTS)
-    units = Units.of(model)
-    np.testing.assert_allclose(units.from_radians(units.low), LOW, atol=0.01)
-    np.testing.assert_allclose(units.from_radians(units.high), HIGH, atol=0.01)
+    assert [model.joint(number).name for number in range(model.njnt)] == list(SO101.joints)
+    np.testing.assert_allclose(SO101.from_radians(model.jnt_range[:, 0]), LOW, atol=0.01)
+    np.testing.assert_allclose(SO101.from_radians(model.jnt_range[:, 1]), HIGH, atol=0.01)
     robot = SO101Follower(SO101FollowerConfig(port="none", id="nobody"))
     assert list(robot.action_features) == FEATURE_NAMES
     assert robot.config.use_degrees
 
 
 def test_units_are_degrees_and_a_gripper_from_0_to_100(lift):
-    units = lift.simulation.units
-    angles = units.to_radians(np.array([90.0, -45, 0, 10, 180, 50]))
+    angles = SO101.to_radians(np.array([90.0, -45, 0, 10, 180, 50]))
     np.testing.assert_allclose(angles[:5], np.radians([90, -45, 0, 10, 180]))
-    assert angles[5] == pytest.approx((units.low[5] + units.high[5]) / 2)
-    np.testing.assert_allclose(units.from_radians(angles), [90, -45, 0, 10, 180, 50])
+    assert angles[5] == pytest.approx(lift.model.joint("gripper").range.mean())
+    np.testing.assert_allclose(SO101.from_radians(angles), [90, -45, 0, 10, 180, 50])
 
 
 def test_gymnasium_accepts_the_environment():
@@ -134,7 +132,7 @@ def test_pictures_are_upright_and_not_mirrored(camera):
     env.reset(seed=0)
 
     def place():
-        env.data.qpos[:6] = env.simulation.units.to_radians(np.array([90.0, *HOME[1:]]))  # out of the way
+        env.data.qpos[:6] = SO101.to_radians(np.array([90.0, *HOME[1:]]))  # out of the way
         mujoco.mj_forward(env.model, env.data)
         picture = env.observe()[f"observation.images.{camera}"].astype(int)
         return np.mean(np.nonzero(picture[..., 0] - picture[..., 1:].max(axis=-1) > 50), axis=1)

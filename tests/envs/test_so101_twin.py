@@ -11,22 +11,21 @@ import pytest
 from envs import decode_env
 from envs.seeds import episode_seed
 from envs.so101.env import SO101Env
-from envs.so101.twin import Judge, TwinScene, wire_episodes
+from envs.so101.twin import Judge, TwinScene, twin_episodes
 from tinyvla.errors import UserError
 
 SEED = episode_seed("evaluation", 0, 0)
 
 
 class FakeTwin:
-    """A twin with no arm in it: the scene, and what was sent."""
+    """A twin with no arm in it: the scene, and the episodes that were begun."""
 
     def __init__(self):
-        self.scene, self.sent = TwinScene(), []
+        self.scene, self.resets = TwinScene(), []
 
-    def send(self, line):
-        self.sent.append(line)
-        _, seed, *stay = line.split()
-        self.scene.reset(int(seed), move_arm=not stay)
+    def reset(self, seed, move_arm=True):
+        self.resets.append((seed, move_arm))
+        self.scene.reset(seed, move_arm)
 
     def state(self):
         return {"qpos": self.scene.data.qpos.tolist(), "qvel": self.scene.data.qvel.tolist()}
@@ -50,13 +49,13 @@ CFG = decode_env({"name": "so101", "tasks": ["reach"], "max_steps": 300})
 
 
 def test_the_scene_is_laid_out_as_in_the_environment_and_the_arm_left_alone(env, twin):
-    (episode,) = wire_episodes(CFG, 1, 0, 30.0, twin)
+    (episode,) = twin_episodes(CFG, 1, 0, 30.0, twin)
     observation, _ = env.reset(seed=SEED)
-    assert episode["start_pose"] == pytest.approx(observation["observation.state"].tolist(), abs=1e-3)
-    assert (episode["seed"], episode["seconds"], episode["instruction"]) == (SEED, 299.5 / 30, observation["task"])
+    assert episode.start_pose == pytest.approx(observation["observation.state"].tolist(), abs=1e-3)
+    assert (episode.seed, episode.seconds, episode.instruction) == (SEED, 299.5 / 30, observation["task"])
     arm = twin.scene.simulation.state()
-    episode["lay_out"]()
-    assert twin.sent == [f"reset {SEED} stay"]
+    episode.lay_out()
+    assert twin.resets == [(SEED, False)]
     assert twin.scene.simulation.state() == pytest.approx(arm)
     assert twin.scene.simulation.cube == pytest.approx(env.simulation.cube)
     assert twin.scene.simulation.disc == pytest.approx(env.simulation.disc)
@@ -84,18 +83,18 @@ def test_the_episodes_are_those_of_evaluate(twin, monkeypatch):
     setting = evaluation.Setting(Path("none"), cfg, "evaluation", 3, "cpu", {})
     for job in evaluation.evaluation_jobs(cfg.tasks, 20):
         evaluation._run_job(setting, policy, job, film=False)
-    assert [episode["seed"] for episode in wire_episodes(cfg, 20, 3, 30.0, twin)] == played
+    assert [episode.seed for episode in twin_episodes(cfg, 20, 3, 30.0, twin)] == played
 
 
 def test_the_judge_says_what_the_environment_says(env, twin):
-    (episode,) = wire_episodes(CFG, 1, 0, 30.0, twin)
+    (episode,) = twin_episodes(CFG, 1, 0, 30.0, twin)
     env.reset(seed=SEED)
-    episode["lay_out"]()
+    episode.lay_out()
     verdicts = []
     for _ in range(300):
         _, success, truncated, _ = env.apply(env.expert_action())
         twin.scene.data.qpos[:], twin.scene.data.qvel[:] = env.data.qpos, env.data.qvel
-        verdicts.append((success, episode["success"]()))
+        verdicts.append((success, episode.success()))
         if success or truncated:
             break
     assert verdicts[-1] == (True, True)
@@ -112,9 +111,9 @@ def test_what_a_judge_of_two_tasks_sees_is_not_mixed_up():
 def test_mistakes(twin):
     with pytest.raises(UserError, match="no camera 'side'; use front, top, wrist"):
         twin.scene.draw(twin.scene.data, "side", 32, 32)
-    with pytest.raises(UserError, match="draws square pictures"):
+    with pytest.raises(UserError, match="draws square images"):
         twin.scene.draw(twin.scene.data, "front", 24, 32)
     with pytest.raises(UserError, match="episodes is 0"):
-        wire_episodes(CFG, 0, 0, 30.0, twin)
+        twin_episodes(CFG, 0, 0, 30.0, twin)
     with pytest.raises(UserError, match="unknown SO-101 task"):
-        wire_episodes(replace(CFG, tasks=["reech"]), 1, 0, 30.0, twin)
+        twin_episodes(replace(CFG, tasks=["reech"]), 1, 0, 30.0, twin)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from envs.so101.twin import Judge, TwinScene
-from envs.so101.visitor import AWAY, SEEN, VisitedScene, draw_place, move, shown, visited_pictures
+from envs.so101.visitor import AWAY, VISIBLE, VisitedScene, draw_place, place_visitor, visible_share, visitor_images
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +30,23 @@ def test_in_view_they_are_seen_and_touch_nothing(scenes):
     before, rng = visited.draw(data, "front", 64, 64).copy(), np.random.default_rng(0)
     contacts, changed = data.ncon, []
     for index in range(20):
-        move(model, data, f"visitor{index % 2}", draw_place(rng))
+        place_visitor(model, data, f"visitor{index % 2}", draw_place(rng))
         mujoco.mj_forward(model, data)
         assert data.ncon == contacts
-        changed.append(shown(visited.draw(data, "front", 64, 64), before))
-    assert min(changed) > SEEN / 2
+        changed.append(visible_share(visited.draw(data, "front", 64, 64), before))
+    assert min(changed) > VISIBLE / 2
     assert np.median(changed) > 0.05
     others = data.mocap_pos[model.body("visitor0").mocapid[0]]
     assert tuple(others) == AWAY
-    move(model, data, "nobody", draw_place(rng))
+    place_visitor(model, data, None, draw_place(rng))
     mujoco.mj_forward(model, data)
     assert (visited.draw(data, "front", 64, 64) == before).all()
 
 
 def test_pictures_of_the_table_with_and_without_them():
-    images, labels = visited_pictures(6, "front", 48, seed=3, visitors=2)
+    images, labels = visitor_images(6, "front", 48, seed=3, visitors=2)
     assert images.shape == (6, 48, 48, 3)
     assert [label["person"] for label in labels] == [0, 1] * 3
-    again, _ = visited_pictures(6, "front", 48, seed=3, visitors=2)
+    again, _ = visitor_images(6, "front", 48, seed=3, visitors=2)
     assert (images == again).all()
     assert len(np.unique(images.reshape(6, -1), axis=0)) == 6

@@ -15,7 +15,7 @@ from robot_io.connection import connect_arm, disconnect_arm
 from robot_io.diagnosis import arm_errors, ping
 from robot_io.feetech import FeetechServos
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.bare_arm import JOINTS
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -49,7 +49,7 @@ def torques(twin):
 def test_arms_by_name(robot, kind, bus, tmp_path):
     arm = make_arm(settings("robot.port=/dev/nowhere", f"robot.calibration_dir={tmp_path}", robot=robot))
     assert (type(arm).__name__, type(arm.bus).__name__) == (kind, bus)
-    assert list(arm.action_features) == [f"{joint}.pos" for joint in JOINTS]
+    assert list(arm.action_features) == [f"{joint}.pos" for joint in SO101.joints]
 
 
 def test_an_arm_with_lerobots_cameras(tmp_path):
@@ -106,8 +106,8 @@ def test_lerobots_driver_connects_reads_and_drives(arm, sound_twin):
     wait_until(sound_twin, lambda state: abs(state["joints"]["wrist_roll"]["angle"] + 30) < 1)
     wait_until(sound_twin, lambda state: max(map(abs, state["qvel"])) < 0.01)
     assert arm.get_observation() == pytest.approx(sent, abs=1.5)
-    truth = [sound_twin.state()["joints"][joint]["angle"] for joint in JOINTS[:5]]
-    assert truth == pytest.approx([sent[f"{joint}.pos"] for joint in JOINTS[:5]], abs=1.5)
+    truth = [sound_twin.state()["joints"][joint]["angle"] for joint in SO101.joints[:5]]
+    assert truth == pytest.approx([sent[f"{joint}.pos"] for joint in SO101.joints[:5]], abs=1.5)
     load = arm.bus.sync_read("Present_Load", normalize=False)
     assert all(abs(value) <= 1000 for value in load.values())
     assert 20 <= arm.bus.read("Present_Temperature", "elbow_flex", normalize=False) <= 40
@@ -277,7 +277,7 @@ def test_naming_fresh_servos_one_at_a_time():
     """What lerobot-setup-motors does, with one servo plugged in at a time, all of them with the factory's id."""
     with start_twin(TwinSettings(ids=(1,) * 6, calibrated=False), in_thread=True) as twin:
         arm = make_arm(settings("robot.id=fresh", f"robot.port={twin.port}", f"robot.calibration_dir={twin.folder}"))
-        for joint in reversed(JOINTS):
+        for joint in reversed(SO101.joints):
             twin.send(f"attach {joint}")
             arm.bus.setup_motor(joint, initial_baudrate=1_000_000, initial_id=1)
         twin.send("attach all")
@@ -289,6 +289,6 @@ def test_naming_fresh_servos_one_at_a_time():
 
 def test_the_calibration_in_the_twin_is_the_one_on_disk(sound_twin):
     calibration = json.loads((sound_twin.calibration_dir / "twin.json").read_text())
-    assert list(calibration) == list(JOINTS)
+    assert list(calibration) == list(SO101.joints)
     middles = [(entry["range_min"] + entry["range_max"]) / 2 for entry in calibration.values()][:5]
     assert np.array(middles) == pytest.approx(2047, abs=1)  # LeRobot's 0 degrees are the joints' zero

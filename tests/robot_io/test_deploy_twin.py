@@ -10,8 +10,8 @@ from tiny import write_so101_policy
 from configs.composing import as_dict, load_config
 from envs import decode_env
 from envs.feature_names import trained_feature_names
-from envs.so101.twin import SCENE, wire_episodes
-from robot_io.arms import make_arm, needs_twin, with_twin_scene
+from envs.so101.twin import TwinScene, twin_episodes
+from robot_io.arms import make_arm, needs_twin, with_twin_cameras
 from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner
 from robot_io.safety import SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
@@ -39,18 +39,18 @@ def wired(checkpoint):
     """A policy, limits, and a running twin in the scene of the tasks: (cfg, runner, layer, robot, twin)."""
     cfg = load_config("deploy", ["checkpoint=x", "env.tasks=[reach]", "env.max_steps=20"])
     runner, layer = load_runner(checkpoint, "cpu"), SafetyLayer(as_dict(cfg.safety))
-    robot = with_twin_scene(as_dict(cfg.robot), SCENE, cameras_of(runner))
-    with start_twin(TwinSettings.from_config(robot), in_thread=True) as twin:
+    robot = with_twin_cameras(as_dict(cfg.robot), cameras_of(runner))
+    with start_twin(TwinSettings.from_config(robot, scene=TwinScene), in_thread=True) as twin:
         yield cfg, runner, layer, robot, twin
     runner.close()
 
 
 def test_a_policy_plays_an_episode_over_the_wire(wired, tmp_path, patient):
     cfg, runner, layer, robot, twin = wired
-    told = wire_episodes(decode_env(as_dict(cfg.env)), 1, 0, layer.limits.rate_hz, twin)
+    episodes = twin_episodes(decode_env(as_dict(cfg.env)), 1, 0, layer.limits.rate_hz, twin)
     run = Deployment(make_arm(robot, twin), runner, layer, approach_speed=0.8)
     before = twin.state()
-    report = run.run([Episode(**episode) for episode in told], tmp_path)
+    report = run.run(episodes, tmp_path)
     after = twin.state()
     (episode,) = report["episodes"]
     assert (episode["task"], episode["success"], report["ended"]) == ("reach", False, "time")

@@ -16,8 +16,8 @@ import pytest
 
 import envs.rendering  # noqa: F401 (chooses what MuJoCo draws with, here and in the twins)
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.bare_arm import JOINTS
 from robot_io.twin.camera_rendering import CameraView
+from tinyvla.arms.so101 import SO101
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def calibrate(control, *arguments):
 
 
 def angles(control):
-    return np.array([control.state()["joints"][joint]["angle"] for joint in JOINTS])
+    return np.array([control.state()["joints"][joint]["angle"] for joint in SO101.joints])
 
 
 def test_calibrate_teleoperate_record_and_replay(tmp_path):

@@ -9,11 +9,11 @@ from robot_io.arms import make_arm
 from robot_io.setup import Assistant, check_calibration, find_arms, joint_travel
 from robot_io.setup.calibration import moved_joint
 from robot_io.twin import TwinSettings, start_twin
-from robot_io.twin.bare_arm import JOINTS
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 TRAVEL = {"shoulder_lift": 200.0, "wrist_roll": 320.0}
-STILL = dict.fromkeys(JOINTS, 2047)
+STILL = dict.fromkeys(SO101.joints, 2047)
 
 
 def entry(low, high):
@@ -45,7 +45,7 @@ def test_an_arm_whose_stops_are_unknown_is_held_to_reason():
 
 def test_the_stops_of_an_so101():
     travel = joint_travel("so_follower")
-    assert set(travel) == set(JOINTS)
+    assert set(travel) == set(SO101.joints)
     assert 190 < travel["shoulder_lift"] < 220
 
 
@@ -92,7 +92,7 @@ def test_a_sound_arm_passes_the_check(sound_twin, patient):
     assistant = Assistant(arm(sound_twin), person, patience=30)
     assistant.check_ranges()
     assistant.check_joints()
-    assert [line.split()[2] for line in person.heard if line.startswith("Move the ")] == list(JOINTS)
+    assert [line.split()[2] for line in person.heard if line.startswith("Move the ")] == list(SO101.joints)
 
 
 def test_swapped_cables_are_told(patient):
@@ -143,7 +143,7 @@ def test_calibrating_moves_the_arm_by_hand_and_stores_what_lerobot_reads(sound_t
     Assistant(robot, heard.append).calibrate()
     assert "plausible" in heard[-1]
     again = arm(sound_twin)
-    assert set(again.calibration) == set(JOINTS)
+    assert set(again.calibration) == set(SO101.joints)
     low, high = (getattr(again.calibration["shoulder_lift"], name) for name in ("range_min", "range_max"))
     assert abs((high - low) * 360 / 4096 - joint_travel("so_follower")["shoulder_lift"]) < 8
     robot.calibration_fpath.write_text(before)

@@ -106,7 +106,7 @@ def test_read_only_registers_stay():
 
 def test_switching_torque_on_does_not_make_a_servo_jump():
     servo = Servo(1)
-    servo.live(0.01, Measurements(position=1500.0))
+    servo.update(0.01, Measurements(position=1500.0))
     servo.write(address("Goal_Position"), struct.pack("<H", 3000))
     servo.write(address("Torque_Enable"), b"\1")
     assert servo.get("Goal_Position") == 1500
@@ -117,12 +117,12 @@ def test_switching_torque_on_does_not_make_a_servo_jump():
 
 def test_the_homing_offset_shifts_what_the_servo_reports():
     servo = Servo(1)
-    servo.live(0.01, Measurements(position=2600.0))
+    servo.update(0.01, Measurements(position=2600.0))
     servo.write(address("Homing_Offset"), encode(REGISTERS["Homing_Offset"], 553))
     assert decode(REGISTERS["Present_Position"], servo.read(address("Present_Position"), 2)) == 2047
     servo.write(address("Torque_Enable"), b"\x80")
     assert decode(REGISTERS["Present_Position"], servo.read(address("Present_Position"), 2)) == 2048
-    servo.live(0.01, Measurements(position=-700.0))  # never negative
+    servo.update(0.01, Measurements(position=-700.0))  # never negative
     assert 0 <= servo.position < 4096
 
 
@@ -131,19 +131,19 @@ def test_a_servo_protects_itself():
     servo.write(address("Torque_Enable"), b"\1")
     assert servo.torque_share == 1.0
     for _ in range(150):
-        servo.live(0.02, Measurements(load=0.9))
+        servo.update(0.02, Measurements(load=0.9))
     assert servo.error == ErrorBit.OVERLOAD
     assert servo.torque_share == pytest.approx(0.2)
     servo.write(address("Torque_Enable"), b"\0")
     assert servo.error == 0
     servo.write(address("Torque_Enable"), b"\1")
     servo.heated_to = 80.0
-    servo.live(0.02, Measurements())
+    servo.update(0.02, Measurements())
     assert servo.error == ErrorBit.OVERHEAT
     assert servo.torque_share == 0.0
     servo.heated_to = 0.0
     servo.temperature = 40.0
-    servo.live(0.02, Measurements(voltage=3.0))
+    servo.update(0.02, Measurements(voltage=3.0))
     assert servo.error == ErrorBit.VOLTAGE
 
 

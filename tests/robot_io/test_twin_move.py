@@ -1,9 +1,11 @@
 """The twin's command `move`: people who come into its cameras' view."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from envs.so101.visitor import SCENE, draw_place
+from envs.so101.visitor import VisitedScene, draw_place
 from robot_io.twin import TwinSettings
 from robot_io.twin.twin import Twin
 from tinyvla.errors import UserError
@@ -12,10 +14,9 @@ from tinyvla.errors import UserError
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory):
     """Not running."""
-    made = Twin(TwinSettings(scene=SCENE, scene_options={"visitors": 1}), tmp_path_factory.mktemp("twin"))
+    made = Twin(TwinSettings(scene=partial(VisitedScene, visitors=1)), tmp_path_factory.mktemp("twin"))
     yield made
-    made._control.close()
-    made.port.unplug()
+    made.close()
 
 
 def test_a_body_is_moved_and_turned(twin):

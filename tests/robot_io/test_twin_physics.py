@@ -5,11 +5,12 @@ import pytest
 
 from robot_io.feetech.protocol import ErrorBit
 from robot_io.feetech.registers import REGISTERS, encode
-from robot_io.twin.bare_arm import JOINTS, BareArm
-from robot_io.twin.physics import STEPS_A_RADIAN, ArmPhysics, Drivetrain, PositionControl
+from robot_io.twin.bare_arm import BareArm
+from robot_io.twin.physics import STEPS_PER_RADIAN, ArmPhysics, Drivetrain, PositionControl
 from robot_io.twin.servo import Servo
+from tinyvla.arms.so101 import SO101
 
-PAN, ELBOW, GRIPPER = (JOINTS.index(name) for name in ("shoulder_pan", "elbow_flex", "gripper"))
+PAN, ELBOW, GRIPPER = (SO101.joints.index(name) for name in ("shoulder_pan", "elbow_flex", "gripper"))
 IDEAL = Drivetrain(latency=0.0, backlash=0.0)
 
 
@@ -68,7 +69,7 @@ def test_mounting_and_homing_offset_are_what_lerobot_takes_them_for():
     physics = make_physics(mounting=[0, 0, 300, 0, 0, 0])
     servo = physics.servos[ELBOW]
     before = servo.position
-    assert before == round(2048 + 300 + np.radians(60) * STEPS_A_RADIAN)
+    assert before == round(2048 + 300 + np.radians(60) * STEPS_PER_RADIAN)
     write(servo, "Homing_Offset", 301)
     assert servo.position == before - 301
     go(physics, ELBOW, 40)
@@ -86,7 +87,7 @@ def test_goals_beyond_the_limits_are_cut_off():
 
 def test_goal_velocity_and_acceleration_limit_the_motion():
     physics = make_physics()
-    speed = lambda p: abs(p.data.qvel[PAN]) * STEPS_A_RADIAN  # noqa: E731
+    speed = lambda p: abs(p.data.qvel[PAN]) * STEPS_PER_RADIAN  # noqa: E731
     write(physics.servos[PAN], "Goal_Velocity", 300)
     go(physics, PAN, 60)
     assert np.median(run(physics, 1.0, speed)) == pytest.approx(300, rel=0.05)
@@ -124,11 +125,11 @@ def test_backlash_and_dead_zone_leave_small_goals_undone():
         write(servo, "Goal_Position", 2048 + steps)
         return [control.step(np.zeros(1))[0] for _ in range(200)][-1]
 
-    backlash = Drivetrain(latency=0.0, backlash=10 / STEPS_A_RADIAN)
-    assert settle(IDEAL, 0, 8) == pytest.approx(8 / STEPS_A_RADIAN)
+    backlash = Drivetrain(latency=0.0, backlash=10 / STEPS_PER_RADIAN)
+    assert settle(IDEAL, 0, 8) == pytest.approx(8 / STEPS_PER_RADIAN)
     assert settle(IDEAL, 3, 3) == 0
     assert settle(backlash, 0, 4) == 0
-    assert settle(backlash, 0, 8) == pytest.approx(3 / STEPS_A_RADIAN)
+    assert settle(backlash, 0, 8) == pytest.approx(3 / STEPS_PER_RADIAN)
 
 
 def test_a_pushed_joint_overloads_and_gives_way():

@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import serial
 
+from configs.composing import as_dict, load_config
+from envs.so101.twin import TwinScene
 from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, Parser, pack
 from robot_io.twin import TwinControl, TwinSettings, start_twin
-from robot_io.twin.bare_arm import FOLDED, JOINTS
+from robot_io.twin.bare_arm import BareArm
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -136,8 +140,8 @@ def test_the_true_state_can_be_read_and_set(sound_twin):
     assert np.array(state["qpos"]) == pytest.approx(pose, abs=0.1)
     assert state["joints"]["shoulder_pan"]["angle"] == pytest.approx(20, abs=3)
     sound_twin.send("reset")
-    assert np.array(sound_twin.state()["qpos"]) == pytest.approx(FOLDED, abs=0.1)
-    assert list(state["joints"]) == list(JOINTS)
+    assert np.array(sound_twin.state()["qpos"]) == pytest.approx(np.radians([0, -100, 90, 60, 0, 0]), abs=0.1)
+    assert list(state["joints"]) == list(SO101.joints)
 
 
 def test_a_twin_in_a_process_of_its_own_ends_with_its_block():
@@ -151,11 +155,20 @@ def test_a_twin_in_a_process_of_its_own_ends_with_its_block():
 
 
 def test_a_twin_that_cannot_start_says_why():
-    with (
-        pytest.raises(UserError, match=r"robot.twin.scene=no.such does not exist"),
-        start_twin(TwinSettings(scene="no.such")),
-    ):
+    robot = as_dict(load_config("simulate_arm", ["robot=so101", "robot.twin.scene=no.such"]).robot)
+    with pytest.raises(UserError, match=r"robot.twin.scene=no.such does not exist"):
+        TwinSettings.from_config(robot)
+    scene = partial(TwinScene, task="reech")
+    with pytest.raises(UserError, match="unknown SO-101 task or suite 'reech'"), start_twin(TwinSettings(scene=scene)):
         pass
+
+
+def test_a_scene_by_its_dotted_name_old_and_new():
+    for name in ("robot_io.twin.bare_arm.BareArm", "robot_io.twin.scene.BareArm"):
+        robot = as_dict(load_config("simulate_arm", ["robot=so101", f"robot.twin.scene={name}"]).robot)
+        assert isinstance(TwinSettings.from_config(robot).scene(), BareArm)
+    robot = as_dict(load_config("simulate_arm", ["robot.twin.scene_options.task=push"]).robot)
+    assert TwinSettings.from_config(robot).scene().simulation.task == "push"
 
 
 def test_simulate_arm_from_the_command_line(tmp_path):

@@ -11,9 +11,9 @@ from envs.so101.twin import TwinScene
 from robot_io.feetech import FeetechServos
 from robot_io.feetech.protocol import ErrorBit
 from robot_io.feetech.registers import REGISTERS, decode, encode
-from robot_io.twin.bare_arm import JOINTS
 from robot_io.twin.physics import ArmPhysics
 from robot_io.twin.settings import TwinSettings
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 CONTROL_STEPS = 16  # of physics a thirtieth of a second
@@ -37,7 +37,7 @@ def play(physics, seed, steps=300):
     simulation = physics.scene.simulation
     expert = Expert(simulation)
     for _ in range(steps):
-        goals = physics.control.encoder(simulation.units.to_radians(expert.action()))
+        goals = physics.control.encoder(SO101.to_radians(expert.action()))
         for servo, goal in zip(physics.servos, goals, strict=True):
             servo.write(REGISTERS["Goal_Position"].address, encode(REGISTERS["Goal_Position"], round(goal)))
         for _ in range(CONTROL_STEPS):
@@ -55,7 +55,7 @@ def test_an_episode_begins_as_in_the_environment():
     assert physics.model.body("disc").pos == pytest.approx(env.model.body("disc").pos)
     picture = physics.scene.draw(physics.data, "front", 96, 96)
     assert (picture == env.observe()["observation.images.front"]).all()
-    with pytest.raises(UserError, match="draws square pictures"):
+    with pytest.raises(UserError, match="draws square images"):
         physics.scene.draw(physics.data, "front", 48, 64)
     env.close()
     physics.scene.close()
@@ -85,7 +85,7 @@ class Wire:
     """LeRobot's bus to the servos of an arm, as far as `FeetechServos` uses it."""
 
     def __init__(self, physics):
-        self.motors = dict(zip(JOINTS, physics.servos, strict=True))
+        self.motors = dict(zip(SO101.joints, physics.servos, strict=True))
 
     def sync_read(self, name, normalize):
         register = REGISTERS[name]
@@ -105,7 +105,7 @@ def test_a_gripper_that_holds_something_keeps_its_torque_where_it_is_watched(wat
     wire = Wire(physics)
     gripper = wire.motors["gripper"]
     gripper.write(REGISTERS["Overload_Torque"].address, encode(REGISTERS["Overload_Torque"], 25))  # as LeRobot does
-    physics.jam(JOINTS.index("gripper"))
+    physics.jam(SO101.joints.index("gripper"))
     wire.sync_write("Goal_Position", {"gripper": gripper.position - 300}, False)
     servos = FeetechServos(wire)
 
@@ -123,7 +123,7 @@ def test_a_gripper_that_holds_something_keeps_its_torque_where_it_is_watched(wat
     assert gripper.torque_share == pytest.approx(0.24 if watched else 0.2)
 
     wire.sync_write("Goal_Position", {"gripper": gripper.position + 300}, False)
-    physics.jam(JOINTS.index("gripper"), False)
+    physics.jam(SO101.joints.index("gripper"), False)
     live(30)
     assert gripper.torque_share == pytest.approx(0.5 if watched else 0.2)
 

@@ -1,4 +1,4 @@
-"""What is what in the SO-101's model, for `envs.shifts`."""
+"""Elements of the SO-101's scene that `envs.shifts` changes."""
 
 import mujoco
 import numpy as np
@@ -10,7 +10,7 @@ _STATE_NOISE = (0.3, 0.3, 0.3, 0.3, 0.3, 0.5)  # LeRobot's units; a servo counts
 
 
 def describe_scene(model: mujoco.MjModel) -> SceneElements:
-    """The scene that all tasks share."""
+    """Elements of the scene, which all tasks share."""
     return SceneElements(
         objects=tuple(model.body(name).id for name in (CUBE, DISC)),
         table=(model.geom(TABLE).id,),
