@@ -1,4 +1,4 @@
-"""A simulator of a few lines that offers what shifts ask of an environment."""
+"""A small simulator that supports every shift."""
 
 import mujoco
 import numpy as np
@@ -9,7 +9,7 @@ from envs.rendering import CameraRenderers
 
 
 class BlockEnv(Environment):
-    """A block on a table and a finger that slides over it: as little as a shift asks of an environment."""
+    """A block on a table and a finger that slides over it."""
 
     XML = """
     <mujoco>
@@ -39,7 +39,7 @@ class BlockEnv(Environment):
     </mujoco>"""
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
     render_mode = "rgb_array"
-    instruction = "push the block"
+    task, instruction = "push", "push the block"
 
     def __init__(self):
         self.model = mujoco.MjModel.from_xml_string(self.XML)
