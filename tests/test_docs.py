@@ -2,16 +2,33 @@
 
 import re
 import runpy
+import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from configs.composing import compose_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILE = re.compile(
     r"`((?:tinyvla|policies|envs|robot_io|configs|benchmarks|tests|examples|tinyvla_scripts|docs)/[\w./-]+\.\w+)`"
 )
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Entry point and settings of each `uv run python <script>.py` in the code blocks of a page."""
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            # Placeholders and sweeps stand for one value.
+            words = shlex.split(re.sub(r"<[^>]+>", "x", line), comments=True)
+            if words[:3] == ["uv", "run", "python"] and (ROOT / words[3]).is_file():
+                settings = [word for word in words[4:] if "=" in word and "..." not in word]
+                if "-m" in words:
+                    settings = [setting.split(",")[0] for setting in settings]
+                yield words[3].removesuffix(".py"), settings
 
 
 def test_the_architecture_figure_is_current():
@@ -30,6 +47,12 @@ def test_links_and_files_exist(page):
     missing = [link for link in links if not (page.parent / link).exists() and page.name != "index.md"]
     missing += [name for name in FILE.findall(text) if not (ROOT / name).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_settings_that_exist(page):
+    for name, settings in commands(page.read_text()):
+        compose_config(name, settings)  # raises for a setting or a choice that does not exist
 
 
 def test_versions_agree():
