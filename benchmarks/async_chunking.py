@@ -68,9 +68,9 @@ class WatchedRunner(AsynchronousRunner):
         super().reset(seed)
         self.borders.clear()
 
-    def _enter(self, at_once: bool = False) -> None:
+    def _take_arrived(self, wait_for_it: bool = False) -> None:
         old, pending = self._plan, self._pending
-        super()._enter(at_once)
+        super()._take_arrived(wait_for_it)
         if old is None or pending is None or self._pending is not None:
             return
         new, step = pending.result(), self._step

@@ -153,7 +153,7 @@ def training_speed(policy: str, overrides: Sequence[str], steps: int = CALIBRATI
     the machine during the long runs does not favour any policy.
     """
     from configs.composing import as_dict, load_config
-    from policies.training import train
+    from policies.training import decode_run, train
     from tinyvla.training import Tracker, make_accelerator, read_metrics
 
     every = max(1, steps // 10)
@@ -164,7 +164,7 @@ def training_speed(policy: str, overrides: Sequence[str], steps: int = CALIBRATI
     with tempfile.TemporaryDirectory() as folder:
         cfg.run_dir = folder
         with Tracker(Path(folder), as_dict(cfg)) as tracker:
-            train(cfg, dataset, accelerator, tracker)
+            train(decode_run(as_dict(cfg)), dataset, accelerator, tracker)
         records = [record for record in read_metrics(Path(folder) / "metrics.jsonl") if "train/loss" in record]
     warm = records[len(records) // 3 :]
     return {
@@ -196,10 +196,10 @@ def inference(checkpoint: str, chunks: int = 30) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.samplers import random_observation
-    from policies import PolicyRunner, find_checkpoint
+    from policies import find_checkpoint, load_policy
 
     folder = find_checkpoint(Path(checkpoint))
-    runner = PolicyRunner.from_checkpoint(folder)
+    runner = load_policy(folder)
     config = runner.policy.config
     observation = random_observation(runner)
     steps = getattr(config, "n_action_steps", None) or config.action_chunk_size  # the latter is VQ-BeT's

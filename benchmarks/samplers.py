@@ -54,10 +54,10 @@ def time_chunks(
     """Milliseconds per chunk of a sampler and of the reference: medians of `chunks`, in turns on one thread."""
     import torch
 
-    from policies import PolicyRunner
+    from policies import load_policy
 
     torch.set_num_threads(1)
-    runners = [PolicyRunner.from_checkpoint(checkpoint, "cpu", **runner) for runner in (sampler, reference)]
+    runners = [load_policy(checkpoint, "cpu", **runner) for runner in (sampler, reference)]
     times: list[list[float]] = [[], []]
     for _ in range(chunks + 5):
         for runner, spent in zip(runners, times, strict=True):

@@ -24,9 +24,7 @@ from benchmarks.settings import setting, start
 from configs.composing import as_dict, load_config
 from envs import decode_env, resolve_tasks
 from envs.demos import ensure_dataset
-from policies.data import find_dataset
-from policies.training import train
-from policies.training.settings import check_settings
+from policies.training import check_settings, decode_run, find_dataset, train
 from tinyvla.training import Tracker, make_accelerator, on_first_process
 from tinyvla.training.timing import StepTimer
 
@@ -74,7 +72,8 @@ def main(settings: Settings) -> None:
         cfg = load_config(
             "train", [*settings.overrides, *run, "trainer.save_every=0", "trainer.validate_every=0", "logger=none"]
         )
-        check_settings(cfg)
+        run_settings = decode_run(as_dict(cfg))
+        check_settings(run_settings)
         accelerator = make_accelerator(cfg.device, cfg.trainer.bf16)
         env_cfg, first = decode_env(as_dict(cfg.env)), accelerator.is_main_process
         if first:
@@ -85,10 +84,10 @@ def main(settings: Settings) -> None:
                 env_cfg, resolve_tasks(env_cfg), cfg.episodes, cfg.seed, Path(cfg.data_dir), cfg.workers
             )
 
-        dataset = on_first_process(accelerator, lambda: find_dataset(cfg, collected))
+        dataset = on_first_process(accelerator, lambda: find_dataset(run_settings, collected))
         recorder, began = Recorder(settings.parts), time.perf_counter()
         with Tracker(Path(run_dir), as_dict(cfg), enabled=first) as tracker:
-            train(cfg, dataset, accelerator, tracker, timer=recorder)
+            train(run_settings, dataset, accelerator, tracker, timer=recorder)
         if first:
             report(cfg, accelerator, recorder, settings, load, time.perf_counter() - began)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from policies import PolicyRunner, find_checkpoint
+from policies import find_checkpoint, load_policy
 from policies.model_card import add_evaluation
 from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
@@ -38,7 +38,7 @@ class EvaluationOptions:
         workers: processes that play episodes; "auto": one per core.
         launcher: where worker processes run.
         device: device of the policy; "auto": the best available.
-        runner: how the policy is run: keyword arguments of `PolicyRunner.from_checkpoint`.
+        runner: how the policy is run: keyword arguments of `policies.load_policy`.
         wrong_instructions: further episodes per task, with the instruction of another task.
         videos: number of successes, and of failures, per task to record as MP4.
     """
@@ -64,7 +64,7 @@ class Setting(NamedTuple):
     """Values that all episodes of an evaluation share.
 
     checkpoint: folder of the policy. env_cfg: the `env` configuration. split, seed: select the episodes' seeds. device:
-    device of the policy, "auto" for the best available. runner: keyword arguments of `PolicyRunner.from_checkpoint`.
+    device of the policy, "auto" for the best available. runner: keyword arguments of `policies.load_policy`.
     """
 
     checkpoint: Path
@@ -225,7 +225,7 @@ def _run_job(setting: Setting, policy: Any, job: Job, film: bool) -> tuple[Rollo
         torch.set_num_threads(1)
         device = None if setting.device == "auto" else setting.device
         with policy.opened() as checkpoint:
-            runner = PolicyRunner.from_checkpoint(checkpoint, device, **setting.runner)
+            runner = load_policy(checkpoint, device, **setting.runner)
         _WORKER.update(setting=(setting, policy), runner=runner, task=None)
     if _WORKER["task"] != job.task:
         if env := _WORKER.pop("env", None):

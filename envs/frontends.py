@@ -11,9 +11,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from policies import find_checkpoint
+from tinyvla.decoding import decode_section
 from tinyvla.files import write_whole
 from tinyvla.frontends.registry import make_trainable
-from tinyvla.training import Tracker, fit, make_accelerator, on_first_process, open_run
+from tinyvla.training import Tracker, TrainerConfig, fit, make_accelerator, on_first_process, open_run
 from tinyvla.training.device import device_of
 
 from .report.frontend_page import PICTURES, describe_frontend, write_frontend_report
@@ -35,7 +36,8 @@ def train_frontend(cfg: DictConfig) -> None:
     options = task | {"trainer": config["trainer"], "device": device_of(accelerator)}
     trainable = make_trainable(options, pictures, cfg.seed, part)
     with Tracker(run_dir, config, enabled=accelerator.is_main_process) as tracker:
-        fit(trainable, cfg, accelerator, tracker, lambda _: trainable.evaluate())
+        trainer = decode_section(TrainerConfig, config["trainer"], "trainer")
+        fit(trainable, trainer, run_dir, cfg.seed, accelerator, tracker, lambda _: trainable.evaluate())
         if not accelerator.is_main_process:
             return
         best = find_checkpoint(run_dir)

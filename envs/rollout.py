@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import imageio.v3 as iio
 import numpy as np
 
-from policies import PolicyRunner
+from policies import Runner
 
 _VIDEO_HZ = 20
 
@@ -27,7 +27,7 @@ class Rollout(NamedTuple):
 
 
 def roll_out(
-    env: Any, runner: PolicyRunner, seed: int, instruction: str | None = None, video: Path | None = None
+    env: Any, runner: Runner, seed: int, instruction: str | None = None, video: Path | None = None
 ) -> Rollout:
     """Play one episode, a pure function of environment, policy, seed and instruction.
 

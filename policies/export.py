@@ -13,7 +13,7 @@ from tinyvla.errors import UserError
 from tinyvla.inference.exported import DESCRIPTION_FILE, MODEL_FILE
 from tinyvla.inference.graph import OPSET, onnx_bytes
 
-from .factory import Pipeline, find_checkpoint, load_checkpoint
+from .checkpoints import Pipeline, find_checkpoint, load_checkpoint
 from .runtimes import adapt_policy, input_sizes
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
 
@@ -21,23 +21,23 @@ from .tinyvla.modeling_tinyvla import TinyVLAPolicy
 def export_policy(
     checkpoint: Path | str, folder: Path, scheduler: str | None = None, inference_steps: int | None = None
 ) -> Path:
-    """Write a policy's chunk computation as `model.onnx`, and what it takes and gives as `policy.json`.
+    """Write a policy's chunk computation as `model.onnx` and a description of its inputs and output as `policy.json`.
 
     Args:
         checkpoint: a policy's folder, or a run's.
-        folder: is made, whole or not at all.
+        folder: to create; it is complete or absent.
         scheduler, inference_steps: see `runtimes.adapt_policy`.
 
     Raises UserError if the policy cannot be exported or the folder exists.
     """
     if folder.exists():
-        raise UserError(f"{folder} exists already; choose another export_dir")
+        raise UserError(f"{folder} exists already; choose another folder")
     policy, preprocessor, postprocessor = load_checkpoint(checkpoint, "cpu")
     adapt_policy(policy, "torch", scheduler, inference_steps)
     if not isinstance(policy, TinyVLAPolicy):
-        raise UserError(f"only TinyVLA policies can be exported, and this is one of type '{policy.config.type}'")
+        raise UserError(f"only TinyVLA policies can be exported, and this one has type '{policy.config.type}'")
     if policy.frontends:
-        raise UserError("a policy with front-ends cannot be exported: their computation is no part of its graph")
+        raise UserError("a policy with front-ends cannot be exported: their computation is not part of its graph")
     content = onnx_bytes(policy.model, *input_sizes(policy))
     description = describe(policy, preprocessor, postprocessor) | {"checkpoint": str(find_checkpoint(checkpoint))}
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -48,16 +48,14 @@ def export_policy(
         (temporary / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1))
         temporary.replace(folder)
     except OSError as error:
-        raise UserError(
-            f"{folder} could not be written ({error}); free some space or choose another export_dir"
-        ) from error
+        raise UserError(f"{folder} could not be written ({error}); free some space or choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def describe(policy: TinyVLAPolicy, preprocessor: Pipeline, postprocessor: Pipeline) -> dict[str, Any]:
-    """What whoever runs the exported model must know: inputs, output, tokens, normalisation, sampler."""
+    """Description of an exported model for its users: inputs, output, tokens, normalisation, sampler."""
     cameras, (height, width), state_dim = input_sizes(policy)
     horizon, action_dim = policy.model.chunk_shape
     tokenizer, decoder = policy.model.backbone.tokenizer, policy.config.decoder
@@ -81,7 +79,7 @@ def describe(policy: TinyVLAPolicy, preprocessor: Pipeline, postprocessor: Pipel
         "chunk_size": horizon,
         "n_action_steps": policy.config.n_action_steps,
         "sampler": {
-            "scheduler": getattr(decoder, "scheduler", "Euler steps of the flow"),
+            "scheduler": decoder.sampler_name,
             "inference_steps": decoder.inference_steps,
         },
     }

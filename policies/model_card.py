@@ -3,12 +3,15 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from lerobot.datasets import LeRobotDatasetMetadata
-from lerobot.policies import PreTrainedPolicy
+from typing import TYPE_CHECKING, Any
 
 from tinyvla.files import write_whole
+
+if TYPE_CHECKING:
+    from lerobot.datasets import LeRobotDatasetMetadata
+    from lerobot.policies import PreTrainedPolicy
+
+    from .training import RunSettings
 
 CARD = "README.md"
 _HEAD = """| environment | tasks | split, seed | shift | successes | success rate | 95% interval |
@@ -47,18 +50,18 @@ Closed loop, on seeds that training and validation do not use. Wilson 95% interv
 
 
 def write_model_card(
-    folder: Path, policy: PreTrainedPolicy, dataset: LeRobotDatasetMetadata, run: Mapping[str, Any]
+    folder: Path, policy: "PreTrainedPolicy", dataset: "LeRobotDatasetMetadata", settings: "RunSettings"
 ) -> Path:
-    """Write the card of a policy that was trained on `dataset` with the settings `run` (those of config.yaml)."""
-    config, trainer, instructions = policy.config, run["trainer"], list(dataset.tasks.index)
+    """Write the card of a policy that was trained on `dataset` with the settings of a run."""
+    config, trainer, instructions = policy.config, settings.trainer, list(dataset.tasks.index)
     shown = "; ".join(instructions[:8]) + (f"; and {len(instructions) - 8} more" if len(instructions) > 8 else "")
     keys = [*config.image_features, "observation.state", "task"]
     values = {
         "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()) / 1e6:.2f} M",
         "demonstrations": f"{dataset.total_episodes} episodes, {dataset.total_frames} frames, {dataset.fps} Hz",
         "instructions": shown,
-        "training": f"{trainer['steps']} steps, batches of {trainer['batch_size']}, seed {run['seed']}",
-        "command": f"`{run.get('command')}`",
+        "training": f"{trainer.steps} steps, batches of {trainer.batch_size}, seed {settings.seed}",
+        "command": f"`{settings.command}`",
     }
     rows = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in values.items())
     text = _TEXT.format(type=config.type, dataset=dataset.repo_id, rows=rows, keys=", ".join(keys), head=_HEAD)

@@ -1,7 +1,7 @@
-"""Small models in the hub's format, made here: what LeRobot's policies are built around where there is no hub.
+"""Small models in the hub's format, made on this machine: for LeRobot's policies without access to the hub.
 
-They hold an architecture and a tokenizer, and an empty file of weights: what a checkpoint lacks transformers draws at
-random, as torch's seed has it.
+They hold an architecture, a tokenizer and an empty file of weights: transformers initialises missing weights at random,
+from torch's seed.
 """
 
 import contextlib
@@ -27,10 +27,11 @@ from transformers import (
 
 from tinyvla.errors import UserError
 
-HOME = Path(HF_HOME) / "tinyvla"  # beside what comes from the hub
-PREFIX = "offline/"
+from .hub_models import PREFIX
 
-# Each of these words is one token; all others are a few pieces.
+HOME = Path(HF_HOME) / "tinyvla"  # beside the models of the hub
+
+# Each of these words is one token; other words are several.
 _WORDS = (
     "a an and as at away back bottom by down for from in inside into left near of off on onto open out over right "
     "side the then through to top towards under until up with assemble close disassemble drop grasp hammer hit insert "
@@ -42,7 +43,7 @@ _WORDS = (
 
 
 def offline_model(name: str) -> Path:
-    """The folder of `offline/smolvlm` or `offline/clip`, made if need be; its name follows from its content.
+    """Folder of `offline/smolvlm` or `offline/clip`, made if needed; its name follows from its content.
 
     Raises UserError for another name.
     """
@@ -57,13 +58,13 @@ def offline_model(name: str) -> Path:
         HOME.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=HOME) as temporary:
             write_model(Path(temporary) / kind, config, processor)
-            with contextlib.suppress(OSError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process has made it
                 os.rename(Path(temporary) / kind, folder)
     return folder
 
 
 def write_model(folder: Path, config: PreTrainedConfig, processor: Any = None) -> None:
-    """Write a model's architecture and its processor or tokenizer, with no weights, as `from_pretrained` reads them."""
+    """Write a model's architecture and its processor or tokenizer, without weights, for `from_pretrained`."""
     config.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
@@ -72,19 +73,19 @@ def write_model(folder: Path, config: PreTrainedConfig, processor: Any = None) -
 
 def _smolvlm() -> tuple[PreTrainedConfig, Any]:
     """SmolVLM2's architecture (arXiv 2504.05299): SigLIP, pixel shuffle, SmolLM2."""
-    marks = {
+    image_tokens = {
         "image_token": "<image>",
         "fake_image_token": "<fake_token_around_image>",
         "global_image_token": "<global-img>",
         "end_of_utterance_token": "<end_of_utterance>",
     }
-    words = _train_tokenizer(["<|im_start|>", "<|im_end|>", *marks.values()])
+    words = _train_tokenizer(["<|im_start|>", "<|im_end|>", *image_tokens.values()])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
-        extra_special_tokens=marks,
+        extra_special_tokens=image_tokens,
     )
     config = SmolVLMConfig(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
@@ -124,9 +125,9 @@ def _smolvlm() -> tuple[PreTrainedConfig, Any]:
 
 
 def _clip() -> tuple[PreTrainedConfig, Any]:
-    """CLIP's architecture (arXiv 2103.00020): two transformers, the picture's for 84 pixels."""
+    """CLIP's architecture (arXiv 2103.00020): two transformers, that of images for 84 pixels."""
     words = _train_tokenizer(["<|startoftext|>", "<|endoftext|>"], lower_case=True)
-    begin, end = (words.token_to_id(mark) for mark in ("<|startoftext|>", "<|endoftext|>"))
+    begin, end = (words.token_to_id(token) for token in ("<|startoftext|>", "<|endoftext|>"))
     words.post_processor = processors.TemplateProcessing(
         single="<|startoftext|> $A <|endoftext|>",
         special_tokens=[("<|startoftext|>", begin), ("<|endoftext|>", end)],
@@ -145,7 +146,7 @@ def _clip() -> tuple[PreTrainedConfig, Any]:
             "bos_token_id": begin,
             "eos_token_id": end,
             "pad_token_id": end,
-            # LeRobot never trains this transformer: with larger weights its output tells more of the words.
+            # LeRobot does not train this transformer: with larger weights its output depends more on the words.
             "initializer_factor": 4.0,
         },
         vision_config={
@@ -162,7 +163,7 @@ def _clip() -> tuple[PreTrainedConfig, Any]:
 
 
 def _train_tokenizer(special_tokens: Iterable[str], lower_case: bool = False) -> Tokenizer:
-    """A byte-level BPE tokenizer, as both models have, that knows the words of manipulation."""
+    """A byte-level BPE tokenizer, as in both models, with a vocabulary of manipulation."""
     tokenizer = Tokenizer(models.BPE())
     if lower_case:
         tokenizer.normalizer = normalizers.Lowercase()

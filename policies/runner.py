@@ -1,62 +1,60 @@
-"""A policy as a closed loop sees it: raw observations in, raw actions out."""
+"""A policy in a closed loop: raw observations in, raw actions out."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
 from tinyvla.errors import UserError
 
-from .factory import Pipeline, find_checkpoint, load_checkpoint
-from .runtimes import adapt_policy
+if TYPE_CHECKING:
+    from lerobot.policies import PreTrainedPolicy
+
+    from .checkpoints import Pipeline
 
 
-class PolicyRunner:
-    """Runs one policy in one environment or on one robot, whichever LeRobot policy it is.
+@dataclass
+class RunnerConfig:
+    """Settings of a runner: the section `runner`.
+
+    Args:
+        asynchronous: compute the next chunk while one is executed, see `policies.AsynchronousRunner`.
+        latency_steps: of the asynchronous runner: control steps from an observation to its chunk, in simulators; None:
+            chunks are computed in a background thread.
+        runtime: one of `policies.runtimes.RUNTIMES`.
+        scheduler: class name of a diffusers noise scheduler; None: the policy's own.
+        inference_steps: denoising steps per chunk; None: the policy's own.
+    """
+
+    asynchronous: bool = False
+    latency_steps: int | None = None
+    runtime: str = "torch"
+    scheduler: str | None = None
+    inference_steps: int | None = None
+
+
+class Runner:
+    """Base of the runners: a policy with its pipelines, in one environment or on one robot.
 
     Observations are unbatched: observation.images.<camera> uint8 (H, W, 3), observation.state float (S,), task str.
+    Subclasses implement `act` and `needs_observation`.
 
-    checkpoint: folder that the policy was loaded from; None if it was not loaded.
-    held: actions that were repeated because the next chunk was late; 0 unless it computes beside the robot.
+    Attributes:
+        checkpoint: folder that the policy was loaded from; None if it was not loaded.
+        held: actions that were repeated because the next chunk was late; 0 except in an asynchronous runner.
     """
 
     checkpoint: Path | None = None
     held: int = 0
 
-    def __init__(self, policy: PreTrainedPolicy, preprocessor: Pipeline, postprocessor: Pipeline):
+    def __init__(self, policy: "PreTrainedPolicy", preprocessor: "Pipeline", postprocessor: "Pipeline"):
         self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor
         self.reset()
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: Path | str,
-        device: str | None = None,
-        *,
-        asynchronous: bool = False,
-        latency_steps: int | None = None,
-        **how: Any,
-    ) -> "PolicyRunner":
-        """Load from a checkpoint or run folder, see `policies.load_checkpoint`.
-
-        asynchronous, latency_steps: compute the next chunk while one is executed, see `policies.AsynchronousRunner`.
-        how: see `runtimes.adapt_policy`.
-        """
-        policy, preprocessor, postprocessor = load_checkpoint(path, device)
-        adapt_policy(policy, **how)
-        if asynchronous:
-            from .asynchronous import AsynchronousRunner
-
-            runner: PolicyRunner = AsynchronousRunner(policy, preprocessor, postprocessor, latency_steps)
-        else:
-            runner = cls(policy, preprocessor, postprocessor)
-        runner.checkpoint = find_checkpoint(path)
-        return runner
 
     @property
     def cameras(self) -> dict[str, tuple[int, int]]:
@@ -69,75 +67,68 @@ class PolicyRunner:
 
     @property
     def state_size(self) -> int:
-        """Numbers in the policy's observation.state."""
+        """Size of the policy's observation.state."""
         return int(self.policy.config.robot_state_feature.shape[0])
 
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the cameras, their size, the state and the action are those of the policy.
 
-        observation_space: gymnasium Dict space of the observations that `act` will get.
-        action_space: gymnasium Box space of the actions that will be taken.
+        observation_space: gymnasium Dict space of the observations.
+        action_space: gymnasium Box space of the actions.
         """
         config = self.policy.config
         cameras = {key for key in observation_space if key.startswith(f"{OBS_IMAGES}.")}
-        wanted = set(config.image_features)
-        if missing := wanted - cameras:
+        required = set(config.image_features)
+        if missing := required - cameras:
             needs, has, lacks = (
                 ", ".join(sorted(key.removeprefix(f"{OBS_IMAGES}.") for key in keys))
-                for keys in (wanted, cameras, missing)
+                for keys in (required, cameras, missing)
             )
             raise UserError(f"the policy needs the cameras {needs} but there are {has}; add {lacks} to env.cameras")
         for key, feature in config.image_features.items():
-            have, want = observation_space[key].shape[:2], tuple(feature.shape[1:])
-            if have != want:
+            (height, width), (policy_height, policy_width) = observation_space[key].shape[:2], feature.shape[1:]
+            if (height, width) != (policy_height, policy_width):
                 raise UserError(
-                    f"the policy sees pictures of {want[0]}x{want[1]} pixels but {key} has {have[0]}x{have[1]}; "
-                    f"set env.image_size={want[0]}"
+                    f"the policy takes images of {policy_height}x{policy_width} pixels but {key} has {height}x{width}; "
+                    f"set env.image_size={policy_height}"
                 )
-        for key, have, want in (
-            (OBS_STATE, observation_space[OBS_STATE].shape[0], config.robot_state_feature.shape[0]),
+        for key, size, policy_size in (
+            (OBS_STATE, observation_space[OBS_STATE].shape[0], self.state_size),
             ("action", action_space.shape[0], config.action_feature.shape[0]),
         ):
-            if have != want:
+            if size != policy_size:
                 raise UserError(
-                    f"the policy was trained with a {want}-d {key} but the environment has {have}; "
+                    f"the policy was trained with a {policy_size}-d {key} but the environment has {size}; "
                     "use the environment that it was trained in"
                 )
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode. `seed` fixes every random draw of the policy until the next reset."""
         self.policy.reset()
-        self._batch_seen: dict[str, Any] = {}
         if seed is not None:
             torch.manual_seed(seed)
 
     @property
     def needs_observation(self) -> bool:
-        """False while the policy executes a chunk that it has already predicted and would not look anyway.
+        """True if the next `act` reads the observation."""
+        raise NotImplementedError
 
-        A policy that sees several steps at once looks at the last of them before the next prediction.
-        """
-        queue = getattr(self.policy, "_action_queue", None) or getattr(self.policy, "_queues", {}).get(ACTION, ())
-        return len(queue) < self.policy.config.n_obs_steps
-
-    @torch.inference_mode()
     def act(self, observation: Mapping[str, Any] | None) -> np.ndarray:
         """The next action, float32 (A,), in the robot's own units.
 
-        The observation may be None when `needs_observation` is False. Raises UserError if the policy puts out NaN.
+        The observation may be None when `needs_observation` is False. Raises UserError if the policy returns NaN.
         """
-        if self.needs_observation:
-            self._batch_seen = self._batch(observation)
-        # A policy that need not look forgets what it is given before it predicts, but may ask for it.
-        return self._in_robot_units(self.policy.select_action(dict(self._batch_seen))).squeeze(0)
+        raise NotImplementedError
 
-    def _in_robot_units(self, actions: Tensor) -> np.ndarray:
-        taken = self.postprocessor(actions).float().cpu().numpy()
-        if not np.isfinite(taken).all():
-            raise UserError("the policy put out a non-finite action; train again or use another checkpoint")
-        return taken
+    def _unnormalise(self, actions: Tensor) -> np.ndarray:
+        """Actions of the policy in the robot's own units, float32. Raises UserError if one is not finite."""
+        raw_actions = self.postprocessor(actions).float().cpu().numpy()
+        if not np.isfinite(raw_actions).all():
+            raise UserError("the policy returned a non-finite action; train again or use another checkpoint")
+        return raw_actions
 
     def _batch(self, observation: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Pre-processed batch of one observation."""
         if observation is None:
             raise ValueError("this step needs an observation, see needs_observation")
         keys = [*self.policy.config.image_features, OBS_STATE, "task"]
@@ -150,3 +141,31 @@ class PolicyRunner:
         batch[OBS_STATE] = torch.as_tensor(observation[OBS_STATE], dtype=torch.float32)
         batch["task"] = observation["task"]
         return self.preprocessor(batch)
+
+
+class PolicyRunner(Runner):
+    """Runs a policy step by step: when a new action chunk is due, `act` waits for it."""
+
+    def reset(self, seed: int | None = None) -> None:
+        super().reset(seed)
+        self._last_batch: dict[str, Any] = {}
+
+    @property
+    def needs_observation(self) -> bool:
+        """False while the policy executes a chunk, whose steps do not depend on the observation.
+
+        A policy with several observation steps reads the last ones before the next prediction.
+        """
+        return len(_action_queue(self.policy)) < self.policy.config.n_obs_steps
+
+    @torch.inference_mode()
+    def act(self, observation: Mapping[str, Any] | None) -> np.ndarray:
+        if self.needs_observation:
+            self._last_batch = self._batch(observation)
+        # A policy that executes a chunk ignores its input, but some of LeRobot's still check that it is there.
+        return self._unnormalise(self.policy.select_action(dict(self._last_batch))).squeeze(0)
+
+
+def _action_queue(policy: Any) -> Any:
+    """Actions that a policy has predicted and not executed; LeRobot's policies keep them in one of two attributes."""
+    return getattr(policy, "_action_queue", None) or getattr(policy, "_queues", {}).get(ACTION, ())

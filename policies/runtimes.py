@@ -1,4 +1,4 @@
-"""How a trained TinyVLA policy computes its chunks: with which sampler, and on what."""
+"""Runtimes of a trained TinyVLA policy: the sampler of its chunks, and the engine that computes them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 from lerobot.policies import PreTrainedPolicy
 
 from tinyvla.decoders import DiffusionConfig
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 from tinyvla.inference.eager import compile_chunks, quantise, to_bfloat16
 from tinyvla.training.device import computes_bf16
 
@@ -20,17 +20,17 @@ RUNTIMES = ("torch", "compile", "bf16", "int8", "onnx", "openvino")
 def adapt_policy(
     policy: PreTrainedPolicy, runtime: str = "torch", scheduler: str | None = None, inference_steps: int | None = None
 ) -> None:
-    """Change in place how a trained policy computes its chunks.
+    """Change the sampler or the engine of a trained policy, in place.
 
     Args:
-        policy: as it was loaded.
+        policy: as loaded.
         runtime: one of RUNTIMES. `torch` computes as in training. `compile`: encoder and denoising step through
             PyTorch's compiler. `bf16`: weights in bfloat16. `int8`: linear layers in int8 (torchao), and compiled,
-            which alone makes them fast. `onnx`, `openvino`: exported and run by that engine on the CPU.
-        scheduler: class name of another diffusers scheduler to sample with, with its own default arguments.
-        inference_steps: denoising steps a chunk.
+            because they are slow otherwise. `onnx`, `openvino`: exported and run by that engine on the CPU.
+        scheduler: class name of another diffusers scheduler, used with its default arguments.
+        inference_steps: denoising steps per chunk.
 
-    Raises UserError for what this policy or this machine cannot do.
+    Raises UserError if this policy or this machine does not support it.
     """
     if runtime not in RUNTIMES:
         raise UserError(f"unknown runner.runtime '{runtime}'; use one of {', '.join(RUNTIMES)}")
@@ -38,7 +38,7 @@ def adapt_policy(
         return
     if not isinstance(policy, TinyVLAPolicy):
         raise UserError(
-            f"runner.runtime, runner.scheduler and runner.inference_steps are for TinyVLA policies, and this is one of "
+            f"runner.runtime, runner.scheduler and runner.inference_steps are for TinyVLA policies, and this one has "
             f"type '{policy.config.type}'; leave them out"
         )
     if policy.frontends and runtime != "torch":
@@ -66,11 +66,11 @@ def _change_sampler(policy: TinyVLAPolicy, scheduler: str | None, inference_step
         condition = torch.zeros(1, policy.model.backbone.hidden_size, device=policy.config.device)
         chunk = decoder.denoise(condition, torch.zeros(1, *policy.model.chunk_shape, device=policy.config.device))
         if not chunk.isfinite().all():
-            raise ValueError("it puts out numbers that are not finite")
+            raise ValueError("its output is not finite")
     except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"the policy cannot be sampled so: {reason}; mend runner.scheduler or runner.inference_steps"
+            f"the policy cannot be sampled so: {one_line(error, None)}; "
+            "change runner.scheduler or runner.inference_steps"
         ) from error
     policy.config.decoder = decoder.config
 
@@ -95,7 +95,7 @@ def _int8(policy: TinyVLAPolicy) -> None:
 
 def _session(engine: str) -> Callable[[TinyVLAPolicy], None]:
     def start(policy: TinyVLAPolicy) -> None:
-        from tinyvla.inference.session_model import SessionModel  # takes seconds, and most runs do without
+        from tinyvla.inference.session_model import SessionModel  # seconds to import
 
         policy.model = cast(Any, SessionModel(policy.model, engine, *input_sizes(policy)))
 
@@ -113,7 +113,7 @@ _START: dict[str, Callable[[TinyVLAPolicy], None]] = {
 
 
 def input_sizes(policy: TinyVLAPolicy) -> tuple[int, tuple[int, int], int]:
-    """Number of cameras, height and width of their pictures, and size of the state."""
+    """Number of cameras, height and width of their images, and size of the state."""
     height, width = next(iter(policy.config.image_features.values())).shape[1:]
     assert policy.config.robot_state_feature is not None
     return len(policy.cameras), (height, width), policy.config.robot_state_feature.shape[0]
@@ -121,7 +121,7 @@ def input_sizes(policy: TinyVLAPolicy) -> tuple[int, tuple[int, int], int]:
 
 @torch.inference_mode()
 def _warm_up(policy: TinyVLAPolicy) -> None:
-    """Compile now, and not while the arm waits for its first action."""
+    """Compile now, not at the first action of an episode."""
     cameras, image_size, state_dim = input_sizes(policy)
     device = policy.config.device
     images, state = torch.zeros(1, cameras, 3, *image_size, device=device), torch.zeros(1, state_dim, device=device)

@@ -127,7 +127,8 @@ def run_config(policy: str = "tinyvla", *settings: str):
 def tiny_policy(dataset: LeRobotDataset, policy: str = "tinyvla", *settings: str):
     """A fresh policy with its two pipelines, always the same weights."""
     torch.manual_seed(0)
-    made = make_policy(as_dict(run_config(policy, *settings).policy), dataset.meta, "cpu").eval()
+    config = decode_policy_config(as_dict(run_config(policy, *settings).policy), "cpu")
+    made = make_policy(config, dataset.meta).eval()
     return made, *make_processors(made, dataset.meta.stats)
 
 

@@ -1,16 +1,32 @@
-"""Image augmentation on the tensor side, after decoding and before the policy's pre-processor."""
+"""Augmentation of image tensors, after decoding and before the policy's pre-processor."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Part = tuple[int, int]  # (index, of): images that are one of so many equal parts of a batch
+Part = tuple[int, int]  # (index, of): the images are one of `of` equal parts of a batch
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of training images; 0 turns one off.
+
+    Args:
+        shift: largest shift in pixels, in x and y.
+        brightness, contrast, saturation: largest change of the colours, as a share.
+    """
+
+    shift: int = 1
+    brightness: float = 0.1
+    contrast: float = 0.1
+    saturation: float = 0.1
 
 
 def _draws(draw: Callable[[int], Tensor], images: Tensor, part: Part) -> Tensor:
-    """What `draw` (samples -> (..., samples)) gives the images when it draws for the whole batch."""
+    """The part of `draw` (samples -> (..., samples)) for these images, drawn for the whole batch."""
     index, of = part
     return draw(of * len(images))[..., index * len(images) : (index + 1) * len(images)]
 
@@ -25,8 +41,8 @@ def random_shift(images: Tensor, pixels: int, generator: torch.Generator | None 
     height, width = images.shape[-2:]
     offsets = _draws(lambda n: torch.randint(2 * pixels + 1, (2, n), generator=generator), images, part)
     padded = F.pad(images.flatten(0, -4), (pixels,) * 4, mode="replicate").unflatten(0, images.shape[:-3])
-    places = zip(padded, *offsets.tolist(), strict=True)
-    return torch.stack([sample[..., y : y + height, x : x + width] for sample, y, x in places])
+    shifted = zip(padded, *offsets.tolist(), strict=True)
+    return torch.stack([sample[..., y : y + height, x : x + width] for sample, y, x in shifted])
 
 
 def random_colour(
@@ -45,8 +61,8 @@ def random_colour(
         draws = _draws(lambda n: torch.rand(n, generator=generator), images, part)
         return (1 + strength * (2 * draws - 1)).view(-1, *[1] * (images.ndim - 1)).to(images)
 
-    # Times b, c times further from the picture's mean, s times further from grey: a mixture of the colours and a
-    # constant, so that every pixel is touched once.
+    # Times b, c times further from the image's mean, s times further from grey: one linear map of the colours and a
+    # constant, so that every pixel is computed once.
     b, c, s = (factor(strength) for strength in (brightness, contrast, saturation))
     grey = images.new_full((3, 3), 1 / 3)
     mixture = (b * c * (s * (torch.eye(3).to(grey) - grey) + grey)).squeeze(-3)  # (B, [1,] 3, 3)
@@ -55,14 +71,16 @@ def random_colour(
     return mixed.clamp_(0, 1).unflatten(-1, images.shape[-2:])
 
 
-def random_noise(images: Tensor, most: float, generator: torch.Generator | None = None, part: Part = (0, 1)) -> Tensor:
-    """Add a camera sensor's noise, normal with a standard deviation that each sample draws from [0, most].
+def random_noise(
+    images: Tensor, max_std: float, generator: torch.Generator | None = None, part: Part = (0, 1)
+) -> Tensor:
+    """Add a camera sensor's noise, normal with a standard deviation that each sample draws from [0, max_std].
 
-    images: (B, [T,] 3, H, W) float in [0, 1]; `most` is a share of that range.
+    images: (B, [T,] 3, H, W) float in [0, 1]; `max_std` is a share of that range.
     """
-    if most == 0:
+    if max_std == 0:
         return images
-    deviations = _draws(lambda n: most * torch.rand(n, generator=generator), images, part)
+    deviations = _draws(lambda n: max_std * torch.rand(n, generator=generator), images, part)
     shape = images.shape[1:]
     normal = _draws(lambda n: torch.randn(n, *shape, generator=generator).movedim(0, -1), images, part).movedim(-1, 0)
     return (images + deviations.view(-1, *[1] * len(shape)).to(images) * normal.to(images)).clamp_(0, 1)
@@ -70,13 +88,13 @@ def random_noise(images: Tensor, most: float, generator: torch.Generator | None 
 
 def augment_images(
     images: Tensor,
-    options: Mapping[str, float],
+    config: AugmentConfig,
     generator: torch.Generator | None = None,
     part: Part = (0, 1),
 ) -> Tensor:
-    """Random shift and colour jitter; options: shift (pixels), brightness, contrast, saturation; 0 is off.
+    """Random shift and colour jitter of images (B, [T,] 3, H, W), float in [0, 1].
 
-    Equal parts of a batch, each with a generator of the same seed, come out as they do from the whole batch.
+    The parts of a batch, each with a generator of the same seed, have the same values as within the whole batch.
     """
-    images = random_shift(images, int(options["shift"]), generator, part)
-    return random_colour(images, options["brightness"], options["contrast"], options["saturation"], generator, part)
+    images = random_shift(images, config.shift, generator, part)
+    return random_colour(images, config.brightness, config.contrast, config.saturation, generator, part)

@@ -10,11 +10,11 @@ from .decoders import DecoderConfig, Known
 
 
 class TinyVLA(nn.Module):
-    """Backbone and decoder behind two calls. The backbone runs once a chunk, never once a denoising step.
+    """Backbone and decoder behind `loss` and `sample`. The backbone runs once per chunk, not once per denoising step.
 
     Args:
-        token_sizes: by name, the widths of further tokens that the decoder reads beside the backbone's, such as a
-            front-end's of the objects that the instruction names.
+        token_sizes: widths by name of further tokens that the decoder reads beside the backbone's, such as a
+            front-end's tokens of the objects in the instruction.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TinyVLA(nn.Module):
     ) -> Tensor:
         """Scalar loss of B samples: images (B, C, 3, H, W), state (B, S), actions (B, H, A), is_pad (B, H) bool.
 
-        tokens: (B, K, width) of every name in `token_sizes`.
+        tokens: (B, K, width) by name, for every name in `token_sizes`.
         """
         return self.decoder.loss(self._features(images, instructions, tokens), state, actions, is_pad)
 
@@ -58,15 +58,15 @@ class TinyVLA(nn.Module):
         known: Known | None = None,
         tokens: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Action chunks (B, H, A) for B observations; `noise` (B, H, A) fixes the draw, `known` what they continue."""
+        """Action chunks (B, H, A) for B observations, from `noise` (B, H, A) or a random draw; see `ActionDecoder`."""
         if noise is None:
             noise = torch.randn(len(state), *self.chunk_shape, device=state.device, dtype=state.dtype)
         return self.decoder.sample(self._features(images, instructions, tokens), state, noise, known)
 
     def _features(self, images: Tensor, instructions: list[str], tokens: Mapping[str, Tensor] | None) -> Features:
-        seen = self.backbone(images, instructions)
+        features = self.backbone(images, instructions)
         if not self.adapters:
-            return seen
-        further = torch.cat([adapt((tokens or {})[name]) for name, adapt in self.adapters.items()], dim=1)
-        mask = seen.mask.new_ones(further.shape[:2])
-        return Features(torch.cat([seen.tokens, further.to(seen.tokens)], dim=1), torch.cat([seen.mask, mask], dim=1))
+            return features
+        added = torch.cat([adapt((tokens or {})[name]) for name, adapt in self.adapters.items()], dim=1)
+        mask = torch.cat([features.mask, features.mask.new_ones(added.shape[:2])], dim=1)
+        return Features(torch.cat([features.tokens, added.to(features.tokens)], dim=1), mask)

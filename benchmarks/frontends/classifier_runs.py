@@ -30,8 +30,8 @@ def train(trainable: Any, settings: dict[str, Any], seed: int) -> dict[str, floa
 
     torch.set_num_threads(1)
     module = trainable.module.train()
-    optimizer = trainable.make_optimizer(settings)
-    schedule = make_schedule(optimizer, settings)
+    optimizer = trainable.make_optimizer(settings["lr"], settings["weight_decay"])
+    schedule = make_schedule(optimizer, settings["steps"], settings["warmup_ratio"])
     trainable.start(0)
     spent = {"data": 0.0, "compute": 0.0}
     for step in range(settings["steps"]):

@@ -13,7 +13,7 @@ from tinyvla.training import Trainable
 
 def train(trainable: Trainable, trainer: Mapping[str, Any]) -> None:
     """Train for `steps` with a peak learning rate of `lr` and `weight_decay`."""
-    optimizer = trainable.make_optimizer(trainer)
+    optimizer = trainable.make_optimizer(trainer["lr"], trainer["weight_decay"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, trainer["lr"], trainer["steps"], pct_start=0.1)
     trainable.module.train()
     started = time.perf_counter()

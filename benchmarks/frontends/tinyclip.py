@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.machine import Machine, keep, markdown
 from benchmarks.settings import as_values, setting, start
-from configs.composing import as_dict, load_config
+from configs.composing import as_dict, decode, load_config
 from envs.scenes import open_labelled_images
 from envs.workers import worker_pool
 from tinyvla.files import write_whole
@@ -31,7 +31,7 @@ from tinyvla.frontends.tinyclip import TinyCLIP
 from tinyvla.frontends.tinyclip.inherit import inherit, stage_shapes
 from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recalls
 from tinyvla.frontends.tinyclip.training import ClipTrainable
-from tinyvla.training import Tracker, fit, make_accelerator
+from tinyvla.training import Tracker, TrainerConfig, fit, make_accelerator
 from tinyvla.training.tracking import read_metrics
 
 TEACHER = {
@@ -108,7 +108,8 @@ def train_model(settings: Settings, options: dict[str, Any], run_dir: Path, thre
         trainable = ClipTrainable(options, open_data(settings))
         accelerator = make_accelerator("cpu", False)
         with Tracker(run_dir, as_dict(cfg)) as tracker:
-            fit(trainable, cfg, accelerator, tracker, lambda _: trainable.evaluate())
+            trainer_config = (decode(TrainerConfig, cfg.trainer), run_dir, cfg.seed)
+            fit(trainable, *trainer_config, accelerator, tracker, lambda _: trainable.evaluate())
     records = read_metrics(run_dir / "metrics.jsonl")
     scores = [(record["step"], record["validation/score"]) for record in records if "validation/score" in record]
     return [[step * trainer["batch_size"], score] for step, score in scores]

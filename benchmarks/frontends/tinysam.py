@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.machine import Machine, keep, markdown
 from benchmarks.settings import as_values, setting, start
-from configs.composing import as_dict, load_config
+from configs.composing import as_dict, decode, load_config
 from envs.scenes import open_labelled_images
 from policies import find_checkpoint
 from tinyvla.compression.quantisation import Quantised, quantise
@@ -27,7 +27,7 @@ from tinyvla.frontends import load_frontend
 from tinyvla.frontends.tinysam import Everything, Segmenter, TinySAM, encode_picture, segment_everything
 from tinyvla.frontends.tinysam.metrics import best_ious, compare, score_masks, summarise
 from tinyvla.frontends.tinysam.training import SamTrainable
-from tinyvla.training import Tracker, fit, make_accelerator
+from tinyvla.training import Tracker, TrainerConfig, fit, make_accelerator
 
 # Models in the order of training, with their options.
 RUNS: dict[str, dict[str, Any]] = {
@@ -103,7 +103,8 @@ class Bench:
             trainable = SamTrainable(options, self.images, settings.seed)
             started = time.perf_counter()
             with Tracker(run_dir, as_dict(cfg)) as tracker:
-                fit(trainable, cfg, make_accelerator("cpu", False), tracker, lambda _: trainable.evaluate())
+                run = (decode(TrainerConfig, cfg.trainer), run_dir, cfg.seed, make_accelerator("cpu", False))
+                fit(trainable, *run, tracker, lambda _: trainable.evaluate())
             write_whole(run_dir / "seconds", f"{time.perf_counter() - started:.0f}")
         frontend = load_frontend(find_checkpoint(run_dir))
         assert isinstance(frontend, TinySAM)

@@ -74,7 +74,7 @@ class Waving(AsynchronousRunner):
     def _predict(self, step: int, observation: Any, plan: Chunk | None, delay: int) -> Chunk:
         chunk = super()._predict(step, observation, plan, delay)
         if self.trouble == "nan":
-            self._in_robot_units(torch.full_like(chunk.normalised, torch.nan))
+            self._unnormalise(torch.full_like(chunk.normalised, torch.nan))
         if self.trouble == "hangs":
             self._awake.clear()
             self._awake.wait()

@@ -1,4 +1,4 @@
-"""Training batches: samples of a dataset gathered by index, in a shuffled order that any process can work out."""
+"""Training batches: samples of a dataset, gathered by index."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from tinyvla.errors import UserError
 
 
 class TrainingData:
-    """Frames, states, actions and instructions of a dataset, with the time steps that a policy asks for.
+    """Frames, states, actions and instructions of a dataset, at the time steps that a policy reads.
 
     Args:
         dataset: the demonstrations.
-        config: the policy's; its *_delta_indices say which time steps of each feature a sample has.
-        frames: what `cache_frames` returns; features of a camera's frames may stand in for it, and others be added.
+        config: the policy's; its *_delta_indices are the time steps of each feature of a sample.
+        frames: of `cache_frames`; cached features may replace a camera's frames or be added.
     """
 
     def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: Mapping[str, np.ndarray | Tensor]):
@@ -39,7 +39,7 @@ class TrainingData:
             key: config.action_delta_indices if key == ACTION else config.observation_delta_indices
             for key in (*self.cameras, *self.columns)
         }
-        # Diffusion Policy leaves out chunks that would be mostly padding.
+        # Diffusion Policy drops chunks that would be mostly padding.
         drop = getattr(config, "drop_n_last_frames", 0)
         self.eligible = torch.nonzero(torch.arange(len(self.last)) <= self.last - drop).flatten()
         if not len(self.eligible):
@@ -51,26 +51,26 @@ class TrainingData:
         return len(self.eligible)
 
     def batch(self, samples: Tensor) -> dict[str, Any]:
-        """The samples with these numbers (0 <= number < len(self)), batched as LeRobot batches them.
+        """Batch of the samples with these numbers (0 <= number < len(self)), in LeRobot's form.
 
         Images float32 (B, [T,] 3, H, W) in [0, 1]; other features float32 (B, [T,] D); <feature>_is_pad bool (B, T),
-        True where a time step lies outside the episode and its nearest one stands in; task, B instructions.
+        True where a time step lies outside the episode and the nearest one replaces it; task, B instructions.
         """
         frames = self.eligible[samples]
         batch: dict[str, Any] = {"task": [self.tasks[frame] for frame in frames.tolist()]}
         for key, deltas in self.deltas.items():
             index = frames
             if deltas is not None:
-                wanted = frames[:, None] + torch.tensor(deltas)
-                index = wanted.maximum(self.first[frames, None]).minimum(self.last[frames, None])
-                batch[f"{key}_is_pad"] = index != wanted
+                steps = frames[:, None] + torch.tensor(deltas)
+                index = steps.maximum(self.first[frames, None]).minimum(self.last[frames, None])
+                batch[f"{key}_is_pad"] = index != steps
             values = (self.cameras if key in self.cameras else self.columns)[key][index]
             batch[key] = values.float().div_(255) if values.dtype == torch.uint8 else values
         return batch
 
 
 def instructions_of(dataset: LeRobotDataset) -> list[str]:
-    """Every frame's instruction."""
+    """Instruction of every frame."""
     names = dataset.meta.tasks
     text = dict(zip(names["task_index"], names.index, strict=True))
     return [text[index] for index in np.asarray(dataset.hf_dataset.with_format("numpy")["task_index"]).tolist()]

@@ -1,6 +1,6 @@
-"""What frozen parts of a policy see in a dataset's frames, computed once and kept beside it.
+"""Features of a dataset's frames from the frozen modules of a policy, computed once and kept beside the dataset.
 
-The vision tower's features (`backbone.cache_features=true`), and what front-ends add.
+They are those of the vision tower (`backbone.cache_features=true`) and of the front-ends.
 """
 
 import hashlib
@@ -9,106 +9,112 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tinyvla.backbones import Backbone
 from tinyvla.errors import UserError
 from tinyvla.files import fill_folder
 
-_BATCH = 32  # frames that are looked at together
+if TYPE_CHECKING:
+    from ..tinyvla.frontends import Frontends
 
-type Frames = Mapping[str, np.ndarray]  # what `cache_frames` returns
+_BATCH = 32  # frames per forward pass
+
+type Frames = Mapping[str, np.ndarray]  # of `cache_frames`
+type Compute = Callable[[], Iterator[dict[str, Tensor]]]  # features by key, in batches
 
 
 def cache_features(
-    backbone: Any,
+    backbone: Backbone,
     dataset_root: Path,
     frames: Frames,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
 ) -> dict[str, Tensor]:
-    """The vision tower's features of every frame of every camera, (N, 1, P, D), memory-mapped.
+    """Features of the vision tower for every frame of every camera, (N, 1, P, D), memory-mapped.
 
-    Made on the first call for a dataset, a tower's weights, an image size and a precision, and put in place whole.
+    The first call for a dataset, a tower's weights, an image size and a precision computes them.
 
     Args:
-        backbone: has `see_images`, (B, C, 3, H, W) -> (B, C, 1, P, D), and its frozen `vision_tower`.
-        autocast: makes the context in which training computes, so that features have its precision.
+        backbone: implements `vision_features`; its `vision_tower` is frozen.
+        autocast: makes the context of training, so that features have its precision.
 
     Raises UserError if the disk has no room for them.
     """
     with autocast():
         precision = [str(torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    rest = repr((backbone.image_size, backbone.colours, precision))
+    settings = repr((*backbone.vision_settings, precision))
 
-    def see() -> Iterator[dict[str, Tensor]]:
+    def compute() -> Iterator[dict[str, Tensor]]:
         for key, camera in frames.items():
             for start in range(0, len(camera), _BATCH):
                 with autocast():
-                    features = backbone.see_images(_pictures(camera, start, device).unsqueeze(1)).squeeze(1)
+                    features = backbone.vision_features(_images(camera, start, device).unsqueeze(1)).squeeze(1)
                     if torch.is_autocast_enabled(device.type):
-                        # What reads them casts them anyway.
+                        # The next layer would cast them anyway.
                         features = features.to(torch.get_autocast_dtype(device.type))
                 yield {key: features}
 
     advice = "lower backbone.image_size, or leave out backbone.cache_features"
-    return _kept(dataset_root, [backbone.vision_tower], rest, frames, see, advice)
+    return _cached(dataset_root, [backbone.vision_tower], settings, frames, compute, advice)
 
 
 def cache_frontends(
-    frontends: Any, dataset_root: Path, frames: Frames, instructions: Sequence[str], device: torch.device
+    frontends: "Frontends", dataset_root: Path, frames: Frames, instructions: Sequence[str], device: torch.device
 ) -> dict[str, Tensor]:
-    """What front-ends add to every frame, by key: pictures uint8 (N, 3, H, W), tokens float16 (N, K, D).
+    """Features of front-ends for every frame, by key: images uint8 (N, 3, H, W), tokens float16 (N, K, D).
 
-    Made on the first call for a dataset and the front-ends' weights and options, and put in place whole.
+    The first call for a dataset and the front-ends' weights and options computes them.
 
     Args:
-        frontends: has `see` and `parts`, see `policies.tinyvla.frontends.Frontends`.
-        frames: of the cameras that they look at.
-        instructions: every frame's.
+        frontends: of a policy, see `policies.tinyvla.frontends.Frontends`.
+        frames: of their cameras.
+        instructions: of every frame.
 
-    Raises UserError if the disk has no room for it.
+    Raises UserError if the disk has no room for them.
     """
 
-    def see() -> Iterator[dict[str, Tensor]]:
+    def compute() -> Iterator[dict[str, Tensor]]:
         for start in range(0, len(instructions), _BATCH):
-            pictures = {key: _pictures(camera, start, device) for key, camera in frames.items()}
-            seen = frontends.see(pictures, list(instructions[start : start + _BATCH]))
-            is_picture = {key: frontends.features[key].is_picture for key in seen}
-            yield {key: (x * 255).round().byte() if is_picture[key] else x.half() for key, x in seen.items()}
+            images = {key: _images(camera, start, device) for key, camera in frames.items()}
+            features = frontends.see(images, list(instructions[start : start + _BATCH]))
+            is_image = {key: frontends.features[key].is_picture for key in features}
+            yield {key: (x * 255).round().byte() if is_image[key] else x.half() for key, x in features.items()}
 
-    rest = repr([(name, part.options) for name, part in frontends.parts.items()])
-    return _kept(dataset_root, frontends.parts.values(), rest, frames, see, "or leave out the front-end")
+    settings = repr([(name, frontend.options) for name, frontend in frontends.frontends.items()])
+    advice = "or leave out the front-end"
+    return _cached(dataset_root, frontends.frontends.values(), settings, frames, compute, advice)
 
 
-def _pictures(camera: np.ndarray, start: int, device: torch.device) -> Tensor:
+def _images(camera: np.ndarray, start: int, device: torch.device) -> Tensor:
     return torch.from_numpy(camera[start : start + _BATCH]).to(device).float().div_(255)
 
 
-def _kept(
+def _cached(
     root: Path,
     modules: Iterable[torch.nn.Module],
-    rest: str,
+    settings: str,
     frames: Frames,
-    see: Callable[[], Iterator[dict[str, Tensor]]],
+    compute: Compute,
     advice: str,
 ) -> dict[str, Tensor]:
-    """The files that `see` fills a folder with, mapped; `modules` and `rest` are what they depend on."""
-    folder = root.parent / "features" / root.name / _fingerprint(root, modules, rest)
+    """Memory-mapped files of `compute`; they depend on the weights of `modules` and on `settings`."""
+    folder = root.parent / "features" / root.name / _fingerprint(root, modules, settings)
     try:
         fill_folder(
-            folder, lambda: (folder / "shape.json").is_file(), lambda empty: _compute(empty, frames, see, advice)
+            folder, lambda: (folder / "shape.json").is_file(), lambda empty: _compute(empty, frames, compute, advice)
         )
     except OSError as error:
-        raise UserError(f"the features of {root} cannot be kept ({error}); free some space, {advice}") from error
+        raise UserError(f"the features of {root} cannot be written ({error}); free some space, {advice}") from error
     shape = json.loads((folder / "shape.json").read_text())
     return {
-        key: torch.from_file(str(folder / key), shared=False, size=int(np.prod(own)), dtype=_dtype(name)).view(own)
-        for key, (own, name) in shape.items()
+        key: torch.from_file(str(folder / key), shared=False, size=int(np.prod(sizes)), dtype=_dtype(name)).view(sizes)
+        for key, (sizes, name) in shape.items()
     }
 
 
@@ -116,23 +122,23 @@ def _dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
-def _fingerprint(root: Path, modules: Iterable[torch.nn.Module], rest: str) -> str:
+def _fingerprint(root: Path, modules: Iterable[torch.nn.Module], settings: str) -> str:
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     stamp = (root / "meta/info.json").stat().st_mtime_ns
-    digest.update(repr((rest, stamp)).encode())
+    digest.update(repr((settings, stamp)).encode())
     return digest.hexdigest()[:16]
 
 
-def _compute(folder: Path, frames: Frames, see: Callable[[], Iterator[dict[str, Tensor]]], advice: str) -> None:
+def _compute(folder: Path, frames: Frames, compute: Compute, advice: str) -> None:
     count = len(next(iter(frames.values())))
     shape: dict[str, Any] = {}
     files: dict[str, Any] = {}
     with ExitStack() as opened, torch.no_grad(), tqdm(desc="computing features", unit="frame") as bar:
-        for chunk in see():
+        for chunk in compute():
             for key, features in chunk.items():
                 if key not in files:
                     _check_room(folder, count * features[0].nbytes, advice)

@@ -1,4 +1,4 @@
-"""Training from a dataset larger than the disk, or one that is not here: LeRobot's streaming dataset."""
+"""Batches from a stream: LeRobot's streaming dataset, for datasets larger than the disk or on the hub."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,92 +13,93 @@ from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.video_utils import decode_video_frames
 from torch.utils.data import default_collate
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 
-READING_TROUBLE = (OSError, ValueError, KeyError, TypeError, HfHubHTTPError, HFValidationError, DatasetsError)
+from .settings import DatasetConfig
+
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, HfHubHTTPError, HFValidationError, DatasetsError)
 
 
 def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetadata:
-    """What a LeRobotDataset says about itself. Raises UserError if there is none under that name or in that folder."""
-    with_name = repo_id or f"local/{Path(str(root)).name}"
+    """Metadata of a LeRobotDataset. Raises UserError if there is none under that name or in that folder."""
+    name = repo_id or f"local/{Path(str(root)).name}"
     try:
         if root is not None and not (Path(root) / "meta/info.json").is_file():
             raise FileNotFoundError(f"{root}/meta/info.json is missing")
-        return LeRobotDatasetMetadata(with_name, root)
-    except READING_TROUBLE as error:
+        return LeRobotDatasetMetadata(name, root)
+    except READ_ERRORS as error:
         raise no_dataset(str(root or repo_id), error) from error
 
 
 def no_dataset(name: str, error: Exception) -> UserError:
-    """What to say where there is no dataset of that name."""
-    reason = " ".join(str(error).split())[:200]
+    """The error for a dataset that does not exist or cannot be read."""
     return UserError(
-        f"there is no readable LeRobotDataset {name} ({type(error).__name__}: {reason}); "
+        f"there is no readable LeRobotDataset {name} ({type(error).__name__}: {one_line(error)}); "
         "give the id of one on the hub, dataset.repo_id=user/name, or its folder here, dataset.root=..."
     )
 
 
 class _Stream(StreamingLeRobotDataset):
-    """LeRobot's, with two things mended for samples of one observation.
+    """LeRobot's streaming dataset with two fixes for samples of one observation.
 
-    A frame's time is the one in its own video file, however many files there are; and files on this disk are decoded
-    with PyAV, which needs no FFmpeg of the system's.
+    A frame's time is that in its own video file, also with several files per dataset; and files on this disk are
+    decoded with PyAV, which needs no FFmpeg on the system.
     """
 
     def _query_videos(self, query_timestamps: dict[str, list[float]], ep_idx: int) -> dict[str, torch.Tensor]:
         episode = self.meta.episodes[int(ep_idx)]
-        began = episode["dataset_from_index"] / self.fps
+        start = episode["dataset_from_index"] / self.fps
         times = {
-            key: [time - began + episode[f"videos/{key}/from_timestamp"] for time in wanted]
-            for key, wanted in query_timestamps.items()
+            key: [time - start + episode[f"videos/{key}/from_timestamp"] for time in timestamps]
+            for key, timestamps in query_timestamps.items()
         }
         if not self.streaming_from_local:
             return super()._query_videos(times, ep_idx)
         return {
             key: decode_video_frames(
-                self.root / self.meta.get_video_file_path(int(ep_idx), key), wanted, self.tolerance_s, "pyav", True
+                self.root / self.meta.get_video_file_path(int(ep_idx), key), timestamps, self.tolerance_s, "pyav", True
             ).squeeze(0)
-            for key, wanted in times.items()
+            for key, timestamps in times.items()
         }
 
 
 def stream_batches(
-    repo_id: str | None, root: str | None, config: PreTrainedConfig, batch_size: int, seed: int, buffer: int
+    dataset: DatasetConfig, config: PreTrainedConfig, batch_size: int, seed: int
 ) -> Callable[[], dict[str, Any]]:
-    """A function that gives the next batch of an endless stream, in the form of `TrainingData.batch`.
+    """Function that returns the next batch of an endless stream, in the form of `TrainingData.batch`.
 
-    A stream has no random access: samples are drawn from a buffer of `buffer` frames that is filled in the order of the
-    dataset's files. The same seed gives the same stream.
+    A stream has no random access: samples are drawn from a buffer of `dataset.shuffle_buffer` frames that is filled in
+    the order of the dataset's files. The same seed gives the same stream.
 
     Raises UserError if there is no such dataset, or the policy looks back in time.
     """
     if config.observation_delta_indices and any(config.observation_delta_indices):
         raise UserError(
-            f"trainer.streaming=true gives one observation a sample and policy '{config.type}' wants more; "
+            f"trainer.streaming=true gives one observation per sample and policy '{config.type}' needs several; "
             "set policy.n_obs_steps=1, choose another policy, or leave out trainer.streaming"
         )
-    meta = open_metadata(repo_id, root)
+    meta = open_metadata(dataset.repo_id, dataset.root)
     deltas = resolve_delta_timestamps(config, meta)
     deltas = {key: times for key, times in (deltas or {}).items() if key in config.output_features}
     try:
-        dataset = _Stream(
+        stream = _Stream(
             meta.repo_id,
-            root,
+            dataset.root,
             delta_timestamps=deltas,
-            buffer_size=min(buffer, meta.total_frames),
+            buffer_size=min(dataset.shuffle_buffer, meta.total_frames),
             seed=seed,
             return_uint8=True,
         )
-    except READING_TROUBLE as error:
+    except READ_ERRORS as error:
         raise _broken(meta, error) from error
     keys = [*config.input_features, *config.output_features]
     keys += [f"{key}_is_pad" for key in config.output_features]
-    samples = _endless(dataset)
+    samples = _endless(stream)
 
     def next_batch() -> dict[str, Any]:
         try:
             items = [next(samples) for _ in range(batch_size)]
-        except READING_TROUBLE as error:
+        except READ_ERRORS as error:
             raise _broken(meta, error) from error
         batch: dict[str, Any] = default_collate([{key: item[key] for key in keys} for item in items])
         for key in config.image_features:
@@ -115,8 +116,7 @@ def _endless(dataset: StreamingLeRobotDataset) -> Iterator[dict[str, Any]]:
 
 
 def _broken(meta: LeRobotDatasetMetadata, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"the dataset {meta.root} cannot be streamed ({type(error).__name__}: {reason}); "
-        "check the network if it is on the hub, else whether its files are whole; resume=true goes on"
+        f"the dataset {meta.root} cannot be streamed ({type(error).__name__}: {one_line(error)}); "
+        "check the network if it is on the hub, else whether its files are complete, then resume the run"
     )

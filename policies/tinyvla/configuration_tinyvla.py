@@ -13,18 +13,19 @@ from tinyvla.decoders import DecoderConfig, DiffusionConfig
 @PreTrainedConfig.register_subclass("tinyvla")
 @dataclass
 class TinyVLAConfig(PreTrainedConfig):
-    """Options of a TinyVLA policy.
+    """Options of a TinyVLA policy. The defaults are those of train.py and of `lerobot-train --policy.type=tinyvla`.
 
     Args:
         chunk_size: actions predicted at once (H).
         n_action_steps: actions executed before the next chunk is predicted (receding horizon); half a chunk by default.
         temporal_ensemble_coeff: exponential weight of ACT's temporal ensembling (arXiv 2304.13705, section IV-A), which
-            predicts a chunk every step and averages what chunks say about the same step; needs n_action_steps = 1.
+            predicts a chunk every step and averages the chunks' actions of the same step; needs n_action_steps = 1.
         backbone: images and instruction to token features.
         decoder: token features and proprioception to an action chunk.
-        frontend: by name, the options of vision front-ends whose features are further inputs, see `frontends.py`.
-        optimizer_lr: learning rate of everything that is trained in full.
-        optimizer_lr_lora: learning rate of LoRA matrices, where the backbone has them.
+        frontend: options by name of vision front-ends whose features are further inputs, see `frontends.py`.
+        normalization_mapping: how images, states and actions are normalised, see `processor_tinyvla.py`.
+        optimizer_lr: learning rate of the weights that are trained in full.
+        optimizer_lr_lora: learning rate of LoRA matrices, if the backbone has them.
         optimizer_betas, optimizer_weight_decay, optimizer_grad_clip_norm: AdamW.
         scheduler_warmup_steps: linear warm-up before the cosine decay.
     """
@@ -46,7 +47,7 @@ class TinyVLAConfig(PreTrainedConfig):
         }
     )
 
-    optimizer_lr: float = 3e-4
+    optimizer_lr: float = 1e-3
     optimizer_lr_lora: float = 2e-4
     optimizer_betas: tuple[float, float] = (0.9, 0.98)
     optimizer_weight_decay: float = 0.0

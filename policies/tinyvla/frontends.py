@@ -1,4 +1,4 @@
-"""Front-ends of a TinyVLA policy: frozen, beside the model, in folders of their own in a checkpoint."""
+"""Front-ends of a TinyVLA policy: frozen vision models beside the backbone, each in a folder of the checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,62 +14,62 @@ FOLDER = "front_ends"  # of a checkpoint
 
 
 class Frontends:
-    """What a policy's front-ends see in its cameras' pictures.
+    """Front-ends of a policy, and their features of its cameras' images.
 
     Args:
-        options: by name, what `policy.frontend` says: `checkpoint`, the folder of a trained one, or none for a
-            front-end that needs no training; the rest overrides the options that it was saved with.
-        cameras: keys of the pictures, observation.images.<camera>.
-        image_size: height and width of the pictures.
+        options: by name, those of `policy.frontend`: `checkpoint`, the folder of a trained one, absent for a front-end
+            that needs no training; the others override the options that it was saved with.
+        cameras: keys of the images, observation.images.<camera>.
+        image_size: height and width of the images.
 
     Raises UserError for an unknown front-end or option, or a checkpoint that cannot be loaded.
     """
 
     def __init__(self, options: Mapping[str, Mapping[str, Any]], cameras: list[str], image_size: tuple[int, int]):
-        self.parts = {name: make_frontend(name, own) for name, own in options.items()}
-        self._places: dict[str, tuple[str, str, str]] = {}  # by key: camera, front-end, short name
+        self.frontends = {name: make_frontend(name, section) for name, section in options.items()}
+        self._sources: dict[str, tuple[str, str, str]] = {}  # by key: camera, front-end, short name
         self.features: dict[str, Feature] = {}
         for camera in cameras:
-            for name, part in self.parts.items():
-                for short, feature in part.adds(image_size).items():
+            for name, frontend in self.frontends.items():
+                for short, feature in frontend.adds(image_size).items():
                     key = feature_key(camera.rpartition(".")[2], name, short, feature)
-                    self._places[key], self.features[key] = (camera, name, short), feature
+                    self._sources[key], self.features[key] = (camera, name, short), feature
 
     def __bool__(self) -> bool:
-        return bool(self.parts)
+        return bool(self.frontends)
 
     @property
-    def pictures(self) -> list[str]:
-        """Keys of what is one more picture to the policy."""
+    def image_keys(self) -> list[str]:
+        """Keys of the features that are images to the policy, like another camera's."""
         return [key for key, feature in self.features.items() if feature.is_picture]
 
     @property
     def token_sizes(self) -> dict[str, int]:
-        """Widths of what is tokens, by keys as a module may have them."""
+        """Widths of the features that are tokens, by their names in a module."""
         return {_module_name(key): f.shape[-1] for key, f in self.features.items() if not f.is_picture}
 
     @torch.no_grad()
     def see(self, images: Mapping[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
-        """Every feature, (B, *shape), of pictures (B, 3, H, W) in [0, 1] by camera, and B instructions."""
-        seen: dict[tuple[str, str], dict[str, Tensor]] = {}
-        for camera, name, _ in self._places.values():
-            if (camera, name) not in seen:
-                part = self.parts[name].to(images[camera].device)
-                seen[camera, name] = part.see(images[camera].float(), instructions)
-        return {key: seen[camera, name][short] for key, (camera, name, short) in self._places.items()}
+        """Every feature, (B, *shape), of images (B, 3, H, W) in [0, 1] by camera, and B instructions."""
+        features: dict[tuple[str, str], dict[str, Tensor]] = {}
+        for camera, name, _ in self._sources.values():
+            if (camera, name) not in features:
+                frontend = self.frontends[name].to(images[camera].device)
+                features[camera, name] = frontend.see(images[camera].float(), instructions)
+        return {key: features[camera, name][short] for key, (camera, name, short) in self._sources.items()}
 
     def inputs(self, batch: Mapping[str, Any], instructions: list[str]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """A batch's further pictures, and its further tokens by module name; what is not in it already is computed."""
+        """Images and, by module name, tokens that the front-ends add to a batch; computed unless the batch has them."""
         if missing := [key for key in self.features if key not in batch]:
-            cameras = {self._places[key][0] for key in missing}
+            cameras = {self._sources[key][0] for key in missing}
             batch = {**batch, **self.see({camera: batch[camera] for camera in cameras}, instructions)}
         tokens = {_module_name(key): batch[key] for key, f in self.features.items() if not f.is_picture}
-        return [batch[key] for key in self.pictures], {key: value.float() for key, value in tokens.items()}
+        return [batch[key] for key in self.image_keys], {key: value.float() for key, value in tokens.items()}
 
     def save(self, folder: Path) -> None:
         """Write every front-end to its folder below a checkpoint's."""
-        for name, part in self.parts.items():
-            part.save(folder / FOLDER / name)
+        for name, frontend in self.frontends.items():
+            frontend.save(folder / FOLDER / name)
 
 
 def _module_name(key: str) -> str:
@@ -77,20 +77,20 @@ def _module_name(key: str) -> str:
 
 
 def make_frontend(name: str, options: Mapping[str, Any]) -> Frontend:
-    """A front-end in evaluation mode, frozen, by its name and what `policy.frontend` says of it, see `Frontends`."""
+    """A frozen front-end in evaluation mode, by its name and its section of `policy.frontend`, see `Frontends`."""
     options = dict(options)
     checkpoint = options.pop("checkpoint", None)
     try:
-        made = load_frontend(checkpoint, **options) if checkpoint else frontend_class(name)(**options)
+        frontend = load_frontend(checkpoint, **options) if checkpoint else frontend_class(name)(**options)
     except TypeError as error:
-        raise UserError(f"front-end '{name}' does not take these options ({error}); mend frontend.{name}") from error
-    if made.name != name:
+        raise UserError(f"front-end '{name}' does not take these options ({error}); change frontend.{name}") from error
+    if frontend.name != name:
         raise UserError(
-            f"{checkpoint} holds the front-end '{made.name}', not '{name}'; mend frontend.{name}.checkpoint"
+            f"{checkpoint} holds the front-end '{frontend.name}', not '{name}'; change frontend.{name}.checkpoint"
         )
-    return made.eval().requires_grad_(False)
+    return frontend.eval().requires_grad_(False)
 
 
-def carried(options: Mapping[str, Mapping[str, Any]], checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """The options that load the front-ends that a checkpoint carries, each with its own options beside its weights."""
+def checkpoint_options(options: Mapping[str, Mapping[str, Any]], checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Options that load the front-ends of a checkpoint, which holds their options and weights."""
     return {name: {"checkpoint": str(checkpoint / FOLDER / name)} for name in options}

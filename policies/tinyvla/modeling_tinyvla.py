@@ -1,7 +1,6 @@
 """TinyVLA as a LeRobot policy: the model of `tinyvla.model` behind LeRobot's batches, queues and checkpoints."""
 
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +18,9 @@ from tinyvla.decoders import Known
 from tinyvla.model import TinyVLA
 
 from .configuration_tinyvla import TinyVLAConfig
-from .frontends import Frontends, carried
+from .frontends import Frontends, checkpoint_options
 
-ASSETS = "backbone"  # folder of a checkpoint with what rebuilds the backbone's architecture without its hub
+ASSETS = "backbone"  # folder of a checkpoint with the backbone's architecture and tokenizer
 
 
 class TinyVLAPolicy(PreTrainedPolicy):
@@ -40,7 +39,7 @@ class TinyVLAPolicy(PreTrainedPolicy):
         self.config: TinyVLAConfig = config
         self.cameras = list(config.image_features)
         image_size = next(iter(config.image_features.values())).shape[1:]
-        # In a tuple: no part of the model, which is trained and saved without them.
+        # In a tuple, so that they are not submodules: the model is trained and saved without them.
         self._frontends = (Frontends(config.frontend, self.cameras, image_size),)
         self.model = TinyVLA(
             config.backbone,
@@ -54,7 +53,7 @@ class TinyVLAPolicy(PreTrainedPolicy):
 
     @property
     def frontends(self) -> Frontends:
-        """What sees beside the backbone; none by default."""
+        """Frozen vision models beside the backbone; none by default."""
         return self._frontends[0]
 
     def get_optim_params(self) -> list[dict[str, Any]]:
@@ -65,14 +64,14 @@ class TinyVLAPolicy(PreTrainedPolicy):
         return groups + ([{"params": lora, "lr": self.config.optimizer_lr_lora}] if lora else [])
 
     def reset(self) -> None:
-        """Forget the current chunk; call whenever an episode begins."""
+        """Drop the current chunk; to call at the beginning of an episode."""
         self._action_queue: deque[Tensor] = deque(maxlen=self.config.n_action_steps)
         self._ensembler = None
         if self.config.temporal_ensemble_coeff is not None:
             self._ensembler = ACTTemporalEnsembler(self.config.temporal_ensemble_coeff, self.config.chunk_size)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, float] | None]:
-        """Training loss of a batch, and nothing else to log."""
+        """Training loss of a batch, and no metrics."""
         is_pad = batch.get("action_is_pad")
         if is_pad is None:
             is_pad = torch.zeros(batch[ACTION].shape[:2], dtype=torch.bool, device=batch[ACTION].device)
@@ -81,7 +80,7 @@ class TinyVLAPolicy(PreTrainedPolicy):
 
     @staticmethod
     def loss_weight(batch: dict[str, Any]) -> Tensor:
-        """How many action steps the loss of a batch is the mean of."""
+        """Number of action steps that the loss of a batch is the mean of."""
         return (~batch["action_is_pad"]).sum().clamp(min=1)
 
     @torch.no_grad()
@@ -96,11 +95,11 @@ class TinyVLAPolicy(PreTrainedPolicy):
     ) -> Tensor:
         """Normalised action chunk (B, chunk_size, A); `noise` of that shape fixes the draw.
 
-        The others are LeRobot's for real-time chunking (arXiv 2506.07339): `prev_chunk_left_over` (B, T, A) or (T, A),
-        the normalised actions that will be executed meanwhile, is kept for `inference_delay` steps and then less and
-        less, up to `execution_horizon`.
+        The other arguments are LeRobot's for real-time chunking (arXiv 2506.07339): the chunk continues
+        `prev_chunk_left_over` (B, T, A) or (T, A), the normalised actions that are executed during inference, with full
+        weight for `inference_delay` steps and decreasing weight up to `execution_horizon`.
         """
-        if self.training:  # going through every module would take a share of a chunk's time
+        if self.training:  # eval() visits every module, which takes a share of a chunk's time
             self.eval()
         known = None
         if prev_chunk_left_over is not None:
@@ -109,17 +108,17 @@ class TinyVLAPolicy(PreTrainedPolicy):
         return self.model.sample(images, instructions, state, noise=noise, known=known, **tokens)
 
     def supports_rtc(self) -> bool:
-        """LeRobot asks this before it hands over `prev_chunk_left_over`; an exported model takes none."""
+        """True if `prev_chunk_left_over` is supported, as LeRobot asks; exported models do not support it."""
         return isinstance(self.model, TinyVLA)
 
     def _known(self, left_over: Tensor, delay: int, horizon: int | None) -> Known:
         chunk_size = self.config.chunk_size
         left_over = left_over.reshape(-1, *left_over.shape[-2:])[:, :chunk_size]
         steps = left_over.shape[1]
-        rtc = getattr(self.config, "rtc_config", None) or RTCConfig()  # where LeRobot's tools leave their settings
+        rtc = getattr(self.config, "rtc_config", None) or RTCConfig()  # set by LeRobot's tools
         end = min(steps, horizon or rtc.execution_horizon)
         weights = RTCProcessor(rtc).get_prefix_weights(delay, end, chunk_size)
-        actions = F.pad(left_over, (0, 0, 0, chunk_size - steps))  # where it is padded its weight is zero
+        actions = F.pad(left_over, (0, 0, 0, chunk_size - steps))  # padding has weight zero
         return Known(actions, weights.to(actions).unsqueeze(-1))
 
     @torch.no_grad()
@@ -133,23 +132,22 @@ class TinyVLAPolicy(PreTrainedPolicy):
         return self._action_queue.popleft()
 
     def _inputs(self, batch: dict[str, Any]) -> tuple[Tensor, list[str], Tensor, dict[str, Any]]:
-        """Pictures, instructions, state and, with front-ends, the keyword `tokens` of the model."""
+        """Images, instructions, state and, with front-ends, the keyword `tokens` of the model."""
         state, task = batch[OBS_STATE], batch["task"]
         instructions = [task] * len(state) if isinstance(task, str) else list(task)
-        pictures = [batch[camera] for camera in self.cameras]
+        images = [batch[camera] for camera in self.cameras]
         if not self.frontends:
-            return torch.stack(pictures, dim=1), instructions, state, {}
-        further, tokens = self.frontends.inputs(batch, instructions)
-        images = torch.stack([*pictures, *(picture.to(pictures[0]) for picture in further)], dim=1)
-        return images, instructions, state, {"tokens": tokens}
+            return torch.stack(images, dim=1), instructions, state, {}
+        added_images, tokens = self.frontends.inputs(batch, instructions)
+        stacked = torch.stack([*images, *(image.to(images[0]) for image in added_images)], dim=1)
+        return stacked, instructions, state, {"tokens": tokens}
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        backbone: Any = self.config.backbone
+        backbone = self.config.backbone
         frontend = self.config.frontend
-        # Where this process found them says nothing to whoever loads the policy; from_pretrained fills it in.
+        # Folders of this machine mean nothing elsewhere; from_pretrained sets them again.
         self.config.frontend = {name: {} for name in frontend}
-        if hasattr(backbone, "assets"):
-            self.config.backbone = replace(backbone, assets=None)
+        self.config.backbone = backbone.to_save()
         try:
             super()._save_pretrained(save_directory, state_dict=state_dict)
         finally:
@@ -168,9 +166,6 @@ class TinyVLAPolicy(PreTrainedPolicy):
         folder = Path(pretrained_name_or_path)
         if not folder.is_dir():
             folder = Path(snapshot_download(str(pretrained_name_or_path), **hub))
-        if hasattr(config.backbone, "assets") and (folder / ASSETS).is_dir():
-            config.backbone = replace(config.backbone, assets=str(folder / ASSETS))
-        if hasattr(config.backbone, "vision_pretrained"):
-            config.backbone = replace(config.backbone, vision_pretrained=None)  # the policy's own weights follow
-        config.frontend = carried(config.frontend, folder)
+        config.backbone = config.backbone.for_checkpoint(folder / ASSETS if (folder / ASSETS).is_dir() else None)
+        config.frontend = checkpoint_options(config.frontend, folder)
         return super().from_pretrained(folder, config=config, **kwargs)

@@ -1,4 +1,13 @@
-"""TinyVLA's pre- and post-processing: LeRobot's default pipelines (normalise in, un-normalise out)."""
+"""Normalisation of states and actions: TinyVLA's pre- and post-processor, LeRobot's default pipelines.
+
+The pre-processor normalises observations, and actions in training, before the policy; the post-processor un-normalises
+the policy's actions to the robot's own units. Both use the statistics of the dataset and the modes of
+`TinyVLAConfig.normalization_mapping`: states by mean and standard deviation, actions by minimum and maximum to [-1, 1],
+images not at all (they are in [0, 1]). A checkpoint stores both pipelines with their statistics beside the weights.
+
+Every action inside the policy (`policies.tinyvla.modeling_tinyvla`, `tinyvla.decoders`) is normalised, every action
+outside (`policies.runner`, datasets, environments, robots) is not.
+"""
 
 from typing import Any
 
@@ -13,5 +22,5 @@ def make_tinyvla_pre_post_processors(
 ) -> tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]
 ]:
-    """Pre- and post-processor pipelines with a dataset's statistics; they are saved beside the policy's weights."""
+    """Pre- and post-processor pipelines with a dataset's statistics; see the module's docstring."""
     return make_default_pre_post_processors(config, dataset_stats, normalizer_device=config.device)

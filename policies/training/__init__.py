@@ -1,6 +1,6 @@
-"""Training a policy: its trainable, and the checks of a run's settings."""
+"""Training a policy: its trainable, and the settings of a run."""
 
-from .policy import train
-from .settings import check_settings
+from .settings import RunSettings, check_settings, decode_run
+from .trainable import train
 
-__all__ = ["check_settings", "train"]
+__all__ = ["RunSettings", "check_settings", "decode_run", "train"]

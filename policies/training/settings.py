@@ -1,38 +1,99 @@
-"""Settings of a run that do not go together."""
+"""Settings of a policy's training run: decoded once from the configuration, and checked."""
 
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from lerobot.configs import PreTrainedConfig
 
+from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
+from tinyvla.training import TrainerConfig
+from tinyvla.training.run_folder import CONFIG
 
-from ..data import open_metadata
-from ..factory import check_policy
+from ..data import DatasetConfig, open_metadata
+from ..factory import check_policy, decode_policy_config
+from ..tinyvla import TinyVLAConfig
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """Raise UserError for what is wrong with a run's settings, as far as that shows without data."""
-    if cfg.frontend and cfg.policy.type != "tinyvla":
-        raise UserError(f"only policy=tinyvla takes front-ends, not {cfg.policy.type}; leave out frontend")
-    check_policy(cast(dict[str, Any], OmegaConf.to_container(cfg.policy, resolve=True)), cfg.trainer.steps)
-    streaming, given = cfg.trainer.streaming, cfg.dataset.repo_id or cfg.dataset.root
-    if streaming and not given:
+@dataclass
+class RunSettings:
+    """Settings of a policy's training run.
+
+    Args:
+        policy: the policy's options.
+        trainer: of the training loop.
+        dataset: the dataset to train from; none is given where demonstrations are collected.
+        run_dir: folder of the run.
+        data_dir: folder of the datasets.
+        seed: of every random draw.
+        command: the command line of the run, for its model card.
+    """
+
+    policy: PreTrainedConfig
+    trainer: TrainerConfig
+    dataset: DatasetConfig
+    run_dir: Path
+    data_dir: Path
+    seed: int
+    command: str | None = None
+
+
+def decode_run(values: Mapping[str, Any]) -> RunSettings:
+    """Typed settings of a run from its composed configuration, as plain dicts and lists.
+
+    Fields that are absent, as in the configuration of an older run, have their defaults. If the run's folder exists
+    already, fields that are no longer known are left out.
+
+    Raises UserError for an unknown policy or field, or a value of another type.
+    """
+    policy, run_dir = values["policy"], Path(values["run_dir"])
+    resumed = (run_dir / CONFIG).exists()
+    if values.get("frontend") and policy.get("type") != "tinyvla":
+        raise UserError(f"only policy=tinyvla takes front-ends, not {policy.get('type')}; leave out frontend")
+
+    def section[T](cls: type[T], name: str) -> T:
+        content = values.get(name) or {}
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        return decode_section(cls, {k: v for k, v in content.items() if k in known} if resumed else content, name)
+
+    return RunSettings(
+        policy=decode_policy_config(policy, device="cpu"),
+        trainer=section(TrainerConfig, "trainer"),
+        dataset=section(DatasetConfig, "dataset"),
+        run_dir=run_dir,
+        data_dir=Path(values["data_dir"]),
+        seed=values["seed"],
+        command=values.get("command"),
+    )
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Raise UserError for faults of a run's settings, as far as they show without data."""
+    policy, trainer, dataset = settings.policy, settings.trainer, settings.dataset
+    check_policy(policy, trainer.steps)
+    if trainer.streaming and not dataset.is_given:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")
-    if given:
-        open_metadata(cfg.dataset.repo_id, cfg.dataset.root)
-    if OmegaConf.select(cfg, "policy.backbone.cache_features"):
-        if OmegaConf.select(cfg, "policy.frontend"):
-            raise UserError(
-                "backbone.cache_features=true does not go with front-ends, whose pictures it has no features of; "
-                "leave out one of them"
-            )
-        if augmented := [f"trainer.augment.{name}=0" for name, strength in cfg.trainer.augment.items() if strength]:
-            raise UserError(
-                "backbone.cache_features=true computes the pictures' features once, so they cannot be augmented; "
-                f"add {' '.join(augmented)}, or leave out backbone.cache_features"
-            )
-        if streaming:
-            raise UserError(
-                "backbone.cache_features=true keeps features on disk and trainer.streaming=true is for what does not "
-                "fit there; leave out one of them"
-            )
+    if dataset.is_given:
+        open_metadata(dataset.repo_id, dataset.root)
+    if isinstance(policy, TinyVLAConfig) and policy.backbone.cache_features:
+        _check_cached_features(policy, trainer)
+
+
+def _check_cached_features(policy: TinyVLAConfig, trainer: TrainerConfig) -> None:
+    if policy.frontend:
+        raise UserError(
+            "backbone.cache_features=true does not go with front-ends, whose images have no cached features; "
+            "leave out one of them"
+        )
+    if augmented := [f"trainer.augment.{name}=0" for name, strength in asdict(trainer.augment).items() if strength]:
+        raise UserError(
+            "backbone.cache_features=true computes the features of the images once, so they cannot be augmented; "
+            f"add {' '.join(augmented)}, or leave out backbone.cache_features"
+        )
+    if trainer.streaming:
+        raise UserError(
+            "backbone.cache_features=true keeps features on the disk and trainer.streaming=true is for data larger "
+            "than the disk; leave out one of them"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-from policies import PolicyRunner
+from policies import Runner
 from tinyvla.errors import UserError
 
 from ..safety import SafetyLimits
@@ -16,7 +16,7 @@ _MIN_USED = 0.1  # share of its range that at least one joint has to have used i
 
 
 def check_fit(
-    runner: PolicyRunner,
+    runner: Runner,
     features: Mapping[str, Any],
     limits: SafetyLimits,
     trained_names: Mapping[str, Sequence[str]] | None = None,
@@ -39,7 +39,7 @@ def check_fit(
         _check_statistics(key, statistics, limits)
 
 
-def cameras_of(runner: PolicyRunner) -> dict[str, tuple[int, int]]:
+def cameras_of(runner: Runner) -> dict[str, tuple[int, int]]:
     """Cameras of a policy: height and width of their images by name."""
     return {
         key.removeprefix(f"{OBS_IMAGES}."): (int(feature.shape[1]), int(feature.shape[2]))
@@ -47,7 +47,7 @@ def cameras_of(runner: PolicyRunner) -> dict[str, tuple[int, int]]:
     }
 
 
-def _check_cameras(runner: PolicyRunner, cameras: Mapping[str, tuple]) -> None:
+def _check_cameras(runner: Runner, cameras: Mapping[str, tuple]) -> None:
     needed = cameras_of(runner)
     if missing := sorted(set(needed) - set(cameras)):
         available = ", ".join(sorted(cameras)) or "none"
@@ -66,7 +66,7 @@ def _check_cameras(runner: PolicyRunner, cameras: Mapping[str, tuple]) -> None:
 
 
 def _check_joints(
-    runner: PolicyRunner, joints: Sequence[str], limits: SafetyLimits, trained_names: Mapping[str, Sequence[str]]
+    runner: Runner, joints: Sequence[str], limits: SafetyLimits, trained_names: Mapping[str, Sequence[str]]
 ) -> None:
     limited = [f"{joint}.pos" for joint in limits.joints]
     if limited != list(joints):
@@ -91,7 +91,7 @@ def _check_joints(
             )
 
 
-def _statistics(runner: PolicyRunner) -> dict[str, Mapping[str, Any]]:
+def _statistics(runner: Runner) -> dict[str, Mapping[str, Any]]:
     """Statistics of state and action, from the pipelines that normalise them."""
     statistics: dict[str, Mapping[str, Any]] = {}
     for pipeline, key in ((runner.preprocessor, OBS_STATE), (runner.postprocessor, ACTION)):

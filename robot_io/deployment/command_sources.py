@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
-from policies import PolicyRunner
+from policies import Runner, load_policy
 from tinyvla.errors import UserError
 from tinyvla.machine import count_cores
 
@@ -28,9 +28,7 @@ _HANGING_S = 5.0  # seconds without a chunk after which a policy counts as hangi
 Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
 
 
-def load_runner(
-    checkpoint: Path | str, device: str = "auto", server: str | None = None, **options: Any
-) -> PolicyRunner:
+def load_runner(checkpoint: Path | str, device: str = "auto", server: str | None = None, **options: Any) -> Runner:
     """Load a policy that computes its chunks beside the control loop, for which it leaves a core free.
 
     Args:
@@ -45,7 +43,7 @@ def load_runner(
         return RemoteRunner.connect(checkpoint, server, "cuda" if device == "auto" else device)
     torch.set_num_threads(max(1, count_cores() - 1))
     device_name = None if device == "auto" else device
-    return PolicyRunner.from_checkpoint(checkpoint, device_name, asynchronous=True, latency_steps=None, **options)
+    return load_policy(checkpoint, device_name, asynchronous=True, latency_steps=None, **options)
 
 
 class ArmPolicy:
@@ -59,9 +57,7 @@ class ArmPolicy:
         taken_over: True if the operator's pose was returned instead.
     """
 
-    def __init__(
-        self, runner: PolicyRunner, joints: Sequence[str], rate_hz: float, operator: Operator | None = None
-    ) -> None:
+    def __init__(self, runner: Runner, joints: Sequence[str], rate_hz: float, operator: Operator | None = None) -> None:
         self.runner, self.operator = runner, operator
         self.policy_pose: np.ndarray | None = None
         self.taken_over = False
@@ -106,7 +102,7 @@ class ArmPolicy:
         return self.policy_pose if self._held == 0 else None
 
     def _policy_observation(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """Convert an observation of LeRobot to that of `PolicyRunner`."""
+        """Convert an observation of LeRobot to that of `Runner`."""
         images = {f"{OBS_IMAGES}.{camera}": observation[camera] for camera in self._cameras}
         state = np.array([observation[key] for key in self._keys], np.float32)
         return images | {OBS_STATE: state, "task": self._instruction}

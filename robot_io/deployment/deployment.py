@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from lerobot.robots import Robot
 
-from policies import PolicyRunner
+from policies import Runner
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
 
@@ -45,7 +45,7 @@ class Deployment:
     """
 
     robot: Robot
-    runner: PolicyRunner
+    runner: Runner
     layer: SafetyLayer
     observers: list[EpisodeObserver] = field(default_factory=list)
     operator: Operator | None = None

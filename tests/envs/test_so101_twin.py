@@ -76,7 +76,7 @@ def test_the_episodes_are_those_of_evaluate(twin, monkeypatch):
     runner = SimpleNamespace(check=lambda *_: None)
     made = SimpleNamespace(observation_space=None, action_space=None, close=lambda: None)
     monkeypatch.setattr(evaluation, "make_env", lambda cfg, task: made)
-    monkeypatch.setattr(evaluation, "PolicyRunner", SimpleNamespace(from_checkpoint=lambda *_: runner))
+    monkeypatch.setattr(evaluation, "load_policy", lambda *_: runner)
     monkeypatch.setattr(evaluation, "roll_out", lambda env, runner, seed, *_: played.append(seed))
     monkeypatch.setattr(evaluation, "_WORKER", {})
     cfg, policy = replace(CFG, tasks=["reach", "push"]), SimpleNamespace(opened=lambda: nullcontext(Path("none")))

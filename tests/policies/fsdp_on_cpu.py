@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from tiny import run_config
 
 from configs.composing import as_dict
-from policies.training import train
+from policies.training import decode_run, train
 from tinyvla.training import Tracker, make_accelerator
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def main() -> None:
     with StoppingTracker(run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
         tracker.stop = int(stop)
         with contextlib.suppress(KeyboardInterrupt):
-            train(cfg, Path(root), accelerator, tracker)
+            train(decode_run(as_dict(cfg)), Path(root), accelerator, tracker)
 
 
 if __name__ == "__main__":

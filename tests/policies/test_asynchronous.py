@@ -11,7 +11,7 @@ from lerobot.policies.rtc import RTCConfig, RTCProcessor
 from lerobot.utils.constants import OBS_STATE
 from tiny import SETTINGS, tiny_policy
 
-from policies import AsynchronousRunner, PolicyRunner, save_checkpoint_files
+from policies import AsynchronousRunner, PolicyRunner, load_policy, save_checkpoint_files
 from policies.asynchronous import Chunk, join
 from tinyvla.errors import UserError
 
@@ -372,14 +372,14 @@ def test_a_guided_policy_is_given_what_will_be_executed(dataset, monkeypatch):
     assert given[0] == {}
     for step, guidance in zip((4, 8), given[1:], strict=True):
         assert (guidance["inference_delay"], guidance["execution_horizon"]) == (2, 4)
-        will_be = runner._in_robot_units(guidance["prev_chunk_left_over"][0])
+        will_be = runner._unnormalise(guidance["prev_chunk_left_over"][0])
         np.testing.assert_allclose(will_be[:2], taken[step : step + 2], rtol=1e-4, atol=1e-5)
 
 
 def test_from_a_checkpoint(dataset, tmp_path):
     policy, *pipelines = tiny_policy(dataset)
     save_checkpoint_files(policy, *pipelines, tmp_path / "pretrained_model")
-    runner = PolicyRunner.from_checkpoint(tmp_path, "cpu", asynchronous=True, latency_steps=2)
+    runner = load_policy(tmp_path, "cpu", asynchronous=True, latency_steps=2)
     assert isinstance(runner, AsynchronousRunner)
     assert runner.latency_steps == 2
     taken = []
@@ -387,5 +387,5 @@ def test_from_a_checkpoint(dataset, tmp_path):
         same.reset(0)
         taken.append(play(same, 8, observation))
     np.testing.assert_allclose(*taken, rtol=1e-4, atol=1e-5)
-    plain = PolicyRunner.from_checkpoint(tmp_path, "cpu", asynchronous=False, latency_steps=2)
+    plain = load_policy(tmp_path, "cpu", asynchronous=False, latency_steps=2)
     assert type(plain) is PolicyRunner

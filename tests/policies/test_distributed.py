@@ -15,7 +15,7 @@ from test_training_loop import curve
 from tiny import tiny_policy
 
 from policies.data import TrainingData, cache_frames
-from tinyvla.augment import augment_images
+from tinyvla.augment import AugmentConfig, augment_images
 from tinyvla.training.checkpoint import last_step, read_last_state
 from tinyvla.training.distributed import DrawsOfWholeBatch
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 # Not `accelerate launch`, which starts several processes on accelerators only.
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 WEIGHTS = "checkpoints/last/pretrained_model/model.safetensors"
-STRENGTHS = {"shift": 4, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+STRENGTHS = AugmentConfig(shift=4, brightness=0.2, contrast=0.2, saturation=0.2)
 
 
 @pytest.mark.parametrize("frames", [(), (2,)])

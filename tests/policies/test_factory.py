@@ -110,7 +110,7 @@ def test_unknown_policies_and_fields_name_the_nearest():
         decode_policy_config({"type": "tinyvlla"})
     with pytest.raises(UserError, match="unknown policy 'None'"):
         decode_policy_config({})
-    with pytest.raises(UserError, match="'act' has no field 'chunksize'; the nearest are: chunk_size"):
+    with pytest.raises(UserError, match="'act' has no field 'chunksize'; did you mean chunk_size"):
         decode_policy_config({"type": "act", "chunksize": 3})
 
 
@@ -144,7 +144,7 @@ def test_a_policy_that_does_not_fit_the_dataset_is_one_line(dataset):
     cfg = as_dict(run_config().policy)
     cfg["decoder"]["network"]["widths"] = [16, 16, 16, 16, 16]
     with pytest.raises(UserError, match=r"'tinyvla' cannot be made: chunk_size 8 must divide by 16"):
-        make_policy(cfg, dataset.meta, "cpu")
+        make_policy(decode_policy_config(cfg, "cpu"), dataset.meta)
 
 
 def truncate(file):

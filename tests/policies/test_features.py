@@ -10,9 +10,10 @@ from test_training_loop import assert_same, curve
 from test_training_loop import run as train_run
 from tiny import run_config
 
+from configs.composing import as_dict
 from policies.data import features
-from policies.training.settings import check_settings
-from tinyvla.backbones import LlavaPythiaConfig
+from policies.training import check_settings, decode_run
+from tinyvla.backbones.llava_pythia import LlavaPythiaConfig
 from tinyvla.errors import UserError
 
 PLAIN = [f"trainer.augment.{name}=0" for name in ("shift", "brightness", "contrast", "saturation")]
@@ -89,7 +90,7 @@ def test_features_do_not_go_with_a_tower_that_learns_or_pictures_that_vary(pretr
     def check(*settings):
         cfg = run_config("tinyvla", *chosen, *settings)
         cfg.policy.backbone = cfg.backbone
-        check_settings(cfg)
+        check_settings(decode_run(as_dict(cfg)))
 
     with pytest.raises(UserError, match=r"set backbone.freeze_vision=true as well"):
         check(*PLAIN)

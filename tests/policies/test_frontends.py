@@ -10,12 +10,13 @@ from test_training_loop import run as train_run
 from tiny import CAMERAS, SIZE, run_config, tiny_policy
 from torch import nn
 
+from configs.composing import as_dict
 from policies import load_checkpoint
 from policies.data import features
 from policies.export import export_policy
 from policies.runtimes import adapt_policy
 from policies.tinyvla.frontends import Frontends
-from policies.training.settings import check_settings
+from policies.training import check_settings, decode_run
 from tinyvla.errors import UserError
 from tinyvla.frontends import Feature, Frontend, base
 
@@ -82,7 +83,7 @@ def test_a_policy_carries_its_frontends(train, tmp_path, monkeypatch):
     folder, _ = train("run", redness={"checkpoint": str(tmp_path / "redness")})
     shutil.rmtree(tmp_path / "redness")  # nobody else has it
     policy, *_ = load_checkpoint(folder, "cpu")
-    assert policy.frontends.parts["redness"].level.item() == pytest.approx(0.3)
+    assert policy.frontends.frontends["redness"].level.item() == pytest.approx(0.3)
     assert not any("level" in name for name in load_file(folder / "model.safetensors"))
     assert str(tmp_path) not in (folder / "config.json").read_text()
     assert policy.cameras == [f"observation.images.{camera}" for camera in CAMERAS]  # what a robot must have
@@ -145,4 +146,4 @@ def test_what_does_not_go_with_frontends_is_refused(train, dataset, tmp_path):
     cfg = run_config("act")
     cfg.frontend = {"redness": {}}
     with pytest.raises(UserError, match="only policy=tinyvla takes front-ends"):
-        check_settings(cfg)
+        check_settings(decode_run(as_dict(cfg)))

@@ -1,10 +1,12 @@
 """The model card: settings and data at training, one row per evaluation."""
 
-from tiny import tiny_policy
+from tiny import run_config, tiny_policy
 
+from configs.composing import as_dict
 from policies.model_card import CARD, add_evaluation, write_model_card
+from policies.training import decode_run
 
-RUN = {"trainer": {"steps": 10, "batch_size": 4}, "seed": 3, "command": "python train.py policy=tinyvla"}
+RUN = decode_run(as_dict(run_config()) | {"seed": 3, "command": "python train.py policy=tinyvla"})
 RESULT = {
     "success_rate": 0.75,
     "successes": 15,

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from omegaconf import OmegaConf
+from policies.training.policy import make_optimizer
 from safetensors.torch import load_file
 from test_factory import act
 from test_runner import observation
@@ -25,7 +26,6 @@ from policies import (
     offline_models,
     save_checkpoint_files,
 )
-from policies.training.policy import make_optimizer
 from tinyvla.errors import UserError
 from tinyvla.training.checkpoint import read_last_state
 
@@ -50,8 +50,8 @@ def test_the_yaml_has_lerobots_published_defaults(name):
 @pytest.mark.parametrize("name", PEERS)
 def test_the_cpu_preset_downloads_nothing_and_plans_as_often_as_tinyvla(name):
     cfg = load_config("train", [f"policy={name}", "preset=cpu"])
-    check_policy(as_dict(cfg.policy), cfg.trainer.steps)  # the tests have no hub
     config = decode_policy_config(as_dict(cfg.policy), "cpu")
+    check_policy(config, cfg.trainer.steps)  # the tests have no hub
     assert getattr(config, "pretrained_backbone_weights", None) is None
     ours = load_config("train", ["preset=cpu"]).policy
     if name == "vqbet":  # which executes its chunk whole
@@ -64,7 +64,7 @@ def test_the_cpu_preset_downloads_nothing_and_plans_as_often_as_tinyvla(name):
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"type": "act"}, r"could not be fetched \(URLError.*policy.pretrained_backbone_weights=null"),
+        ({"type": "act"}, r"could not be downloaded \(URLError.*policy.pretrained_backbone_weights=null"),
         ({"type": "vqbet", "pretrained_backbone_weights": "V9"}, "no weights 'V9' for resnet18; use .*=DEFAULT"),
         (
             {"type": "smolvla", "vlm_model_name": "no/where"},
@@ -83,7 +83,7 @@ def test_what_cannot_be_fetched_is_one_line(fields, what, monkeypatch):
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", unreachable)
     with pytest.raises(UserError, match=what) as mistake:
-        check_policy(fields)
+        check_policy(decode_policy_config(fields, "cpu"))
     assert "\n" not in str(mistake.value)
 
 
@@ -187,7 +187,7 @@ def test_optimizers_are_lerobots_own(name, optimizer, rates, dataset):
     extra = ["policy.vision_encoder_lr_multiplier=0.2"] if name == "multi_task_dit" else []
     cfg = run_config(name, *extra, "trainer.lr=3e-4", "trainer.warmup_ratio=0")
     policy, *_ = tiny_policy(dataset, name, *extra)
-    made = make_optimizer(policy, cfg.trainer)
+    made = make_optimizer(policy, cfg.trainer.lr, cfg.trainer.weight_decay)
     assert type(made) is optimizer
     assert [group["lr"] for group in made.param_groups] == pytest.approx(rates)
     own = policy.config.get_optimizer_preset()
@@ -251,6 +251,6 @@ class TestVQBeT:
         assert list(policy.config.image_features) == ["observation.images.left"]
 
     def test_steps_that_leave_nothing_for_the_policy_are_refused(self):
-        cfg = as_dict(run_config("vqbet").policy)
+        config = decode_policy_config(as_dict(run_config("vqbet").policy), "cpu")
         with pytest.raises(UserError, match=r"of 3 training steps the first 3 .* raise trainer.steps or lower policy"):
-            check_policy(cfg, steps=3)
+            check_policy(config, steps=3)

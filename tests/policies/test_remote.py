@@ -8,7 +8,7 @@ import pytest
 from lerobot.transport import services_pb2_grpc
 from tiny import write_so101_policy
 
-from policies import AsynchronousRunner, PolicyRunner
+from policies import AsynchronousRunner, load_policy
 from policies.remote import RemoteRunner, served
 from tinyvla.errors import UserError
 
@@ -48,12 +48,12 @@ def observation(number):
 
 def test_a_server_computes_what_the_policy_here_would(checkpoint, server):
     address, process = server
-    local = PolicyRunner.from_checkpoint(checkpoint, "cpu")
+    local = load_policy(checkpoint, "cpu")
     remote = RemoteRunner.connect(checkpoint, address)
     assert isinstance(remote, AsynchronousRunner)
     local.reset(3)
     chunk = local.policy.predict_action_chunk(local._batch(observation(0)))
-    expected = local._in_robot_units(chunk.squeeze(0))
+    expected = local._unnormalise(chunk.squeeze(0))
     remote.reset(3)  # the server runs in this process, so the seed holds for it too
     first = remote.act(observation(0))
     assert first == pytest.approx(expected[0], abs=0.05)
@@ -67,6 +67,6 @@ def test_a_server_computes_what_the_policy_here_would(checkpoint, server):
 
 
 def test_a_server_that_is_not_there(checkpoint, monkeypatch):
-    monkeypatch.setattr("policies.remote._ANSWERS_S", 0.5)
+    monkeypatch.setattr("policies.remote._ANSWER_TIMEOUT", 0.5)
     with pytest.raises(UserError, match=r"the policy server localhost:1 does not load .*python -m policies\.remote"):
         RemoteRunner.connect(checkpoint, "localhost:1")

@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from tiny import SETTINGS, tiny_policy
 
-from policies import PolicyRunner, save_checkpoint_files
+from policies import PolicyRunner, load_policy, save_checkpoint_files
 from tinyvla.errors import UserError
 
 
@@ -128,6 +128,4 @@ def test_a_policy_that_puts_out_nan_is_stopped(runner):
 
 def test_from_a_checkpoint(dataset, runner, tmp_path):
     save_checkpoint_files(runner.policy, runner.preprocessor, runner.postprocessor, tmp_path / "pretrained_model")
-    np.testing.assert_allclose(
-        play(PolicyRunner.from_checkpoint(tmp_path, "cpu"), 6), play(runner, 6), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(play(load_policy(tmp_path, "cpu"), 6), play(runner, 6), rtol=1e-4, atol=1e-5)

@@ -12,7 +12,15 @@ from test_runner import observation
 from tiny import TinyBackbone, run_config, tiny_policy
 
 from configs.composing import as_dict
-from policies import PolicyRunner, make_policy, make_processors, runtimes, save_checkpoint_files
+from policies import (
+    PolicyRunner,
+    decode_policy_config,
+    load_policy,
+    make_policy,
+    make_processors,
+    runtimes,
+    save_checkpoint_files,
+)
 from policies.export import export_policy
 from policies.runtimes import adapt_policy
 from tinyvla.errors import UserError
@@ -31,7 +39,7 @@ def made(dataset, kind="diffusion-unet", *settings):
     if network == "dit":
         cfg.policy.decoder.network = {"type": "dit", "width": 32, "layers": 1, "heads": 2}
     generator = torch.manual_seed(0)
-    policy = make_policy(as_dict(cfg.policy), dataset.meta, "cpu").eval()
+    policy = make_policy(decode_policy_config(as_dict(cfg.policy), "cpu"), dataset.meta).eval()
     for parameter in policy.model.decoder.network.parameters():
         if not parameter.abs().max():
             torch.nn.init.normal_(parameter, std=0.1, generator=generator)
@@ -53,10 +61,10 @@ def checkpoint(dataset, tmp_path_factory):
 class TestSamplers:
     def test_another_sampler_without_training_again(self, checkpoint, dataset):
         solver = "DPMSolverMultistepScheduler"
-        adapted = PolicyRunner.from_checkpoint(checkpoint, "cpu", scheduler=solver, inference_steps=3)
+        adapted = load_policy(checkpoint, "cpu", scheduler=solver, inference_steps=3)
         trained_so = made(dataset, "diffusion-unet", f"decoder.scheduler={solver}", "decoder.inference_steps=3")
         torch.testing.assert_close(chunk(adapted), chunk(trained_so))
-        assert not torch.allclose(chunk(adapted), chunk(PolicyRunner.from_checkpoint(checkpoint, "cpu")), atol=1e-3)
+        assert not torch.allclose(chunk(adapted), chunk(load_policy(checkpoint, "cpu")), atol=1e-3)
         assert adapted.policy.config.decoder.scheduler == solver  # so that what is saved or described says so
 
     def test_fewer_steps_of_a_flow(self, dataset):
@@ -68,7 +76,7 @@ class TestSamplers:
     @pytest.mark.parametrize(
         ("how", "what"),
         [
-            ({"inference_steps": 0}, "between 1 and train_steps 100, got 0; mend runner.scheduler or runner.infer"),
+            ({"inference_steps": 0}, "between 1 and train_steps 100, got 0; change runner.scheduler or runner.infer"),
             ({"inference_steps": 101}, "between 1 and train_steps 100, got 101"),
             ({"inference_steps": 2.5}, "inference_steps=2.5 is not a whole number"),
             ({"scheduler": "DDIMSchedular"}, "no scheduler of diffusers; did you mean DDIMScheduler"),
@@ -78,7 +86,7 @@ class TestSamplers:
     )
     def test_what_cannot_be_is_one_line(self, checkpoint, how, what):
         with pytest.raises(UserError, match=what) as mistake:
-            PolicyRunner.from_checkpoint(checkpoint, "cpu", **how)
+            load_policy(checkpoint, "cpu", **how)
         assert "\n" not in str(mistake.value)
 
     def test_a_flow_has_no_scheduler(self, dataset):
@@ -89,7 +97,7 @@ class TestSamplers:
         policy, *_ = tiny_policy(dataset, "act")
         adapt_policy(policy)  # the defaults ask for nothing
         for how in ({"runtime": "onnx"}, {"inference_steps": 3}, {"scheduler": "DDIMScheduler"}):
-            with pytest.raises(UserError, match="for TinyVLA policies, and this is one of type 'act'; leave them out"):
+            with pytest.raises(UserError, match="for TinyVLA policies, and this one has type 'act'; leave them out"):
                 adapt_policy(policy, **how)
 
 
@@ -124,7 +132,7 @@ class TestEngines:
 
     def test_a_backbone_that_cannot_be_exported_is_refused(self, dataset, monkeypatch):
         monkeypatch.setattr(TinyBackbone, "exportable", False)
-        with pytest.raises(UserError, match="only policies with backbone=nano can be exported"):
+        with pytest.raises(UserError, match="this backbone cannot be exported, only nano can"):
             adapt_policy(made(dataset).policy, "onnx")
 
 
@@ -186,7 +194,7 @@ policy = ExportedPolicy({str(folder)!r})
 np.save({str(tmp_path / "out.npy")!r}, policy.predict_chunk(given | {{"task": {seen["task"]!r}}}, noise=noise))
 """
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-        runner = PolicyRunner.from_checkpoint(checkpoint, "cpu")
+        runner = load_policy(checkpoint, "cpu")
         expected = runner.postprocessor(chunk(runner)[0]).numpy()
         np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-3, atol=1e-3)
 
@@ -207,7 +215,7 @@ np.save({str(tmp_path / "out.npy")!r}, policy.predict_chunk(given | {{"task": {s
             export_policy(tmp_path, tmp_path / "new")
         policy, *pipelines = tiny_policy(dataset, "act")
         save_checkpoint_files(policy, *pipelines, tmp_path / "act")
-        with pytest.raises(UserError, match="only TinyVLA policies can be exported, and this is one of type 'act'"):
+        with pytest.raises(UserError, match="only TinyVLA policies can be exported, and this one has type 'act'"):
             export_policy(tmp_path / "act", tmp_path / "new")
         assert not (tmp_path / "new").exists()
 

@@ -8,8 +8,8 @@ import torch
 from test_training_loop import Tracker, as_dict, make_accelerator, read_metrics, train
 from tiny import LENGTHS, run_config, tiny_policy, write_dataset
 
-from policies.data import TrainingData, cache_frames, open_dataset, stream_batches
-from policies.training.settings import check_settings
+from policies.data import DatasetConfig, TrainingData, cache_frames, open_dataset, stream_batches
+from policies.training import check_settings, decode_run
 from tinyvla.errors import UserError
 
 FRAMES = sum(LENGTHS)
@@ -20,6 +20,10 @@ def root(request, tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("stream") / "tiny", video=request.param)
 
 
+def source(root):
+    return DatasetConfig(root=str(root), shuffle_buffer=30)
+
+
 def config_of(root, policy="tinyvla"):
     return tiny_policy(open_dataset(root), policy)[0].config
 
@@ -28,7 +32,7 @@ def test_a_pass_of_the_stream_has_every_sample_once_as_the_cache_has_it(root):
     dataset, config = open_dataset(root), config_of(root)
     data = TrainingData(dataset, config, cache_frames(dataset, 0))
     reference = data.batch(torch.arange(FRAMES))
-    batch = stream_batches(None, str(root), config, FRAMES, seed=0, buffer=30)()
+    batch = stream_batches(source(root), config, FRAMES, seed=0)()
     assert batch.keys() == reference.keys()
     # Noise in the states tells every sample from every other.
     distances = torch.cdist(batch["observation.state"], reference["observation.state"])
@@ -46,7 +50,7 @@ def test_a_pass_of_the_stream_has_every_sample_once_as_the_cache_has_it(root):
 
 def test_a_seed_is_a_stream(root):
     def states(seed):
-        next_batch = stream_batches(None, str(root), config_of(root), 8, seed, buffer=30)
+        next_batch = stream_batches(source(root), config_of(root), 8, seed)
         return torch.cat([next_batch()["observation.state"] for _ in range(3)])
 
     assert torch.equal(states(1), states(1))
@@ -64,7 +68,7 @@ def test_frames_of_a_later_video_file_are_its_own(tmp_path):
     assert len(list(root.rglob("*.mp4"))) > 2
     dataset, config = open_dataset(root), config_of(root)
     data = TrainingData(dataset, config, cache_frames(dataset, 0))
-    batch = stream_batches(None, str(root), config, 2 * FRAMES, seed=0, buffer=30)()
+    batch = stream_batches(source(root), config, 2 * FRAMES, seed=0)()
     key = "observation.images.left"
     reference = data.batch(torch.arange(2 * FRAMES))[key]
     sums = lambda images: sorted(images.double().sum((1, 2, 3)).tolist())  # noqa: E731
@@ -82,7 +86,7 @@ def test_a_streamed_run_learns_stops_and_goes_on(root, tmp_path):
         cfg = stream_config(root, tmp_path, *settings)
         accelerator = make_accelerator("cpu", False)
         with Tracker(tmp_path, as_dict(cfg)) as tracker:
-            train(cfg, None, accelerator, tracker)
+            train(decode_run(as_dict(cfg)), None, accelerator, tracker)
 
     run("trainer.steps=3")
     run("trainer.steps=6")
@@ -96,22 +100,22 @@ def test_a_streamed_run_learns_stops_and_goes_on(root, tmp_path):
 def test_no_dataset_is_one_line(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no readable LeRobotDataset no/.*dataset.repo_id=user/name") as mistake:
-        check_settings(run_config("tinyvla", "trainer.streaming=true", given))
+        check_settings(decode_run(as_dict(run_config("tinyvla", "trainer.streaming=true", given))))
     assert "\n" not in str(mistake.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_does_not_go_with_streaming(root, tmp_path):
     with pytest.raises(UserError, match=r"trainer.streaming=true needs a dataset"):
-        check_settings(run_config("tinyvla", "trainer.streaming=true"))
+        check_settings(decode_run(as_dict(run_config("tinyvla", "trainer.streaming=true"))))
     with pytest.raises(UserError, match=r"set policy.n_obs_steps=1"):
-        stream_batches(None, str(root), config_of(root, "diffusion"), 4, 0, 30)
+        stream_batches(source(root), config_of(root, "diffusion"), 4, 0)
 
 
 def test_a_stream_that_breaks_is_one_line(tmp_path):
     root = write_dataset(tmp_path / "tiny", video=True)
     config = config_of(root)
-    next_batch = stream_batches(None, str(root), config, 4, 0, 30)
+    next_batch = stream_batches(source(root), config, 4, 0)
     shutil.rmtree(root / "videos")
     with pytest.raises(UserError, match=r"cannot be streamed .*resume=true goes on") as mistake:
         next_batch()

@@ -12,7 +12,7 @@ from tiny import SETTINGS, run_config
 from configs.composing import as_dict
 from policies import find_checkpoint, load_checkpoint
 from policies.data import TrainingData
-from policies.training import train
+from policies.training import decode_run, train
 from tinyvla.errors import UserError
 from tinyvla.training import Tracker, make_accelerator, read_metrics, sample_order
 from tinyvla.training.checkpoint import last_step, read_last_state
@@ -52,7 +52,7 @@ def run(run_dir, root, *settings, policy="tinyvla", at=None, fate=None, validate
     run_dir.mkdir(exist_ok=True)
     accelerator = make_accelerator("cpu", cfg.trainer.bf16)
     with FatefulTracker(run_dir, as_dict(cfg), at, fate) as tracker:
-        return train(cfg, root, accelerator, tracker, validate)
+        return train(decode_run(as_dict(cfg)), root, accelerator, tracker, validate)
 
 
 def curve(run_dir):

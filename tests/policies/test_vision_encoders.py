@@ -7,8 +7,14 @@ import torch
 from tiny import SETTINGS
 
 from configs.composing import as_dict, load_config
-from policies import load_checkpoint, make_policy, make_processors, save_checkpoint_files
-from policies.factory import check_policy
+from policies import (
+    check_policy,
+    decode_policy_config,
+    load_checkpoint,
+    make_policy,
+    make_processors,
+    save_checkpoint_files,
+)
 from tinyvla.backbones import NanoConfig
 from tinyvla.encoders import Classifier
 from tinyvla.errors import UserError
@@ -18,7 +24,7 @@ SMALL = ("preset=cpu", "backbone.layers=1", "backbone.image_size=32", "decoder.i
 
 
 def settings(*more):
-    return as_dict(load_config("train", ["policy=tinyvla", *SMALL, *more]).policy)
+    return decode_policy_config(as_dict(load_config("train", ["policy=tinyvla", *SMALL, *more]).policy), "cpu")
 
 
 def chunk(model):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tinyvla.augment import augment_images, random_colour, random_noise, random_shift
+from tinyvla.augment import AugmentConfig, augment_images, random_colour, random_noise, random_shift
 
-NONE = {"shift": 0, "brightness": 0, "contrast": 0, "saturation": 0}
+NONE = AugmentConfig(shift=0, brightness=0, contrast=0, saturation=0)
 
 
 def seeded(seed=0):
@@ -34,7 +34,7 @@ def test_a_shift_moves_whole_pictures_by_whole_pixels():
 
 def test_time_steps_of_a_sample_move_and_change_colour_together():
     images = pictures(8, 1, 3, 6, 6).expand(-1, 4, -1, -1, -1)
-    changed = augment_images(images, {"shift": 2, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3}, seeded())
+    changed = augment_images(images, AugmentConfig(shift=2, brightness=0.3, contrast=0.3, saturation=0.3), seeded())
     assert changed.shape == images.shape
     torch.testing.assert_close(changed, changed[:, :1].expand_as(changed))
     assert not torch.allclose(changed, images)
@@ -69,7 +69,7 @@ def test_what_each_colour_change_keeps():
 
 
 def test_draws_follow_the_generator_or_the_global_seed():
-    images, options = pictures(4, 3, 8, 8), {"shift": 2, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1}
+    images, options = pictures(4, 3, 8, 8), AugmentConfig(shift=2, brightness=0.1, contrast=0.1, saturation=0.1)
     first = augment_images(images, options, seeded(1))
     assert torch.equal(first, augment_images(images, options, seeded(1)))
     assert not torch.equal(first, augment_images(images, options, seeded(2)))

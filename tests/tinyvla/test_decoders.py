@@ -13,8 +13,8 @@ WIDTH, STATE, ACTION, CHUNK = 16, 3, 2, 8
 UNET = UNet1dConfig(widths=[32, 32], kernel_size=3, step_embedding=32)
 DIT = DiTConfig(width=32, layers=2, heads=2, step_embedding=32)
 DECODERS = {
-    "diffusion-unet": DiffusionConfig(network=UNET),
-    "diffusion-dit": DiffusionConfig(network=DIT),
+    "diffusion-unet": DiffusionConfig(network=UNET, prediction_type="epsilon"),
+    "diffusion-dit": DiffusionConfig(network=DIT, prediction_type="epsilon"),
     "flow-unet": FlowConfig(network=UNET),
     "flow-dit": FlowConfig(network=DIT),
 }
@@ -77,7 +77,7 @@ def test_other_predictions_learn_too(prediction):
 
 @pytest.fixture(scope="module")
 def learnt():
-    return fit(build(DiffusionConfig(network=DIT))).state_dict()
+    return fit(build(DiffusionConfig(network=DIT, prediction_type="epsilon"))).state_dict()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def learnt():
     ],
 )
 def test_any_scheduler_samples_what_was_learnt(scheduler, learnt):
-    decoder = build(DiffusionConfig(network=DIT, scheduler=scheduler))
+    decoder = build(DiffusionConfig(network=DIT, scheduler=scheduler, prediction_type="epsilon"))
     decoder.load_state_dict(learnt)
     assert error(decoder) < CLOSE
 
@@ -200,16 +200,16 @@ def test_all_steps_modulated_at_once_are_the_steps_one_by_one(network):
 
 
 def test_samples_stay_in_the_normalised_range_where_the_scheduler_can_clip():
-    decoder = build(DiffusionConfig(network=UNET))
+    decoder = build(DiffusionConfig(network=UNET, prediction_type="epsilon"))
     with torch.no_grad():
         decoder.network.final[1].weight.mul_(100)  # a network gone wild
         assert decoder.sample(*observations(4), noise_of(4)).abs().max() <= 1.0 + 1e-5
 
 
 def test_settings_that_cannot_be():
-    with pytest.raises(ValueError, match="'DDIMSchedular' is no scheduler of diffusers; did you mean DDIMScheduler"):
+    with pytest.raises(ValueError, match="'DDIMSchedular' is not a scheduler of diffusers; did you mean DDIMScheduler"):
         DiffusionConfig(scheduler="DDIMSchedular")
-    with pytest.raises(ValueError, match="no scheduler"):
+    with pytest.raises(ValueError, match="not a scheduler"):
         DiffusionConfig(scheduler="UNet2DModel")
     with pytest.raises(ValueError, match="does not suit action chunks"):
         DiffusionConfig(scheduler="FlowMatchEulerDiscreteScheduler")
@@ -243,6 +243,6 @@ def test_few_steps_begin_where_a_chunk_begins(scheduler):
 
 
 def test_clipping_in_a_solver_is_what_diffusers_computes():
-    sampler = DiffusionConfig(scheduler="DPMSolverMultistepScheduler").make_sampler()
+    sampler = DiffusionConfig(scheduler="DPMSolverMultistepScheduler", prediction_type="epsilon").make_sampler()
     estimate = 3 * noise_of(4)
     torch.testing.assert_close(sampler._threshold_sample(estimate), type(sampler)._threshold_sample(sampler, estimate))

@@ -226,10 +226,10 @@ def edit_config(folder, **fields):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda f: truncate(f / "model.safetensors"), "no whole checkpoint file"),
+        (lambda f: truncate(f / "model.safetensors"), "not a complete checkpoint file"),
         (lambda f: truncate(f / "config.json"), "could not be read"),
-        (lambda f: (f / "model.safetensors").unlink(), "fetch the checkpoint's weights again"),
-        (lambda f: (f / "tokenizer.json").unlink(), "fetch the checkpoint again"),
+        (lambda f: (f / "model.safetensors").unlink(), "download the checkpoint's weights again"),
+        (lambda f: (f / "tokenizer.json").unlink(), "download the checkpoint again"),
         (lambda f: edit_config(f, model_type="llava"), "of type 'llava', not llava_pythia"),
         (lambda f: edit_config(f, vision_config={}), "lacks 'vision_tower'"),
         (lambda f: edit_config(f, hidden_size=64), "does not fit its own config.json"),
@@ -248,14 +248,14 @@ def test_harmed_checkpoints_name_the_fix(tmp_path, harm, message):
 def test_a_missing_shard_is_noticed(tmp_path):
     save_llava_pythia(tmp_path, files="sharded")
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(UserError, match="a file of it is missing"):
+    with pytest.raises(UserError, match="a file is missing"):
         build(tmp_path)
 
 
 def test_a_truncated_pickled_checkpoint_is_noticed(tmp_path):
     save_llava_pythia(tmp_path, files="bin")
     truncate(tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="no whole checkpoint file"):
+    with pytest.raises(UserError, match="not a complete checkpoint file"):
         build(tmp_path)
 
 

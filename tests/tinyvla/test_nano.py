@@ -142,7 +142,7 @@ class TestVision:
             NanoConfig(vision=vision).build()
 
     def test_a_map_of_one_cell_is_refused(self):
-        with pytest.raises(ValueError, match=r"has no places; raise backbone\.image_size"):
+        with pytest.raises(ValueError, match=r"too few for positions; raise backbone\.image_size"):
             NanoConfig(image_size=16, vision="tinyvit_5m").build()
 
 
@@ -181,18 +181,18 @@ class TestRememberedTexts:
                 table.weight.data.copy_(new)
                 backbone.eval()
             ids = torch.tensor([backbone.tokenizer.encode("open")])
-            torch.testing.assert_close(backbone.read(["open"]).embedded, new[ids])
+            torch.testing.assert_close(backbone.embed_texts(["open"]).embedded, new[ids])
 
     def test_training_remembers_nothing(self, backbone, images):
         backbone.train()
         backbone(images, ["open", "close"]).tokens[..., 0].sum().backward()  # of all features: constant after LayerNorm
         assert backbone.language_model.embed_in.weight.grad.abs().sum() > 0
-        assert not backbone._remembered
+        assert not backbone._words
 
     def test_memory_is_bounded(self, backbone, images):
-        for number in range(2 * backbone.REMEMBERED):
+        for number in range(2 * backbone.CACHE_SIZE):
             encode(backbone, images[:1], f"open drawer {number}")
-        assert len(backbone._remembered) <= backbone.REMEMBERED
+        assert len(backbone._words) <= backbone.CACHE_SIZE
 
 
 class TestHashTokenizer:

@@ -1,16 +1,24 @@
-"""The backbone seam: images of one or more cameras and an instruction go in, token features come out."""
+"""The interface of backbones: images of one or more cameras and an instruction in, token features out.
+
+To add one: write a module beside this one with its options (a `BackboneConfig`) and its `Backbone`, add a line to
+`BackboneConfig.registry`, and a YAML file of the same name to configs/backbone/. A package installed beside this one
+adds one through the entry points `tinyvla.backbones`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import draccus
 import torch
 from torch import Tensor, nn
 
+from ..choices import LazyChoices
+from ..registry import Registry
+
 
 class Features(NamedTuple):
-    """Token features of a batch, computed once an action chunk and read by an action decoder.
+    """Token features of a batch, computed once per action chunk and read by an action decoder.
 
     tokens: (B, N, D) last hidden states: every camera's image tokens, then the instruction's.
     mask: (B, N) bool, True where a token is real and False where it is padding.
@@ -21,7 +29,7 @@ class Features(NamedTuple):
 
 
 class Words(NamedTuple):
-    """B texts as a language model takes them in, padded on the right.
+    """B texts as the input of a language model, padded on the right.
 
     embedded: (B, L, D) word embeddings.
     mask: (B, L) bool, True where a token is real.
@@ -32,16 +40,25 @@ class Words(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A multimodal encoder. Subclasses set `hidden_size` (D) and `tokenizer`, and implement what raises here."""
+    """A multimodal encoder. Subclasses set `hidden_size` (D) and `tokenizer`, and implement what raises here.
+
+    Attributes:
+        hidden_size: width D of the token features.
+        tokenizer: B texts -> token ids (B, L) and mask (B, L) bool.
+        exportable: `encode` computes from its tensors alone, so that it can be traced.
+        vision_tower: the image encoder, of backbones that implement `vision_features`.
+        vision_settings: settings that `vision_features` depends on beside the tower's weights.
+    """
 
     hidden_size: int
-    tokenizer: Any  # B texts -> ids (B, L), mask (B, L) bool
-    REMEMBERED = 64  # batches of texts
-    exportable = True  # `encode` computes from its tensors alone, so that it can be traced
+    tokenizer: Any
+    vision_tower: nn.Module
+    CACHE_SIZE: ClassVar = 64  # batches of texts
+    exportable = True
 
     def __init__(self) -> None:
         super().__init__()
-        self._remembered: dict[tuple[Any, ...], Words] = {}
+        self._words: dict[tuple[Any, ...], Words] = {}
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The language model's word embeddings."""
@@ -58,40 +75,77 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, instructions: list[str]) -> Features:
         """Encode images (B, C, 3, H, W), float in [0, 1], of C cameras, with B instructions."""
-        words = self.read([self.prompt(instruction) for instruction in instructions])
+        words = self.embed_texts([self.prompt(instruction) for instruction in instructions])
         return self.encode(images.to(words.embedded.dtype), words)
 
-    def read(self, texts: list[str]) -> Words:
-        """Tokenise and embed B texts; in evaluation mode and without gradients, what was read before is remembered."""
+    def embed_texts(self, texts: list[str]) -> Words:
+        """Tokenise and embed B texts. In evaluation mode and without gradients the result is cached."""
         if self.training or torch.is_grad_enabled():
-            return self._read(texts)
-        # A tensor's version counts its changes in place, and its address tells whether another one took its place.
+            return self._embed_texts(texts)
+        # A tensor's version counts its in-place changes, and its address changes when another tensor replaces it.
         table = self.get_input_embeddings().weight
         key = (*texts, table._version, table.data_ptr(), table.dtype, table.device)
-        if key not in self._remembered:
-            if len(self._remembered) >= self.REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = self._read(texts)
-        return self._remembered[key]
+        if key not in self._words:
+            if len(self._words) >= self.CACHE_SIZE:
+                self._words.clear()
+            self._words[key] = self._embed_texts(texts)
+        return self._words[key]
 
-    def _read(self, texts: list[str]) -> Words:
+    def _embed_texts(self, texts: list[str]) -> Words:
         table = self.get_input_embeddings()
         ids, mask = (tensor.to(table.weight.device) for tensor in self.tokenizer(texts))
         return Words(table(ids), mask)
 
     def train(self, mode: bool = True) -> Self:
         if mode != self.training:  # policies call eval() before every chunk
-            self._remembered.clear()
+            self._words.clear()
         return super().train(mode)
 
+    def vision_features(self, images: Tensor) -> Tensor:
+        """Features of the vision tower (B, C, 1, P, V) for images (B, C, 3, H, W), which `encode` takes in their place.
+
+        They have the shape of images with one channel. Only backbones whose options have `cache_features` need this.
+        """
+        raise NotImplementedError
+
+    @property
+    def vision_settings(self) -> tuple[Any, ...]:
+        return ()
+
     def save_assets(self, directory: Path) -> None:
-        """Write what rebuilding the architecture needs beside the weights (configs, tokenizer). Default: nothing."""
+        """Write what rebuilds the architecture beside the weights (configuration, tokenizer). Default: nothing."""
 
 
 @dataclass
-class BackboneConfig(draccus.ChoiceRegistry):
-    """Base of every backbone's options; the registered name is what `backbone.type` selects."""
+class BackboneConfig(LazyChoices, draccus.ChoiceRegistry):
+    """Base of every backbone's options; `backbone.type` selects one by name."""
+
+    registry: ClassVar = Registry(
+        "backbone",
+        "tinyvla.backbones",
+        {
+            "nano": "tinyvla.backbones.nano:NanoConfig",
+            "llava_pythia": "tinyvla.backbones.llava_pythia:LlavaPythiaConfig",
+            "smolvlm": "tinyvla.backbones.smolvlm:SmolVLMConfig",
+        },
+    )
+
+    @property
+    def cache_features(self) -> bool:
+        """True: the vision tower is frozen, and training caches its features; see `Backbone.vision_features`."""
+        return False
 
     def build(self) -> Backbone:
         """Make the backbone that these options describe."""
         raise NotImplementedError
+
+    def to_save(self) -> Self:
+        """The options to store in a checkpoint: without paths of this machine. Default: these."""
+        return self
+
+    def for_checkpoint(self, assets: Path | None) -> Self:
+        """The options that rebuild the backbone of a checkpoint, whose weights follow. Default: these.
+
+        assets: the folder that `save_assets` wrote, None if the checkpoint has none.
+        """
+        return self

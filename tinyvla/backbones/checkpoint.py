@@ -1,4 +1,4 @@
-"""Checkpoints of pretrained models: finding one here or on the model hub, and reading its files."""
+"""Checkpoints of pretrained models: find one on this disk or on the model hub, and read its files."""
 
 import json
 import pickle
@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 SAFETENSORS, PICKLED = "model*.safetensors", "pytorch_model*.bin"  # sharded checkpoints number their files
 
 
-def find_checkpoint(name: str) -> Path:
-    """The folder of a checkpoint: `name` itself if it is a folder, else what the model hub holds under that id.
+def fetch_checkpoint(name: str) -> Path:
+    """Folder of a checkpoint: `name` itself if it is a folder, else the hub's model of that id, downloaded.
 
-    Raises UserError if it is neither, or the hub cannot be reached and has not been read before.
+    Raises UserError if there is neither, or the hub cannot be reached and the model is not in its cache.
     """
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
@@ -32,7 +32,7 @@ def find_checkpoint(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["*.json", PICKLED]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise UserError(
-            f"the model '{name}' is no folder here and could not be fetched from the model hub "
+            f"the model '{name}' is not a folder here and could not be downloaded from the model hub "
             f"({type(error).__name__}); check its name and the network, set backbone.pretrained to a local folder, or "
             "use backbone=nano, which needs no download"
         ) from error
@@ -40,7 +40,7 @@ def find_checkpoint(name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint. Raises UserError if it is missing or no JSON."""
+    """Content of a JSON file of a checkpoint. Raises UserError if it is missing or not JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -54,15 +54,15 @@ def load_weights(module: nn.Module, folder: Path, rename: Callable[[str], str | 
     """Copy a checkpoint's tensors into `module`.
 
     Args:
-        module: takes them, in its own dtype.
-        folder: holds safetensors files or, failing that, PyTorch ones; in one piece or sharded.
-        rename: a stored name -> the name in `module`, or None for a tensor that it has no use for.
+        module: the target; it keeps its dtype.
+        folder: holds safetensors files or else PyTorch's, in one piece or sharded.
+        rename: a stored name -> the name in `module`, or None for a tensor that is not used.
 
     Raises UserError if files are cut short, tensors are missing or left over, or shapes differ.
     """
     files = sorted(folder.glob(SAFETENSORS)) or sorted(folder.glob(PICKLED))
     if not files:
-        raise UserError(f"{folder} has no {SAFETENSORS} or {PICKLED}; fetch the checkpoint's weights again")
+        raise UserError(f"{folder} has no {SAFETENSORS} or {PICKLED}; download the checkpoint's weights again")
     state: dict[str, Tensor] = {}
     for file in files:
         for name, tensor in _read_tensors(file).items():
@@ -71,13 +71,14 @@ def load_weights(module: nn.Module, folder: Path, rename: Callable[[str], str | 
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder} does not fit its own config.json: {reason}; fetch the checkpoint again") from error
-    for names, what in ((missing, "lacks"), (unexpected, "has unknown")):
+        raise UserError(
+            f"{folder} does not fit its own config.json: {one_line(error, None)}; download the checkpoint again"
+        ) from error
+    for names, fault in ((missing, "lacks"), (unexpected, "has unknown")):
         if names:
             raise UserError(
-                f"{folder} {what} {len(names)} tensors, e.g. {', '.join(sorted(names)[:3])}; "
-                "a file of it is missing, or it is no checkpoint of this backbone: fetch it again or choose another"
+                f"{folder} {fault} {len(names)} tensors, e.g. {', '.join(sorted(names)[:3])}; "
+                "a file is missing, or it is not a checkpoint of this backbone: download it again or choose another"
             )
 
 
@@ -87,11 +88,13 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(f"{file} is no whole checkpoint file ({type(error).__name__}); fetch it again") from error
+        raise UserError(
+            f"{file} is not a complete checkpoint file ({type(error).__name__}); download it again"
+        ) from error
 
 
 class FileTokenizer:
-    """A checkpoint's own tokenizer, from its tokenizer.json. Raises UserError if that is missing."""
+    """Tokenizer of a checkpoint, from its tokenizer.json. Raises UserError if that is missing."""
 
     FILE = "tokenizer.json"
 
@@ -99,7 +102,9 @@ class FileTokenizer:
         try:
             self.tokenizer = Tokenizer.from_file(str(folder / self.FILE))
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{folder / self.FILE} could not be read ({error}); fetch the checkpoint again") from error
+            raise UserError(
+                f"{folder / self.FILE} could not be read ({error}); download the checkpoint again"
+            ) from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 

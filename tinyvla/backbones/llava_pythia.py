@@ -7,27 +7,21 @@ and `gpt_neox.mm_projector.`, and a tokenizer.json.
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    GPTNeoXConfig,
-    GPTNeoXModel,
-    PreTrainedModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
 
 from ..errors import UserError
 from .base import BackboneConfig
 from .pretrained import PretrainedBackbone, PretrainedBackboneConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 # Layers, width and heads of Pythia-70M, -410M and -1B.
 PYTHIA_SHAPES = {"s": (6, 512, 8), "b": (24, 1024, 16), "h": (16, 2048, 8)}
 
-# What the architecture takes from a config.json; the rest is about training and generating text.
+# Fields of config.json that describe the architecture; the others are about training and text generation.
 VISION_FIELDS = {
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_channels", "image_size", "patch_size"),
     *("hidden_act", "layer_norm_eps", "attention_dropout"),
@@ -38,7 +32,7 @@ LANGUAGE_FIELDS = {
     *("use_parallel_residual", "attention_bias", "attention_dropout", "hidden_dropout"),
 }
 
-# The language head, what lies behind the patch tokens, and buffers that older libraries stored.
+# The language head, the vision layers after the patch tokens, and buffers that older libraries stored.
 UNUSED = re.compile(
     r"embed_out\.|vision_tower\.vision_model\.(head|post_layernorm)\.|.*(rotary_emb\.|attention\.(masked_)?bias$|position_ids$)"
 )
@@ -51,8 +45,8 @@ class LlavaPythiaConfig(PretrainedBackboneConfig):
 
     Args:
         size: `s`, `b` or `h`, about 0.4, 0.7 and 1.3 billion parameters.
-        image_size: side in pixels that pictures are resized to once padded to a square (a multiple of the patch size);
-            None: the vision tower's own. Position embeddings are interpolated to any other.
+        image_size: side in pixels that images are resized to after they are padded to a square (a multiple of the patch
+            size); None: the vision tower's own. Position embeddings are interpolated to other sizes.
     """
 
     size: str = "s"
@@ -63,7 +57,7 @@ class LlavaPythiaConfig(PretrainedBackboneConfig):
 
 
 class LlavaPythiaBackbone(PretrainedBackbone):
-    """See the module's docstring."""
+    """LLaVA-Pythia: CLIP or SigLIP patch tokens, a two-layer MLP, GPT-NeoX."""
 
     MODEL_TYPE = "llava_pythia"
     HUB_IDS: ClassVar = {
@@ -104,9 +98,11 @@ class LlavaPythiaBackbone(PretrainedBackbone):
         }
 
     def _build(self, config: LlavaPythiaConfig, architecture: dict[str, Any]) -> None:
-        parts = architecture["vision_config"]
-        self.vision_tower, self.colours = _vision_tower(parts["vision_tower"])
-        self.projector = _projector(parts["mm_projector"])
+        from transformers import GPTNeoXConfig, GPTNeoXModel
+
+        vision = architecture["vision_config"]
+        self.vision_tower, self.colours = _vision_tower(vision["vision_tower"])
+        self.projector = _projector(vision["mm_projector"])
         fields = {key: value for key, value in architecture.items() if key in LANGUAGE_FIELDS}
         self.language_model = GPTNeoXModel(GPTNeoXConfig(**fields))
         self.image_size = config.image_size or self.vision_tower.config.image_size
@@ -126,22 +122,24 @@ class LlavaPythiaBackbone(PretrainedBackbone):
             return None
         return name.replace("vision_model.", "", 1)
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _patch_features(self, pixels: Tensor) -> Tensor:
         patches = self.vision_tower(pixels, interpolate_pos_encoding=True).last_hidden_state
         return patches[:, 1:] if self.vision_tower.config.model_type == "clip_vision_model" else patches  # class token
 
-    def _join(self, features: Tensor) -> Tensor:
+    def _project(self, features: Tensor) -> Tensor:
         return self.projector(features)
 
 
-def _vision_tower(fields: dict[str, Any]) -> tuple[PreTrainedModel, tuple[list[float], list[float]]]:
-    """The vision tower up to the layer whose patch tokens are read, and its usual mean and standard deviation.
+def _vision_tower(fields: dict[str, Any]) -> tuple["PreTrainedModel", tuple[list[float], list[float]]]:
+    """The vision tower up to the layer whose patch tokens are used, and its default mean and standard deviation.
 
-    Layers behind that one are left out: they would cost time and memory and never learn.
+    Later layers are left out: they would cost time and memory and never learn.
     """
+    from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+
     name = fields["vision_model_name_or_path"].lower()
     options = {key: value for key, value in fields.items() if key in VISION_FIELDS}
-    # Hidden states number one more than layers: -1 is the last layer's output and -2 the one before.
+    # There is one more hidden state than layers: -1 is the last layer's output and -2 the one before.
     options["num_hidden_layers"] = fields["num_hidden_layers"] + 1 + fields.get("mm_vision_select_layer", -2)
     tower: PreTrainedModel
     if "siglip" in name:

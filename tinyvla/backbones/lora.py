@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 
@@ -13,7 +12,7 @@ class LoRAConfig:
     Args:
         r: rank of the two matrices beside every linear layer; 0 trains the whole backbone instead.
         alpha: their product is scaled by alpha / r.
-        dropout: on what enters them, while training.
+        dropout: share of their inputs that is dropped in training.
     """
 
     r: int = 64
@@ -22,11 +21,13 @@ class LoRAConfig:
 
 
 def add_lora(tower: nn.Module, config: LoRAConfig) -> None:
-    """Put LoRA matrices beside every linear layer of `tower`, in place, and freeze all else in it. r = 0: do nothing.
+    """Add LoRA matrices to every linear layer of `tower`, in place, and freeze all other weights. r = 0: do nothing.
 
     The matrices' names contain `lora_`; the layer itself moves to `<name>.base_layer`. They start as a zero update, so
     that the tower's output does not change.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # seconds to import, and only LoRA needs it
+
     if config.r == 0:
         return
     linear = [name for name, module in tower.named_modules() if isinstance(module, nn.Linear)]

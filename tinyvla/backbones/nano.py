@@ -1,17 +1,17 @@
-"""The TinyVLA backbone at a few million parameters, trained from scratch: the default where there is no GPU.
+"""The TinyVLA backbone with a few million parameters, trained from scratch: the default.
 
 Same shape as the released one (arXiv 2409.12514, section 3.1): vision tower -> MLP projector -> GPT-NeoX decoder over
-image tokens followed by instruction tokens. What differs is what training from scratch on a few dozen demonstrations
-asks for: a vision tower whose tokens say where things are, and a tokenizer that needs no vocabulary.
+image tokens followed by instruction tokens. Two parts differ, for training from scratch on a few dozen demonstrations:
+a vision tower whose tokens encode the positions of objects, and a tokenizer that needs no vocabulary.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXModel
 
 from .base import Backbone, BackboneConfig, Features, Words
 from .tokenizer import HashTokenizer
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..encoders import Encoder
 
 KEYPOINTS = "keypoints"
-TINYVIT_STRIDE = 16  # of the map that places are read from; TinyViT's last one has 3 x 3 cells of a 96-pixel picture
+TINYVIT_STRIDE = 16  # of the map with the keypoints; TinyViT's last map has 3 x 3 cells for a 96-pixel image
 
 
 @BackboneConfig.register_subclass("nano")
@@ -29,14 +29,14 @@ class NanoConfig(BackboneConfig):
     """Options of the nano backbone.
 
     Args:
-        image_size: side in pixels that every camera's picture is resized to (a multiple of 4).
+        image_size: side in pixels that every camera's image is resized to (a multiple of 4).
         vision: the vision tower: `keypoints`, a few convolutions, or an image encoder (`tinyvit_5m`, `cct_7_3x2` ...,
             see tinyvla.encoders.make_encoder).
-        vision_pretrained: what an image encoder begins with: `released` weights, the folder or run folder of a
-            classifier that was trained here, or None.
+        vision_pretrained: initial weights of an image encoder: `released`, the folder or run folder of a classifier
+            that was trained with train.py, or None.
         vision_width: channels of the last maps of `vision=keypoints`.
-        keypoints: places in a picture that the vision tower learns to find.
-        image_tokens: tokens a camera that tell the language model where they are.
+        keypoints: number of image positions that the vision tower learns to find.
+        image_tokens: tokens per camera that encode these positions for the language model.
         hidden_size, layers, heads: the GPT-NeoX decoder.
         vocab_size: buckets of the hashing tokenizer.
     """
@@ -55,15 +55,19 @@ class NanoConfig(BackboneConfig):
     def build(self) -> "NanoBackbone":
         return NanoBackbone(self)
 
+    def for_checkpoint(self, assets: Path | None) -> Self:
+        return replace(self, vision_pretrained=None)  # the checkpoint has the encoder's weights
 
-class PlaceTower(nn.Module):
-    """The expected place of every map's activation in a picture: (B, 3, S, S) in [0, 1] -> (B, 2 K).
 
-    The spatial softmax of end-to-end visuomotor policies (arXiv 1504.00702, section 5.1). A policy that sees a few
-    dozen demonstrations learns from places many times sooner than from patches, and places are finer than pixels.
+class SpatialSoftmaxTower(nn.Module):
+    """Expected position of every map's activation: images (B, 3, S, S) in [0, 1] -> (B, 2 K), x and y in [-1, 1].
+
+    The spatial softmax of end-to-end visuomotor policies (arXiv 1504.00702, section 5.1). With a few dozen
+    demonstrations a policy learns from positions many times faster than from patches, and positions are finer than
+    pixels.
 
     Args:
-        stem: pictures to K maps (B, K, h, w).
+        stem: images to K maps (B, K, h, w).
         keypoints: K.
         map_size: h and w.
     """
@@ -73,21 +77,21 @@ class PlaceTower(nn.Module):
         self.stem = stem
         self.sharpness = nn.Parameter(torch.full((keypoints, 1), 3.0))
         y, x = (torch.linspace(-1, 1, side) for side in map_size)
-        places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-        self.register_buffer("places", places, persistent=False)  # (cells, 2): x, y of every cell
+        positions = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+        self.register_buffer("positions", positions, persistent=False)  # (cells, 2): x, y of every cell
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.stem(images).flatten(2).float() * self.sharpness
-        return (maps.softmax(-1) @ self.places).flatten(1).to(images.dtype)
+        return (maps.softmax(-1) @ self.positions).flatten(1).to(images.dtype)
 
 
-class KeypointTower(PlaceTower):
-    """Places in the maps of a few convolutions of stride 4."""
+class KeypointTower(SpatialSoftmaxTower):
+    """Positions in the maps of a few convolutions of stride 4."""
 
     STRIDE = 4
 
     def __init__(self, image_size: int, width: int, keypoints: int):
-        # A quarter of the resolution at once: full-resolution maps would cost more than all that follows.
+        # Stride 4 in the first layer: full-resolution maps would cost more than all later layers.
         convolutions = [
             nn.Conv2d(3, width // 2, 6, stride=4, padding=1),
             nn.Conv2d(width // 2, width, 3, padding=1),
@@ -105,20 +109,21 @@ class KeypointTower(PlaceTower):
         return super().forward(images * 2 - 1)
 
 
-class EncoderTower(PlaceTower):
-    """Places in linear maps of an image encoder's features."""
+class EncoderTower(SpatialSoftmaxTower):
+    """Positions in linear maps of an image encoder's features."""
 
     def __init__(self, encoder: "Encoder", keypoints: int):
         if min(encoder.map_size) < 2:
             raise ValueError(
-                f"the image encoder's map of {encoder.map_size[0]} cell a side has no places; raise backbone.image_size"
+                f"the image encoder's map has {encoder.map_size[0]} cell per side, which is too few for positions; "
+                "raise backbone.image_size"
             )
         stem = nn.Sequential(encoder, nn.Conv2d(encoder.num_features, keypoints, 1), nn.InstanceNorm2d(keypoints))
         super().__init__(stem, keypoints, encoder.map_size)
 
 
-def make_tower(config: NanoConfig) -> PlaceTower:
-    """The vision tower that the options name. Raises UserError for an unknown one, naming the nearest."""
+def make_tower(config: NanoConfig) -> SpatialSoftmaxTower:
+    """Vision tower of the options. Raises UserError for an unknown one, naming the nearest."""
     if config.vision == KEYPOINTS:
         return KeypointTower(config.image_size, config.vision_width, config.keypoints)
     from ..encoders import known_name, make_encoder  # timm takes a second to import
@@ -131,7 +136,7 @@ def make_tower(config: NanoConfig) -> PlaceTower:
 
 
 class NanoBackbone(Backbone):
-    """See the module's docstring. Every camera has an embedding of its own, added to its tokens."""
+    """Keypoint tower, MLP and GPT-NeoX; every camera has a learnt embedding that is added to its tokens."""
 
     MAX_CAMERAS = 8
 
@@ -152,6 +157,8 @@ class NanoBackbone(Backbone):
             nn.Unflatten(1, (config.image_tokens, config.hidden_size)),
         )
         self.camera_embedding = nn.Parameter(torch.randn(self.MAX_CAMERAS, 1, config.hidden_size) * 0.02)
+        from transformers import GPTNeoXConfig, GPTNeoXModel  # seconds to import
+
         self.language_model = GPTNeoXModel(
             GPTNeoXConfig(
                 vocab_size=config.vocab_size,
@@ -166,7 +173,7 @@ class NanoBackbone(Backbone):
         )
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Image tokens (B, C * image_tokens, D) of images (B, C, 3, H, W)."""
+        """Image tokens (B, C * image_tokens, D) for images (B, C, 3, H, W)."""
         batch, cameras = images.shape[:2]
         size = self.config.image_size
         flat = images.flatten(0, 1)

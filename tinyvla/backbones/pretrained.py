@@ -1,20 +1,22 @@
-"""What backbones made of a pretrained vision-language model share: options, prompt, pictures, assets, LoRA."""
+"""Base of the backbones that are pretrained vision-language models: options, prompt, images, assets, LoRA."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ..errors import UserError
 from .base import Backbone, BackboneConfig, Features, Words
-from .checkpoint import FileTokenizer, find_checkpoint, load_weights, read_json
+from .checkpoint import FileTokenizer, fetch_checkpoint, load_weights, read_json
 from .lora import LoRAConfig, add_lora
 from .tokenizer import HashTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -22,15 +24,15 @@ class PretrainedBackboneConfig(BackboneConfig):
     """Options that every pretrained backbone has.
 
     Args:
-        size: which of the released sizes.
-        pretrained: `released` for the hub id of that size, another hub id or a local folder (either fixes the
-            architecture whatever `size` says), or None for random weights in the true shape.
-        assets: folder that `save_assets` wrote; the architecture comes from it and the weights from elsewhere.
-        lora: low-rank adaptation of vision tower and language model; what joins the two is trained in full.
+        size: one of the released sizes.
+        pretrained: `released` for the hub id of that size, another hub id or a local folder (either of which sets the
+            architecture in place of `size`), or None for random weights in the released shape.
+        assets: folder that `save_assets` wrote: the architecture without weights. Set when a checkpoint is loaded.
+        lora: low-rank adaptation of vision tower and language model; the layers between them are trained in full.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
-        freeze_vision: leave the vision tower as it is, without LoRA.
+        freeze_vision: do not train the vision tower, and give it no LoRA.
         cache_features: compute the frozen tower's features once, keep them beside the dataset and train on them; needs
-            freeze_vision, and pictures that are not augmented.
+            freeze_vision, and images that are not augmented.
     """
 
     size: str = ""
@@ -39,7 +41,7 @@ class PretrainedBackboneConfig(BackboneConfig):
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     gradient_checkpointing: bool = False
     freeze_vision: bool = False
-    cache_features: bool = False
+    cache_features: bool = False  # type: ignore[assignment]  # a property of the base
 
     def __post_init__(self) -> None:
         if self.cache_features and not self.freeze_vision:
@@ -47,23 +49,36 @@ class PretrainedBackboneConfig(BackboneConfig):
                 "cache_features needs a tower that does not learn: set backbone.freeze_vision=true as well"
             )
 
+    def to_save(self) -> Self:
+        return replace(self, assets=None)
+
+    def for_checkpoint(self, assets: Path | None) -> Self:
+        return replace(self, assets=str(assets)) if assets else self
+
 
 class PretrainedBackbone(Backbone):
     """Vision tower, projector and causal language model, with the prompt that they were pretrained with.
 
-    Tokens: the prompt's opening, every camera's image tokens, then the instruction and the prompt's end. Making one
-    raises UserError if its checkpoint cannot be had, read or understood.
+    Tokens: the prompt's opening, every camera's image tokens, then the instruction and the prompt's end. The
+    constructor raises UserError if the checkpoint cannot be downloaded, read or understood.
+
+    Attributes:
+        MODEL_TYPE: `model_type` of config.json.
+        HUB_IDS: hub ids by size.
+        PROMPT: text before the images, and text after them with {instruction}.
+        image_size: side in pixels of the vision tower's images.
+        colours: mean and standard deviation that images are normalised with.
     """
 
-    MODEL_TYPE: str  # of config.json
-    HUB_IDS: ClassVar[dict[str, str]]  # by size
-    exportable = False  # fixed texts are read in between
-    PROMPT: tuple[str, str]  # before the images, and after them with {instruction}
+    MODEL_TYPE: str
+    HUB_IDS: ClassVar[dict[str, str]]
+    PROMPT: tuple[str, str]
+    exportable = False  # `encode` embeds fixed texts
 
-    vision_tower: PreTrainedModel
-    language_model: PreTrainedModel
+    vision_tower: "PreTrainedModel"
+    language_model: "PreTrainedModel"
     image_size: int
-    colours: tuple[list[float], list[float]]  # mean and standard deviation that pictures are normalised with
+    colours: tuple[list[float], list[float]]
 
     def __init__(self, config: Any):
         super().__init__()
@@ -71,15 +86,15 @@ class PretrainedBackbone(Backbone):
             raise UserError(f"unknown backbone.size '{config.size}'; use one of {', '.join(self.HUB_IDS)}")
         folder = self._find(config)
         self.architecture = read_json(folder / "config.json") if folder else self.released_architecture(config.size)
-        if (found := self.architecture.get("model_type")) != self.MODEL_TYPE:
+        if (model_type := self.architecture.get("model_type")) != self.MODEL_TYPE:
             raise UserError(
-                f"{folder} holds a model of type '{found}', not {self.MODEL_TYPE}; "
+                f"{folder} holds a model of type '{model_type}', not {self.MODEL_TYPE}; "
                 "set backbone.pretrained to a checkpoint of that type or choose another backbone"
             )
         try:
             self._build(config, self.architecture)
         except KeyError as error:
-            raise UserError(f"{folder}/config.json lacks {error}; fetch the checkpoint again") from error
+            raise UserError(f"{folder}/config.json lacks {error}; download the checkpoint again") from error
         self.hidden_size = self.language_model.config.hidden_size
 
         self.tokenizer: FileTokenizer | HashTokenizer = HashTokenizer(self.language_model.config.vocab_size)
@@ -100,34 +115,37 @@ class PretrainedBackbone(Backbone):
 
     @staticmethod
     def released_architecture(size: str) -> dict[str, Any]:
-        """What config.json of a released size says about its shape."""
+        """Architecture of a released size, as in its config.json."""
         raise NotImplementedError
 
     def _build(self, config: Any, architecture: dict[str, Any]) -> None:
-        """Set `vision_tower`, `language_model`, what joins them, `image_size` and `colours`."""
+        """Set `vision_tower`, `language_model`, the layers between them, `image_size` and `colours`."""
         raise NotImplementedError
 
     def _rename(self, name: str) -> str | None:
-        """The name here of a tensor of a checkpoint, None for one that has no use here."""
+        """Name in this module of a checkpoint's tensor, None if it is not used."""
         raise NotImplementedError
 
-    def _see(self, pixels: Tensor) -> Tensor:
-        """The vision tower's features (N, P, V) of pictures (N, 3, S, S) that `square_images` has made."""
+    def _patch_features(self, pixels: Tensor) -> Tensor:
+        """Features of the vision tower (N, P, V) for images (N, 3, S, S) from `square_images`."""
         raise NotImplementedError
 
-    def _join(self, features: Tensor) -> Tensor:
-        """Image tokens (N, T, D) of what `_see` returns."""
+    def _project(self, features: Tensor) -> Tensor:
+        """Image tokens (N, T, D) for patch features (N, P, V)."""
         raise NotImplementedError
 
-    def see_images(self, images: Tensor) -> Tensor:
-        """The vision tower's features of images (B, C, 3, H, W) as pictures of one channel, (B, C, 1, P, V)."""
+    @property
+    def vision_settings(self) -> tuple[Any, ...]:
+        return (self.image_size, self.colours)
+
+    def vision_features(self, images: Tensor) -> Tensor:
         pixels = square_images(images, self.image_size, self.colours).to(self.vision_tower.dtype)
-        return self._see(pixels).unflatten(0, images.shape[:2]).unsqueeze(2)
+        return self._patch_features(pixels).unflatten(0, images.shape[:2]).unsqueeze(2)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Image tokens (B, N, D), camera after camera, of images (B, C, 3, H, W) or what `see_images` made of them."""
-        features = self.see_images(images) if images.shape[2] == 3 else images
-        return self._join(features.flatten(0, 2)).unflatten(0, features.shape[:2]).flatten(1, 2)
+        """Image tokens (B, N, D), camera after camera, for images (B, C, 3, H, W) or their `vision_features`."""
+        features = self.vision_features(images) if images.shape[2] == 3 else images
+        return self._project(features.flatten(0, 2)).unflatten(0, features.shape[:2]).flatten(1, 2)
 
     @classmethod
     def _find(cls, config: Any) -> Path | None:
@@ -135,7 +153,7 @@ class PretrainedBackbone(Backbone):
             return Path(config.assets)
         if config.pretrained is None:
             return None
-        return find_checkpoint(cls.HUB_IDS[config.size] if config.pretrained == "released" else config.pretrained)
+        return fetch_checkpoint(cls.HUB_IDS[config.size] if config.pretrained == "released" else config.pretrained)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.get_input_embeddings()
@@ -146,12 +164,12 @@ class PretrainedBackbone(Backbone):
 
     def encode(self, images: Tensor, words: Words) -> Features:
         image_tokens = self.encode_images(images)
-        opening = self.read([self.PROMPT[0]]).embedded.expand(len(images), -1, -1)
+        opening = self.embed_texts([self.PROMPT[0]]).embedded.expand(len(images), -1, -1)
         before, after = (embedded.to(image_tokens.dtype) for embedded in (opening, words.embedded))
         tokens = torch.cat([before, image_tokens, after], dim=1)
-        seen = words.mask.new_ones(len(tokens), tokens.shape[1] - after.shape[1])
-        mask = torch.cat([seen, words.mask], dim=1)
-        # Attention is causal and padding comes last, so no real token sees padding: no mask is needed.
+        before_mask = words.mask.new_ones(len(tokens), tokens.shape[1] - after.shape[1])
+        mask = torch.cat([before_mask, words.mask], dim=1)
+        # Attention is causal and padding comes last, so no real token attends to padding: no mask is needed.
         hidden = self.language_model(inputs_embeds=tokens, use_cache=False).last_hidden_state
         return Features(hidden, mask)
 
@@ -168,9 +186,9 @@ class PretrainedBackbone(Backbone):
 
 
 def square_images(images: Tensor, size: int, colours: tuple[list[float], list[float]]) -> Tensor:
-    """Pictures as a vision tower wants them: (B, C, 3, H, W) in [0, 1] -> (B * C, 3, size, size) float32, normalised.
+    """Images for a vision tower: (B, C, 3, H, W) in [0, 1] -> (B * C, 3, size, size) float32, normalised.
 
-    Padded to a square with the mean colour (the picture stays in the middle), then resized.
+    Padded to a square with the mean colour (the image is centred), then resized.
     """
     flat = images.flatten(0, 1).float()
     mean, std = (flat.new_tensor(values).view(1, 3, 1, 1) for values in colours)
@@ -182,6 +200,6 @@ def square_images(images: Tensor, size: int, colours: tuple[list[float], list[fl
         flat = F.pad(flat, (left, side - width - left, top, side - height - top))
     if flat.shape[-1] != size:
         flat = F.interpolate(flat, (size, size), mode="bicubic", antialias=True)
-        # Bicubic filters overshoot at edges; a picture has no values beyond black and white.
+        # Bicubic filters overshoot at edges; an image has no values beyond black and white.
         flat = flat.maximum(-mean / std).minimum((1 - mean) / std)
     return flat

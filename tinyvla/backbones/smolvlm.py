@@ -6,8 +6,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import SmolVLMConfig as Architecture
-from transformers import SmolVLMModel
 
 from .base import BackboneConfig
 from .pretrained import PretrainedBackbone, PretrainedBackboneConfig
@@ -23,7 +21,7 @@ class SmolVLMConfig(PretrainedBackboneConfig):
 
     Args:
         size: `256M` or `500M`.
-        num_layers: text layers that are kept, from the first on (SmolVLA keeps half, arXiv 2506.01844); None: all.
+        num_layers: number of text layers, the first ones (SmolVLA uses half, arXiv 2506.01844); None: all.
     """
 
     size: str = "256M"
@@ -34,7 +32,7 @@ class SmolVLMConfig(PretrainedBackboneConfig):
 
 
 class SmolVLMBackbone(PretrainedBackbone):
-    """See the module's docstring. Every camera is one tile of 64 tokens, never split into sub-images."""
+    """SmolVLM2; every camera's image is one tile of 64 tokens, never split into sub-images."""
 
     MODEL_TYPE = "smolvlm"
     HUB_IDS: ClassVar = {
@@ -75,31 +73,34 @@ class SmolVLMBackbone(PretrainedBackbone):
         }
 
     def _build(self, config: SmolVLMConfig, architecture: dict[str, Any]) -> None:
+        from transformers import SmolVLMConfig as Architecture
+        from transformers import SmolVLMModel
+
         fields = copy.deepcopy(architecture)
         if config.num_layers is not None:
             fields["text_config"]["num_hidden_layers"] = config.num_layers
-        # transformers makes the parts in the dtype that config.json names for storage.
+        # transformers creates the modules in the dtype that config.json names for storage.
         model = SmolVLMModel(Architecture.from_dict(fields)).to(torch.get_default_dtype())
         self.vision_tower, self.connector, self.language_model = model.vision_model, model.connector, model.text_model
         self.image_size = self.vision_tower.config.image_size
         self.colours = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 
     def _rename(self, name: str) -> str | None:
-        part, _, rest = name.removeprefix("model.").partition(".")
-        if part == "lm_head":
+        module, _, rest = name.removeprefix("model.").partition(".")
+        if module == "lm_head":
             return None
-        if part == "text_model" and rest.startswith("layers."):
-            kept = self.language_model.config.num_hidden_layers
-            if int(rest.split(".")[1]) >= kept:
+        if module == "text_model" and rest.startswith("layers."):
+            layer = int(rest.split(".")[1])
+            if layer >= self.language_model.config.num_hidden_layers:
                 return None
         names = {"vision_model": "vision_tower", "text_model": "language_model"}
-        return f"{names.get(part, part)}.{rest}"
+        return f"{names.get(module, module)}.{rest}"
 
-    def _see(self, pixels: Tensor) -> Tensor:
+    def _patch_features(self, pixels: Tensor) -> Tensor:
         return self.vision_tower(pixels).last_hidden_state
 
-    def _join(self, features: Tensor) -> Tensor:
+    def _project(self, features: Tensor) -> Tensor:
         tiles = self.connector(features)
-        marks = (self.read([mark]).embedded for mark in self.IMAGE_MARKS)
+        marks = (self.embed_texts([mark]).embedded for mark in self.IMAGE_MARKS)
         before, after = (mark.expand(len(tiles), -1, -1).to(tiles.dtype) for mark in marks)
         return torch.cat([before, tiles, after], dim=1)

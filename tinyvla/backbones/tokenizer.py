@@ -9,13 +9,13 @@ from ..hashing import BOS_ID, PAD_ID, hash_words
 class HashTokenizer:
     """Maps each lower-cased word to a bucket of a fixed table by its CRC-32 (the hashing trick).
 
-    No word is ever unknown and nothing has to be stored beside a policy. Two words may share a bucket; with 8,192
-    buckets and instruction-sized vocabularies that is rare. Token 0 is padding, token 1 begins every text, so that an
-    empty instruction still has one token.
+    No word is unknown, and nothing is stored beside a policy. Two words may share a bucket; with 8,192 buckets and the
+    vocabulary of instructions that is rare. Token 0 is padding and token 1 begins every text, so that an empty
+    instruction has one token.
 
     Args:
-        vocab_size: number of token ids, the two special ones included.
-        max_length: tokens kept from the start of a text.
+        vocab_size: number of token ids, with the two special ones.
+        max_length: tokens of a text; later ones are dropped.
     """
 
     pad_id, bos_id = PAD_ID, BOS_ID
@@ -24,7 +24,7 @@ class HashTokenizer:
         self.vocab_size, self.max_length = vocab_size, max_length
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of one text, the leading `bos_id` included."""
+        """Token ids of one text, beginning with `bos_id`."""
         return hash_words(text, self.vocab_size, self.max_length)
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:

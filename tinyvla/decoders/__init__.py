@@ -1,4 +1,4 @@
-"""Action decoders. `DecoderConfig` is the registry: `decoder.type` names an entry, `config.build(...)` makes it."""
+"""Action decoders. `decoder.type` names one of `DecoderConfig.registry`; `config.build(...)` makes it."""
 
 from .base import ActionDecoder, DecoderConfig, Known
 from .denoiser import DenoiserConfig

@@ -1,18 +1,29 @@
-"""The action-decoder seam: token features and proprioception in, an action chunk out."""
+"""The interface of action decoders: token features and proprioception in, an action chunk out.
+
+To add one: write a module beside this one with its options (a `DecoderConfig`) and its `ActionDecoder`, add a line to
+`DecoderConfig.registry`, and a YAML file of the same name to configs/decoder/. A package installed beside this one adds
+one through the entry points `tinyvla.decoders`.
+"""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import draccus
 import torch
 from torch import Tensor, nn
 
 from ..backbones import Features
+from ..choices import LazyChoices
+from ..registry import Registry
 from .denoiser import Denoiser
 
 
 class Known(NamedTuple):
-    """What a new chunk is to continue: actions (B, H, A), and how much of each step is theirs, (H, 1) in [0, 1]."""
+    """Actions that a new chunk continues.
+
+    actions: (B, H, A).
+    share: (H, 1) in [0, 1], weight of the known action at each step; the new chunk has the rest.
+    """
 
     actions: Tensor
     share: Tensor
@@ -21,8 +32,14 @@ class Known(NamedTuple):
 class ActionDecoder(nn.Module):
     """A conditional generative model of action chunks.
 
-    Every decoder learns from `loss` and acts through `sample`. Actions are in the normalised space of the policy's
-    pre-processor, roughly [-1, 1]. Subclasses set what is annotated here, and implement `loss` and `denoise`.
+    `loss` trains a decoder and `sample` acts with it. Actions are in the normalised space of the policy's
+    pre-processor (policies/tinyvla/processor_tinyvla.py), roughly [-1, 1]. Subclasses set the attributes, and implement
+    `loss` and `denoise`.
+
+    Attributes:
+        config: the decoder's options.
+        condition: features and proprioception to one vector.
+        network: the denoiser.
     """
 
     config: Any
@@ -47,20 +64,34 @@ class ActionDecoder(nn.Module):
     def denoise(self, condition: Tensor, noise: Tensor, known: Known | None = None) -> Tensor:
         """The second half of `sample`: conditions (B, D) and noise (B, H, A) to action chunks (B, H, A).
 
-        With `known` they are inpainted by replacement: after every denoising step, its share of each action is set to
-        what lies on the way from `noise` to the known one. It costs nothing, and the network fits the rest to it. The
-        shares are those of real-time chunking (Black et al., arXiv 2506.07339, section 3.2).
+        With `known` they are inpainted by replacement: after every denoising step, `known.share` of each action is
+        replaced by the known action with the noise of that step. It costs nothing, and the network fits the other
+        actions to it. The shares are those of real-time chunking (Black et al., arXiv 2506.07339, section 3.2).
         """
         raise NotImplementedError
 
     def use_sampler(self, config: Any) -> None:
-        """Sample from now on as `config` says, which differs from the decoder's own in nothing but the sampler."""
+        """Sample with the settings of `config`, which may differ from the decoder's own in the sampler only."""
         self.config = config
 
 
 @dataclass
-class DecoderConfig(draccus.ChoiceRegistry):
-    """Base of every decoder's options; the registered name is what `decoder.type` selects."""
+class DecoderConfig(LazyChoices, draccus.ChoiceRegistry):
+    """Base of every decoder's options; `decoder.type` selects one by name."""
+
+    registry: ClassVar = Registry(
+        "decoder",
+        "tinyvla.decoders",
+        {
+            "diffusion": "tinyvla.decoders.diffusion:DiffusionConfig",
+            "flow": "tinyvla.decoders.flow:FlowConfig",
+        },
+    )
+
+    @property
+    def sampler_name(self) -> str:
+        """Name of the sampler, for descriptions of a policy."""
+        raise NotImplementedError
 
     def build(self, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int) -> ActionDecoder:
         """Make the decoder for features of width `hidden_size` and action chunks (chunk_size, action_dim)."""
@@ -68,7 +99,7 @@ class DecoderConfig(draccus.ChoiceRegistry):
 
 
 class GlobalCondition(nn.Module):
-    """Features and proprioception as one vector, as the released TinyVLA conditions its decoder.
+    """Features and proprioception as one vector: the condition of the released TinyVLA's decoder.
 
     Mean over all hidden tokens -> LayerNorm -> concatenated with proprioception -> linear: (B, D) again.
     """

@@ -6,7 +6,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, DenoiserConfig
@@ -34,17 +33,17 @@ class DiTConfig(DenoiserConfig):
 class DiTBlock(nn.Module):
     """Self-attention and MLP, each scaled, shifted and gated by the condition; the gates start at zero."""
 
-    PARTS = 6  # shift, scale and gate of either layer
+    NUM_MODULATIONS = 6  # shift, scale and gate of either layer
 
     def __init__(self, width: int, heads: int):
-        # Not at the top: timm brings all its models and wandb along, seconds of every start that needs no DiT.
+        # Not at the top: timm imports all its models and wandb, which takes seconds.
         from timm.layers import Mlp
         from timm.models.vision_transformer import Attention
 
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.attention = Attention(width, heads, qkv_bias=True)
-        self.attention.fused_attn = False  # a chunk is a few tokens: plain products train several times faster on a CPU
+        self.attention.fused_attn = False  # plain products of so few tokens are several times faster on a CPU
         self.mlp = Mlp(width, 4 * width)
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
@@ -52,8 +51,8 @@ class DiTBlock(nn.Module):
 
     def modulate(self, condition: Tensor) -> list[Tensor]:
         """Shift, scale and gate (N, 1, width) of either layer for conditions (N, width), already activated."""
-        parts = self.modulation(condition).unsqueeze(1).chunk(self.PARTS, dim=-1)
-        return [1 + part if i % 3 == 1 else part for i, part in enumerate(parts)]
+        chunks = self.modulation(condition).unsqueeze(1).chunk(self.NUM_MODULATIONS, dim=-1)
+        return [1 + chunk if i % 3 == 1 else chunk for i, chunk in enumerate(chunks)]
 
     def forward(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         for norm, layer, (shift, scale, gate) in zip(
@@ -64,9 +63,11 @@ class DiTBlock(nn.Module):
 
 
 class DiT(Denoiser):
-    """See the module's docstring."""
+    """Transformer over action tokens with learnt positions; the output layer starts at zero."""
 
     def __init__(self, config: DiTConfig, action_dim: int, chunk_size: int, condition_dim: int):
+        from diffusers.models.embeddings import Timesteps
+
         super().__init__()
         width = config.width
         self.embed = nn.Linear(action_dim, width)
@@ -86,7 +87,7 @@ class DiT(Denoiser):
         return [tensor for block in self.blocks for tensor in cast(DiTBlock, block).modulate(condition)]
 
     def denoise(self, actions: Tensor, modulation: Sequence[Tensor]) -> Tensor:
-        x = self.embed(actions) + self.position
+        x, size = self.embed(actions) + self.position, DiTBlock.NUM_MODULATIONS
         for i, block in enumerate(self.blocks):
-            x = block(x, modulation[i * DiTBlock.PARTS : (i + 1) * DiTBlock.PARTS])
+            x = block(x, modulation[i * size : (i + 1) * size])
         return self.head(self.norm(x))

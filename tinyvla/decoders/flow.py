@@ -19,7 +19,7 @@ class FlowConfig(DecoderConfig):
     Args:
         network: the velocity network, `unet` or `dit`.
         inference_steps: Euler steps from noise (t = 0) to actions (t = 1).
-        noise_repeats: noise draws for each observation of a batch; the backbone runs once for all of them.
+        noise_repeats: noise draws per observation of a batch; the backbone runs once for all of them.
     """
 
     network: DenoiserConfig = field(default_factory=UNet1dConfig)
@@ -30,14 +30,18 @@ class FlowConfig(DecoderConfig):
         if self.inference_steps < 1:
             raise ValueError(f"inference_steps must be 1 or more, got {self.inference_steps}")
 
+    @property
+    def sampler_name(self) -> str:
+        return "Euler steps of the flow"
+
     def build(self, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int) -> "FlowDecoder":
         return FlowDecoder(self, hidden_size, state_dim, action_dim, chunk_size)
 
 
 class FlowDecoder(ActionDecoder):
-    """Learns the velocity of x_t = (1 - t) * noise + t * actions, which is actions - noise (equation 23)."""
+    """Predicts the velocity of x_t = (1 - t) * noise + t * actions, which is actions - noise (equation 23)."""
 
-    # The networks' sinusoidal embeddings are made for step numbers up to about a thousand, not for t in [0, 1].
+    # The networks' sinusoidal embeddings are for step numbers up to about a thousand, not for t in [0, 1].
     TIME_SCALE = 1000.0
 
     def __init__(self, config: FlowConfig, hidden_size: int, state_dim: int, action_dim: int, chunk_size: int):
@@ -63,6 +67,6 @@ class FlowDecoder(ActionDecoder):
             velocity = self.network.denoise(actions.to(condition.dtype), modulation)
             actions = actions + velocity.to(actions.dtype) / steps
             if known is not None:
-                on_the_way = torch.lerp(noise, known.actions, (step + 1) / steps)
-                actions = torch.lerp(actions, on_the_way, known.share)
+                noisy_known = torch.lerp(noise, known.actions, (step + 1) / steps)
+                actions = torch.lerp(actions, noisy_known, known.share)
         return actions

@@ -6,7 +6,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, DenoiserConfig
@@ -15,19 +14,19 @@ from .denoiser import Denoiser, DenoiserConfig
 @DenoiserConfig.register_subclass("unet")
 @dataclass
 class UNet1dConfig(DenoiserConfig):
-    """Options of the U-Net; the defaults are the released TinyVLA's.
+    """Options of the U-Net; the released TinyVLA has widths 256, 512, 1024 and step_embedding 256.
 
     Args:
-        widths: channels at each resolution; the chunk's length must divide by 2 ** (len(widths) - 1).
+        widths: channels at each resolution; the chunk's length must be a multiple of 2 ** (len(widths) - 1).
         kernel_size: odd width of the temporal convolutions.
         groups: groups of the group normalisation.
         step_embedding: width of the diffusion step's sinusoidal embedding.
     """
 
-    widths: list[int] = field(default_factory=lambda: [256, 512, 1024])
+    widths: list[int] = field(default_factory=lambda: [64, 128])
     kernel_size: int = 5
     groups: int = 8
-    step_embedding: int = 256
+    step_embedding: int = 64
 
     def build(self, action_dim: int, chunk_size: int, condition_dim: int) -> "UNet1d":
         if chunk_size % 2 ** (len(self.widths) - 1):
@@ -47,7 +46,7 @@ class ConvBlock(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolution blocks; the first one's output is scaled and shifted by the condition (FiLM)."""
+    """Two convolution blocks; the condition scales and shifts the output of the first one (FiLM)."""
 
     def __init__(self, c_in: int, c_out: int, condition_dim: int, kernel_size: int, groups: int):
         super().__init__()
@@ -67,9 +66,11 @@ class ResidualBlock(nn.Module):
 
 
 class UNet1d(Denoiser):
-    """See the module's docstring."""
+    """Two residual blocks per resolution on the way down and up, with skip connections; see the module's docstring."""
 
     def __init__(self, config: UNet1dConfig, action_dim: int, condition_dim: int):
+        from diffusers.models.embeddings import Timesteps
+
         super().__init__()
         widths, dim = config.widths, config.step_embedding
         self.step_embedding = nn.Sequential(
@@ -94,7 +95,7 @@ class UNet1d(Denoiser):
         )
 
     def _blocks(self) -> Iterator[ResidualBlock]:
-        """The residual blocks in the order in which a chunk passes them."""
+        """The residual blocks in the order of computation."""
         for pair in (*self.down, self.middle, *self.up):
             yield from cast(Iterator[ResidualBlock], iter(cast(nn.ModuleList, pair)))
 

@@ -1,4 +1,4 @@
-"""Chunks computed in other ways than by the model as it was trained: compiled, in fewer bits, or by another engine.
+"""Other ways to compute chunks than in training: compiled, in fewer bits, or by another engine.
 
-`exported` and `sessions` import neither PyTorch nor anything that does.
+`exported` and `sessions` do not import PyTorch, directly or indirectly.
 """

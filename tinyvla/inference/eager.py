@@ -16,8 +16,8 @@ from ..model import TinyVLA
 def compile_chunks(model: TinyVLA) -> None:
     """Compile the encoder and the denoising step; on a GPU the step becomes a CUDA graph.
 
-    Shapes are static but for the instruction's length, so that nothing is compiled again between chunks. The sampler
-    stays outside: unrolling it would compile the step as many times as it is taken.
+    Shapes are static except for the instruction's length, so that nothing is compiled again between chunks. The sampler
+    is not compiled: unrolling it would compile the step once per denoising step.
 
     Raises UserError if there is no C++ compiler, which PyTorch's compiler needs on a CPU.
     """
@@ -30,7 +30,7 @@ def compile_chunks(model: TinyVLA) -> None:
 
         def denoise(actions: Tensor, modulation: Sequence[Tensor]) -> Tensor:
             torch.compiler.cudagraph_mark_step_begin()
-            return step(actions, modulation).clone()  # the next replay overwrites what the graph put out
+            return step(actions, modulation).clone()  # the next replay overwrites the graph's output
 
         network.denoise = denoise  # type: ignore[method-assign]
     else:
@@ -39,7 +39,7 @@ def compile_chunks(model: TinyVLA) -> None:
         encode = torch.compile(model.backbone.encode, fullgraph=True)
 
         def encode_any_length(images: Tensor, words: Words) -> Features:
-            if words.mask.shape[1] < 2:  # a length of one would be compiled by itself
+            if words.mask.shape[1] < 2:  # a length of one would be compiled separately
                 words = Words(F.pad(words.embedded, (0, 0, 0, 1)), F.pad(words.mask, (0, 1)))
             for tensor in words:
                 torch._dynamo.mark_dynamic(tensor, 1, min=2, max=1024)
@@ -49,9 +49,9 @@ def compile_chunks(model: TinyVLA) -> None:
 
 
 def to_bfloat16(model: TinyVLA) -> None:
-    """Weights in bfloat16, buffers as they are but for batch norms'.
+    """Weights in bfloat16; of the buffers, only those of batch norms.
 
-    Images and state follow, the noisy chunk stays in float32.
+    Images and state are cast too, the noisy chunk stays in float32.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
@@ -61,15 +61,15 @@ def to_bfloat16(model: TinyVLA) -> None:
 
 
 def quantise(model: TinyVLA) -> list[str]:
-    """Linear layers in int8 through torchao, activations quantised as they come; returns the layers' names.
+    """Linear layers in int8 through torchao, with activations quantised dynamically; returns the layers' names.
 
-    All of the backbone's and the denoiser's, but not those that read proprioception or put out actions: they are small,
-    and an error in them is an error of the arm.
+    All layers of the backbone and the denoiser, except those that read proprioception or return actions: they are
+    small, and their errors are errors of the arm.
     """
     with needs_extra("export", "runner.runtime=int8"):
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    keep = {"decoder.condition.combine", "decoder.network.embed", "decoder.network.head"}
-    chosen = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in keep]
+    excluded = {"decoder.condition.combine", "decoder.network.embed", "decoder.network.head"}
+    chosen = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in excluded]
     quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=lambda _, name: name in chosen)
     return chosen

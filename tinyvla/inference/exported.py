@@ -1,4 +1,4 @@
-"""Running an exported policy with NumPy and ONNX Runtime alone; PyTorch is not needed."""
+"""Exported policies, run with NumPy and ONNX Runtime only; PyTorch is not needed."""
 
 import json
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ class ExportedPolicy:
     """A policy that export.py wrote: observations in the robot's units to action chunks in the robot's units.
 
     Args:
-        folder: what export.py wrote.
+        folder: written by export.py.
         engine: `onnx` (ONNX Runtime) or `openvino`.
         threads: CPU threads.
 
-    Raises UserError if the folder does not hold an exported policy or the engine is not there.
+    Raises UserError if the folder does not hold an exported policy or the engine is not installed.
     """
 
     def __init__(self, folder: Path | str, engine: str = "onnx", threads: int = 1):
@@ -42,10 +42,10 @@ class ExportedPolicy:
         Args:
             observation: observation.images.<camera> uint8 (H, W, 3), observation.state (S,), task str.
             rng: draws the noise that the chunk is denoised from.
-            noise: (chunk_size, A), instead of `rng`.
+            noise: (chunk_size, A), in place of `rng`.
         """
         inputs, tokenizer = self.description["inputs"], self.description["tokenizer"]
-        pictures = [np.asarray(observation[camera]).transpose(2, 0, 1) for camera in self.description["cameras"]]
+        images = [np.asarray(observation[camera]).transpose(2, 0, 1) for camera in self.description["cameras"]]
         ids = np.array([hash_words(observation["task"], tokenizer["vocab_size"], tokenizer["max_length"])])
         mask = np.ones(ids.shape, bool)
         if ids.shape[1] < 2:  # the model takes two tokens or more
@@ -55,7 +55,7 @@ class ExportedPolicy:
         state = self._scaled("state", np.asarray(observation["observation.state"]))
         actions = self._run(
             {
-                "images": np.stack(pictures)[None].astype(np.float32) / 255,
+                "images": np.stack(images)[None].astype(np.float32) / 255,
                 "ids": ids,
                 "mask": mask,
                 "state": state[None].astype(np.float32),
@@ -65,5 +65,5 @@ class ExportedPolicy:
         return self._scaled("action", actions[0]).astype(np.float32)
 
     def _scaled(self, name: str, values: np.ndarray) -> np.ndarray:
-        numbers = self.description["normalisation"][name]
-        return values * np.array(numbers["scale"]) + np.array(numbers["offset"])
+        affine = self.description["normalisation"][name]
+        return values * np.array(affine["scale"]) + np.array(affine["offset"])

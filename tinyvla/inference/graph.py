@@ -1,4 +1,4 @@
-"""The computation of an action chunk as one graph of tensor operations, and that graph as an ONNX file."""
+"""Computation of an action chunk as one graph of tensor operations, and this graph as an ONNX file."""
 
 import contextlib
 import io
@@ -23,18 +23,18 @@ OUTPUT = "actions"
 
 
 class ChunkGraph(nn.Module):
-    """A TinyVLA as a function of tensors alone, for one observation; the denoising loop is unrolled.
+    """TinyVLA as a function of tensors, for one observation; the denoising loop is unrolled.
 
     images (1, C, 3, H, W) in [0, 1], token ids (1, L) of the prompt and their mask (1, L) bool, normalised state (1, S)
-    and noise (1, H, A) to normalised actions (1, H, A). L may be anything from 2 on.
+    and noise (1, H, A) to normalised actions (1, H, A). L is 2 or more.
 
-    Raises UserError if the model cannot be written that way.
+    Raises UserError if the backbone cannot be traced.
     """
 
     def __init__(self, model: TinyVLA):
         super().__init__()
         if not model.backbone.exportable:
-            raise UserError("only policies with backbone=nano can be exported; leave runner.runtime at torch")
+            raise UserError("this backbone cannot be exported, only nano can; use runtime torch")
         self.backbone, self.condition = model.backbone, model.decoder.condition
         self.denoise = unroll(model.decoder, model.backbone.hidden_size, model.chunk_shape)
 
@@ -44,22 +44,22 @@ class ChunkGraph(nn.Module):
 
 
 def unroll(decoder: ActionDecoder, hidden_size: int, chunk_shape: tuple[int, int]) -> torch.fx.GraphModule:
-    """The denoising loop of a decoder for one observation as a flat graph, with its sampler's numbers as constants.
+    """The denoising loop of a decoder for one observation as a flat graph, with the sampler's tables as constants.
 
-    Raises UserError if the sampler draws noise of its own.
+    Raises UserError if the sampler draws noise.
     """
     device = next(decoder.parameters()).device
     example = torch.zeros(1, hidden_size, device=device), torch.zeros(1, *chunk_shape, device=device)
     with torch.no_grad():
-        # A sampler looks its steps up in tables, none of which depends on what is denoised: constants all of them.
+        # The sampler's tables do not depend on the chunk, so they become constants.
         graph = make_fx(lambda *inputs: decoder.denoise(*inputs), _error_on_data_dependent_ops=False)(*example)
     if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
-        raise UserError("the noise scheduler draws noise at every step, which a graph cannot; use DDIMScheduler")
+        raise UserError("the noise scheduler draws noise at every step, which a graph cannot do; use DDIMScheduler")
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten._local_scalar_dense.default:
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
-    merged = CSEPass()(graph)  # every step transposes the same weights
+    merged = CSEPass()(graph)  # common subexpressions: every step transposes the same weights
     assert merged is not None
     unrolled = merged.graph_module
     unrolled.recompile()
@@ -67,7 +67,7 @@ def unroll(decoder: ActionDecoder, hidden_size: int, chunk_shape: tuple[int, int
 
 
 def onnx_bytes(model: TinyVLA, cameras: int, image_size: tuple[int, int], state_dim: int) -> bytes:
-    """A TinyVLA's chunk computation in ONNX, one file's content, for images of `cameras` cameras (height, width).
+    """ONNX file content of a TinyVLA's chunk computation, for images (height, width) of `cameras` cameras.
 
     Raises UserError as `ChunkGraph` does.
     """
@@ -104,7 +104,7 @@ def onnx_bytes(model: TinyVLA, cameras: int, image_size: tuple[int, int], state_
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the exporter prints and logs off the screen."""
+    """Suppress the exporter's output and log."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

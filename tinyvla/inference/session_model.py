@@ -1,4 +1,4 @@
-"""An exported model in the place of the one it was made of."""
+"""An exported model in place of the TinyVLA that it was made from."""
 
 import numpy as np
 import torch
@@ -10,15 +10,15 @@ from .sessions import SESSIONS
 
 
 class SessionModel(nn.Module):
-    """What a policy samples from instead of a TinyVLA when another engine computes its chunks, one at a time.
+    """Samples chunks with another engine, one at a time, in place of a TinyVLA.
 
     Args:
-        model: the TinyVLA; its weights are not kept.
+        model: the TinyVLA; its weights are not stored.
         engine: one of SESSIONS.
-        cameras, image_size: number of cameras, and height and width of their pictures.
+        cameras, image_size: number of cameras, and height and width of their images.
         state_dim: size of the state.
 
-    Raises UserError if the model cannot be exported or the engine is not there.
+    Raises UserError if the model cannot be exported or the engine is not installed.
     """
 
     def __init__(self, model: TinyVLA, engine: str, cameras: int, image_size: tuple[int, int], state_dim: int):
@@ -36,7 +36,7 @@ class SessionModel(nn.Module):
         noise: Tensor | None = None,
         known: None = None,
     ) -> Tensor:
-        """As TinyVLA.sample, for a batch of one; an exported model cannot be told what a chunk is to continue."""
+        """As TinyVLA.sample, for a batch of one; exported models do not support `known`."""
         if noise is None:
             noise = torch.randn(len(state), *self.chunk_shape, device=state.device, dtype=state.dtype)
         ids, mask = self._tokenizer([self._prompt(instruction) for instruction in instructions])

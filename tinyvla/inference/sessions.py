@@ -1,4 +1,4 @@
-"""Engines that run an exported model. Imports neither PyTorch nor anything that does."""
+"""Engines that run an exported model. PyTorch is not imported, directly or indirectly."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ def onnxruntime_session(model: bytes | Path, threads: int) -> Session:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that spin while they wait for work would take the cores of whatever else runs between two chunks.
+    # Threads that spin while they wait for work would take the cores of other processes between two chunks.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     source = model if isinstance(model, bytes) else os.fspath(model)
@@ -32,7 +32,7 @@ def openvino_session(model: bytes | Path, threads: int) -> Session:
     with needs_extra("openvino", "runner.runtime=openvino"):
         import openvino
     core = openvino.Core()
-    # It would compute in bfloat16 where the CPU can.
+    # By default it computes in bfloat16 if the CPU supports it.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     compiled = core.compile_model(core.read_model(model), "CPU", options)
     request = compiled.create_infer_request()

@@ -1,4 +1,4 @@
-"""The training loop: reads top to bottom, and is the same for policies and front-ends, on a CPU, a GPU and many."""
+"""The training loop, the same for policies and front-ends, on a CPU, one GPU or several."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from .checkpoint import CheckpointWriter, read_last_state
@@ -17,6 +16,7 @@ from .device import use_threads
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
 from .guard import LossGuard, stop_requests
 from .optimizer import averaged_weights, make_ema, make_schedule
+from .settings import TrainerConfig
 from .timing import StepTimer
 from .tracking import Tracker
 from .trainable import Trainable, step_seed
@@ -24,32 +24,39 @@ from .trainable import Trainable, step_seed
 Validate = Callable[[Path], Mapping[str, float]]
 
 
+class Stopped(KeyboardInterrupt):
+    """The user has stopped a run, and it is saved: it can be resumed."""
+
+
 def fit(
     trainable: Trainable,
-    cfg: DictConfig,
+    trainer: TrainerConfig,
+    run_dir: Path,
+    seed: int,
     accelerator: Accelerator,
     tracker: Tracker,
     validate: Validate | None = None,
     timer: StepTimer | None = None,
 ) -> None:
-    """Train from the start or from the run's newest checkpoint; `checkpoints/best` and `checkpoints/last` are left.
+    """Train from the start or from the run's newest checkpoint; writes `checkpoints/best` and `checkpoints/last`.
 
-    Every step draws its samples and its noise from (seed, step) alone, so a run that was stopped, however roughly, goes
-    on along the very curve of one that was not; and processes that share a batch draw what one process would.
+    Every step draws its samples and its noise from (seed, step) alone. So a run that was stopped, even killed, and
+    resumed computes the same as an uninterrupted one, and processes that share a batch compute the same as one process.
 
     Args:
-        trainable: what is trained.
-        cfg: the run's configuration: trainer, seed, run_dir.
-        tracker: takes the figures.
-        validate: scores what is saved in a folder, and has the averaged weights meanwhile; by `trainable.measure` the
-            highest is the best.
-        timer: measures the parts of the steps.
+        trainable: the module, its batches and how it is saved.
+        trainer: settings of the loop.
+        run_dir: folder of the run, with the checkpoints to resume from.
+        seed: of every random draw.
+        tracker: records the metrics.
+        validate: scores the checkpoint in a folder, which has the averaged weights; the highest score named
+            `trainable.measure` is the best.
+        timer: measures the phases of the steps.
 
-    Raises UserError if the loss is no number or diverges (the batch is saved), and KeyboardInterrupt, once all is
-    saved, if the user stops the run.
+    Raises UserError if the loss is not finite or diverges (the batch is saved), and Stopped, after a checkpoint, if the
+    user stops the run.
     """
-    trainer, run_dir, world = cfg.trainer, Path(cfg.run_dir), accelerator.num_processes
-    module = trainable.module
+    world, module = accelerator.num_processes, trainable.module
     use_threads(accelerator, trainer.num_threads)
     start, best = 0, -math.inf
     if state := read_last_state(run_dir):
@@ -58,12 +65,12 @@ def fit(
     module.train()
     trainable.start(start)
 
-    optimizer = trainable.make_optimizer(trainer)
-    schedule = make_schedule(optimizer, trainer)
+    optimizer = trainable.make_optimizer(trainer.lr, trainer.weight_decay)
+    schedule = make_schedule(optimizer, trainer.steps, trainer.warmup_ratio)
     if trainer.compile:
         module.compile()
     model, optimizer = accelerator.prepare(module, optimizer)
-    sharded = accelerator.is_fsdp2  # the parameters are other ones now
+    sharded = accelerator.is_fsdp2  # which replaces the parameters
     averaged = trainable.averaged_parameters()
     ema = make_ema(list(averaged.values()), trainer.ema_decay)
     guard = LossGuard(run_dir)
@@ -74,11 +81,11 @@ def fit(
         ema.shadow_params = shard_like(ema.shadow_params, list(averaged.values()))
         guard.load_state_dict(state["guard"])
     ema.to(accelerator.device)
-    parts = {"model": module, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
+    stateful = {"model": module, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
 
     def save(step: int, validation_due: bool) -> None:
         nonlocal best
-        state = {name: part.state_dict() for name, part in parts.items()} | {"step": step}
+        state = {name: owner.state_dict() for name, owner in stateful.items()} | {"step": step}
         weights = None
         if sharded:
             state = gather_shards(state)
@@ -90,7 +97,7 @@ def fit(
             with nullcontext() if sharded else averaged_weights(list(averaged.values()), ema):
                 folder = checkpoint.add_model(partial(trainable.save, weights=weights))
                 if validation_due and validate:
-                    scores = {name: float(score) for name, score in validate(folder).items()}  # plain, to be kept
+                    scores = {name: float(score) for name, score in validate(folder).items()}  # not tensors
                     is_best = scores[trainable.measure] >= best
                     best = max(best, scores[trainable.measure])
                     tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
@@ -109,19 +116,19 @@ def fit(
             upcoming = loader.submit(trainable.batch, step + 1)
             timer.lap("data")
 
-            torch.manual_seed(step_seed(cfg.seed, step))
+            torch.manual_seed(step_seed(seed, step))
             batch = trainable.prepare(batch)
             timer.lap("preprocess")
             phase = trainable.phase()
             with draws_of_whole_batch(accelerator, trainer.batch_size):
-                loss, told = model(batch)
+                loss, metrics = model(batch)
             weight = trainable.loss_weight(batch) if world > 1 else 1.0
             sums = accelerator.reduce(torch.stack([loss.detach() * weight, *loss.new_tensor([weight, stop.asked])]))
             mean_loss, stopping = (sums[0] / sums[1]).item(), bool(sums[2])
             guard.check(step, mean_loss, batch, phase)
             timer.lap("forward")
 
-            # Processes average their gradients; those with more to tell count for more.
+            # Processes average their gradients, weighted by their share of the samples.
             accelerator.backward(loss * (weight * world / sums[1]))
             timer.lap("backward")
             grad_norm = accelerator.clip_grad_norm_(model.parameters(), trainer.grad_clip)
@@ -136,16 +143,16 @@ def fit(
             bar.update()
             if _due(done, trainer.log_every) or done == trainer.steps:
                 seconds = sum(timer.seconds.values())
-                figures = {
-                    **(told or {}),
+                metrics = {
+                    **(metrics or {}),
                     "loss": mean_loss,
                     "lr": schedule.get_last_lr()[0],
                     "grad_norm": float(grad_norm),
                     "samples_per_s": (done - logged) * trainer.batch_size * world / seconds,
                     "data_share": timer.seconds["data"] / seconds,
                 }
-                tracker.log(done, {f"train/{name}": value for name, value in figures.items()})
-                bar.set_postfix(loss=f"{mean_loss:.4f}", samples_s=f"{figures['samples_per_s']:.0f}")
+                tracker.log(done, {f"train/{name}": value for name, value in metrics.items()})
+                bar.set_postfix(loss=f"{mean_loss:.4f}", samples_s=f"{metrics['samples_per_s']:.0f}")
                 logged = done
                 timer.restart()
             at_end = done == trainer.steps
@@ -157,9 +164,8 @@ def fit(
                 timer.lap(None)
             if stopping:
                 break
-    if stopping or stop.asked:  # the wish may have come in the last step, after that step looked
-        accelerator.print(f"saved; go on with: python train.py run_dir={run_dir} resume=true")
-        raise KeyboardInterrupt
+    if stopping or stop.asked:  # the request may have come in the last step, after it was checked
+        raise Stopped
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,8 +1,7 @@
 """Learning-rate schedule and averaged weights of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from diffusers.training_utils import EMAModel
 from torch import nn
@@ -11,14 +10,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_cosine_schedule_with_warmup
 
 
-def make_schedule(optimizer: Optimizer, trainer: Mapping[str, Any]) -> LRScheduler:
-    """Every group's rate rises linearly and falls to zero along a cosine."""
-    warmup = round(trainer["warmup_ratio"] * trainer["steps"])
-    return get_cosine_schedule_with_warmup(optimizer, warmup, trainer["steps"])
+def make_schedule(optimizer: Optimizer, steps: int, warmup_ratio: float) -> LRScheduler:
+    """Schedule of the learning rate: rises linearly for a share of the steps, then falls to zero along a cosine."""
+    return get_cosine_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
 
 
 def make_ema(parameters: list[nn.Parameter], decay: float) -> EMAModel:
-    """Exponential moving average of weights. Its first steps average over fewer, so that the start is forgotten."""
+    """Exponential moving average of weights, with a lower decay in the first steps, so that it forgets the start."""
     return EMAModel(parameters, decay=decay, foreach=True)
 
 

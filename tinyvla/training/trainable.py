@@ -1,6 +1,5 @@
 """What the training loop trains: a policy or a front-end, behind one small interface."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,14 @@ class Trainable:
         device = next(self.module.parameters()).device
         return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
-    def make_optimizer(self, trainer: Mapping[str, Any]) -> Optimizer:
-        """The optimizer at the run's rate and weight decay. Default: AdamW, no decay of vectors such as biases."""
+    def make_optimizer(self, lr: float, weight_decay: float) -> Optimizer:
+        """Optimizer with a learning rate and weight decay. Default: AdamW, no decay of vectors such as biases."""
         trainable = [p for p in self.module.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": trainer["weight_decay"]},
+            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return AdamW([group for group in groups if group["params"]], lr=trainer["lr"], fused=True)
+        return AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
         """By name, the trainable parameters that may be replaced by their running averages. Default: all."""

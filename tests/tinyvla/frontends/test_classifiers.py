@@ -51,7 +51,7 @@ def options(task, *settings):
 
 def train(trainable, steps, start=0, lr=2e-3):
     torch.set_num_threads(1)
-    optimizer = trainable.make_optimizer({"lr": lr, "weight_decay": 0.0})
+    optimizer = trainable.make_optimizer(lr=lr, weight_decay=0.0)
     trainable.module.train()
     trainable.start(start)
     for step in range(start, start + steps):

@@ -33,7 +33,7 @@ def fit(trainable, steps):
     """The training loop, as far as a trainable sees it."""
     trainer = trainable._options["trainer"]
     trainable.module.train()
-    optimizer, losses = trainable.make_optimizer(trainer), []
+    optimizer, losses = trainable.make_optimizer(trainer["lr"], trainer["weight_decay"]), []
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=15)
     for step in range(steps):
         torch.manual_seed(step)

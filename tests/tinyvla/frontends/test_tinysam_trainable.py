@@ -36,7 +36,7 @@ def trainable(scenes, **options):
 
 
 def train(trainable, steps):
-    optimizer = trainable.make_optimizer({"lr": 2e-3, "weight_decay": 0.01})
+    optimizer = trainable.make_optimizer(lr=2e-3, weight_decay=0.01)
     trainable.module.train()
     for step in range(steps):
         torch.manual_seed(step)

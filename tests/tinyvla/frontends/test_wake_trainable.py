@@ -62,7 +62,7 @@ def test_processes_share_what_one_would_draw(trainable):
 
 
 def test_it_learns_and_is_saved(trainable, tmp_path):
-    optimizer = trainable.make_optimizer({"lr": 3e-3, "weight_decay": 0.01})
+    optimizer = trainable.make_optimizer(lr=3e-3, weight_decay=0.01)
     trainable.module.train()
     losses = []
     for step in range(60):

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import CLIPModel
 
-from ...augment import augment_images
+from ...augment import AugmentConfig, augment_images
+from ...decoding import decode_section
 from ...errors import UserError
 from ...training import sample_order
 from ...training.trainable import Batch, step_generator
@@ -100,26 +101,27 @@ class ClipTrainable(VisionTrainable):
         draws = torch.rand(size, generator=generator).tolist()
         texts = [texts[int(draw * len(texts))] for texts, draw in zip(wordings, draws, strict=True)]
         learning = max(1.0, self._options["mask_share"] * trainer["steps"])
+        augment = decode_section(AugmentConfig, self._options["augment"], "task.augment")
         return {
-            "pixels": self.frontend.pixels(augment_images(pictures, self._options["augment"], generator)),
+            "pixels": self.frontend.pixels(augment_images(pictures, augment, generator)),
             "ids": self.frontend.ids(texts),
             "progress": step / learning,
         }
 
-    def make_optimizer(self, trainer: Mapping[str, Any]) -> Optimizer:
+    def make_optimizer(self, lr: float, weight_decay: float) -> Optimizer:
         if not self.module.masked:
-            return super().make_optimizer(trainer)
+            return super().make_optimizer(lr, weight_decay)
         odds, multipliers = self.module.masked.mask_parameters()
         apart = {id(parameter) for parameter in (*odds, multipliers)}
         weights = [p for p in self.module.parameters() if id(p) not in apart]
         masks = {"weight_decay": 0.0, "lr": self._options["mask_lr"]}
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": trainer["weight_decay"]},
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
             masks | {"params": odds},
             masks | {"params": [multipliers], "maximize": True},
         ]
-        return AdamW(groups, lr=trainer["lr"], fused=True)
+        return AdamW(groups, lr=lr, fused=True)
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
         # Averages would lag behind masks, which move fast and then stand still.

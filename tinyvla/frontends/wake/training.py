@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...augment import augment_images, random_noise
+from ...augment import AugmentConfig, augment_images, random_noise
+from ...decoding import decode_section
 from ...training.trainable import Batch, step_generator
 from .. import Picture, load_frontend
 from ..training import Figure, LabelledScenes, VisionTrainable
@@ -77,9 +78,11 @@ class WakeTrainable(VisionTrainable):
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
         mirrored = self._own(torch.rand(self._batch_size * self._part[1], 1, 1, 1, generator=generator))[: len(images)]
         images = torch.where(mirrored < 0.5, images.flip(-1), images)
-        augment = self._options["augment"]
+        strengths = dict(self._options["augment"])
+        noise = strengths.pop("noise")
+        augment = decode_section(AugmentConfig, strengths, "task.augment")
         images = augment_images(images, augment, generator, self._part)
-        images = random_noise(images, augment["noise"], generator, self._part)
+        images = random_noise(images, noise, generator, self._part)
         return {"images": images, "person": torch.from_numpy(persons)}
 
     def evaluate(self) -> dict[str, float]:

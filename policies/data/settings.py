@@ -1,0 +1,23 @@
+"""Settings of the training data."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class DatasetConfig:
+    """A LeRobotDataset to train from, instead of collected demonstrations: the section `dataset`.
+
+    Args:
+        repo_id: of the model hub, user/name.
+        root: its folder on this disk.
+        shuffle_buffer: frames that a stream draws its samples from.
+    """
+
+    repo_id: str | None = None
+    root: str | None = None
+    shuffle_buffer: int = 1000
+
+    @property
+    def is_given(self) -> bool:
+        """A dataset is named, so none is collected."""
+        return bool(self.repo_id or self.root)
