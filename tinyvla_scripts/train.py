@@ -1,7 +1,5 @@
 """Collect demonstrations, train a policy, evaluate it and report: python train.py policy=tinyvla env=metaworld."""
 
-from dataclasses import replace
-
 from omegaconf import DictConfig
 
 from configs.app import app
@@ -37,15 +35,15 @@ def train_policy(cfg: DictConfig) -> None:
 
     settings, env = decode_run(as_dict(cfg)), decode_env(as_dict(cfg.env))
     launcher = decode(LauncherConfig, cfg.launcher)
-    options = evaluation.EvaluationOptions.from_section(as_dict(cfg.eval), launcher=launcher)
     check_settings(settings)  # before anything is written
     demos_env = with_randomisation(env, cfg.randomise)
-    evaluation.check_episodes(env, options.episodes)
+    evaluation.check_episodes(env, cfg.eval.episodes)
     accelerator = make_accelerator(cfg.device, settings.trainer.bf16)
+    where = {"launcher": launcher, "device": device_of(accelerator)}
+    options = evaluation.EvaluationOptions.from_section(as_dict(cfg.eval), **where)
     on_first_process(accelerator, lambda: open_run(cfg))
     demos = (demos_env, resolve_tasks(env), cfg.episodes, cfg.seed, settings.data_dir, cfg.workers, launcher)
     dataset = on_first_process(accelerator, lambda: find_dataset(settings, lambda: ensure_dataset(*demos)))
-    options = replace(options, device=device_of(accelerator))
     with Tracker(settings.run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
         validate = evaluation.validator(env, options, settings.trainer.validate_episodes)
         policy = train(settings, dataset, accelerator, tracker, validate)

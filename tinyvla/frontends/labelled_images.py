@@ -135,7 +135,7 @@ def cut_objects(scenes: Any, classes: Sequence[str] | None = None, side: int = 4
         counts = Counter(category for _, category, _ in found)
         classes = sorted(category for category, count in counts.items() if count >= 10)
     if len(classes) < 2:
-        raise UserError("the scenes hold fewer than two categories of objects; make more of them: task.scenes.train=...")
+        raise UserError("the scenes hold fewer than two categories of objects; raise task.scenes.train")
     kept = [each for each in found if each[1] in set(classes)]
     images = np.empty((len(kept), side, side, 3), np.uint8)
     for place, (number, _, box) in enumerate(kept):

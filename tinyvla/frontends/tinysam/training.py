@@ -53,7 +53,8 @@ class SamTrainable(VisionTrainable):
         side, given = model.config.image_size, pictures["train"].images.shape[1]
         if side != given:
             raise UserError(
-                f"the pictures have {given} pixels a side and the segmenter sees {side}; use task.scenes.image_size={side}"
+                f"the pictures have {given} pixels a side and the segmenter sees {side}; "
+                f"use task.scenes.image_size={side}"
             )
         teacher = load_segmenter(options["teacher"]) if options["teacher"] else None
         self.module = SegmenterTraining(model, teacher, options["weights"], options["hard_prompts"])
