@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .asynchronous import AsynchronousRunner
-    from .checkpoints import Pipeline, feature_names, find_checkpoint, load_checkpoint, save_checkpoint_files
-    from .factory import check_policy, decode_policy_config, make_policy, make_processors
+    from .checkpoints import feature_names, find_checkpoint, load_checkpoint, save_checkpoint_files
+    from .factory import Pipeline, check_policy, decode_policy_config, make_policy, make_processors
     from .loading import load_policy, load_runner
     from .runner import PolicyRunner, Runner, RunnerConfig
 
 _MODULES = {
     "asynchronous": ["AsynchronousRunner"],
-    "checkpoints": ["Pipeline", "feature_names", "find_checkpoint", "load_checkpoint", "save_checkpoint_files"],
-    "factory": ["check_policy", "decode_policy_config", "make_policy", "make_processors"],
+    "checkpoints": ["feature_names", "find_checkpoint", "load_checkpoint", "save_checkpoint_files"],
+    "factory": ["Pipeline", "check_policy", "decode_policy_config", "make_policy", "make_processors"],
     "loading": ["load_policy", "load_runner"],
     "runner": ["PolicyRunner", "Runner", "RunnerConfig"],
 }

@@ -25,7 +25,7 @@ from .runner import Runner
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
 
-    from .checkpoints import Pipeline
+    from .factory import Pipeline
 
 _SHORTEST_FADE = 4  # control steps, if the old chunk is almost over and its last action is held
 _SWITCH_INTERVAL = 0.5e-3  # seconds; by default a ready thread waits up to 5 ms for another one

@@ -10,10 +10,9 @@ from tinyvla.files import model_in, write_whole
 
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
-    from lerobot.processor import PolicyProcessorPipeline
     from torch import Tensor
 
-type Pipeline = PolicyProcessorPipeline[Any, Any]
+    from .factory import Pipeline
 
 FEATURE_NAMES = "feature_names.json"  # beside LeRobot's files of a checkpoint, which hold sizes only
 

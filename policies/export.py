@@ -13,7 +13,8 @@ from tinyvla.errors import UserError
 from tinyvla.inference.exported import DESCRIPTION_FILE, MODEL_FILE
 from tinyvla.inference.graph import OPSET, onnx_bytes
 
-from .checkpoints import Pipeline, find_checkpoint, load_checkpoint
+from .checkpoints import find_checkpoint, load_checkpoint
+from .factory import Pipeline
 from .runtimes import adapt_policy, input_sizes
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
 

@@ -21,8 +21,9 @@ from .tinyvla import TinyVLAConfig
 if TYPE_CHECKING:
     from lerobot.datasets import LeRobotDatasetMetadata
     from lerobot.policies import PreTrainedPolicy
+    from lerobot.processor import PolicyProcessorPipeline
 
-    from .checkpoints import Pipeline
+type Pipeline = PolicyProcessorPipeline[Any, Any]
 
 # The options of policies that installed packages add. LeRobot finds their network and pipelines by its own convention:
 # modeling_<name>.py and processor_<name>.py beside configuration_<name>.py.

@@ -14,7 +14,6 @@ from tinyvla.errors import UserError, one_line
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
 
-PREFIX = "offline/"  # of the names of models that are made on this machine, see `offline_models`
 FOLDER = "models"  # of a checkpoint
 
 # By policy: the fields of its configuration that name a model, and the model's folder in a checkpoint. The last one has
@@ -30,9 +29,9 @@ def resolve_models(config: PreTrainedConfig) -> None:
 
     Raises UserError for an unknown one.
     """
-    from .offline_models import offline_model
-
     for field in _MODELS.get(config.type, ()):
+        from .offline_models import PREFIX, offline_model  # imports transformers, and most policies need none
+
         name = getattr(config, field)
         if name.startswith(PREFIX):
             setattr(config, field, str(offline_model(name)))

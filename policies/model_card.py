@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lerobot.datasets import LeRobotDatasetMetadata
     from lerobot.policies import PreTrainedPolicy
 
-    from .training import RunSettings
+    from .training.settings import RunSettings
 
 CARD = "README.md"
 _HEAD = """| environment | tasks | split, seed | shift | successes | success rate | 95% interval |

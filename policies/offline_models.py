@@ -27,9 +27,8 @@ from transformers import (
 
 from tinyvla.errors import UserError
 
-from .hub_models import PREFIX
-
 HOME = Path(HF_HOME) / "tinyvla"  # beside the models of the hub
+PREFIX = "offline/"  # of the names of these models
 
 # Each of these words is one token; other words are several.
 _WORDS = (

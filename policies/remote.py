@@ -30,7 +30,8 @@ with needs_extra("robot", "a policy server"):
     from lerobot.transport.utils import grpc_channel_options, send_bytes_in_chunks
 
 from .asynchronous import AsynchronousRunner, Chunk
-from .checkpoints import Pipeline, find_checkpoint
+from .checkpoints import find_checkpoint
+from .factory import Pipeline
 
 _ANSWER_TIMEOUT = 10.0  # seconds for a chunk, and for the first contact
 _LOAD_TIMEOUT = 600.0  # seconds to load a policy

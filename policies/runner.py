@@ -15,7 +15,7 @@ from tinyvla.errors import UserError
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
 
-    from .checkpoints import Pipeline
+    from .factory import Pipeline
 
 
 @dataclass

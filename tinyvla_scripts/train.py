@@ -29,8 +29,7 @@ def train_policy(cfg: DictConfig) -> None:
     from envs.launcher import LauncherConfig
     from envs.report import describe, write_report
     from envs.shifts import with_randomisation
-    from policies.data import find_dataset
-    from policies.training import check_settings, decode_run, train
+    from policies.training import check_settings, decode_run, find_dataset, train
     from tinyvla.training import Tracker, device_of, make_accelerator, on_first_process, open_run
 
     settings, env = decode_run(as_dict(cfg)), decode_env(as_dict(cfg.env))
@@ -39,8 +38,8 @@ def train_policy(cfg: DictConfig) -> None:
     demos_env = with_randomisation(env, cfg.randomise)
     evaluation.check_episodes(env, cfg.eval.episodes)
     accelerator = make_accelerator(cfg.device, settings.trainer.bf16)
-    where = {"launcher": launcher, "device": device_of(accelerator)}
-    options = evaluation.EvaluationOptions.from_section(as_dict(cfg.eval), **where)
+    workers = {"launcher": launcher, "device": device_of(accelerator)}
+    options = evaluation.EvaluationOptions.from_section(as_dict(cfg.eval), **workers)
     on_first_process(accelerator, lambda: open_run(cfg))
     demos = (demos_env, resolve_tasks(env), cfg.episodes, cfg.seed, settings.data_dir, cfg.workers, launcher)
     dataset = on_first_process(accelerator, lambda: find_dataset(settings, lambda: ensure_dataset(*demos)))

@@ -2,7 +2,7 @@
 
 from .batches import TrainingData, instructions_of
 from .features import cache_features, cache_frontends
-from .frames import cache_frames, find_dataset, open_dataset
+from .frames import cache_frames, open_dataset
 from .settings import DatasetConfig
 from .streaming import open_metadata, stream_batches
 
@@ -12,7 +12,6 @@ __all__ = [
     "cache_features",
     "cache_frames",
     "cache_frontends",
-    "find_dataset",
     "instructions_of",
     "open_dataset",
     "open_metadata",

@@ -2,10 +2,9 @@
 
 import functools
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,11 +17,6 @@ from tqdm import tqdm
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import fill_folder
 
-from .streaming import READ_ERRORS, no_dataset
-
-if TYPE_CHECKING:
-    from ..training import RunSettings
-
 _SPAN = 64  # frames that are decoded together
 
 
@@ -33,25 +27,6 @@ def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = N
     except (OSError, ValueError, KeyError, DatasetsError) as error:
         reason = one_line(error.__cause__ or error)
         raise UserError(f"{root} is not a readable LeRobotDataset ({reason}); delete it and collect again") from error
-
-
-def find_dataset(settings: "RunSettings", collect: Callable[[], Path]) -> Path | None:
-    """Folder of a run's dataset: the named one, downloaded to `settings.data_dir` if necessary, else `collect()`.
-
-    None if it is streamed. Raises UserError if there is no dataset of that name.
-    """
-    dataset = settings.dataset
-    if not dataset.is_given:
-        return collect()
-    if settings.trainer.streaming:
-        return None
-    if dataset.root:
-        return Path(dataset.root)
-    repo_id = str(dataset.repo_id)
-    try:
-        return LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
-    except READ_ERRORS as error:
-        raise no_dataset(repo_id, error) from error
 
 
 def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]:

@@ -32,6 +32,7 @@ from ..data import (
     open_metadata,
     stream_batches,
 )
+from ..data.streaming import READ_ERRORS, no_dataset
 from ..factory import make_policy, make_processors
 from ..model_card import write_model_card
 from ..tinyvla.modeling_tinyvla import TinyVLAPolicy
@@ -57,6 +58,25 @@ def train(
     trainable = PolicyTrainable(settings, dataset_root, accelerator)
     fit(trainable, settings.trainer, settings.run_dir, settings.seed, accelerator, tracker, validate, timer)
     return find_checkpoint(settings.run_dir)
+
+
+def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | None:
+    """Folder of a run's dataset: the named one, downloaded to `settings.data_dir` if necessary, else `collect()`.
+
+    None if it is streamed. Raises UserError if there is no dataset of that name.
+    """
+    dataset = settings.dataset
+    if not dataset.is_given:
+        return collect()
+    if settings.trainer.streaming:
+        return None
+    if dataset.root:
+        return Path(dataset.root)
+    repo_id = str(dataset.repo_id)
+    try:
+        return LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
+    except READ_ERRORS as error:
+        raise no_dataset(repo_id, error) from error
 
 
 def make_optimizer(policy: PreTrainedPolicy, lr: float, weight_decay: float) -> Optimizer:
