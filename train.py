@@ -1,4 +1,4 @@
-"""Collect what is missing, train a policy, evaluate it, report: python train.py policy=tinyvla env=metaworld."""
+"""Collect demonstrations, train a policy, evaluate it and report: python train.py policy=tinyvla env=metaworld."""
 
 from tinyvla_scripts.train import main
 
