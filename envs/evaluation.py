@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from policies import find_checkpoint, load_policy
+from policies import Runner, find_checkpoint, load_policy
 from policies.model_card import add_evaluation
 from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
@@ -121,7 +121,7 @@ def run_jobs(
 
 
 def evaluate(
-    policy: PolicyRunner | Path | str,
+    policy: Runner | Path | str,
     env: EnvConfig | str,
     options: EvaluationOptions | None = None,
     run_dir: Path | None = None,

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from omegaconf import OmegaConf
-from policies.training.policy import make_optimizer
+from policies.training.trainable import make_optimizer
 from safetensors.torch import load_file
 from test_factory import act
 from test_runner import observation
