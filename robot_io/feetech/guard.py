@@ -1,7 +1,7 @@
-"""A process that lets go of an arm whose control program has died or hangs.
+"""Process that releases an arm whose control program has died or hangs.
 
-An STS3215 has no watchdog: it holds the last goal that it was given, with torque, until it is told otherwise. A program
-that was killed tells it nothing, so another one has to, which lives as long as the machine does.
+An STS3215 has no watchdog: it holds its last goal, with torque, until it receives another instruction. A program that
+was killed sends none, so a second process does, which lives as long as the machine.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import termios
 import time
@@ -17,119 +16,111 @@ from collections.abc import Iterator, Sequence
 
 import serial
 
+from tinyvla.processes import ChildProcess, report_ready
+
 from ..torque import GAP_S, TIMES
 from .protocol import BROADCAST, Instruction, Packet, Parser, pack
 from .registers import REGISTERS
 
-_READY, _BEAT, _WATCH, _PAUSE, _LEAVE = "ready", b".", b"1", b"0", b"q"
+_BEAT, _WATCH, _PAUSE, _LEAVE = b".", b"1", b"0", b"q"
 _TORQUE = REGISTERS["Torque_Enable"].address
 _BAUD_RATE = 1_000_000
 _PATIENCE = 0.03  # seconds that a servo has to answer
-_TRIES_S = 10.0  # seconds for which servos that do not answer, or a port that is gone, are tried again
-_LOOK = 0.05  # seconds between two looks at the clock
+_TRIES_S = 10.0  # seconds for which silent servos, or a port that is gone, are tried again
+_POLL = 0.05  # seconds between two looks at the clock
 
 
 class Guard:
-    """Cuts the torque of the servos on a port once this process has died, or a loop that it watches over hangs.
+    """Guard that cuts the torque of the servos on a port once this process has died, or a loop under watch hangs.
 
     Args:
         port: of the servos.
         ids: of the servos.
-        delay_s: from this process's death, or from when a loop counts as hanging, until the torque is cut.
-        silence_s: a loop that gives no sign of life for so long hangs.
+        delay_s: seconds until the torque is cut, from the death of this process or from the time a loop hangs.
+        silence_s: seconds without a sign of life after which a loop hangs.
     """
 
     def __init__(self, port: str, ids: Sequence[int], delay_s: float, silence_s: float) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from robot_io.feetech.guard import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # what ends this process must not end it
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        self._process = ChildProcess(serve)
         self._pipe = self._process.stdin.fileno()
         os.write(self._pipe, json.dumps([port, list(ids), delay_s, silence_s]).encode() + b"\n")
-        if self._process.stdout.readline().decode().strip() != _READY:
-            raise RuntimeError("the process that guards the arm has not started")
+        self._process.wait_until_ready("the process that guards the arm")
         os.set_blocking(self._pipe, False)
 
     def __enter__(self) -> "Guard":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """There is nothing left to guard, unless Ctrl-C has interrupted who was to let go of the arm."""
+        """Dismiss the guard, unless Ctrl-C has interrupted the code that was to release the arm."""
         dismissed = kind is None or issubclass(kind, Exception)
         if dismissed:
-            self._tell(_LEAVE)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        if dismissed:
-            self._process.wait()
+            self._send(_LEAVE)
+            self._process.close()
+        else:  # the guard works on while this process ends
+            self._process.stdin.close()
+            self._process.stdout.close()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Expect signs of life for the while."""
-        self._tell(_WATCH)
+        """Watch the loop inside the block, which has to give signs of life."""
+        self._send(_WATCH)
         try:
             yield
         finally:
-            self._tell(_PAUSE)
+            self._send(_PAUSE)
 
     def beat(self) -> None:
-        """A sign of life."""
-        self._tell(_BEAT)
+        """Give a sign of life."""
+        self._send(_BEAT)
 
-    def _tell(self, what: bytes) -> None:
+    def _send(self, message: bytes) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._pipe, what)
+            os.write(self._pipe, message)
 
 
 def serve() -> None:
-    """The process."""
+    """Run the process: its settings come as one line of JSON, then the messages of a `Guard`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the other process has
     port, ids, delay_s, silence_s = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[union-attr]
-    print(_READY, flush=True)
+    report_ready()
     watch(sys.stdin.fileno(), port, ids, delay_s, silence_s)
 
 
 def watch(pipe: int, port: str, ids: Sequence[int], delay_s: float, silence_s: float) -> None:
-    """Listen to a `Guard` until it leaves, and let go of the arm when it falls silent."""
-    watching, heard = False, time.monotonic()
+    """Listen to a `Guard` until it leaves, and release the arm when it falls silent."""
+    watching, heard_at = False, time.monotonic()
     while True:
-        if select.select([pipe], [], [], _LOOK)[0]:
-            told = os.read(pipe, 4096)
-            heard = time.monotonic()
-            if told.endswith(_LEAVE):
+        if select.select([pipe], [], [], _POLL)[0]:
+            messages = os.read(pipe, 4096)
+            heard_at = time.monotonic()
+            if messages.endswith(_LEAVE):
                 return
-            if not told:
+            if not messages:
                 time.sleep(delay_s)
                 let_go(port, ids)
                 return
-            if calls := told.replace(_BEAT, b""):
+            if calls := messages.replace(_BEAT, b""):
                 watching = calls.endswith(_WATCH)
-        elif watching and time.monotonic() - heard > silence_s + delay_s:
+        elif watching and time.monotonic() - heard_at > silence_s + delay_s:
             let_go(port, ids)
-            watching = False  # once: a loop that comes to life again finds its arm limp, and stops
+            watching = False  # once: a loop that works again finds its arm limp, and stops
 
 
 def let_go(port: str, ids: Sequence[int], tries_s: float = _TRIES_S) -> list[int]:
-    """Cut the torque of servos, again and again until each has said that it is off; those that never did."""
+    """Cut the torque of servos, again and again until each confirms it; returns the ids of those that never did."""
     left, end = list(ids), time.monotonic() + tries_s
     while left and time.monotonic() < end:
         with contextlib.suppress(OSError, termios.error), serial.Serial(port, _BAUD_RATE, timeout=_PATIENCE) as line:
             while left and time.monotonic() < end:
                 _switch_off(line)
                 left = [servo for servo in left if not _is_off(line, servo)]
-        time.sleep(_LOOK)
+        time.sleep(_POLL)
     return left
 
 
 def _switch_off(line: serial.Serial) -> None:
-    """What `robot_io.torque.cut_torque` does, without LeRobot, which takes seconds to import."""
+    """Cut the torque as `robot_io.torque.cut_torque`, without LeRobot, which takes seconds to import."""
     for _ in range(TIMES):
         line.write(pack(Packet(BROADCAST, Instruction.WRITE, bytes([_TORQUE, 0]))))
         time.sleep(GAP_S)

@@ -2,11 +2,8 @@
 
 import contextlib
 import json
-import os
 import pickle
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyvla.errors import UserError
+from tinyvla.processes import ChildProcess
 
-from .writer import EPISODE_ENDS, READY, Plan
+from .writer import EPISODE_ENDS, READY, Plan, serve
 
 if TYPE_CHECKING:  # the writer's process needs none of it
     from ..deployment.episodes import Episode, Tick
@@ -58,19 +56,12 @@ class Recorder:
         self._result: dict[str, Any] | None = None
         self._instruction = ""
         plan = Plan(root.absolute(), tuple(joints), dict(cameras), round(rate_hz), robot_type)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from robot_io.recording.writer import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C is for the run; the writer ends when the run has
-        )
+        self._process = ChildProcess(serve)
         self._queue: queue.Queue[Any] = queue.Queue(_WAITING)
         self._sender = threading.Thread(target=self._send, name="recorder", daemon=True)
         self._queue.put(plan)
         self._sender.start()
         # Only now may an arm move: the process takes seconds to start, and nothing of what it does is to be lost.
-        assert self._process.stdout is not None
         if (answer := self._process.stdout.readline().decode().strip()) != READY:
             self.close()
             raise UserError(f"{root} cannot be recorded: {_error_in(answer)}; choose another run_dir, or record=false")
@@ -107,7 +98,6 @@ class Recorder:
         if self._result is None:
             self._queue.put(None)
             self._sender.join()
-            assert self._process.stdout is not None
             answer = self._process.stdout.read()
             self._process.stdout.close()
             self._process.wait()
@@ -121,7 +111,6 @@ class Recorder:
 
     def _send(self) -> None:
         stream = self._process.stdin
-        assert stream is not None
         working = True
         while (message := self._queue.get()) is not None:
             try:

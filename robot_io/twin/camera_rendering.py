@@ -1,10 +1,8 @@
 """Rendering of the twin's cameras in a process of its own, so that the bus never waits for an image."""
 
-import os
 import pickle
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
@@ -18,10 +16,10 @@ import numpy as np
 
 from tinyvla.arms.simulated import ArmScene, SceneFactory
 from tinyvla.errors import UserError
+from tinyvla.processes import ChildProcess, report_ready
 
 from ..frames import FrameWriter
 
-READY = "ready"
 SHARED_FILE = "scene"
 _DATA = ("qpos", "mocap_pos", "mocap_quat")
 _MODEL = ("body_pos", "body_quat")  # of bodies that an episode places though they do not move in it
@@ -50,27 +48,15 @@ class CameraProcess:
     def __init__(self, scene: SceneFactory, cameras: Mapping[str, CameraView], folder: Path):
         self.cameras = list(cameras)
         self._folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from robot_io.twin.camera_rendering import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # it ends when the twin does
-        )
-        self._send((scene, dict(cameras), folder))
+        self._process = ChildProcess(serve)
+        self._process.send((scene, dict(cameras), folder))
 
     def open(self, scene: ArmScene) -> None:
         """Wait for the first images. Raises UserError if the scene cannot be drawn."""
         self._shared = SharedScene(self._folder / SHARED_FILE, scene.model, len(self.cameras), create=True)
         self.show(scene)
-        self._send(None)
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline().decode().strip()
-        if answer != READY:
-            self.close()
-            if answer:
-                raise UserError(answer)
-            raise RuntimeError(f"the process that draws ended with exit code {self._process.returncode}")
+        self._process.send(None)
+        self._process.wait_until_ready("the process that draws the cameras")
 
     @property
     def failed(self) -> bool:
@@ -86,18 +72,7 @@ class CameraProcess:
         self._shared.faults[fault][camera] = value
 
     def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait()
-
-    def _send(self, message: Any) -> None:
-        assert self._process.stdin is not None
-        try:
-            pickle.dump(message, self._process.stdin)
-            self._process.stdin.flush()
-        except BrokenPipeError:  # the process has ended, and its answer says why
-            pass
+        self._process.close()
 
 
 class SharedScene:
@@ -214,7 +189,7 @@ def serve() -> None:
     except UserError as error:
         print(error, flush=True)
         return
-    print(READY, flush=True)
+    report_ready()
     while not select.select([sys.stdin], [], [], max(0.0, loop.next_due - time.perf_counter()))[0]:
         loop.draw_next()
     scene.close()

@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import os
 import pickle
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -17,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from tinyvla.errors import UserError
+from tinyvla.processes import ChildProcess, report_ready
 
 from .commands import SOCKET
 from .settings import TwinSettings
 from .twin import Twin
 
-_READY = "ready"
 _TIMEOUT = 10.0  # seconds to wait for an answer
 
 
@@ -121,33 +119,17 @@ def _thread(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
 
 @contextlib.contextmanager
 def _process(settings: TwinSettings, folder: Path) -> Iterator[TwinControl]:
-    # multiprocessing would import the main module of the caller, with all that it needs, in the process of the twin.
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from robot_io.twin.client import _serve; _serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        start_new_session=True,  # Ctrl-C is for the caller, which may need the arm to stop it
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    process = ChildProcess(_serve)
     try:
-        pickle.dump((settings, folder), process.stdin)
-        process.stdin.flush()
-        answer = process.stdout.readline().decode().strip()
-        if answer != _READY:
-            if process.wait() == 0:
-                raise UserError(answer)
-            raise RuntimeError(f"the twin's process ended with exit code {process.returncode} before it was ready")
+        process.send((settings, folder))
+        process.wait_until_ready("the twin's process")
         control = TwinControl(folder)
         try:
             yield control
         finally:
             control.close()
     finally:
-        process.stdin.close()  # which ends it
-        process.wait()
-        process.stdout.close()
+        process.close()
 
 
 def _serve() -> None:
@@ -156,7 +138,7 @@ def _serve() -> None:
     try:
         twin = Twin(settings, folder)
     except UserError as error:
-        print(error)
+        print(error, flush=True)
         return
 
     def wait_for_owner() -> None:
@@ -164,5 +146,5 @@ def _serve() -> None:
         twin.stop()
 
     threading.Thread(target=wait_for_owner, daemon=True).start()
-    twin.run(ready=lambda: print(_READY, flush=True))
+    twin.run(ready=report_ready)
     shutil.rmtree(folder, ignore_errors=True)
