@@ -1,4 +1,4 @@
-"""The one registry mechanism: names of ours, and names that installed packages add through entry points."""
+"""Registry of parts by name: those of this repository, and those that installed packages add."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -9,7 +9,7 @@ from .errors import UserError, did_you_mean, one_line
 
 
 class Registry:
-    """Objects by name, imported when they are first needed.
+    """Objects by name, imported on first use.
 
     A package installed beside this one adds names through entry points:
 
@@ -19,18 +19,18 @@ class Registry:
     Args:
         kind: the noun for messages, such as "backbone".
         group: the group of entry points.
-        builtin: "module:attribute" by name, of this repository.
+        builtin: "module:attribute" by name, for the parts of this repository.
     """
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, str]):
         self.kind, self.group, self.builtin = kind, group, dict(builtin)
 
     def names(self) -> list[str]:
-        """All names, ours first. Nothing is imported."""
+        """All names, those of this repository first. Nothing is imported."""
         return list(dict.fromkeys([*self.builtin, *(entry.name for entry in entry_points(group=self.group))]))
 
     def load(self, name: str) -> Any:
-        """Object of a name; ours wins over an entry point of the same name.
+        """Object of a name; a part of this repository takes precedence over an entry point of the same name.
 
         Raises UserError for an unknown name, naming the nearest, and for an entry point that cannot be imported.
         """
@@ -49,5 +49,5 @@ class Registry:
         raise UserError(f"unknown {self.kind} '{name}'; {did_you_mean(name, self.names())}")
 
     def load_all(self) -> dict[str, Any]:
-        """Every object by name. Raises UserError as `load`."""
+        """Every object by name. Raises UserError as `load` does."""
         return {name: self.load(name) for name in self.names()}
