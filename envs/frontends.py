@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from policies import find_checkpoint
+from policies.model_card import write_frontend_card
 from tinyvla.decoding import decode_section
 from tinyvla.files import write_whole
 from tinyvla.frontends.registry import make_trainable
@@ -45,6 +46,7 @@ def train_frontend(cfg: DictConfig) -> None:
         result = {"kind": "frontend", "task": task["name"], "checkpoint": str(best), "machine": platform.machine()}
         result |= test(trainable)
         write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
+        write_frontend_card(best, config, result)
         for caption, picture in trainable.examples().items():
             write_picture(run_dir / PICTURES / f"{caption.replace(' ', '-')}.png", picture)
         tracker.log_result({"score": result["score"]}, [], best)

@@ -61,8 +61,9 @@ def write_model_card(
         "demonstrations": f"{dataset.total_episodes} episodes, {dataset.total_frames} frames, {dataset.fps} Hz",
         "instructions": shown,
         "training": f"{trainer.steps} steps, batches of {trainer.batch_size}, seed {settings.seed}",
-        "command": f"`{settings.command}`",
     }
+    if settings.command:
+        values["command"] = f"`{settings.command}`"
     rows = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in values.items())
     text = _TEXT.format(type=config.type, dataset=dataset.repo_id, rows=rows, keys=", ".join(keys), head=_HEAD)
     return write_whole(folder / CARD, text)
@@ -82,3 +83,24 @@ def add_evaluation(checkpoint: Path, environment: str, result: Mapping[str, Any]
         if _HEAD in text:
             lines = [line for line in text.splitlines(keepends=True) if not line.startswith(setting)]
             write_whole(checkpoint / CARD, "".join(lines) + row)
+
+
+def write_frontend_card(folder: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> Path:
+    """Write the card of a front-end: `run` holds the settings of config.yaml, `result` the content of eval.json."""
+    name, scenes, trainer = result["task"], run["task"].get("scenes"), run["trainer"]
+    data = f"{scenes['train']} generated images ({scenes['kind']})" if scenes else "see the settings of the run"
+    lines = ["---", f"tags: [robotics, tinyvla, {name}]", "---", f"# {name}", ""]
+    lines += ["| | |", "|---|---|", f"| data | {data} |"]
+    lines += [f"| training | {trainer['steps']} steps, batches of {trainer['batch_size']}, seed {run['seed']} |"]
+    lines += [f"| command | `{run['command']}` |"] if run.get("command") else []
+    lines += ["", "## Run it", "", "```bash"]
+    if name in ("cct", "tinyvit"):
+        lines += [f"python train.py policy=tinyvla backbone.vision={run['task']['model']} \\"]
+        lines += ["    backbone.vision_pretrained=<this folder>"]
+    else:
+        lines += [f"python perceive.py frontend={name} frontend.{name}.checkpoint=<this folder> source=photo.png"]
+    lines += ["```", "", "## Test", "", "| figure | value | n | 95% interval |", "|---|---|---|---|"]
+    for figure, values in result["figures"].items():
+        interval = "–".join(f"{bound:.3f}" for bound in values.get("ci95") or [])
+        lines.append(f"| {figure} | {values['value']:.3f} | {values.get('n', '')} | {interval} |")
+    return write_whole(folder / CARD, "\n".join(lines) + "\n")

@@ -3,7 +3,7 @@
 from tiny import run_config, tiny_policy
 
 from configs.composing import as_dict
-from policies.model_card import CARD, add_evaluation, write_model_card
+from policies.model_card import CARD, add_evaluation, write_frontend_card, write_model_card
 from policies.training import decode_run
 
 RUN = decode_run(as_dict(run_config()) | {"seed": 3, "command": "python train.py policy=tinyvla"})
@@ -43,3 +43,12 @@ def test_evaluations_are_rows_and_a_repeated_one_replaces_the_first(tmp_path, da
 def test_a_checkpoint_without_a_card_gets_none(tmp_path):
     add_evaluation(tmp_path, "metaworld", RESULT)
     assert not (tmp_path / CARD).exists()
+
+
+def test_a_front_end_has_a_card_with_its_test(tmp_path):
+    run = {"trainer": {"steps": 10, "batch_size": 4}, "seed": 3, "task": {"scenes": {"kind": "table", "train": 400}}}
+    result = {"task": "tinysam", "figures": {"iou_point": {"value": 0.69, "n": 571, "ci95": [0.668, 0.712]}}}
+    text = write_frontend_card(tmp_path, run, result).read_text()
+    assert "| data | 400 generated images (table) |" in text
+    assert "frontend.tinysam.checkpoint=<this folder>" in text
+    assert "| iou_point | 0.690 | 571 | 0.668–0.712 |" in text
