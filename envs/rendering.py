@@ -1,4 +1,4 @@
-"""Headless MuJoCo rendering: chooses a GL backend when imported, and draws camera pictures fast."""
+"""Headless MuJoCo rendering: chooses a GL backend when imported, and draws camera images fast."""
 
 import atexit
 import importlib
@@ -70,7 +70,7 @@ class Prop(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """All that a camera sees of a model, in pictures of one size.
+    """All that a camera sees of a model, in images of one size.
 
     image: uint8 (S, S, 3). depth: float32 (S, S), metres along the camera's axis. geoms: int32 (S, S), the geom that is
     seen, -1 for none.
@@ -82,11 +82,11 @@ class Survey(NamedTuple):
 
 
 class CameraRenderer:
-    """Draws named cameras of one MuJoCo model as square RGB pictures. `close()` frees its GL context.
+    """Draws named cameras of one MuJoCo model as square RGB images. `close()` frees its GL context.
 
     Args:
         model: the MuJoCo model; with `fast` its shadow and multisampling quality is set to zero.
-        size: side of a picture in pixels.
+        size: side of an image in pixels.
         fast: leave out shadows, reflections, skybox and multisampling. False keeps the stock look.
     """
 
@@ -107,7 +107,7 @@ class CameraRenderer:
                 self._renderer.scene.flags[flag] = 0
 
     def draw(self, data: mujoco.MjData, camera: str, props: Iterable[Prop] = ()) -> np.ndarray:
-        """One picture, uint8 (size, size, 3)."""
+        """One image, uint8 (size, size, 3)."""
         self._renderer.update_scene(data, camera)
         scene = self._renderer.scene
         for prop in props:
@@ -119,7 +119,7 @@ class CameraRenderer:
         return self._renderer.render()
 
     def survey(self, data: mujoco.MjData, camera: str, groups: Iterable[int] = (0, 1, 2)) -> Survey:
-        """Picture, depth and which geom is where, of geoms in some groups. Two passes: depth comes with the geoms."""
+        """Image, depth and which geom is where, of geoms in some groups. Two passes: depth comes with the geoms."""
         renderer, scene, option = self._renderer, self._renderer.scene, mujoco.MjvOption()
         option.geomgroup[:] = 0
         option.geomgroup[list(groups)] = 1
@@ -135,7 +135,7 @@ class CameraRenderer:
         model = renderer.model
         near, far = (model.stat.extent * clip for clip in (model.vis.map.znear, model.vis.map.zfar))
         metres = near * far / (near + depth * (far - near))  # the buffer is 1 at the near plane and 0 at the far one
-        shown = np.full(scene.ngeom + 1, -1, np.int32)  # by the number in the picture, which is 0 for nothing
+        shown = np.full(scene.ngeom + 1, -1, np.int32)  # by the number in the image, which is 0 for nothing
         for geom in scene.geoms[: scene.ngeom]:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
                 shown[geom.segid + 1] = geom.objid
@@ -154,7 +154,7 @@ class CameraRenderer:
 
 
 class CameraRenderers:
-    """An environment's renderers, one a picture size, each made on first use: in the process that draws.
+    """An environment's renderers, one an image size, each made on first use: in the process that draws.
 
     props: what is drawn besides the model.
 
@@ -169,7 +169,7 @@ class CameraRenderers:
         self._changed: dict[int, tuple[set[int], set[int]]] = {}  # textures and meshes, by the size that has old ones
 
     def draw(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
-        """One picture, uint8 (size, size, 3)."""
+        """One image, uint8 (size, size, 3)."""
         if size not in self._renderers:
             self._renderers[size] = CameraRenderer(self._model, size, self._fast)
         elif size in self._changed:

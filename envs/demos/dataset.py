@@ -85,8 +85,8 @@ def check_dataset(root: Path) -> None:
 
 def _features(robot: Embodiment, cameras: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     size = next(iter(cameras.values())).shape[1]
-    picture = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
-    return {f"observation.images.{camera}": picture for camera in cameras} | {
+    image = {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
+    return {f"observation.images.{camera}": image for camera in cameras} | {
         "observation.state": {"dtype": "float32", "shape": (len(robot.state_names),), "names": robot.state_names},
         "action": {"dtype": "float32", "shape": (len(robot.action_names),), "names": robot.action_names},
     }
@@ -124,9 +124,9 @@ def _write_episodes(root: Path, files: list[Path], robot: Embodiment) -> int:
                 encoder_threads=1,
             )
         for step in range(len(demo.action)):
-            pictures = {f"observation.images.{camera}": frames[step] for camera, frames in demo.images.items()}
+            images = {f"observation.images.{camera}": frames[step] for camera, frames in demo.images.items()}
             values = {"observation.state": demo.state[step], "action": demo.action[step], "task": demo.instruction}
-            dataset.add_frame(pictures | values)
+            dataset.add_frame(images | values)
         dataset.save_episode()
     dataset.finalize()
     return dataset.meta.total_frames
@@ -177,13 +177,13 @@ def _hush_libraries() -> None:
 
 @contextlib.contextmanager
 def _lean_writer() -> Iterator[None]:
-    """LeRobot's writer without what takes it two thirds of its time on small pictures that are stored as video.
+    """LeRobot's writer without what takes it two thirds of its time on small images that are stored as video.
 
-    It puts every pixel of every frame into the statistics; one in sixteen says the same (of large pictures it leaves
-    out as many itself). And it looks through every row for pictures to embed, of which there are none.
+    It puts every pixel of every frame into the statistics; one in sixteen says the same (of large images it leaves
+    out as many itself). And it looks through every row for images to embed, of which there are none.
     """
     with (
-        patch("lerobot.datasets.compute_stats.auto_downsample_height_width", lambda picture: picture[:, ::4, ::4]),
+        patch("lerobot.datasets.compute_stats.auto_downsample_height_width", lambda image: image[:, ::4, ::4]),
         patch("lerobot.datasets.dataset_writer.embed_images", lambda table: table),
     ):
         yield

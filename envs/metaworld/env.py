@@ -1,4 +1,4 @@
-"""One Meta-World v3 task as a Gymnasium environment: camera pictures, proprioception and an instruction."""
+"""One Meta-World v3 task as a Gymnasium environment: camera images, proprioception and an instruction."""
 
 import warnings
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class MetaWorldEnv(Environment):
     Args:
         task: one of the 50 tasks, such as drawer-open-v3.
         cameras: names out of CAMERAS.
-        image_size: side of the square pictures in pixels.
+        image_size: side of the square images in pixels.
         render: "fast", or "faithful" for Meta-World's stock look.
         max_steps: at most 500, Meta-World's own limit.
     """
@@ -122,7 +122,7 @@ class MetaWorldEnv(Environment):
         return np.asarray(self._expert.get_action(self._full_state), dtype=np.float32)
 
     def render(self) -> np.ndarray:
-        """A picture for people, uint8 (256, 256, 3), of the first camera."""
+        """An image for people, uint8 (256, 256, 3), of the first camera."""
         return self._look(self.cameras[0], self.RENDER_SIZE)
 
     @property
@@ -144,5 +144,5 @@ class MetaWorldEnv(Environment):
         self._sim.close()
 
     def _look(self, camera: str, size: int) -> np.ndarray:
-        picture = self.renderers.draw(self._sim.data, camera, size)
-        return np.ascontiguousarray(picture[::-1, ::-1]) if camera in _UPSIDE_DOWN else picture
+        image = self.renderers.draw(self._sim.data, camera, size)
+        return np.ascontiguousarray(image[::-1, ::-1]) if camera in _UPSIDE_DOWN else image

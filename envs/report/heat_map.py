@@ -80,7 +80,7 @@ def frames_figure(frames: Frames) -> Figure:
         grid = figure.subplots(len(axes_names), 1 + len(severities), squeeze=False)
         for row, axis in zip(grid, axes_names, strict=True):
             for cell, column in zip(row, [UNSHIFTED, *((axis, severity) for severity in severities)], strict=True):
-                cell.imshow(frames[column].picture)
+                cell.imshow(frames[column].image)
                 cell.set_axis_off()
                 title = "no shift" if column == UNSHIFTED else f"{axis} {column[1]}"
                 if axis == "instruction":
@@ -140,7 +140,7 @@ def write_heat_map(
         cells=cells,
         axes={axis: text for axis, text in AXES.items() if any(name == axis for name, _ in frames)},
         severities=sorted({severity for _, severity in frames} - {0}),
-        frames={column: (_data_url(example.picture), example.instruction) for column, example in frames.items()},
+        frames={column: (_data_url(example.image), example.instruction) for column, example in frames.items()},
         unshifted=UNSHIFTED,
         task=task,
         facts=facts,

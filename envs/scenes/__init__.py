@@ -1,4 +1,4 @@
-"""Labelled pictures from simulation: tables with objects, rooms with and without people."""
+"""Labelled images from simulation: tables with objects, rooms with and without people."""
 
 from .image_store import LabelledImages, open_labelled_images
 from .room_video import generate_room_video

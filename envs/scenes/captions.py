@@ -1,10 +1,10 @@
-"""What is said of a table: names, where things stand to each other, and several wordings of the whole."""
+"""Captions of tables: names of objects, spatial relations, and several wordings of the whole scene."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-_CLEARLY = 1.4  # times as far to one side as to the other: then one of them is the relation
+_CLEARLY = 1.4  # ratio of the two distances from which a relation is named
 
 
 def with_article(name: str) -> str:
@@ -13,9 +13,9 @@ def with_article(name: str) -> str:
 
 
 def relation_of(offset: np.ndarray) -> str | None:
-    """How something stands to another thing, as the camera sees it; None if that is neither here nor there.
+    """Spatial relation of an object to another one, seen from the camera; None if no direction dominates.
 
-    offset: (2,), metres from the other thing: to the right, and away from the camera.
+    offset: (2,), metres from the other object: to the right, and away from the camera.
     """
     right, away = offset
     if max(abs(right), abs(away)) < _CLEARLY * min(abs(right), abs(away)):
@@ -32,9 +32,9 @@ def list_of(names: Sequence[str]) -> str:
 
 
 def captions_of(names: Sequence[str], relations: Sequence[str], table: str, rng: np.random.Generator) -> list[str]:
-    """Five wordings, each with all the objects, in an order of its own.
+    """Five captions; each names all objects, in its own random order.
 
-    relations: "the red mug is left of the blue bowl", of any two. table: "a wooden table".
+    relations: such as "the red mug is left of the blue bowl". table: "a wooden table".
     """
 
     def shuffled() -> str:

@@ -1,4 +1,4 @@
-"""Colours that have a name, and many shades of each."""
+"""Named colours, and random shades of each."""
 
 import colorsys
 from typing import NamedTuple
@@ -7,14 +7,14 @@ import numpy as np
 
 
 class _Range(NamedTuple):
-    """Where a named colour's shades lie: hue, saturation and value, each from .. to, of 1."""
+    """Shades of a named colour: ranges of hue, saturation and value, in [0, 1]."""
 
     hue: tuple[float, float]
     saturation: tuple[float, float]
     value: tuple[float, float]
 
 
-# Apart from each other, so that a shade has one name, and the light may still darken or tint it a little.
+# The ranges have gaps, so that a shade keeps its name when the light darkens or tints it slightly.
 _RANGES = {
     "red": _Range((-0.015, 0.015), (0.8, 1), (0.6, 0.9)),
     "orange": _Range((0.065, 0.085), (0.9, 1), (0.9, 1)),
@@ -32,11 +32,11 @@ COLOURS = tuple(_RANGES)
 
 
 def shade(name: str, rng: np.random.Generator) -> np.ndarray:
-    """A shade of a named colour, (3,) up to 1."""
+    """Random shade of a named colour, (3,) in [0, 1]."""
     hue, saturation, value = (rng.uniform(*span) for span in _RANGES[name])
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
 def any_colour(rng: np.random.Generator, saturation: tuple[float, float] = (0, 0.9), low: float = 0.15) -> np.ndarray:
-    """Any colour at all, (3,): for what is not named. low: the least value."""
+    """Random colour, (3,) in [0, 1], for surfaces that captions do not name. low: the smallest value (brightness)."""
     return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(low, 1)))

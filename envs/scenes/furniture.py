@@ -1,4 +1,4 @@
-"""What stands in rooms besides people: some of it is as tall and thin as they are."""
+"""Furniture of rooms, including pieces as tall and thin as people: distractors for a person detector."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from .splits import Split, numbers_of
 
 _BOX, _ROD, _BALL = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID
 _CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
-Piece = tuple[int, tuple[float, ...], tuple[float, float, float]]  # kind, size, place of a geom, metres
+Piece = tuple[int, tuple[float, ...], tuple[float, float, float]]  # kind, size and position of a geom, metres
 
 
 def _legs(half: float, across: float, along: float, high: float) -> list[Piece]:
@@ -51,7 +51,7 @@ def _cupboard(rng: np.random.Generator) -> list[Piece]:
 
 
 def _coat_stand(rng: np.random.Generator) -> list[Piece]:
-    """A pole of a person's height with a coat and perhaps a hat on it."""
+    """A pole as tall as a person, with a coat and sometimes a hat."""
     high = rng.uniform(0.8, 0.92)
     pieces: list[Piece] = [(_ROD, (0.02, high), (0, 0, high)), (_ROD, (0.2, 0.015), (0, 0, 0.015))]
     pieces += [(_CAPSULE, (rng.uniform(0.1, 0.16), 0.32), (0, -0.06, 2 * high - 0.55))]
@@ -91,7 +91,7 @@ def _boxes(rng: np.random.Generator) -> list[Piece]:
 
 
 def _ball(rng: np.random.Generator) -> list[Piece]:
-    """A large ball upon a drum."""
+    """A large ball on a drum."""
     radius, high = rng.uniform(0.12, 0.2), rng.uniform(0.3, 0.6)
     return [(_ROD, (0.22, high), (0, 0, high)), (_BALL, (radius, radius, radius), (0, 0, 2 * high + radius))]
 
@@ -111,7 +111,7 @@ _MAKERS = {
 
 
 def add_furniture(spec: mujoco.MjSpec, split: Split) -> None:
-    """Bodies of a split's furniture, which stands on z = 0 and faces -y."""
+    """Add the bodies of a split's furniture; it stands on z = 0 and faces -y."""
     for index, (kind, make) in enumerate(_MAKERS.items()):
         for number in numbers_of(split, 5):
             body = spec.worldbody.add_body(name=f"{kind} {number}")
@@ -120,7 +120,7 @@ def add_furniture(spec: mujoco.MjSpec, split: Split) -> None:
 
 
 class Furniture:
-    """The furniture of a generator. names: of the bodies."""
+    """Furniture of a generator's model. names: names of the bodies."""
 
     def __init__(self, generator: ImageGenerator):
         self._generator = generator
@@ -128,7 +128,7 @@ class Furniture:
         self._geoms = {name: generator.geoms_of(name) for name in self.names}
 
     def put(self, name: str, place: np.ndarray, yaw: float, rng: np.random.Generator, group: int = SHOWN) -> None:
-        """Have a piece in new colours at a place on the floor, (2,) metres, turned by radians from facing -y."""
+        """Show a piece in new colours at a position on the floor, (2,) metres. yaw: radians from facing -y."""
         model, geoms = self._generator.model, self._geoms[name]
         model.body(name).pos, model.body(name).quat = (*place, 0), (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         tones = np.array([any_colour(rng, (0, 0.8), 0.08) for _ in range(3)])
@@ -139,7 +139,7 @@ class Furniture:
         return bool(self._generator.model.geom_group[self._geoms[name][0]] == SHOWN)
 
     def draw_chair(self, rng: np.random.Generator) -> tuple[str, float]:
-        """A chair's name, and the height of its seat in metres."""
+        """Name of a random chair, and the height of its seat in metres."""
         name = str(rng.choice([name for name in self.names if name.startswith("chair")]))
         seat = self._geoms[name][0]
         return name, float(self._generator.model.geom_pos[seat, 2] + self._generator.model.geom_size[seat, 2])

@@ -1,4 +1,4 @@
-"""People: dm_control's CMU humanoid in several builds, skins and clothes, posed within the limits of its joints."""
+"""People: dm_control's CMU humanoid with several builds, skin tones and clothes, posed within its joint limits."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from .package_files import package_folder
 
 
 class _Build(NamedTuple):
-    """Height, limbs' and trunk's thickness and the head's size, times those of the humanoid (1.75 m)."""
+    """Factors of height, thickness of limbs and trunk, and size of the head; the humanoid (1.75 m) is 1."""
 
     height: float
     limbs: float
@@ -37,7 +37,7 @@ _SKIN = {
 SKIN_TONES = tuple(_SKIN)
 _HAIR = ("17120f", "2b1d14", "4a2f1c", "7a4f28", "b58a4f", "8a8a88", "9a3d1e")
 
-# Degrees. Arms are given for the left one: the right one mirrors them.
+# Degrees, for the left arm; the right arm mirrors them.
 _ARMS = {  # humerus about z, y and x, then the elbow
     "down": (83, -4, -27, 15),
     "forward": (88, 2, 49, 15),
@@ -47,7 +47,7 @@ _ARMS = {  # humerus about z, y and x, then the elbow
     "half": (82, -18, 5, 70),
 }
 POSTURES = ("standing", "walking", "sitting", "reaching")
-# What geoms are part of, by their names without the side.
+# Clothes and body parts by the names of their geoms, without the side.
 _SHIRT = ("thorax", "upperback", "lowerback", "clavicle", "lowerneck", "chest", "belly", "humerus")
 _TROUSERS = ("root_geom", "hips", "hipjoint", "femur")
 _SLEEVES, _LEGS = ("radius", "wrist"), ("tibia", "calf")
@@ -55,14 +55,14 @@ _THIN = ("humerus", "radius", "wrist", "femur", "tibia", "calf", "hand", "hipjoi
 
 
 class Look(NamedTuple):
-    """Who somebody is: the two that are labelled; all else is drawn with the clothes."""
+    """Labelled attributes of a person; all other attributes are drawn at random."""
 
     build: str
     skin_tone: str
 
 
 def humanoid_spec() -> mujoco.MjSpec:
-    """The humanoid with a fuller trunk, hair and a face: a spec to build a room around. Its body is "root"."""
+    """Spec of the humanoid with a fuller trunk, hair and a face, to which a room is added. Its body is "root"."""
     spec = mujoco.MjSpec.from_file(str(package_folder("dm_control") / "suite" / "humanoid_CMU.xml"))
     add_surface(spec, "shirt", cube=True)
     ball = mujoco.mjtGeom.mjGEOM_ELLIPSOID
@@ -81,9 +81,9 @@ def humanoid_spec() -> mujoco.MjSpec:
 
 
 class Humanoid:
-    """The humanoid in a generator's model, which can look like many people, one at a time.
+    """The humanoid in a generator's model; it can look like many people, one at a time.
 
-    geoms: all that it is drawn with.
+    geoms: ids of its geoms.
     """
 
     def __init__(self, generator: ImageGenerator):
@@ -96,7 +96,7 @@ class Humanoid:
         self._offset = model.body_pos.copy()
 
     def wear(self, look: Look, rng: np.random.Generator, group: int = SHOWN) -> None:
-        """Take on a build and a skin tone, with other clothes and hair every time, and be in a group of geoms."""
+        """Set build and skin tone, draw clothes and hair at random, and put the geoms into a group."""
         model = self._generator.model
         self._grow(_BUILDS[look.build], rng)
         tones = {"skin": _colour(str(rng.choice(_SKIN[look.skin_tone]))) * rng.uniform(0.93, 1.0)}
@@ -145,9 +145,9 @@ class Humanoid:
         rng: np.random.Generator,
         stride: float | None = None,
     ) -> None:
-        """Stand, walk, sit or reach at a place on the floor, (2,) metres, turned by radians from facing -y.
+        """Stand, walk, sit or reach at a position on the floor, (2,) metres. yaw: radians from facing -y.
 
-        seat: height in metres of what is sat upon. stride: how far the left leg is ahead in walking, degrees.
+        seat: height of the seat in metres. stride: angle of the left leg ahead in walking, degrees.
         """
         model, data = self._generator.model, self._generator.data
         data.qpos[:] = model.qpos0
@@ -167,7 +167,7 @@ class Humanoid:
 
 
 def height_of(look: Look, posture: str) -> float:
-    """About how tall somebody is in a posture, metres."""
+    """Approximate height of a person in a posture, metres."""
     return 1.75 * _BUILDS[look.build].height * (0.76 if posture == "sitting" else 1.0)
 
 
@@ -179,15 +179,15 @@ def _part_of(name: str) -> str:
 
 
 def _covered_by(part: str) -> str:
-    """What a part of the body is covered by."""
-    for covers, parts in (("shirt", _SHIRT), ("trousers", _TROUSERS), ("sleeves", _SLEEVES), ("legs", _LEGS)):
-        if part in parts:
+    """Material that covers a part of the body."""
+    for covers, names in (("shirt", _SHIRT), ("trousers", _TROUSERS), ("sleeves", _SLEEVES), ("legs", _LEGS)):
+        if part in names:
             return covers
     return "skin"
 
 
 def _angles(posture: str, rng: np.random.Generator, stride: float | None) -> dict[str, float]:
-    """Joint angles in degrees; those that aren't named stay at zero, give or take."""
+    """Joint angles in degrees; joints that are not named stay near zero."""
     angles = {"lfemurrz": -17.0, "rfemurrz": 17.0, "ltibiarx": 4.0, "rtibiarx": 4.0}
     left, right = rng.choice(["down", "akimbo", "half"], size=2, p=[0.7, 0.12, 0.18])
     if posture == "walking":

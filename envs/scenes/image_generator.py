@@ -1,4 +1,4 @@
-"""A MuJoCo model that is compiled once, then rearranged and drawn for one labelled picture after another."""
+"""Generator of labelled images: a MuJoCo model that is compiled once, then rearranged for each image."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ _CAMERA = "eye"
 
 
 class LabelledImage(NamedTuple):
-    """A labelled picture, S pixels a side.
+    """A labelled image, S pixels per side.
 
-    arrays: by name, "images" uint8 (S, S, 3), "instances" uint8 (S, S) and of tables "depth" float16 (S, S), metres.
-    label: what `open_labelled_images` says.
+    arrays: by name, "images" uint8 (S, S, 3), "instances" uint8 (S, S) and, of tables, "depth" float16 (S, S), metres.
+    label: see `open_labelled_images`.
     """
 
     arrays: dict[str, np.ndarray]
@@ -25,39 +25,42 @@ class LabelledImage(NamedTuple):
 
 
 class ImageGenerator:
-    """What tables and rooms have in common: a model, a camera, lights, and surfaces with changing textures.
+    """Base of table and room generators: a model, a camera, lights, and surfaces with changing textures.
 
     Args:
-        spec: the model; `add_camera`, `add_surface` put in what this needs.
-        split: whose textures it may use.
-        image_size: side of a picture in pixels.
+        spec: the model; a camera and a lamp are added.
+        split: the split whose textures are used.
+        image_size: side of an image in pixels.
     """
 
     def __init__(self, spec: mujoco.MjSpec, split: Split, image_size: int):
         spec.stat.extent = 1.0
         spec.visual.map.znear, spec.visual.map.zfar = 0.02, 40.0
-        spec.visual.quality.numslices, spec.visual.quality.numstacks = 18, 10  # of what is round: half the usual time
+        spec.visual.quality.numslices, spec.visual.quality.numstacks = (
+            18,
+            10,
+        )  # of round shapes: halves the rendering time
         spec.worldbody.add_camera(name=_CAMERA, pos=[0, 0, 1])
         spec.worldbody.add_light(name="lamp", pos=[0, 0, 3], castshadow=False)
         self.split, self.image_size = split, image_size
         self.model = spec.compile()
-        self.model.geom_sameframe[:] = 0  # which would leave geoms at their bodies' place, wherever they are moved
+        self.model.geom_sameframe[:] = 0  # else geoms would stay at the positions of their bodies when they are moved
         self.data = mujoco.MjData(self.model)
         self.renderer = CameraRenderer(self.model, image_size)
         self.close = self.renderer.close
 
     def geoms_of(self, body: str) -> np.ndarray:
-        """A body's geoms."""
+        """Ids of a body's geoms."""
         return np.flatnonzero(self.model.geom_bodyid == self.model.body(body).id)
 
     def show(self, geoms: Iterable[int], shown: bool = True) -> None:
-        """Have geoms drawn or not."""
+        """Show geoms, or hide them."""
         self.model.geom_group[list(geoms)] = SHOWN if shown else HIDDEN
 
     def aim(self, position: np.ndarray, target: np.ndarray, fovy: float) -> np.ndarray:
-        """Put the camera at a place, looking at another, with that vertical field of view in degrees.
+        """Put the camera at a position, looking at a target. fovy: vertical field of view in degrees.
 
-        Returns the directions to its right, up and backwards as the columns of a matrix (3, 3).
+        Returns the directions right, up and backward of the camera as the columns of a matrix (3, 3).
         """
         backward = (position - target) / np.linalg.norm(position - target)
         right = np.cross([0, 0, 1], backward)
@@ -69,7 +72,7 @@ class ImageGenerator:
         return axes
 
     def light(self, ambient: float, lamp: float, position: np.ndarray, target: np.ndarray, tint: np.ndarray) -> None:
-        """Light the scene: from everywhere, and by a lamp that shines at a target. tint: (3,), about 1."""
+        """Set ambient light and a lamp that shines at a target. tint: (3,), near 1."""
         model = self.model
         model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = ambient * tint, 0.3 * ambient * tint
         model.vis.headlight.specular[:] = 0
@@ -79,7 +82,7 @@ class ImageGenerator:
         model.light("lamp").exponent = 1
 
     def paint(self, surface: str, pixels: np.ndarray, repeat: float = 1.0) -> None:
-        """Give a surface another texture, uint8 (128, 128, 3)."""
+        """Set the texture of a surface, uint8 (128, 128, 3)."""
         model = self.model
         texture = model.texture(surface).id
         start, faces = model.tex_adr[texture], model.tex_height[texture] // SIDE
@@ -88,24 +91,24 @@ class ImageGenerator:
         self.renderer.upload([texture], [])
 
     def decorate(self, surface: str, rng: np.random.Generator, tones: np.ndarray, repeat: float = 1.0) -> str:
-        """Give a surface one of the split's textures, in two tones (2, 3) unless a photograph; returns its look."""
+        """Set one of the split's textures on a surface; returns the word for it. tones: (2, 3), not of photographs."""
         texture = draw_texture(self.split, rng)
         self.paint(surface, texture.painted(*tones), repeat)
         return texture.word
 
-    def picture(self, rng: np.random.Generator) -> LabelledImage:
-        """The picture that a generator leads to; whatever was drawn before makes no difference."""
+    def generate(self, rng: np.random.Generator) -> LabelledImage:
+        """Generate an image: a pure function of the state of `rng`."""
         raise NotImplementedError
 
     def survey(self, groups: Iterable[int] = (SHOWN,)) -> Survey:
-        """What the camera sees now of the geoms in some groups."""
+        """Image, depth and geoms of the current camera view. groups: groups of geoms that are drawn."""
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
         return self.renderer.survey(self.data, _CAMERA, groups)
 
 
 def add_surface(spec: mujoco.MjSpec, name: str, cube: bool = False, emission: float = 0.0) -> None:
-    """A material of that name with a texture of its own. cube: the same on six sides, for what isn't flat."""
+    """Add a material with its own texture. cube: the same texture on six sides, for shapes that are not flat."""
     kind = mujoco.mjtTexture.mjTEXTURE_CUBE if cube else mujoco.mjtTexture.mjTEXTURE_2D
     flat, height = mujoco.mjtBuiltin.mjBUILTIN_FLAT, 6 * SIDE if cube else SIDE
     spec.add_texture(name=name, type=kind, builtin=flat, width=SIDE, height=height, nchannel=3)
@@ -114,11 +117,11 @@ def add_surface(spec: mujoco.MjSpec, name: str, cube: bool = False, emission: fl
 
 
 def add_geom(body: Any, kind: int, **settings: Any) -> Any:
-    """A geom that is drawn, if it is shown, and touches nothing."""
+    """Add a hidden geom without collisions."""
     return body.add_geom(type=kind, contype=0, conaffinity=0, group=HIDDEN, **settings)
 
 
 def box_of(mask: np.ndarray) -> list[int]:
-    """Half-open pixel box [x0, y0, x1, y1] around a mask (S, S) that isn't empty."""
+    """Half-open pixel box [x0, y0, x1, y1] around a mask (S, S) that is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]

@@ -1,4 +1,4 @@
-"""Sets of labelled pictures on disk: drawn once by worker processes, in blocks, then memory-mapped."""
+"""Sets of labelled images on disk: drawn once by worker processes, in blocks, then memory-mapped."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ from ..workers import clear_disk_errors, count_workers, worker_pool
 from .image_generator import ImageGenerator
 from .splits import SPLITS, Split, image_seed
 
-VERSION = 4  # of the pictures; another one is another folder
-BLOCK = 32  # pictures that are drawn, checked and kept together
+VERSION = 4  # of the images; part of the folder's name
+BLOCK = 32  # images that are drawn, checked and stored together
 SMALLEST, LARGEST = 32, 1024  # pixels of a side
 
 
 class _Array(NamedTuple):
-    """One of a set's files: a picture's shape, S pixels a side, as numbers of a kind."""
+    """A file of a set: data type and channels of the values per pixel."""
 
     dtype: type[np.generic]
     channels: tuple[int, ...] = ()
@@ -45,7 +45,7 @@ _ARRAYS = {
 
 
 class ImageSet(NamedTuple):
-    """What a set of pictures depends on."""
+    """A set of images: the values that its images depend on."""
 
     kind: str
     split: Split
@@ -62,16 +62,16 @@ class ImageSet(NamedTuple):
 
 
 class Block(NamedTuple):
-    """So many pictures: arrays by name, (32, ...) each, and labels."""
+    """Images that are stored together: arrays by name, (32, ...) each, and labels."""
 
     arrays: dict[str, np.ndarray]
     labels: list[dict[str, Any]]
 
 
 class LabelledImages:
-    """Labelled pictures, S pixels a side.
+    """Labelled images, S pixels per side.
 
-    images: uint8 (N, S, S, 3). labels: a dict a picture. instances: uint8 (N, S, S); of tables 0 is table and
+    images: uint8 (N, S, S, 3). labels: a dict per image. instances: uint8 (N, S, S); of tables 0 is table and
     background and i is the label's objects[i - 1], of rooms 1 is the person. depth: float16 (N, S, S), metres along the
     camera's axis, None for rooms. All arrays are mapped from files, read-only.
     """
@@ -94,31 +94,32 @@ def open_labelled_images(
     data_dir: Path = Path("data"),
     workers: int | str | None = "auto",
 ) -> LabelledImages:
-    """The first `count` pictures of a set; what is missing below data_dir is drawn first.
+    """Open the first `count` images of a set; images that are missing in data_dir are drawn first.
 
-    A picture depends on kind, split, seed, its index and image_size alone: not on count, nor on who draws it. Splits
-    share no seed, object mesh or texture.
+    An image is a pure function of kind, split, seed, its index and image_size. Splits share no seed, object mesh or
+    texture.
 
-    Labels of tables: "caption", "captions" (several wordings), "seed", and "objects", a list of "name" (no two have the
-    same), "category", "colour", "box" (half-open, [x0, y0, x1, y1] pixels), "pixels" (visible), and where there is a
-    clear one "relation" ("left of the blue bowl"). Labels of rooms have Wake Vision's columns: "person" (0 or 1),
+    Labels of tables: "caption", "captions" (several wordings), "seed", and "objects", a list of dicts: "name" (unique),
+    "category", "colour", "box" (half-open, [x0, y0, x1, y1] pixels), "pixels" (visible), and, where one is clear,
+    "relation" ("left of the blue bowl"). Labels of rooms have Wake Vision's columns: "person" (0 or 1),
     "distance" ("near", "mid", "far"), "lighting" ("dark", "normal", "bright"), "depiction" ("none", "person",
-    "non_person"), "build", "skin_tone" and "box"; without a person distance, build, skin_tone and box are None; "seed".
+    "non_person"), "build", "skin_tone" and "box"; without a person, distance, build, skin_tone and box are None; and
+    "seed".
 
     Args:
         kind: "table" or "room".
         split: "train", "validation" or "test".
         image_size: S, from 32 to 1024.
-        workers: processes that draw; "auto" is one a core.
+        workers: processes that draw; "auto": one per core.
 
-    Raises UserError for other arguments, if the disk is or would be full, and if files there are damaged.
+    Raises UserError for wrong arguments, a full disk, and damaged files.
     """
-    wanted = _checked(kind, split, count, image_size, seed)
-    folder, blocks = wanted.folder(Path(data_dir)), range(-(-count // BLOCK))
+    image_set = _checked(kind, split, count, image_size, seed)
+    folder, blocks = image_set.folder(Path(data_dir)), range(-(-count // BLOCK))
     if _missing(folder, blocks):
-        with clear_disk_errors(), alone_in(folder):  # another process may have drawn them meanwhile
-            _draw(wanted, folder, _missing(folder, blocks), workers)
-    return _mapped(wanted, folder, count)
+        with clear_disk_errors(), alone_in(folder):  # another process may have drawn them in the meantime
+            _draw(image_set, folder, _missing(folder, blocks), workers)
+    return _mapped(image_set, folder, count)
 
 
 def _checked(kind: str, split: str, count: int, image_size: int, seed: int) -> ImageSet:
@@ -127,7 +128,7 @@ def _checked(kind: str, split: str, count: int, image_size: int, seed: int) -> I
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r} of scenes; use one of {', '.join(SPLITS)}")
     if not isinstance(count, int) or count < 1:
-        raise UserError(f"count is {count!r}; ask for at least 1 picture")
+        raise UserError(f"count is {count!r}; ask for at least 1 image")
     if not isinstance(image_size, int) or not SMALLEST <= image_size <= LARGEST:
         raise UserError(f"image_size is {image_size!r}; use {SMALLEST} to {LARGEST} pixels")
     image_seed(split, seed, count - 1)
@@ -142,91 +143,96 @@ def _missing(folder: Path, blocks: range) -> list[int]:
     return [block for block in blocks if not _label_file(folder, block).exists()]
 
 
-def _draw(wanted: ImageSet, folder: Path, missing: list[int], workers: int | str | None) -> None:
+def _draw(image_set: ImageSet, folder: Path, missing: list[int], workers: int | str | None) -> None:
     if not missing:
         return
-    _check_disk(folder, len(missing) * BLOCK * sum(array.bytes(wanted.image_size) for array in wanted.arrays.values()))
+    _check_disk(
+        folder, len(missing) * BLOCK * sum(array.bytes(image_set.image_size) for array in image_set.arrays.values())
+    )
     number = min(count_workers(workers), len(missing))
-    with tqdm(total=len(missing) * BLOCK, desc=f"drawing {wanted.kind}s", unit="picture", delay=2) as bar:
-        for block, drawn in _in_workers(wanted, missing, number) if number > 1 else _in_process(wanted, missing):
-            _keep(wanted, folder, block, drawn)
+    with tqdm(total=len(missing) * BLOCK, desc=f"drawing {image_set.kind}s", unit="image", delay=2) as bar:
+        for block, drawn in _in_workers(image_set, missing, number) if number > 1 else _in_process(image_set, missing):
+            _store(image_set, folder, block, drawn)
             bar.update(BLOCK)
 
 
-def _in_workers(wanted: ImageSet, missing: list[int], number: int) -> Iterator[tuple[int, Block]]:
+def _in_workers(image_set: ImageSet, missing: list[int], number: int) -> Iterator[tuple[int, Block]]:
     with worker_pool(number) as pool:
-        futures = {pool.submit(draw_block, wanted, block): block for block in missing}
+        futures = {pool.submit(draw_block, image_set, block): block for block in missing}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
 
 
-def _in_process(wanted: ImageSet, missing: list[int]) -> Iterator[tuple[int, Block]]:
-    with closing(make_generator(wanted.kind, wanted.split, wanted.image_size)) as generator:
+def _in_process(image_set: ImageSet, missing: list[int]) -> Iterator[tuple[int, Block]]:
+    with closing(make_generator(image_set.kind, image_set.split, image_set.image_size)) as generator:
         for block in missing:
-            yield block, _pictures(generator, wanted, block)
+            yield block, _images(generator, image_set, block)
 
 
 def make_generator(kind: str, split: Split, image_size: int) -> ImageGenerator:
-    """What draws a split's pictures of a kind; `close()` frees its GL context."""
+    """Generator of a split's images of a kind; `close()` frees its GL context."""
     from .room_generator import RoomGenerator
     from .table_generator import TableGenerator
 
     return {"table": TableGenerator, "room": RoomGenerator}[kind](split, image_size)
 
 
-_kept_generator = cache(make_generator)  # one a worker process, as long as it lives
+_cached_generator = cache(make_generator)  # one per worker process
 
 
-def draw_block(wanted: ImageSet, block: int) -> Block:
-    """A worker's part: 32 of the set's pictures."""
-    return _pictures(_kept_generator(wanted.kind, wanted.split, wanted.image_size), wanted, block)
+def draw_block(image_set: ImageSet, block: int) -> Block:
+    """Draw 32 images of the set, in a worker."""
+    return _images(_cached_generator(image_set.kind, image_set.split, image_set.image_size), image_set, block)
 
 
-def _pictures(generator: ImageGenerator, wanted: ImageSet, block: int) -> Block:
-    seeds = [image_seed(wanted.split, wanted.seed, block * BLOCK + i) for i in range(BLOCK)]
-    drawn = [generator.picture(np.random.default_rng(seed)) for seed in seeds]
-    arrays = {name: np.stack([picture.arrays[name] for picture in drawn]) for name in wanted.arrays}
-    return Block(arrays, [picture.label | {"seed": seed} for picture, seed in zip(drawn, seeds, strict=True)])
+def _images(generator: ImageGenerator, image_set: ImageSet, block: int) -> Block:
+    seeds = [image_seed(image_set.split, image_set.seed, block * BLOCK + i) for i in range(BLOCK)]
+    drawn = [generator.generate(np.random.default_rng(seed)) for seed in seeds]
+    arrays = {name: np.stack([image.arrays[name] for image in drawn]) for name in image_set.arrays}
+    return Block(arrays, [image.label | {"seed": seed} for image, seed in zip(drawn, seeds, strict=True)])
 
 
-def _keep(wanted: ImageSet, folder: Path, block: int, drawn: Block) -> None:
-    """Write a block's arrays, and only then its labels, which say that the block is there."""
+def _store(image_set: ImageSet, folder: Path, block: int, drawn: Block) -> None:
+    """Write the arrays of a block, then its labels, which mark the block as complete."""
     checksums = {}
-    for name, array in wanted.arrays.items():
+    for name, array in image_set.arrays.items():
         content = drawn.arrays[name].astype(array.dtype, copy=False).tobytes()
         checksums[name] = zlib.crc32(content)
         path = folder / f"{name}.bin"
         path.touch()
         with path.open("r+b") as file:
-            file.seek(block * BLOCK * array.bytes(wanted.image_size))
+            file.seek(block * BLOCK * array.bytes(image_set.image_size))
             file.write(content)
     write_whole(_label_file(folder, block), json.dumps({"checksums": checksums, "labels": drawn.labels}))
 
 
-def _mapped(wanted: ImageSet, folder: Path, count: int) -> LabelledImages:
-    kept = [_read_labels(folder, block) for block in range(-(-count // BLOCK))]
-    arrays = {name: _map(folder, name, array, wanted.image_size, kept)[:count] for name, array in wanted.arrays.items()}
-    labels = [label for block in kept for label in block["labels"]][:count]
+def _mapped(image_set: ImageSet, folder: Path, count: int) -> LabelledImages:
+    labelled_blocks = [_read_labels(folder, block) for block in range(-(-count // BLOCK))]
+    arrays = {
+        name: _map(folder, name, array, image_set.image_size, labelled_blocks)[:count]
+        for name, array in image_set.arrays.items()
+    }
+    labels = [label for block in labelled_blocks for label in block["labels"]][:count]
     return LabelledImages(arrays["images"], labels, arrays["instances"], arrays.get("depth"))
 
 
 def _read_labels(folder: Path, block: int) -> dict[str, Any]:
     path = _label_file(folder, block)
     try:
-        kept = json.loads(path.read_text())
-        if len(kept["labels"]) == BLOCK and kept["checksums"]:
-            return kept
+        content = json.loads(path.read_text())
+        if len(content["labels"]) == BLOCK and content["checksums"]:
+            return content
     except (OSError, ValueError, TypeError, KeyError):
         pass
     raise _damaged(path, folder)
 
 
-def _map(folder: Path, name: str, array: _Array, size: int, kept: list[dict[str, Any]]) -> np.ndarray:
-    path, pictures = folder / f"{name}.bin", len(kept) * BLOCK
-    if not path.is_file() or path.stat().st_size < pictures * array.bytes(size):
+def _map(folder: Path, name: str, array: _Array, size: int, labelled_blocks: list[dict[str, Any]]) -> np.ndarray:
+    path, images = folder / f"{name}.bin", len(labelled_blocks) * BLOCK
+    if not path.is_file() or path.stat().st_size < images * array.bytes(size):
         raise _damaged(path, folder)
-    mapped = np.memmap(path, array.dtype, "r", shape=(pictures, *array.shape(size)))
-    for block, labels in enumerate(kept):
+    mapped = np.memmap(path, array.dtype, "r", shape=(images, *array.shape(size)))
+    for block, labels in enumerate(labelled_blocks):
         if zlib.crc32(mapped[block * BLOCK : (block + 1) * BLOCK].data) != labels["checksums"].get(name):
             raise _damaged(path, folder)
     return mapped
@@ -240,6 +246,6 @@ def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"these pictures need {needed / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free; "
+            f"these images need {needed / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free; "
             "free some space, ask for fewer, or point data_dir at another disk"
         )

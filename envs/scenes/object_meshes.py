@@ -1,4 +1,4 @@
-"""The library of mesh objects: turned, bent and put together from numbers, and Meta-World's. Splits share none."""
+"""Library of object meshes: generated from numbers, and Meta-World's. No two splits share a mesh."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,14 +16,14 @@ _SECTIONS = 24  # around a turned shape
 
 
 class Part(NamedTuple):
-    """A mesh in metres. main: whether it has the object's colour, or one of its own, which names do not mention."""
+    """A mesh in metres. main: it has the colour that the object's name mentions."""
 
     mesh: Trimesh
     main: bool = True
 
 
 class Shape(NamedTuple):
-    """An object that stands on z = 0 about the origin. radius, height: of the upright cylinder around it, metres."""
+    """An object that stands on z = 0 at the origin. radius, height: of its upright bounding cylinder, metres."""
 
     category: str
     parts: list[Part]
@@ -32,31 +32,31 @@ class Shape(NamedTuple):
 
 
 def shapes_of(split: Split) -> list[Shape]:
-    """A split's mesh objects: every split has every category."""
-    made = [
+    """Mesh objects of a split. Every split has every category."""
+    shapes = [
         _standing(category, make(np.random.default_rng([711, index, number])))
         for index, (category, make) in enumerate(_MAKERS.items())
         for number in numbers_of(split, _VARIANTS)
     ]
-    return made + [_standing(category, _metaworld(scale, pieces)) for category, scale, pieces in _METAWORLD[split]]
+    return shapes + [_standing(category, _metaworld(scale, pieces)) for category, scale, pieces in _METAWORLD[split]]
 
 
-def _standing(category: str, parts: list[Part]) -> Shape:
-    corners = np.concatenate([part.mesh.vertices for part in parts])
+def _standing(category: str, meshes: list[Part]) -> Shape:
+    corners = np.concatenate([part.mesh.vertices for part in meshes])
     low, high = corners.min(axis=0), corners.max(axis=0)
     shift = -np.array([*(low + high)[:2] / 2, low[2]])
-    moved = [Part(part.mesh.copy().apply_translation(shift), part.main) for part in parts]
+    moved = [Part(part.mesh.copy().apply_translation(shift), part.main) for part in meshes]
     radius = np.linalg.norm((corners + shift)[:, :2], axis=1).max()
     return Shape(category, moved, float(radius), float(high[2] - low[2]))
 
 
 def _turned(profile: list[tuple[float, float]] | np.ndarray, sections: int = _SECTIONS) -> Trimesh:
-    """A lathe: (radius, height) from the axis around the outside back to the axis, counterclockwise."""
+    """Solid of revolution of a profile: (radius, height), counterclockwise from the axis back to the axis."""
     return trimesh.creation.revolve(np.asarray(profile), sections=sections)
 
 
 def _vessel(radii: np.ndarray, heights: np.ndarray, wall: float) -> Trimesh:
-    """Open at the top, with a wall of that thickness."""
+    """Solid of revolution that is open at the top. wall: thickness, metres."""
     outside = np.column_stack([radii, heights])
     inside = np.column_stack([np.maximum(radii - wall, 0.001), np.maximum(heights, heights[0] + wall)])[::-1]
     return _turned(np.concatenate([[[0, heights[0]]], outside, inside, [[0, heights[0] + wall]]]))
@@ -178,7 +178,7 @@ _MAKERS: dict[str, Callable[[np.random.Generator], list[Part]]] = {
 
 
 class _Piece(NamedTuple):
-    """A mesh of Meta-World's, placed as in metaworld/assets/objects/assets/*.xml: metres, and radians about x."""
+    """A mesh of Meta-World, placed as in metaworld/assets/objects/assets/*.xml: metres, and radians about x."""
 
     file: str
     main: bool = True
@@ -188,13 +188,13 @@ class _Piece(NamedTuple):
 
 def _metaworld(scale: float, pieces: tuple[_Piece, ...]) -> list[Part]:
     folder = package_folder("metaworld") / "assets" / "objects" / "meshes"
-    parts = []
+    meshes = []
     for piece in pieces:
         with (folder / f"{piece.file}.stl").open("rb") as file:
             mesh = trimesh.load_mesh(file, file_type="stl")
         mesh.apply_transform(translation_matrix(piece.place) @ euler_matrix(piece.turn, 0, 0)).apply_scale(scale)
-        parts.append(Part(mesh, piece.main))
-    return parts
+        meshes.append(Part(mesh, piece.main))
+    return meshes
 
 
 _MUG = (

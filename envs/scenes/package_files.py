@@ -1,11 +1,11 @@
-"""Where the files of installed packages lie."""
+"""Folders of installed packages, whose asset files are read."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 
 def package_folder(name: str) -> Path:
-    """A package's folder. The package itself isn't imported: Meta-World's takes longer than a hundred pictures."""
+    """Folder of a package, which is not imported: importing Meta-World takes longer than drawing a hundred images."""
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{name} is not installed", name=name)

@@ -1,4 +1,4 @@
-"""What hangs on the walls of rooms: posters and lit screens with pictures of people, of things and of patterns."""
+"""Posters and lit screens on the walls of rooms, with pictured people, objects and patterns."""
 
 import numpy as np
 from PIL import Image
@@ -11,12 +11,12 @@ from .image_generator import ImageGenerator, add_geom, add_surface
 from .textures import SIDE, draw_texture
 
 _COUNT = 2
-_ALONE = 1  # group of geoms of what is being pictured
+_ALONE = 1  # group of the geoms that a poster shows
 _NAMES = [f"poster{number}" for number in range(_COUNT)]
 
 
 def add_posters(spec: mujoco.MjSpec) -> None:
-    """What hangs is a body with a frame, and a sheet before that with a texture of its own."""
+    """Add the bodies of the posters: a frame, and in front of it a sheet with its own texture."""
     box = mujoco.mjtGeom.mjGEOM_BOX
     for name in _NAMES:
         add_surface(spec, name)
@@ -26,16 +26,16 @@ def add_posters(spec: mujoco.MjSpec) -> None:
 
 
 class Posters:
-    """The posters of a generator. sheets: the geoms that show what is pictured."""
+    """Posters of a generator's model. sheets: ids of the geoms with the posters' textures."""
 
     def __init__(self, generator: ImageGenerator, person: Humanoid, furniture: Furniture):
         self._generator, self._person, self._furniture = generator, person, furniture
         self.sheets = [generator.model.geom(name).id for name in _NAMES]
 
     def paint(self, depiction: str, rng: np.random.Generator) -> None:
-        """Show none; or one of a person or of something else, and at times a second one of something else.
+        """Show no poster, or one of a person or an object, and sometimes a second one of an object.
 
-        Uses up the person, the camera and the light, which are then to be set anew.
+        The person, the camera and the light are used for it and have to be set again afterwards.
         """
         for number, name in enumerate(_NAMES):
             if depiction == "none" or (number > 0 and rng.random() < 0.6):
@@ -45,7 +45,7 @@ class Posters:
             self._generator.show(self._generator.geoms_of(name))
 
     def hang(self, long: float, wide: float, high: float, nearest: float, rng: np.random.Generator) -> None:
-        """Put them on the walls of a room, metres; nearest: from where on the camera sees the walls at its sides."""
+        """Put the posters on the walls of a room, metres. nearest: distance from which the side walls are in view."""
         model = self._generator.model
         for name in _NAMES:
             half = rng.uniform(0.22, 0.5, 2) * (1 + long / 9)
@@ -66,7 +66,7 @@ class Posters:
             self._generator.show(self._generator.geoms_of(name), False)
 
     def _portrait(self, rng: np.random.Generator) -> np.ndarray:
-        """Somebody's head, upper part or whole, uint8 (128, 128, 3)."""
+        """Head, upper body or whole body of a person, uint8 (128, 128, 3)."""
         person = self._person
         person.wear(Look(str(rng.choice(BUILDS)), str(rng.choice(SKIN_TONES))), rng, _ALONE)
         person.pose(str(rng.choice(["standing", "walking", "reaching"])), np.zeros(2), rng.normal(0, 0.5), 0, rng)
@@ -90,7 +90,7 @@ class Posters:
         return pixels
 
     def _pictured(self, target: np.ndarray, away: float, rng: np.random.Generator) -> np.ndarray:
-        """What is in the group of its own, seen from the front, before a patterned ground."""
+        """Front view of the geoms in the group _ALONE, on a patterned background, uint8 (128, 128, 3)."""
         generator, gain = self._generator, rng.uniform(0.7, 1.1)
         generator.aim(target - np.array([0, away, rng.uniform(-0.2, 0.1) * away]), target, 45)
         generator.light(0.5 * gain, 0.5 * gain, target + np.array([rng.uniform(-1, 1), -2, 2]), target, np.ones(3))
@@ -101,7 +101,7 @@ class Posters:
 
 
 def facing(normal: tuple[float, float, float]) -> np.ndarray:
-    """The orientation of something upright that faces there, as a quaternion (4,): its own z does, and y is up."""
+    """Orientation of an upright sheet, as a quaternion (4,): its z axis points along `normal`, its y axis up."""
     axes, quat = np.column_stack([np.cross([0, 0, 1], normal), [0, 0, 1], normal]), np.empty(4)
     mujoco.mju_mat2Quat(quat, axes.ravel())
     return quat

@@ -1,4 +1,4 @@
-"""Rooms with or without a person, with furniture, and with pictures of people and of other things on the walls."""
+"""Generator of labelled images of rooms: with or without a person, with furniture, and with posters."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,20 +13,20 @@ from .image_generator import HIDDEN, ImageGenerator, LabelledImage, add_geom, ad
 from .posters import Posters, add_posters, facing
 from .splits import Split
 
-# By the height of the person's box over the picture's.
+# Height of the person's box, as a share of the image's height.
 NEAR, FAR = 0.6, 0.25
-_SHARES = {"near": (0.8, 2.0), "mid": (0.3, 0.58), "far": (0.12, 0.24)}  # of whole persons, aimed at
-# By the mean brightness of the picture, of 255.
+_SHARES = {"near": (0.8, 2.0), "mid": (0.3, 0.58), "far": (0.12, 0.24)}  # target shares of whole persons
+# Mean brightness of the image, of 255.
 DARK, BRIGHT = 60.0, 140.0
-_GAINS = {"dark": (0.33, 0.5), "normal": (0.75, 1.1), "bright": (1.5, 2.2)}  # of the lights, aimed at
-_LEAST_PERSON, _LEAST_POSTER = 0.003, 0.012  # of the picture's pixels: what shows less is taken away
-_PACE, _STRIDE = 1.2, 28.0  # of somebody who walks in: metres a second, degrees
+_GAINS = {"dark": (0.33, 0.5), "normal": (0.75, 1.1), "bright": (1.5, 2.2)}  # target gains of the lights
+_LEAST_PERSON, _LEAST_POSTER = 0.003, 0.012  # share of the image's pixels; smaller ones are removed
+_PACE, _STRIDE = 1.2, 28.0  # of a person who walks in: metres per second, degrees
 
 
 class _View(NamedTuple):
-    """Where the camera of a picture is, how much it sees, and how large the room in front of it is.
+    """Camera position, field of view, and size of the room in front of the camera.
 
-    eye: (3,), spread: width and height of what it sees at 1 m; long, wide, high: metres.
+    eye: (3,). spread: width and height of the view at 1 m. long, wide, high: metres.
     """
 
     eye: np.ndarray
@@ -36,17 +36,17 @@ class _View(NamedTuple):
     high: float
 
     def inside(self, across: float, away: float) -> np.ndarray:
-        """A place on the floor, (2,), half a metre off the walls at least."""
+        """Position on the floor, (2,), at least half a metre from the walls."""
         half = self.wide / 2 - 0.5
         return np.array([np.clip(self.eye[0] + across, -half, half), np.clip(away, 0.6, self.long - 0.5)])
 
 
 class RoomGenerator(ImageGenerator):
-    """Draws labelled pictures of rooms, each from a generator of random numbers alone.
+    """Generator of labelled images of rooms; each image is a pure function of the random generator.
 
     Args:
-        split: whose furniture and textures it uses.
-        image_size: side of a picture in pixels.
+        split: the split whose furniture and textures are used.
+        image_size: side of an image in pixels.
     """
 
     def __init__(self, split: Split, image_size: int):
@@ -58,8 +58,8 @@ class RoomGenerator(ImageGenerator):
         self._person, self._furniture = Humanoid(self), Furniture(self)
         self._posters = Posters(self, self._person, self._furniture)
 
-    def picture(self, rng: np.random.Generator) -> LabelledImage:
-        # Without a person too, so that the room tells nothing; near ones are often cut off, and then not near.
+    def generate(self, rng: np.random.Generator) -> LabelledImage:
+        # Also without a person, so that the room tells nothing. Near persons are often cut off, and then not near.
         level = str(rng.choice(list(_SHARES), p=[0.45, 0.2, 0.35]))
         view, depiction = self._empty_room(level, rng)
         look, place = None, np.full(2, np.inf)
@@ -70,7 +70,7 @@ class RoomGenerator(ImageGenerator):
         return self._drawn(look, depiction)
 
     def watch(self, rng: np.random.Generator, frames: int, enters: int | None, fps: float) -> Iterator[LabelledImage]:
-        """What a camera sees of one room, frame by frame, with a sensor's noise: see `generate_room_video`."""
+        """Frames of one room with sensor noise, see `generate_room_video`."""
         view, depiction = self._empty_room("mid", rng)
         look, side = Look(str(rng.choice(BUILDS)), str(rng.choice(SKIN_TONES))), rng.choice([-1, 1])
         tall = height_of(look, "walking")
@@ -87,15 +87,15 @@ class RoomGenerator(ImageGenerator):
                 x = side * max(edge - walked, side * stop)
                 stride = _STRIDE * np.sin(2 * np.pi * walked / 1.4) * (side * x > side * stop)
                 self.model.geom_group[:] = shown
-                place, own = np.array([view.eye[0] + x, lane]), np.random.default_rng(habits)
-                self._person.pose("walking", place, -side * np.pi / 2, 0, own, stride)
+                place, gait = np.array([view.eye[0] + x, lane]), np.random.default_rng(habits)
+                self._person.pose("walking", place, -side * np.pi / 2, 0, gait, stride)
                 still = self._drawn(look, depiction)
             noisy = still.arrays["images"] * rng.normal(1, 0.01) + rng.normal(0, 2, still.arrays["images"].shape)
             images = np.clip(noisy, 0, 255).astype(np.uint8)
             yield LabelledImage(still.arrays | {"images": images}, still.label)
 
     def _empty_room(self, level: str, rng: np.random.Generator) -> tuple[_View, str]:
-        """A lit room with nothing but posters, long enough for somebody at that distance, and what is on them."""
+        """Lit room with posters only, long enough for a person at that distance, and the kind of the posters."""
         self.model.geom_group[:] = HIDDEN
         depiction = str(rng.choice(["none", "person", "non_person"], p=[0.4, 0.3, 0.3]))
         self._posters.paint(depiction, rng)
@@ -106,7 +106,7 @@ class RoomGenerator(ImageGenerator):
         return view, depiction
 
     def _drawn(self, look: Look | None, depiction: str) -> LabelledImage:
-        """The picture of what is shown; a person or poster of whom too little is seen is taken away."""
+        """Labelled image of the shown geoms; a person or poster with too few visible pixels is removed."""
         survey = self.survey()
         person, poster = self._seen(survey)
         too_little = [0 < person < _LEAST_PERSON, 0 < poster < _LEAST_POSTER]
@@ -120,7 +120,7 @@ class RoomGenerator(ImageGenerator):
         return self._labelled(survey, look if person else None, depiction if poster else "none")
 
     def _seen(self, survey: Survey) -> list[float]:
-        """Shares of the picture's pixels that show the person, and what is on posters."""
+        """Shares of the image's pixels that show the person, and the posters."""
         return [float(np.isin(survey.geoms, geoms).mean()) for geoms in (self._person.geoms, self._posters.sheets)]
 
     def _labelled(self, survey: Survey, look: Look | None, depiction: str) -> LabelledImage:
@@ -140,7 +140,7 @@ class RoomGenerator(ImageGenerator):
         return LabelledImage({"images": survey.image, "instances": instances}, label)
 
     def _build_room(self, level: str, rng: np.random.Generator) -> _View:
-        """Floor, walls and ceiling, long enough for somebody at that distance, and the camera."""
+        """Set floor, walls, ceiling and camera of a room that is long enough for a person at that distance."""
         fovy = rng.uniform(45, 65)
         spread = 2 * np.tan(np.radians(fovy / 2))
         long = max(3.0, 1.75 / (_SHARES[level][0] * spread)) + rng.uniform(1, 4)
@@ -174,7 +174,7 @@ class RoomGenerator(ImageGenerator):
         posture = str(rng.choice(POSTURES))
         self._person.wear(look, rng)
         away = height_of(look, posture) / (rng.uniform(*_SHARES[level]) * view.spread)
-        # Some are half out of the picture, and who walks goes anywhere: a detector has to know people who come in.
+        # Some are half out of the image, and walking ones face any direction: a detector has to know people who enter.
         place = view.inside(0.5 * view.spread * away * rng.uniform(-1.2, 1.2), away)
         yaw, seat = rng.uniform(-np.pi, np.pi) if posture == "walking" else rng.vonmises(0, 1.0), 0.0
         if posture == "sitting":
@@ -194,9 +194,9 @@ class RoomGenerator(ImageGenerator):
 
 
 def _add_walls(spec: mujoco.MjSpec) -> None:
-    """Five sides of a box. Thin things' textures lie in their own x and y."""
+    """Add floor, ceiling and three walls. Textures of thin boxes lie in their own x and y."""
     world, box = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX
-    spec.geom("floor").name = "ground"  # the humanoid's own, which is never shown
+    spec.geom("floor").name = "ground"  # the humanoid's floor, which is never shown
     add_surface(spec, "floor")
     add_surface(spec, "wall")
     add_geom(world, box, name="floor", size=[1, 1, 0.01], material="floor")

@@ -1,4 +1,4 @@
-"""A camera in a room, frame by frame: nobody is there, or somebody walks in."""
+"""Video of a room: it stays empty, or a person walks in."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,17 +16,17 @@ def generate_room_video(
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Frames of a room, uint8 (S, S, 3) with a sensor's noise, and room labels as in `open_labelled_images`.
 
-    There are posters as in pictures, so an empty room may well show people. From the frame `enters` on somebody walks
-    in from the side at 1.2 m/s and stays in the middle; the label's "person" is 1 as soon as 0.3% of the frame shows
-    them. None leaves the room empty. A stream depends on its arguments alone. Drawing is done in this process.
+    Posters may show people, also in an empty room. From frame `enters` on, a person walks in from the side at 1.2 m/s
+    and stays in the middle; the label's "person" is 1 when at least 0.3% of the frame show the person. None: the room
+    stays empty. The video is a pure function of the arguments. It is drawn in this process.
 
     Raises UserError for an unknown split, or a seed outside 0 .. 9,999.
     """
-    from .room_generator import RoomGenerator  # which needs a GL backend
+    from .room_generator import RoomGenerator  # needs a GL backend
 
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r} of scenes; use one of {', '.join(SPLITS)}")
     rng = np.random.default_rng([713, image_seed(split, seed, 0)])
     with closing(RoomGenerator(cast(Split, split), image_size)) as generator:
-        for picture in generator.watch(rng, frames, enters, fps):
-            yield picture.arrays["images"], picture.label
+        for image in generator.watch(rng, frames, enters, fps):
+            yield image.arrays["images"], image.label

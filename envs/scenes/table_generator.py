@@ -1,4 +1,4 @@
-"""Tables with primitive and mesh objects on them: colours, categories, where they stand, depth and instances."""
+"""Generator of labelled images of tables with primitive and mesh objects."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,20 +13,20 @@ from .object_meshes import Shape, shapes_of
 from .splits import Split
 from .textures import draw_texture
 
-_PRIMITIVES = {  # category -> kind; two of each can be shown at once
+_PRIMITIVES = {  # kind of geom by category; two of each can be shown
     "cube": mujoco.mjtGeom.mjGEOM_BOX,
     "ball": mujoco.mjtGeom.mjGEOM_SPHERE,
     "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
 }
-_COUNTS, _ODDS = (1, 2, 3, 4, 5), (0.1, 0.3, 0.3, 0.2, 0.1)  # objects of a picture
-_LEAST_SEEN = 1 / 800  # of the picture's pixels: what shows less is taken away
-_HALF = (0.22, 0.17)  # metres from the table's middle in which objects stand
+_COUNTS, _ODDS = (1, 2, 3, 4, 5), (0.1, 0.3, 0.3, 0.2, 0.1)  # objects of an image
+_LEAST_VISIBLE = 1 / 800  # share of the image's pixels; smaller objects are removed
+_HALF = (0.22, 0.17)  # half extent of the area of objects, metres
 _GAP = 0.012  # metres between two objects
-_PATTERNS = 3  # objects of a picture that can have a pattern
+_PATTERNS = 3  # objects of an image that can have a pattern
 
 
 class _Slot(NamedTuple):
-    """A body that can be shown. radius, height: of the upright cylinder around it, metres."""
+    """A body that can be shown. radius, height: of its upright bounding cylinder, metres."""
 
     body: str
     category: str
@@ -35,7 +35,7 @@ class _Slot(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    """An object of this picture. place: (2,), metres. geoms: what it is drawn with."""
+    """An object of this image. place: (2,), metres. geoms: ids of its geoms."""
 
     name: str
     category: str
@@ -46,11 +46,11 @@ class _Placed(NamedTuple):
 
 
 class TableGenerator(ImageGenerator):
-    """Draws labelled pictures of tables, each from a generator of random numbers alone.
+    """Generator of labelled images of tables; each image is a pure function of the random generator.
 
     Args:
-        split: whose meshes and textures it uses.
-        image_size: side of a picture in pixels.
+        split: the split whose meshes and textures are used.
+        image_size: side of an image in pixels.
     """
 
     def __init__(self, split: Split, image_size: int):
@@ -66,21 +66,21 @@ class TableGenerator(ImageGenerator):
         self._geoms = {slot.body: self.geoms_of(slot.body) for slot in self._slots}
         self._main = {geom for geom in range(self.model.ngeom) if not self.model.geom(geom).name.startswith("detail")}
 
-    def picture(self, rng: np.random.Generator) -> LabelledImage:
+    def generate(self, rng: np.random.Generator) -> LabelledImage:
         while True:
             self.model.geom_group[:] = HIDDEN
             placed = self._place_objects(rng)
             table = self._set_table(rng)
             axes = self._set_camera(rng, placed)
             survey = self.survey()
-            seen = [thing for thing in placed if self._pixels(survey, thing) >= _LEAST_SEEN * self.image_size**2]
-            if not seen:
+            visible = [thing for thing in placed if self._pixels(survey, thing) >= _LEAST_VISIBLE * self.image_size**2]
+            if not visible:
                 continue
-            if len(seen) < len(placed):
+            if len(visible) < len(placed):
                 for thing in placed:
-                    self.show(thing.geoms, any(thing is other for other in seen))
+                    self.show(thing.geoms, any(thing is other for other in visible))
                 survey = self.survey()
-            return self._labelled(survey, seen, table, axes, rng)
+            return self._labelled(survey, visible, table, axes, rng)
 
     def _pixels(self, survey: Survey, thing: _Placed) -> int:
         return int(np.isin(survey.geoms, thing.geoms).sum())
@@ -89,9 +89,9 @@ class TableGenerator(ImageGenerator):
         placed: list[_Placed] = []
         radii: list[float] = []
         categories = sorted({slot.category for slot in self._slots})
-        wanted, patterns = int(rng.choice(_COUNTS, p=_ODDS)), list(range(_PATTERNS))
+        count, patterns = int(rng.choice(_COUNTS, p=_ODDS)), list(range(_PATTERNS))
         for _ in range(60):
-            if len(placed) == wanted:
+            if len(placed) == count:
                 break
             category, colour = str(rng.choice(categories)), str(rng.choice(COLOURS))
             free = [s for s in self._slots if s.category == category and not self._is_shown(s)]
@@ -111,7 +111,7 @@ class TableGenerator(ImageGenerator):
         return bool(self.model.geom_group[self._geoms[slot.body][0]] != HIDDEN)
 
     def _resized(self, slot: _Slot, rng: np.random.Generator) -> _Slot:
-        """A primitive in another size; meshes stay as they are."""
+        """Draw the size of a primitive; meshes keep theirs."""
         if not slot.body.startswith("primitive"):
             return slot
         geom = self._geoms[slot.body][0]
@@ -134,7 +134,7 @@ class TableGenerator(ImageGenerator):
             model.geom_rgba[geom] = (*(tone if int(geom) in self._main else dark), 1)
         if patterns and rng.random() < 0.25:
             surface = f"pattern{patterns.pop()}"
-            # Two shades of one colour, so that the name still holds.
+            # Two shades of one colour, so that its name stays correct.
             other = shade(colour, rng) * rng.uniform(0.5, 1.0)
             self.paint(surface, draw_texture(self.split, rng, photographs=False).painted(tone, other))
             drawn = [geom for geom in geoms if int(geom) in self._main]
@@ -143,7 +143,7 @@ class TableGenerator(ImageGenerator):
         return _Placed(f"{colour} {slot.category}", slot.category, colour, place, slot.height, geoms)
 
     def _set_table(self, rng: np.random.Generator) -> str:
-        """Table, floor, wall; returns "a wooden table"."""
+        """Set table, floor and wall; returns the table's name, such as "a wooden table"."""
         model = self.model
         first = any_colour(rng, (0, 0.5), 0.3)
         second = first + rng.uniform(0.3, 0.8) * (any_colour(rng, (0, 0.6), 0.2) - first)
@@ -181,33 +181,33 @@ class TableGenerator(ImageGenerator):
         return axes
 
     def _labelled(
-        self, survey: Survey, seen: Sequence[_Placed], table: str, axes: np.ndarray, rng: np.random.Generator
+        self, survey: Survey, visible: Sequence[_Placed], table: str, axes: np.ndarray, rng: np.random.Generator
     ) -> LabelledImage:
-        number = np.zeros(self.model.ngeom + 1, np.uint8)  # the last one is for -1, where there is no geom
-        for i, thing in enumerate(seen, start=1):
+        number = np.zeros(self.model.ngeom + 1, np.uint8)  # the last entry is for -1, no geom
+        for i, thing in enumerate(visible, start=1):
             number[thing.geoms] = i
         instances = number[survey.geoms]
         objects, relations = [], []
-        for i, thing in enumerate(seen, start=1):
+        for i, thing in enumerate(visible, start=1):
             mask = instances == i
-            found: dict[str, Any] = {"name": thing.name, "category": thing.category, "colour": thing.colour}
-            found |= {"box": box_of(mask), "pixels": int(mask.sum())}
-            if relation := _relation(thing, seen, axes):
-                found["relation"] = relation
+            entry: dict[str, Any] = {"name": thing.name, "category": thing.category, "colour": thing.colour}
+            entry |= {"box": box_of(mask), "pixels": int(mask.sum())}
+            if relation := _relation(thing, visible, axes):
+                entry["relation"] = relation
                 relations.append(f"the {thing.name} is {relation}")
-            objects.append(found)
-        captions = captions_of([thing.name for thing in seen], relations, table, rng)
+            objects.append(entry)
+        captions = captions_of([thing.name for thing in visible], relations, table, rng)
         label = {"caption": str(rng.choice(captions)), "captions": captions, "objects": objects}
         depth = survey.depth.astype(np.float16)
         return LabelledImage({"images": survey.image, "instances": instances, "depth": depth}, label)
 
 
-def _relation(thing: _Placed, seen: Sequence[_Placed], axes: np.ndarray) -> str | None:
-    """How something stands to what is nearest to it: "left of the blue bowl"."""
-    others = [other for other in seen if other is not thing]
-    if not others:
+def _relation(thing: _Placed, visible: Sequence[_Placed], axes: np.ndarray) -> str | None:
+    """Relation of an object to the nearest one, such as "left of the blue bowl"; None if there is none."""
+    neighbours = [other for other in visible if other is not thing]
+    if not neighbours:
         return None
-    nearest = min(others, key=lambda other: float(np.linalg.norm(thing.place - other.place)))
+    nearest = min(neighbours, key=lambda other: float(np.linalg.norm(thing.place - other.place)))
     away = -axes[:2, 2] / np.linalg.norm(axes[:2, 2])
     relation = relation_of(np.array([axes[:2, 0], away]) @ (thing.place - nearest.place))
     return relation and f"{relation} the {nearest.name}"
@@ -230,7 +230,7 @@ def _add_shape(spec: mujoco.MjSpec, shape: Shape, number: int) -> _Slot:
 
 
 def _add_furniture(spec: mujoco.MjSpec) -> None:
-    """A square and a round table whose tops are at z = 0, a floor, and a wall that follows the camera around."""
+    """Add a square and a round table with tops at z = 0, a floor, and a wall that is placed opposite the camera."""
     world, box, cylinder = spec.worldbody, mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
     add_geom(world, box, name="board", size=[0.4, 0.3, 0.015], pos=[0, 0, -0.015], material="table")
     add_geom(world, cylinder, name="disc", size=[0.4, 0.015, 0], pos=[0, 0, -0.015], material="table")

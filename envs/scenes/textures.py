@@ -1,4 +1,4 @@
-"""Patterns of surfaces: drawn from a number, or photographs that Meta-World comes with. Splits share none."""
+"""Textures of surfaces: patterns generated from a number, or Meta-World's photographs. No two splits share one."""
 
 from functools import cache
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from .package_files import package_folder
 from .splits import FAMILIES, Split, numbers_of
 
 SIDE = 128  # of a texture, in pixels
-PATTERNS = 400  # numbers in all: 240 for training, 80 each for the others
-_PHOTOGRAPHS: dict[Split, dict[str, str]] = {  # of metaworld/assets/textures, and what they show
+PATTERNS = 400  # 240 for training, 80 each for the others
+_PHOTOGRAPHS: dict[Split, dict[str, str]] = {  # of metaworld/assets/textures, and their words in captions
     "train": {
         **dict.fromkeys(("wood1", "wood2", "darkwood", "light_wood_v3"), "wooden"),
         **dict.fromkeys(("brick1", "floor2"), "tiled"),
@@ -23,9 +23,10 @@ _PHOTOGRAPHS: dict[Split, dict[str, str]] = {  # of metaworld/assets/textures, a
 
 
 class Texture(NamedTuple):
-    """What a pattern looks like, in a word, and how it is drawn.
+    """A texture.
 
-    share: float32 (128, 128), how much of the second of two colours is where. photograph: uint8 (128, 128, 3), or None.
+    word: its word in captions. share: float32 (128, 128), the share of the second of two colours. photograph: uint8
+    (128, 128, 3), or None.
     """
 
     word: str
@@ -33,35 +34,35 @@ class Texture(NamedTuple):
     photograph: np.ndarray | None = None
 
     def painted(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """uint8 (128, 128, 3) in two colours, (3,) up to 1; a photograph keeps its own."""
+        """Pixels in two colours, uint8 (128, 128, 3); a photograph keeps its own. first, second: (3,) in [0, 1]."""
         if self.photograph is not None:
             return self.photograph
         return (255 * (first + self.share[..., None] * (second - first))).astype(np.uint8)
 
 
 def draw_texture(split: Split, rng: np.random.Generator, photographs: bool = True) -> Texture:
-    """One of a split's textures; a quarter of them are photographs, which have colours of their own."""
+    """Random texture of a split; a quarter are photographs, which keep their own colours."""
     if photographs and rng.random() < 0.25:
         return photograph(split, str(rng.choice(photographs_of(split))))
     return pattern(int(rng.choice(numbers_of(split, PATTERNS))))
 
 
 def photographs_of(split: Split) -> list[str]:
-    """Names of the photographs that a split may use."""
+    """Names of the photographs of a split."""
     return list(_PHOTOGRAPHS[split])
 
 
 @cache
 def photograph(split: Split, name: str) -> Texture:
-    """One of a split's, scaled down."""
-    with Image.open(package_folder("metaworld") / "assets" / "textures" / f"{name}.png") as picture:
-        pixels = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+    """A photograph of a split, scaled down."""
+    with Image.open(package_folder("metaworld") / "assets" / "textures" / f"{name}.png") as image:
+        pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
     return Texture(_PHOTOGRAPHS[split][name], np.zeros((SIDE, SIDE), np.float32), pixels)
 
 
 @cache
 def pattern(number: int) -> Texture:
-    """The pattern with that number. It goes on where it ends, so that it can be repeated."""
+    """The pattern with that number; it tiles without seams."""
     rng = np.random.default_rng([710, number])
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     word = str(rng.choice(list(_KINDS)))
@@ -70,7 +71,7 @@ def pattern(number: int) -> Texture:
 
 
 def pairs_of(family: int, across: range, along: range) -> list[tuple[int, int]]:
-    """How often a pattern may repeat in x and y: families, and so splits, have no such pair in common."""
+    """Repetitions of a pattern in x and y; families, and therefore splits, share no pair."""
     return [(a, b) for a in across for b in along][family::FAMILIES]
 
 
@@ -79,7 +80,7 @@ def _pair(family: int, across: range, along: range, rng: np.random.Generator) ->
 
 
 def _clouds(x: np.ndarray, y: np.ndarray, rng: np.random.Generator, waves: int = 6) -> np.ndarray:
-    """Sums of periodic waves, the coarser the stronger, between about -1 and 1."""
+    """Sum of periodic waves, coarse ones stronger, about in [-1, 1]."""
     total = np.zeros_like(x)
     for _ in range(8):
         turns = rng.integers(-waves, waves + 1, 2)

@@ -29,7 +29,7 @@ def place_distractors(
 ) -> list[Prop]:
     """Two shapes a unit of strength on the table, off the task: off its objects, its goal, and what is between them.
 
-    They are geoms that are added to the picture's scene (mjvScene), not to the model, so that the physics is the same
+    They are geoms that are added to the image's scene (mjvScene), not to the model, so that the physics is the same
     with and without them. Where the table is full there are fewer.
     """
     taken = [_task_area(model, data, scene)]

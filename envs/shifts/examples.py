@@ -14,9 +14,9 @@ from .shifted_env import ShiftedEnv
 
 
 class Example(NamedTuple):
-    """How an episode begins: a picture, uint8 (256, 256, 3), and the instruction."""
+    """How an episode begins: an image, uint8 (256, 256, 3), and the instruction."""
 
-    picture: np.ndarray
+    image: np.ndarray
     instruction: str
 
 

@@ -1,17 +1,17 @@
-"""Worse sensors: blurred, noisy pictures and noisy proprioception."""
+"""Worse sensors: blurred, noisy images and noisy proprioception."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 _NOISE = 6.0  # of 255, a unit of strength
-_BLUR = 0.35 / 96  # of a picture's side
+_BLUR = 0.35 / 96  # of an image's side
 
 
-def noisy_image(picture: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """A picture, uint8 (S, S, 3), blurred and with Gaussian noise on every pixel."""
-    radius = _BLUR * strength * picture.shape[0]
-    blurred = gaussian_filter(picture.astype(np.float32), (radius, radius, 0))
-    noise = rng.normal(0, _NOISE * strength, picture.shape)
+def noisy_image(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """An image, uint8 (S, S, 3), blurred and with Gaussian noise on every pixel."""
+    radius = _BLUR * strength * image.shape[0]
+    blurred = gaussian_filter(image.astype(np.float32), (radius, radius, 0))
+    noise = rng.normal(0, _NOISE * strength, image.shape)
     return (blurred + noise).round().clip(0, 255).astype(np.uint8)
 
 

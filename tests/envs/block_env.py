@@ -71,8 +71,8 @@ class BlockEnv(Environment):
 
     def observe(self):
         state = self.data.qpos[-1:].astype(np.float32)
-        picture = self.renderers.draw(self.data, "eye", 48)
-        return {"observation.images.eye": picture, "observation.state": state, "task": self.instruction}
+        image = self.renderers.draw(self.data, "eye", 48)
+        return {"observation.images.eye": image, "observation.state": state, "task": self.instruction}
 
     def apply(self, action):
         self.data.ctrl[:] = action

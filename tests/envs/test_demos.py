@@ -119,7 +119,7 @@ def test_lerobot_reads_the_dataset(root, demos):
     np.testing.assert_allclose(stats["std"], pixels.std(0), atol=0.02)
 
 
-def test_pictures_and_states_are_what_the_environment_shows_before_the_action(env, demos):
+def test_images_and_states_are_what_the_environment_shows_before_the_action(env, demos):
     """Attempt 0 carries no noise: its recorded actions, played again, go through its recorded states to success."""
     demo = demos[0]
     observation, _ = env.reset(seed=episode_seed("train", 0, 0))

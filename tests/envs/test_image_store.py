@@ -1,4 +1,4 @@
-"""Sets of labelled pictures on disk: drawn once, by whomever, resumed, checked, and told apart from damaged ones."""
+"""Sets of labelled images on disk: drawn once, by whomever, resumed, checked, and told apart from damaged ones."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A folder with 64 pictures, drawn in this process."""
+    """A folder with 64 images, drawn in this process."""
     folder = tmp_path_factory.mktemp("data")
     open_labelled_images(**SMALL, count=64, data_dir=folder, workers=1)
     return folder
@@ -55,7 +55,7 @@ def test_what_a_set_looks_like(whole, no_drawing):
         scenes.images[0, 0, 0, 0] = 0
 
 
-def test_other_processes_draw_the_same_pictures(whole, tmp_path):
+def test_other_processes_draw_the_same_images(whole, tmp_path):
     assert same(
         open_labelled_images(**SMALL, count=64, data_dir=tmp_path, workers=2),
         open_labelled_images(**SMALL, count=64, data_dir=whole),
@@ -82,8 +82,8 @@ def test_a_killed_run_goes_on_where_it_stopped(whole, tmp_path, monkeypatch):
         process.wait()
     kept = {path.name for path in tmp_path.glob("scenes/*/labels/*.json")}
     assert kept
-    drawn, draw = [], image_store._pictures
-    monkeypatch.setattr(image_store, "_pictures", lambda *a: drawn.append(f"{a[-1]:06d}.json") or draw(*a))
+    drawn, draw = [], image_store._images
+    monkeypatch.setattr(image_store, "_images", lambda *a: drawn.append(f"{a[-1]:06d}.json") or draw(*a))
     assert same(
         open_labelled_images(**SMALL, count=64, data_dir=tmp_path, workers=1),
         open_labelled_images(**SMALL, count=64, data_dir=whole),
@@ -93,8 +93,8 @@ def test_a_killed_run_goes_on_where_it_stopped(whole, tmp_path, monkeypatch):
 
 def test_a_larger_count_keeps_what_is_there(whole, tmp_path, monkeypatch):
     few = open_labelled_images(**SMALL, count=3, data_dir=tmp_path, workers=1)
-    drawn, draw = [], image_store._pictures
-    monkeypatch.setattr(image_store, "_pictures", lambda *a: drawn.append(a[-1]) or draw(*a))
+    drawn, draw = [], image_store._images
+    monkeypatch.setattr(image_store, "_images", lambda *a: drawn.append(a[-1]) or draw(*a))
     more = open_labelled_images(**SMALL, count=33, data_dir=tmp_path, workers=1)
     assert drawn == [1]
     assert few.labels == more.labels[:3]
@@ -168,11 +168,11 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch):
 
 def test_the_sheet(whole, tmp_path, no_drawing, capsys):
     out = tmp_path / "new" / "sheet.png"
-    settings = ["split=test", "image_size=32", f"data_dir={whole}", f"out={out}", "pictures=7"]
+    settings = ["split=test", "image_size=32", f"data_dir={whole}", f"out={out}", "images=7"]
     contact_sheet.main(settings)
     assert out.stat().st_size > 1000
     assert capsys.readouterr().out == f"{out}\n"
-    with pytest.raises(UserError, match="no setting picture; use one of kind, split"):
-        contact_sheet.main(["picture=3"])
-    with pytest.raises(UserError, match="pictures is 'many'; give a number"):
-        contact_sheet.main(["pictures=many"])
+    with pytest.raises(UserError, match="no setting image; use one of kind, split"):
+        contact_sheet.main(["image=3"])
+    with pytest.raises(UserError, match="images is 'many'; give a number"):
+        contact_sheet.main(["images=many"])

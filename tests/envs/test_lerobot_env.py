@@ -90,8 +90,8 @@ def test_lerobot_sees_what_the_policy_was_trained_on(use_async_envs):
         for batch, observation in zip(batches, observations, strict=True):
             assert batch.keys() == observation.keys() - {"task"}
             for camera in SMALL["cameras"]:
-                picture = torch.from_numpy(observation[f"observation.images.{camera}"]).permute(2, 0, 1) / 255
-                torch.testing.assert_close(batch[f"observation.images.{camera}"][i], picture, rtol=0, atol=0)
+                image = torch.from_numpy(observation[f"observation.images.{camera}"]).permute(2, 0, 1) / 255
+                torch.testing.assert_close(batch[f"observation.images.{camera}"][i], image, rtol=0, atol=0)
             np.testing.assert_array_equal(batch["observation.state"][i], observation["observation.state"])
     ours.close()
 

@@ -80,16 +80,16 @@ def test_gymnasium_accepts_the_environment():
     env.close()
 
 
-def test_an_observation_is_pictures_proprioception_and_the_instruction(drawer):
+def test_an_observation_is_images_proprioception_and_the_instruction(drawer):
     observation, info = drawer.reset(seed=3)
     assert set(observation) == {
         "observation.images.corner2", "observation.images.topview", "observation.state", "task",
     }  # fmt: skip
     for camera in drawer.cameras:
-        picture = observation[f"observation.images.{camera}"]
-        assert picture.shape == (48, 48, 3)
-        assert picture.dtype == np.uint8
-        assert picture.std() > 10  # not blank
+        image = observation[f"observation.images.{camera}"]
+        assert image.shape == (48, 48, 3)
+        assert image.dtype == np.uint8
+        assert image.std() > 10  # not blank
     assert observation["observation.state"].dtype == np.float32
     np.testing.assert_allclose(observation["observation.state"][:3], drawer._sim.get_endeff_pos(), atol=1e-6)
     assert 0 <= observation["observation.state"][3] <= 1
@@ -100,7 +100,7 @@ def test_an_observation_is_pictures_proprioception_and_the_instruction(drawer):
     assert drawer.render().shape == (256, 256, 3)
 
 
-def test_only_pictures_tell_where_object_and_goal_are(reach):
+def test_only_images_tell_where_object_and_goal_are(reach):
     """At the start the hand is always in the same place: whatever else differs would be a leak."""
     first, second = (reach.reset(seed=seed)[0] for seed in (0, 1))
     goals = [reach.reset(seed=seed) and reach._sim._target_pos.copy() for seed in (0, 1)]
@@ -110,14 +110,14 @@ def test_only_pictures_tell_where_object_and_goal_are(reach):
     assert (first["observation.images.corner2"] != second["observation.images.corner2"]).any()
 
 
-def test_the_goal_marker_is_in_place_in_the_first_picture(reach):
+def test_the_goal_marker_is_in_place_in_the_first_image(reach):
     for seed in (0, 1):
         reach.reset(seed=seed)
         np.testing.assert_allclose(reach._sim.data.site("goal").xpos, reach._sim._target_pos)
 
 
 def play(env, seed, steps=15):
-    """States and last picture of an episode with actions drawn from the seed."""
+    """States and last image of an episode with actions drawn from the seed."""
     states = [env.reset(seed=seed)[0]["observation.state"]]
     rng = np.random.default_rng(7)
     for _ in range(steps):
@@ -148,7 +148,7 @@ def test_resetting_without_a_seed_goes_on_with_new_episodes(reach):
 
 
 def centre_of(env, bodies):
-    """Centre (row, column) in the first camera's picture of some bodies: of the pixels that change when painted."""
+    """Centre (row, column) in the first camera's image of some bodies: of the pixels that change when painted."""
     model = env._sim.model
     geoms = [i for i in range(model.ngeom) if model.body(model.geom_bodyid[i]).name in bodies]
     plain = env._look(env.cameras[0], 96).astype(int)
@@ -162,12 +162,12 @@ def centre_of(env, bodies):
 
 
 @pytest.mark.parametrize("camera", sorted(set(CAMERAS) - {"gripperPOV", "topview"}))
-def test_pictures_are_upright_and_not_mirrored(camera):
+def test_images_are_upright_and_not_mirrored(camera):
     env = MetaWorldEnv("reach-v3", [camera], 96)
     env.reset(seed=0)
     right = np.cross(-env._sim.data.camera(camera).xmat.reshape(3, 3)[:, 2], UP)
     right /= np.linalg.norm(right)
-    # Where the hand goes, it goes in the picture; from a camera on the hand everything else goes the other way.
+    # Where the hand goes, it goes in the image; from a camera on the hand everything else goes the other way.
     bodies, sign = (["obj"], -1) if camera == "behindGripper" else (HAND, 1)
     start = centre_of(env, bodies)
     for _ in range(12):
@@ -182,11 +182,9 @@ def test_pictures_are_upright_and_not_mirrored(camera):
 
 def test_fast_and_faithful_show_the_same_scene_differently(drawer):
     faithful = make_env(config(render="faithful"), "drawer-open-v3")
-    pictures = [env.reset(seed=0)[0]["observation.images.corner2"].astype(float) for env in (drawer, faithful)]
-    assert np.abs(pictures[0] - pictures[1]).mean() > 1
-    assert (
-        np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1] > 0.4
-    )  # the sky is black in one, grey in the other
+    images = [env.reset(seed=0)[0]["observation.images.corner2"].astype(float) for env in (drawer, faithful)]
+    assert np.abs(images[0] - images[1]).mean() > 1
+    assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] > 0.4  # the sky is black in one, grey in the other
     faithful.close()
 
 

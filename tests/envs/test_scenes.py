@@ -1,4 +1,4 @@
-"""Labelled pictures of tables and rooms: labels that match the pixels, splits that share nothing."""
+"""Labelled images of tables and rooms: labels that match the pixels, splits that share nothing."""
 
 from itertools import pairwise
 
@@ -33,8 +33,8 @@ def room():
     generator.close()
 
 
-def pictures(generator, count):
-    return [generator.picture(np.random.default_rng(seed)) for seed in range(count)]
+def images(generator, count):
+    return [generator.generate(np.random.default_rng(seed)) for seed in range(count)]
 
 
 def test_splits_share_no_seed():
@@ -80,8 +80,8 @@ def test_objects_stand_on_the_table():
 
 
 def test_labels_of_tables_match_the_pixels(table):
-    for picture in pictures(table, 24):
-        instances, objects = picture.arrays["instances"], picture.label["objects"]
+    for image in images(table, 24):
+        instances, objects = image.arrays["instances"], image.label["objects"]
         assert set(np.unique(instances)) - {0} == set(range(1, len(objects) + 1))
         for number, thing in enumerate(objects, start=1):
             mask = instances == number
@@ -91,15 +91,15 @@ def test_labels_of_tables_match_the_pixels(table):
             assert thing["name"] == f"{thing['colour']} {thing['category']}"
         names = [thing["name"] for thing in objects]
         assert len(set(names)) == len(names)
-        assert picture.label["caption"] in picture.label["captions"]
-        assert len(set(picture.label["captions"])) == 5
-        assert all(name in caption for name in names for caption in picture.label["captions"])
+        assert image.label["caption"] in image.label["captions"]
+        assert len(set(image.label["captions"])) == 5
+        assert all(name in caption for name in names for caption in image.label["captions"])
 
 
 def test_objects_are_nearer_than_what_is_behind_them(table):
     for seed in range(6):
-        picture = table.picture(np.random.default_rng(seed))
-        depth, instances = picture.arrays["depth"].astype(np.float32), picture.arrays["instances"]
+        image = table.generate(np.random.default_rng(seed))
+        depth, instances = image.arrays["depth"].astype(np.float32), image.arrays["instances"]
         table.model.geom_group[[g for slot in table._slots for g in table.geoms_of(slot.body)]] = HIDDEN
         bare = table.survey().depth
         assert (depth[instances > 0] < bare[instances > 0] + 1e-3).all()
@@ -112,11 +112,11 @@ def test_objects_are_nearer_than_what_is_behind_them(table):
 def test_names_tell_the_colour(table):
     """What is called red is redder than green or blue, whatever pattern it has."""
     seen = 0
-    for picture in pictures(table, 60):
-        for number, thing in enumerate(picture.label["objects"], start=1):
+    for image in images(table, 60):
+        for number, thing in enumerate(image.label["objects"], start=1):
             channel = {"red": 0, "green": 1, "blue": 2}.get(thing["colour"])
             if channel is not None and thing["category"] not in ("hammer", "laptop"):  # which are half black
-                mean = picture.arrays["images"][picture.arrays["instances"] == number].mean(axis=0)
+                mean = image.arrays["images"][image.arrays["instances"] == number].mean(axis=0)
                 assert mean.argmax() == channel, thing
                 seen += 1
     assert seen > 10
@@ -139,11 +139,11 @@ def test_captions():
 
 
 @pytest.mark.parametrize("kind", ["table", "room"])
-def test_a_picture_depends_on_its_seed_alone(kind, request):
+def test_an_image_depends_on_its_seed_alone(kind, request):
     generator = request.getfixturevalue(kind)
-    first = pictures(generator, 6)
+    first = images(generator, 6)
     for seed in (4, 1, 5):
-        again = generator.picture(np.random.default_rng(seed))
+        again = generator.generate(np.random.default_rng(seed))
         assert again.label == first[seed].label
         for name, array in again.arrays.items():
             assert np.array_equal(array, first[seed].arrays[name]), (seed, name)
@@ -151,10 +151,10 @@ def test_a_picture_depends_on_its_seed_alone(kind, request):
 
 def test_labels_of_rooms_match_the_pixels(room):
     seen = set()
-    for picture in pictures(room, 40):
-        label, mask = picture.label, picture.arrays["instances"] == 1
-        assert picture.arrays["instances"].max() == label["person"]
-        brightness = (picture.arrays["images"] @ [0.299, 0.587, 0.114]).mean()
+    for image in images(room, 40):
+        label, mask = image.label, image.arrays["instances"] == 1
+        assert image.arrays["instances"].max() == label["person"]
+        brightness = (image.arrays["images"] @ [0.299, 0.587, 0.114]).mean()
         assert label["lighting"] == ("dark" if brightness < DARK else "bright" if brightness > BRIGHT else "normal")
         if label["person"]:
             assert label["box"] == box_of(mask)
@@ -170,15 +170,15 @@ def test_labels_of_rooms_match_the_pixels(room):
     assert seen >= {None, "near", "mid", "far", "dark", "normal", "bright"} | depictions
 
 
-def test_pictures_of_people_are_depictions_and_no_persons(room):
+def test_images_of_people_are_depictions_and_no_persons(room):
     seen = {"person": 0, "non_person": 0}
     for seed in range(40):
-        picture = room.picture(np.random.default_rng(seed))
+        image = room.generate(np.random.default_rng(seed))
         shown = np.isin(room.survey().geoms, room._posters.sheets).mean()
-        assert (picture.label["depiction"] != "none") == (shown > 0)
-        if picture.label["depiction"] != "none":
+        assert (image.label["depiction"] != "none") == (shown > 0)
+        if image.label["depiction"] != "none":
             assert shown >= _LEAST_POSTER
-            seen[picture.label["depiction"]] += not picture.label["person"]
+            seen[image.label["depiction"]] += not image.label["person"]
     assert min(seen.values()) > 0
 
 
@@ -200,7 +200,7 @@ def test_somebody_walks_into_a_room(room):
     entered = 0
     for seed in range(3):
         frames = list(room.watch(np.random.default_rng(seed), 30, 8, fps=10))
-        people = [picture.label["person"] for picture in frames]
+        people = [image.label["person"] for image in frames]
         assert not any(people[:8])
         assert [p.label["person"] for p in frames] == [int(p.arrays["instances"].any()) for p in frames]
         entered += any(people) and people[-1]

@@ -19,7 +19,7 @@ from tinyvla.errors import UserError
 
 CONFIG = decode_env({"name": "metaworld", "cameras": ["corner2"], "image_size": 48, "render": "fast", "max_steps": 500})
 IMAGE = "observation.images.corner2"
-UNSEEN = {"instruction", *PHYSICAL}  # that change no picture, or not that alone
+UNSEEN = {"instruction", *PHYSICAL}  # that change no image, or not that alone
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def model_bytes(env):
 
 
 def play(env, seed, steps=6):
-    """Full physical state after the reset and every step, and first and last picture."""
+    """Full physical state after the reset and every step, and first and last image."""
     first, _ = env.reset(seed=seed)
     data = env.unwrapped.data
     states = [np.concatenate([data.qpos, data.qvel])]
@@ -59,7 +59,7 @@ def play(env, seed, steps=6):
     return np.array(states), first, env.observe()
 
 
-def picture(observation):
+def image(observation):
     (key,) = (key for key in observation if key.startswith("observation.images."))
     return observation[key].astype(int)
 
@@ -79,7 +79,7 @@ def test_an_axis_changes_what_it_claims_and_nothing_else(plain, axis):
     own_states, own_first, own_last = play(shifted, 5)
     again = play(shifted, 5)
     for left, right in zip(
-        (own_states, picture(own_first), picture(own_last)), (again[0], *map(picture, again[1:])), strict=True
+        (own_states, image(own_first), image(own_last)), (again[0], *map(image, again[1:])), strict=True
     ):
         np.testing.assert_array_equal(left, right)  # a function of axis, severity and seed
 
@@ -87,7 +87,7 @@ def test_an_axis_changes_what_it_claims_and_nothing_else(plain, axis):
     if axis not in PHYSICAL:
         np.testing.assert_array_equal(own_states, states)
     for shown, usual in ((own_first, first), (own_last, last)):
-        changed = np.abs(picture(shown) - picture(usual)).max(axis=-1) > 8
+        changed = np.abs(image(shown) - image(usual)).max(axis=-1) > 8
         assert changed.any() == (axis != "instruction"), changed.mean()
         assert (shown["observation.state"] != usual["observation.state"]).any() == (axis == "sensor_noise")
     if axis in ("instruction", "position", "distractors", "sensor_noise"):
@@ -100,7 +100,7 @@ def test_an_axis_changes_what_it_claims_and_nothing_else(plain, axis):
     assert model_bytes(env) == model
     for left, right in zip(play(env, 5), (states, first, last), strict=True):
         if isinstance(left, dict):
-            left, right = picture(left), picture(right)
+            left, right = image(left), image(right)
         np.testing.assert_array_equal(left, right)
 
 
@@ -114,16 +114,16 @@ def test_all_axes_at_once_leave_nothing_behind(plain):
     own_states, own_first, _ = play(env, 5)
     assert model_bytes(env) == model
     np.testing.assert_array_equal(own_states, states)
-    np.testing.assert_array_equal(picture(own_first), picture(first))
+    np.testing.assert_array_equal(image(own_first), image(first))
 
 
 @pytest.mark.parametrize("axis", sorted(set(AXES) - UNSEEN))
 def test_what_is_seen_differs_more_with_severity(block, axis):
-    usual = picture(block.reset(seed=2)[0])
+    usual = image(block.reset(seed=2)[0])
     differences = []
     for severity in SEVERITIES:
         shifted = wrapped(block, axis, severity=severity)
-        differences.append(np.abs(picture(shifted.reset(seed=2)[0]) - usual).mean())
+        differences.append(np.abs(image(shifted.reset(seed=2)[0]) - usual).mean())
         shifted.restore()
     assert differences[0] > 0.2
     assert differences == sorted(differences)
@@ -248,7 +248,7 @@ def test_the_policys_sensors_are_noisy_not_the_experts(drawer):
         np.testing.assert_array_equal(shifted.expert_action(), drawer.expert_action())
         shifted.apply(np.zeros(4, np.float32))
         first, second = shifted.observe(), shifted.observe()
-        np.testing.assert_array_equal(picture(first), picture(second))  # looking twice shows the same
+        np.testing.assert_array_equal(image(first), image(second))  # looking twice shows the same
         errors.append(np.abs(first["observation.state"] - drawer._full_state[:4]).max())
     assert len(set(errors)) == 4
     assert 1e-3 < max(errors) < 0.3
@@ -324,7 +324,7 @@ def test_make_env_wraps_what_the_configuration_shifts():
     assert len(env.step(np.zeros(4, np.float32))) == 5
     assert env.render().shape == (256, 256, 3)
     first = env.reset(seed=7)[0]
-    np.testing.assert_array_equal(picture(first), picture(observation))
+    np.testing.assert_array_equal(image(first), image(observation))
     env.reset()
     env.close()
 
