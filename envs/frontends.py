@@ -18,7 +18,7 @@ from tinyvla.frontends.registry import make_trainable
 from tinyvla.training import Tracker, TrainerConfig, fit, make_accelerator, on_first_process, open_run
 from tinyvla.training.device import device_of
 
-from .report.frontend_page import PICTURES, describe_frontend, write_frontend_report
+from .report.frontend_page import IMAGES, describe_frontend, write_frontend_report
 from .scenes import open_labelled_images
 
 SPLITS = ("train", "validation", "test")
@@ -48,7 +48,7 @@ def train_frontend(cfg: DictConfig) -> None:
         write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
         write_frontend_card(best, config, result)
         for caption, picture in trainable.examples().items():
-            write_picture(run_dir / PICTURES / f"{caption.replace(' ', '-')}.png", picture)
+            write_picture(run_dir / IMAGES / f"{caption.replace(' ', '-')}.png", picture)
         tracker.log_result({"score": result["score"]}, [], best)
     print(describe_frontend(result))
     print(write_frontend_report(run_dir))

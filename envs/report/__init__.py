@@ -1,4 +1,4 @@
-"""What a run ends with: a table in the terminal, and a self-contained page."""
+"""Report of a run: a table for the terminal and a self-contained page."""
 
 from .page import write_report
 from .text import describe

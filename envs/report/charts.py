@@ -1,4 +1,4 @@
-"""The page's charts, drawn by matplotlib as SVG that takes its colours from the page."""
+"""Charts of the page: matplotlib figures as SVG with the colours of the page."""
 
 import io
 import re
@@ -14,14 +14,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from .figures import percent, task_rows
 
-# Stand-ins, which `to_svg` replaces by the page's CSS variables: a chart is legible in light and in dark mode.
+# Placeholder colours that `to_svg` replaces by the page's CSS variables, for light and dark mode.
 _INK, _GREY, _ACCENT, _STRONG = "#202124", "#7f7f7e", "#3b82f5", "#1d4ed7"
 _VARIABLES = {_INK: "var(--ink)", _GREY: "var(--muted)", _ACCENT: "var(--accent)", _STRONG: "var(--strong)"}
 _TASK_COLOURS = ("#f28e2b", "#2fa36b", "#b07aa1", "#d1605e", "#8c7a4f", "#2a9db5")
-_LONGEST_NAME = 36
+_LONGEST_NAME = 30
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a dollar sign in a task's name is just that
+    "text.parse_math": False,  # a dollar sign in a task's name is text
     "font.size": 9,
     "text.color": _GREY,
     "axes.edgecolor": _GREY,
@@ -43,15 +43,15 @@ STYLE: dict[Any, Any] = {
 
 
 def success_bars(result: Mapping[str, Any]) -> Figure:
-    """A bar for all tasks and one for each, with the 95% interval as whiskers."""
+    """Bars of all tasks together and of each task, with the 95% interval as whiskers."""
     rows = task_rows(result)
     rows = {name: rows[name] for name in [list(rows)[-1], *list(rows)[:-1]]}
     rates = np.array([figures["success_rate"] for figures in rows.values()])
     ci95 = np.array([figures["ci95"] for figures in rows.values()])
-    # The interval is rounded and may miss a rate of 0 or 1 by a hair, which matplotlib would refuse.
+    # Rounding may put a rate of 0 or 1 slightly outside its interval, which matplotlib refuses.
     whiskers = np.abs(np.clip([rates - ci95[:, 0], ci95[:, 1] - rates], 0, None))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.7 + 0.27 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(5.2, 0.7 + 0.27 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(rows))
         axes.barh(
@@ -75,7 +75,7 @@ def success_bars(result: Mapping[str, Any]) -> Figure:
 
 
 def training_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """Charts of what a metrics.jsonl holds, by what they show; empty without records.
+    """Charts of the records of metrics.jsonl by title; empty without records.
 
     A loss that is not finite leaves a gap, and the chart's title counts them.
     """
@@ -89,23 +89,23 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
         }
         drawn = {name: figure for name, figure in charts.items() if figure}
         for figure in drawn.values():
-            figure.axes[0].set_xlim(left=0)  # only now: earlier it would stop the axis from fitting the data
+            figure.axes[0].set_xlim(left=0)  # last, because it ends autoscaling
     return drawn
 
 
 def to_svg(figure: Figure, label: str) -> str:
-    """A figure as an inline SVG element, the same every time, that `label` describes to a screen reader."""
+    """Figure as an inline SVG element, deterministic, with `label` for screen readers."""
     name = re.sub(r"\W+", "-", label.lower())[:40]
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # Several charts share a page: ids must differ between them.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, variable)
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
     svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg)
     svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
@@ -113,22 +113,22 @@ def to_svg(figure: Figure, label: str) -> str:
 
 def _loss(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     steps, values = _series(records, "train/loss")
-    good = np.isfinite(values) & (values > 0)
+    finite = np.isfinite(values) & (values > 0)
     figure, axes = _axes("loss (log scale)", "{x:g}")
     if not len(values):
         return None
-    if good.any():
-        window = max(1, int(good.sum()) // 30)
-        axes.plot(steps, np.where(good, values, np.nan), color=_ACCENT, alpha=0.4, linewidth=0.9, label="each record")
-        smooth = _smooth(values[good], window)
-        axes.plot(steps[good], smooth, color=_STRONG, linewidth=1.8, label=f"mean of {window}")
+    if finite.any():
+        window = max(1, int(finite.sum()) // 30)
+        axes.plot(steps, np.where(finite, values, np.nan), color=_ACCENT, alpha=0.4, linewidth=0.9, label="records")
+        smooth = _smooth(values[finite], window)
+        axes.plot(steps[finite], smooth, color=_STRONG, linewidth=1.8, label=f"mean of {window}")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend()
-    if bad := int((~good).sum()):
-        axes.set_title(f"loss (log scale; {bad} of {len(good)} records not finite)")
+    if bad := int((~finite).sum()):
+        axes.set_title(f"loss (log scale; {bad} of {len(finite)} records not finite)")
     return figure
 
 
@@ -146,7 +146,7 @@ def _validation(records: Sequence[Mapping[str, Any]]) -> Figure | None:
             color=_TASK_COLOURS[i] if named else _GREY,
             linewidth=1.1,
             alpha=0.9 if named else 0.3,
-            label=_shorten(task.removeprefix(f"{key}/")) if named else "one line a task" if i == 0 else None,
+            label=_shorten(task.removeprefix(f"{key}/")) if named else "one line per task" if i == 0 else None,
         )
     axes.plot(steps, values, color=_STRONG, linewidth=2.2, marker="o", markersize=3.5, label="all tasks")
     axes.set_ylim(-0.03, 1.03)
@@ -177,14 +177,14 @@ def _axes(title: str, ticks: str) -> tuple[Figure, Axes]:
 
 
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have a key; a null counts as not a number."""
-    found = [(record["step"], record[key]) for record in records if key in record]
-    steps, values = zip(*found, strict=True) if found else ((), ())
+    """Steps and values (n,) of the records that have a key; null becomes NaN."""
+    points = [(record["step"], record[key]) for record in records if key in record]
+    steps, values = zip(*points, strict=True) if points else ((), ())
     return np.array(steps, dtype=float), np.array(values, dtype=float)
 
 
 def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average, over fewer values at both ends."""
+    """Centred moving average, over fewer values at the ends."""
     kernel = np.ones(window)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 

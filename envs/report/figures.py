@@ -1,21 +1,21 @@
-"""The figures of an evaluation in the form that both the terminal and the page show."""
+"""Figures of an evaluation as the terminal and the page show them."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 ALL_TASKS = "all tasks"
 HOW_TO_READ = (
-    "Row: environment. Column: instruction given. Cell: how often the row's own task was done. "
-    "A policy that listens is high on the diagonal, low elsewhere."
+    "Row: environment. Column: instruction. Cell: successes in the row's own task. "
+    "A policy that follows instructions is high on the diagonal and low elsewhere."
 )
 
 
 class Cell(NamedTuple):
-    """Episodes of one environment under one instruction; `own` where that is the environment's own."""
+    """Episodes of one environment under one instruction; `matching`: the instruction of that environment."""
 
     successes: int
     episodes: int
-    own: bool = False
+    matching: bool = False
 
     @property
     def rate(self) -> float:
@@ -26,49 +26,55 @@ class Cell(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """What wrong instructions do. A row holds a cell for each of `told`, None where no episode was run.
+    """Success under wrong instructions.
 
-    own: for each row, the cell on the diagonal. others: those off it, taken together.
+    Args:
+        instructions: tasks whose instructions are the columns.
+        rows: a cell per instruction for every environment; None where no episode was played.
+        matching: the cell on the diagonal, by environment.
+        wrong: the cells off the diagonal taken together, by environment.
     """
 
-    told: list[str]
+    instructions: list[str]
     rows: dict[str, list[Cell | None]]
-    own: dict[str, Cell | None]
-    others: dict[str, Cell]
+    matching: dict[str, Cell | None]
+    wrong: dict[str, Cell]
 
 
 def task_rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Figures of every task, then of all together."""
+    """Figures of every task, then of all tasks together."""
     return {**result["tasks"], ALL_TASKS: result}
 
 
 def confusion(result: Mapping[str, Any]) -> Confusion | None:
-    """The table of wrong instructions, its diagonal from `tasks`; None if there were none."""
-    wrong = result.get("wrong_instructions")
-    if not wrong:
+    """Table of wrong instructions, its diagonal from `tasks`; None if there are none."""
+    by_environment = result.get("wrong_instructions")
+    if not by_environment:
         return None
     tasks = result["tasks"]
-    told = list(dict.fromkeys([*tasks, *wrong, *(other for cells in wrong.values() for other in cells)]))
-    rows, own, others = {}, {}, {}
-    for task in dict.fromkeys([*tasks, *wrong]):
-        cells = {other: Cell(c["successes"], c["episodes"]) for other, c in wrong.get(task, {}).items()}
-        others[task] = Cell(sum(c.successes for c in cells.values()), sum(c.episodes for c in cells.values()))
-        own[task] = Cell(tasks[task]["successes"], tasks[task]["episodes"], own=True) if task in tasks else None
-        rows[task] = [own[task] if other == task else cells.get(other) for other in told]
-    return Confusion(told, rows, own, others)
+    columns = [instruction for cells in by_environment.values() for instruction in cells]
+    instructions = list(dict.fromkeys([*tasks, *by_environment, *columns]))
+    rows, matching, wrong = {}, {}, {}
+    for task in dict.fromkeys([*tasks, *by_environment]):
+        cells = {name: Cell(c["successes"], c["episodes"]) for name, c in by_environment.get(task, {}).items()}
+        wrong[task] = Cell(sum(c.successes for c in cells.values()), sum(c.episodes for c in cells.values()))
+        own_figures = tasks.get(task)
+        matching[task] = Cell(own_figures["successes"], own_figures["episodes"], True) if own_figures else None
+        rows[task] = [matching[task] if name == task else cells.get(name) for name in instructions]
+    return Confusion(instructions, rows, matching, wrong)
 
 
-def shift_in_words(result: Mapping[str, Any]) -> str | None:
-    """What was different from training, as `lighting, camera_pose at severity 2`; None if nothing was."""
+def describe_shift(result: Mapping[str, Any]) -> str | None:
+    """Difference from training, such as `lighting, camera_pose at severity 2`; None without a shift."""
     shift = result.get("shift")
     return f"{', '.join(shift['names'])} at severity {shift['severity']}" if shift else None
 
 
 def percent(rate: float) -> str:
-    """0.85 as 85%; one decimal only where it says something."""
+    """0.85 as 85%, with one decimal unless it is 0."""
     return f"{100 * rate:.1f}".removesuffix(".0") + "%"
 
 
 def interval(ci95: tuple[float, float] | list[float]) -> str:
-    """A confidence interval, as 64.0–94.8%."""
+    """Confidence interval, such as 64.0–94.8%."""
     return f"{100 * ci95[0]:.1f}–{100 * ci95[1]:.1f}%"

@@ -1,33 +1,36 @@
-"""The page and the table that training a front-end ends with."""
+"""Report of a front-end's training: page and table."""
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tinyvla.files import write_whole
 
-from .page import read_run, template
+from .page import data_url, read_run, template
 
-PICTURES = "pictures"  # folder of a run
+IMAGES = "pictures"  # folder in a run folder
 
 
 def write_frontend_report(run_dir: Path) -> Path:
-    """Write report.html from what lies in a run's folder (eval.json and, where they are, config.yaml, metrics.jsonl,
-    pictures/*.png), and return its path. Raises UserError if the run has no eval.json."""
+    """Write report.html into a run folder and return its path.
+
+    It shows eval.json and, where they exist, config.yaml, metrics.jsonl and pictures/*.png.
+
+    Raises UserError if the run has no eval.json.
+    """
     run = read_run(run_dir)
-    pictures = {
-        file.stem.replace("-", " "): f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-        for file in sorted((run_dir / PICTURES).glob("*.png"))
+    images = {
+        file.stem.replace("-", " "): data_url(file.read_bytes(), "image/png")
+        for file in sorted((run_dir / IMAGES).glob("*.png"))
     }
     page = template("frontend_page.html.j2").render(
-        title=run.result["task"], result=run.result, pictures=pictures, shift=None, **run.common()
+        title=run.result["task"], result=run.result, images=images, shift=None, **run.common()
     )
     return write_whole(run_dir / "report.html", page)
 
 
 def describe_frontend(result: Mapping[str, Any]) -> str:
-    """A plain-text table of eval.json."""
+    """Plain-text table of eval.json."""
     width = max(len(name) for name in result["figures"])
     lines = [f"{result['task']}: {result['measure']} {result['score']:.4g}"]
     for name, figure in result["figures"].items():

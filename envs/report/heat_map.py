@@ -1,6 +1,5 @@
-"""The page of a generalisation test: success of policies under shifts as a heat map, and what the shifts look like."""
+"""Page of a generalisation test: success of policies under shifts as a heat map, and example frames of the shifts."""
 
-import base64
 import io
 import textwrap
 from collections.abc import Mapping
@@ -17,22 +16,22 @@ from tinyvla.files import write_whole
 from ..shifts import AXES
 from .charts import STYLE, to_svg
 from .figures import interval
-from .page import template
+from .page import data_url, template
 
 Cells = Mapping[str, Mapping[tuple[str, int], Mapping[str, Any]]]  # by policy, then by axis and severity
-Frames = Mapping[tuple[str, int], Any]  # of `envs.shifts.examples.Example`
+Frames = Mapping[tuple[str, int], Any]  # values: `envs.shifts.examples.Example`
 UNSHIFTED = ("none", 0)
 _PAPER = "#ffffff"
 
 
 def columns_of(cells: Cells) -> list[tuple[str, int]]:
-    """The columns that any policy has: without a shift first, then in the order of AXES."""
-    found = {column for row in cells.values() for column in row}
-    return sorted(found, key=lambda column: (["none", *AXES].index(column[0]), column[1]))
+    """Columns of all policies: without a shift first, then in the order of AXES."""
+    columns = {column for row in cells.values() for column in row}
+    return sorted(columns, key=lambda column: (["none", *AXES].index(column[0]), column[1]))
 
 
 def heat_map(cells: Cells) -> Figure:
-    """A row for each policy, a column for each severity of each axis; cells are success rates in percent."""
+    """Figure with a row per policy and a column per severity of each axis; cells are success rates in percent."""
     columns = columns_of(cells)
     rates = np.full((len(cells), len(columns)), np.nan)
     for row, figures in enumerate(cells.values()):
@@ -43,7 +42,7 @@ def heat_map(cells: Cells) -> Figure:
     # A gap before every axis.
     places = [column + 0.35 * axes_names.index(axis) for column, (axis, _) in enumerate(columns)]
     with matplotlib.rc_context(STYLE):
-        # An axis with but one severity still has to have room for its name.
+        # Room for the name of an axis with only one severity.
         pitch = 0.34 if len(columns) >= 2 * len(axes_names) - 1 else 0.55
         figure = Figure(figsize=(1.6 + pitch * places[-1] + 0.6, 1.5 + 0.42 * len(cells)), layout="constrained")
         axes = figure.add_subplot()
@@ -56,9 +55,9 @@ def heat_map(cells: Cells) -> Figure:
             axes.text(places[column], row, label, ha="center", va="center", fontsize=8, color="#000000")
         axes.set_xticks(places, [str(severity) if severity else "–" for _, severity in columns])
         for axis in axes_names:
-            own = [place for place, (name, _) in zip(places, columns, strict=True) if name == axis]
-            words = axis.replace("_", "\n") if axis != "none" else "no\nshift"
-            axes.text(float(np.mean(own)), -0.62, words, ha="center", va="bottom", fontsize=8)
+            axis_places = [place for place, (name, _) in zip(places, columns, strict=True) if name == axis]
+            title = axis.replace("_", "\n") if axis != "none" else "no\nshift"
+            axes.text(float(np.mean(axis_places)), -0.62, title, ha="center", va="bottom", fontsize=8)
         axes.set_yticks(range(len(cells)), list(cells))
         axes.set(
             xlim=(-0.6, places[-1] + 0.6),
@@ -72,7 +71,7 @@ def heat_map(cells: Cells) -> Figure:
 
 
 def frames_figure(frames: Frames) -> Figure:
-    """Example frames: a row for each axis, a column for each severity, and the unshifted one beside each row."""
+    """Figure of example frames: a row per axis, the unshifted frame first, then a column per severity."""
     axes_names = [axis for axis in AXES if any(name == axis for name, _ in frames)]
     severities = sorted({severity for _, severity in frames} - {0})
     with matplotlib.rc_context(STYLE):
@@ -90,32 +89,32 @@ def frames_figure(frames: Frames) -> Figure:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG on white paper."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150, facecolor=_PAPER)
-    write_whole(path, picture.getvalue())
+    """Write a figure as PNG on white."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150, facecolor=_PAPER)
+    write_whole(path, image.getvalue())
 
 
 def markdown(cells: Cells) -> str:
-    """The figures as a Markdown table: a row for each axis and severity, a column for each policy."""
+    """Figures as a Markdown table with a row per axis and severity and a column per policy."""
     lines = [["shift", "severity", *cells], ["---"] * (2 + len(cells))]
     for axis, severity in columns_of(cells):
-        row = [_in_words(cells[policy].get((axis, severity))) for policy in cells]
+        row = [_cell_text(cells[policy].get((axis, severity))) for policy in cells]
         lines.append([axis, str(severity) if severity else "", *row])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _in_words(figures: Mapping[str, Any] | None) -> str:
+def _cell_text(figures: Mapping[str, Any] | None) -> str:
     if figures is None:
         return "·"
     return f"{figures['successes']}/{figures['episodes']} ({interval(figures['ci95'])})"
 
 
 def caption(cells: Cells) -> str:
-    """What the heat map shows, with its number of episodes."""
+    """Caption of the heat map, with its number of episodes."""
     return (
         "Success in percent by policy and shift, severities 1 to 3 of every axis; "
-        f"n = {_count(cells)} episodes a cell, the same unseen seeds in all of them."
+        f"n = {_count(cells)} episodes per cell, the same unseen seeds in all of them."
     )
 
 
@@ -128,7 +127,7 @@ def write_heat_map(
 ) -> list[Path]:
     """Write heat_map.html, self-contained, heat_map.png and frames.png to a folder; returns their paths.
 
-    facts: name -> value, how the figures came about. task: what the frames show.
+    facts: origin of the figures, by name. task: the task of the example frames.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure = heat_map(cells)
@@ -140,7 +139,7 @@ def write_heat_map(
         cells=cells,
         axes={axis: text for axis, text in AXES.items() if any(name == axis for name, _ in frames)},
         severities=sorted({severity for _, severity in frames} - {0}),
-        frames={column: (_data_url(example.image), example.instruction) for column, example in frames.items()},
+        frames={column: (_png_url(example.image), example.instruction) for column, example in frames.items()},
         unshifted=UNSHIFTED,
         task=task,
         facts=facts,
@@ -152,7 +151,5 @@ def write_heat_map(
     return [page, folder / "heat_map.png", folder / "frames.png"]
 
 
-def _data_url(picture: Any) -> str:
-    buffer = io.BytesIO()
-    iio.imwrite(buffer, picture, extension=".png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _png_url(image: np.ndarray) -> str:
+    return data_url(iio.imwrite("<bytes>", image, extension=".png"), "image/png")

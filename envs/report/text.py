@@ -1,25 +1,25 @@
-"""The table that a run prints when it ends."""
+"""Table that a run prints at its end."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..eval_results import METRICS
-from .figures import HOW_TO_READ, Cell, Confusion, confusion, interval, percent, shift_in_words, task_rows
+from .figures import HOW_TO_READ, Cell, Confusion, confusion, describe_shift, interval, percent, task_rows
 
 _WIDEST_CONFUSION = 10  # tasks; more columns than that do not fit a terminal
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """A plain-text table of what `envs.evaluation.evaluate` or `summarise` returned.
+    """Plain-text table of the result of `envs.evaluation.evaluate` or `summarise`.
 
-    A row for each task and one for all; below, what wrong instructions did, and where the figures come from.
+    It has a row per task and one for all tasks; below, success under wrong instructions and the origin of the figures.
     """
-    parts = [_tasks(result)]
+    paragraphs = [_tasks(result)]
     if table := confusion(result):
-        parts.append(_confusion(table))
+        paragraphs.append(_confusion(table))
     if origin := _origin(result):
-        parts.append(origin)
-    return "\n\n".join(parts)
+        paragraphs.append(origin)
+    return "\n\n".join(paragraphs)
 
 
 def _tasks(result: Mapping[str, Any]) -> str:
@@ -34,23 +34,21 @@ def _tasks(result: Mapping[str, Any]) -> str:
         ]
         for task, figures in task_rows(result).items()
     ]
-    *tasks, everything = _align([header, *rows])
-    rule = "-" * len(everything)
-    return "\n".join([tasks[0], rule, *tasks[1:], rule, everything])
+    *tasks, total = _align([header, *rows])
+    rule = "-" * len(total)
+    return "\n".join([tasks[0], rule, *tasks[1:], rule, total])
 
 
 def _confusion(table: Confusion) -> str:
-    """Columns are numbered like the rows. Where they are too many: own instruction against all others."""
-    if len(table.told) > _WIDEST_CONFUSION:
-        legend = (
-            "How often the environment's own task was done. A policy that listens is low under others' instructions."
-        )
-        header = ["environment", "own instruction", "others' instructions"]
-        rows = [[task, _show(table.own[task]), _show(table.others[task])] for task in table.rows]
+    """Table with columns numbered like the rows; with too many columns: own instruction beside all others."""
+    if len(table.instructions) > _WIDEST_CONFUSION:
+        legend = "Successes in the environment's own task. A policy that follows instructions is low under wrong ones."
+        header = ["environment", "own instruction", "wrong instructions"]
+        rows = [[task, _show(table.matching[task]), _show(table.wrong[task])] for task in table.rows]
     else:
         legend = HOW_TO_READ
-        numbers = {task: f"[{number}]" for number, task in enumerate(table.told, 1)}
-        header = ["environment \\ told", *numbers.values()]
+        numbers = {task: f"[{number}]" for number, task in enumerate(table.instructions, 1)}
+        header = ["environment \\ instruction", *numbers.values()]
         rows = [[f"{numbers[task]} {task}", *map(_show, cells)] for task, cells in table.rows.items()]
     return "\n".join([*_align([header, *rows]), legend])
 
@@ -60,18 +58,18 @@ def _show(cell: Cell | None) -> str:
 
 
 def _origin(result: Mapping[str, Any]) -> str:
-    """Which seeds, which shift, which checkpoint, which machine, as far as the result says."""
+    """Seeds, shift, checkpoint and machine, as far as the result has them."""
     lines = []
     if "split" in result:
         lines.append(f"seeds: {result['split']} split, seed {result.get('seed', 0)}")
-    if shift := shift_in_words(result):
+    if shift := describe_shift(result):
         lines.append(f"shift: {shift}")
     lines += [f"{key}: {result[key]}" for key in ("checkpoint", "machine") if key in result]
     return "\n".join(lines)
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines: the first column to the left, figures to the right."""
+    """Lines of a table: first column left-aligned, figures right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])

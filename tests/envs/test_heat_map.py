@@ -31,7 +31,7 @@ FRAMES = {
 }
 
 
-def test_the_page_and_the_pictures_hold_every_cell(tmp_path):
+def test_the_page_and_the_images_show_every_cell(tmp_path):
     frames = FRAMES | {("instruction", 3): FRAMES["instruction", 1]}
     page, heat_map, frames_png = write_heat_map(tmp_path, CELLS, frames, {"machine": "a machine"}, "reach-v3", "cmd")
     text = page.read_text()
@@ -55,7 +55,7 @@ def test_the_table_has_intervals_and_says_what_is_missing():
 
 @pytest.fixture
 def benchmark(monkeypatch, tmp_path):
-    """The benchmark with evaluation and drawing replaced; its command line, and what it has evaluated."""
+    """Benchmark with evaluation and rendering replaced: its command line, and the evaluations so far."""
     played = []
 
     def evaluate(checkpoint, env_cfg, options):

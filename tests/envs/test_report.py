@@ -1,4 +1,4 @@
-"""The page and the table that a run ends with: the right figures, no network, nothing that a name can break."""
+"""Page and table of a run: the right figures, no network, safe for any name."""
 
 import base64
 import json
@@ -18,10 +18,10 @@ from tinyvla.errors import UserError
 HOSTILE = "<script>alert('1')</script>\" onload=\"x & $a_b$"
 
 
-def evaluated(successes, told=None, episodes=10):
-    """A result: `successes` by task out of `episodes`, and `told` {(task, told): successes} out of 3."""
+def evaluated(successes, wrong=None, episodes=10):
+    """Result with `successes` by task of `episodes`, and `wrong`, {(task, instruction): successes} of 3."""
     runs = {(task, task): (count, episodes) for task, count in successes.items()}
-    runs |= {pair: (count, 3) for pair, count in (told or {}).items()}
+    runs |= {pair: (count, 3) for pair, count in (wrong or {}).items()}
     rollouts = {
         Job(task, other, i): Rollout(i, i < count, 100 + i, np.array([1.0, 2.0, 9.0]))
         for (task, other), (count, of) in runs.items()
@@ -53,7 +53,7 @@ def records(loss=(1.0, 0.5, 0.2)):
 
 
 class Page(HTMLParser):
-    """What a page holds: elements with their attributes, and the text of each kind of element."""
+    """Elements of a page with their attributes, and the text of each kind of element."""
 
     VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
 
@@ -120,15 +120,15 @@ def test_every_video_is_embedded_with_its_ending_instruction_and_seed(run_dir):
     for name in ("reach-v3-000-success", "reach-v3-004-failure", "push-v3-told-reach-v3-001-failure", "stray"):
         add_video(run_dir, f"{name}.mp4", name.encode())
     shown = Page(write_report(run_dir))
-    found = {
+    captions = {
         base64.b64decode(video["src"].removeprefix("data:video/mp4;base64,")).decode(): video["aria-label"]
         for video in shown.all("video")
     }
     # The seeds are those that envs.seeds gives episodes 0, 4 and 1 of the evaluation split of seed 7.
-    assert found == {
+    assert captions == {
         "reach-v3-000-success": "reach-v3: success, seed 200070000",
         "reach-v3-004-failure": "reach-v3: failure, seed 200070004",
-        "push-v3-told-reach-v3-001-failure": "push-v3: failure, told to do reach-v3, seed 200070001",
+        "push-v3-told-reach-v3-001-failure": "push-v3: failure, instruction of reach-v3, seed 200070001",
         "stray": "other: stray.mp4",
     }
     assert shown.text("h3") == ["reach-v3", "push-v3", "other"]
@@ -205,7 +205,7 @@ def test_many_tasks_do_not_overlap_and_long_names_leave_room_for_the_bars():
     assert axes.get_window_extent().width > 0.3 * figure.get_window_extent().width
 
 
-def test_charts_are_the_same_every_time_and_take_the_pages_colours():
+def test_charts_are_deterministic_and_use_the_pages_colours():
     result = evaluated({"a": 3})
     first, second = (to_svg(success_bars(result), "bars") for _ in range(2))
     assert first == second
@@ -230,7 +230,7 @@ def test_curves_show_what_was_recorded():
     assert training_curves([]) == {}
 
 
-def test_a_run_without_evaluation_is_the_users_to_mend(tmp_path):
+def test_a_run_without_evaluation_is_a_line_that_names_the_fix(tmp_path):
     with pytest.raises(UserError, match=r"no eval\.json.*evaluate\.py") as error:
         write_report(tmp_path)
     assert "\n" not in str(error.value)

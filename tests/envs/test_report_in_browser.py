@@ -127,8 +127,11 @@ def test_the_success_table_shows_eval_json(report, run_dir):
         for row in elements(report, "#tasks tbody tr")
     }
     expected = {
-        task: [f"{figures['successes']}/{figures['episodes']}", percent(figures["success_rate"])]
-        + [interval(figures["ci95"])]
+        task: [
+            f"{figures['successes']}/{figures['episodes']}",
+            percent(figures["success_rate"]),
+            interval(figures["ci95"]),
+        ]
         for task, figures in {**result["tasks"], "all tasks": result}.items()
     }
     assert {task: cells[:3] for task, cells in rows.items()} == expected
