@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: in place whole or not at all, and enough to go on exactly where one stopped."""
+"""Checkpoints of a training run: complete or absent, with the full state to resume from."""
 
 import os
 import re
@@ -11,14 +11,14 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 MODEL = "pretrained_model"
 _STATE = Path("training_state/state.pt")
 
 
 class CheckpointWriter:
-    """Builds `checkpoints/<step>` beside its place; `finish` moves it there.
+    """Builds `checkpoints/<step>` in a temporary folder; `finish` moves it to its place.
 
     Left without `finish`, it leaves nothing behind and takes nothing away. Writing raises UserError on a full disk.
     """
@@ -37,17 +37,17 @@ class CheckpointWriter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add_model(self, save: Callable[[Path], None]) -> Path:
-        """Let `save` write the model in a folder; returns that folder."""
+        """Call `save` with the folder of the model; returns that folder."""
         with _disk_trouble(self._place):
             save(self._folder / MODEL)
         return self._folder / MODEL
 
     def finish(self, state: dict[str, Any], is_best: bool) -> None:
-        """Add what training needs to go on, move the checkpoint to its place, and keep only the last and the best.
+        """Add the state to resume from, move the checkpoint to its place, and delete all but the last and the best.
 
         Args:
             state: anything that torch.load reads with weights_only.
-            is_best: whether `checkpoints/best` shall show this one, as `checkpoints/last` does.
+            is_best: point `checkpoints/best` to it, as `checkpoints/last`.
         """
         with _disk_trouble(self._place):
             (self._folder / _STATE).parent.mkdir()
@@ -73,16 +73,16 @@ def _disk_trouble(place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # how torch.save tells a full disk
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch.save on a full disk
             raise
         raise UserError(
-            f"the checkpoint {place} could not be written ({' '.join(str(error).split())[:200]}); "
+            f"the checkpoint {place} could not be written ({one_line(error)}); "
             "free some space, then go on with resume=true"
         ) from error
 
 
 def _point(name: str, folder: Path) -> None:
-    """Make the link `name` beside a checkpoint show it, in one step."""
+    """Point the link `name` beside a checkpoint to it, atomically."""
     temporary = folder.with_name(f".{name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
@@ -91,8 +91,8 @@ def _point(name: str, folder: Path) -> None:
 
 def _finished(checkpoints: Path) -> list[Path]:
     """A run's checkpoints, oldest first."""
-    found = checkpoints.iterdir() if checkpoints.is_dir() else []
-    return sorted(path for path in found if re.fullmatch(r"\d+", path.name))
+    folders = checkpoints.iterdir() if checkpoints.is_dir() else []
+    return sorted(path for path in folders if re.fullmatch(r"\d+", path.name))
 
 
 def last_step(run_dir: Path) -> int:
@@ -110,6 +110,6 @@ def read_last_state(run_dir: Path) -> dict[str, Any] | None:
         return torch.load(checkpoints[-1] / _STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as unpickling has steps
         raise UserError(
-            f"the checkpoint {checkpoints[-1]} is damaged ({' '.join(str(error).split())[:200]}); "
+            f"the checkpoint {checkpoints[-1]} is damaged ({one_line(error)}); "
             "delete that folder, and resume=true goes on from an earlier one or from the start"
         ) from error

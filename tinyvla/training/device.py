@@ -1,4 +1,4 @@
-"""What a run computes on."""
+"""Devices, precision and threads of a run, and its processes."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..machine import count_cores
 
 
 def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
-    """Hugging Face's Accelerator on a device ("auto": the best there is), in bf16 if asked or ("auto") where fast.
+    """Hugging Face's Accelerator on a device ("auto": the fastest one), in bf16 if true, or if "auto" and fast.
 
     Raises UserError if there is no such device.
     """
@@ -25,7 +25,7 @@ def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
             reason = str(error).splitlines()[0]
             raise UserError(f"device={device} cannot be used here ({reason}); use device=auto or device=cpu") from error
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
-    AcceleratorState._reset_state()  # the runs of a sweep share a process, and may differ in precision
+    AcceleratorState._reset_state()  # the runs of a sweep share a process and may differ in precision
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if (computes_bf16(device) if bf16 == "auto" else bf16) else "no",
@@ -38,12 +38,12 @@ def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
 
 
 def device_of(accelerator: Accelerator) -> str:
-    """The device that this process computes on; torch numbers the CPUs of several processes, and nobody knows cpu:1."""
+    """Device of this process; torch numbers the CPUs of several processes, but other libraries do not know cpu:1."""
     return "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
 
 
 def computes_bf16(device: str) -> bool:
-    """Whether bf16 is fast: on a GPU that has it, or on a CPU with matrix instructions for it."""
+    """True if bf16 is fast: on a GPU that supports it, or a CPU with matrix instructions for it."""
     if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device not in ("auto", "cpu"):
@@ -52,11 +52,11 @@ def computes_bf16(device: str) -> bool:
 
 
 def use_threads(accelerator: Accelerator, num_threads: int | str) -> None:
-    """Let torch compute on so many threads on a CPU; "auto": one a core."""
+    """Set the number of torch's threads on a CPU; "auto": one per core."""
     if accelerator.device.type == "cpu":
         torch.set_num_threads(count_cores() if num_threads == "auto" else int(num_threads))
 
 
 def on_first_process[T](accelerator: Accelerator, function: Callable[[], T]) -> T:
-    """What `function` returns in the first process of a distributed run, in all of them; it is called only there."""
+    """Result of `function`, which only the first process of a distributed run calls, in all processes."""
     return broadcast_object_list([function() if accelerator.is_main_process else None])[0]

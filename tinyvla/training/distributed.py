@@ -1,4 +1,4 @@
-"""What makes many processes compute what one would: noise of the whole batch, and states of sharded models."""
+"""Several processes that compute the same as one: noise of the whole batch, and states of sharded models."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,14 +15,14 @@ from torch.overrides import TorchFunctionMode
 
 
 class DrawsOfWholeBatch(TorchFunctionMode):
-    """Within the block a process draws noise for the whole batch and keeps the rows of its own samples.
+    """Within the block a process draws noise for the whole batch and uses the rows of its own samples.
 
-    So processes that begin with the same seed compute together what one process computes with all their samples. A
-    draw whose first dimension is no multiple of the samples is the same in all of them.
+    So processes with the same seed compute together the same as one process with all their samples. A draw whose first
+    dimension is not a multiple of the samples is the same in all of them.
 
     Args:
-        samples: of this process's part of the batch.
-        index, of: which part it is, of how many equal ones.
+        samples: number of samples in this process's part of the batch.
+        index, of: number of the part, and number of equal parts.
     """
 
     def __init__(self, samples: int, index: int, of: int):
@@ -62,23 +62,23 @@ class DrawsOfWholeBatch(TorchFunctionMode):
 
 
 def draws_of_whole_batch(accelerator: Accelerator, samples: int) -> AbstractContextManager[Any]:
-    """See `DrawsOfWholeBatch`; nothing where one process has the whole batch."""
+    """Context of `DrawsOfWholeBatch`; without effect if one process has the whole batch."""
     if accelerator.num_processes == 1:
         return nullcontext()
     return DrawsOfWholeBatch(samples, accelerator.process_index, accelerator.num_processes)
 
 
 def gather_shards(tree: Any) -> Any:
-    """Nested dicts and lists with every sharded tensor (FSDP) made whole, on the CPU; all processes call this."""
+    """Nested dicts and lists with every sharded tensor (FSDP) gathered on the CPU; all processes call this."""
     if isinstance(tree, DTensor):
-        return tree.full_tensor().cpu().clone()  # which may be a view into the buffer of all shards
+        return tree.full_tensor().cpu().clone()  # which may be a view of the buffer of all shards
     if isinstance(tree, dict):
         return {key: gather_shards(value) for key, value in tree.items()}
     return [gather_shards(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def shard_like(values: list[Any], parameters: list[Tensor]) -> list[Any]:
-    """Whole tensors cut as the parameters of their shapes are; what has another shape stays."""
+    """Tensors sharded as the parameters of the same shape; values of another shape stay as they are."""
     return [
         distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
         if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape
@@ -88,10 +88,10 @@ def shard_like(values: list[Any], parameters: list[Tensor]) -> list[Any]:
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load a whole state (what `gather_shards` makes of a state dict) into an optimizer, sharded or not."""
+    """Load a complete state (of `gather_shards`) into an optimizer, sharded or not."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
-        index: dict(zip(own, shard_like(list(own.values()), [parameters[index]] * len(own)), strict=True))
-        for index, own in state["state"].items()
+        index: dict(zip(values, shard_like(list(values.values()), [parameters[index]] * len(values)), strict=True))
+        for index, values in state["state"].items()
     }
     optimizer.load_state_dict(state | {"state": moments})

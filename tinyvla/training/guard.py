@@ -1,4 +1,4 @@
-"""What ends a run early: a loss gone wrong, or the user's wish."""
+"""Early ends of a run: a loss that diverges, or a request of the user."""
 
 import math
 import signal
@@ -14,9 +14,9 @@ from ..errors import UserError
 
 
 class LossGuard:
-    """Stops a run whose loss is no number, or whose running mean is far above where it began, with the batch saved."""
+    """Stops a run whose loss is not finite or whose mean is far above its first values, and saves the batch."""
 
-    BEGINNING = 20  # steps whose mean loss is the measure
+    BEGINNING = 20  # steps whose mean loss is the reference
     DIVERGED = 3.0  # times that
     MEMORY = 0.95  # of the running mean
 
@@ -27,9 +27,9 @@ class LossGuard:
         self.phase = 0
 
     def check(self, step: int, loss: float, batch: dict[str, Any], phase: int = 0) -> None:
-        """Take note of a step's loss; every `phase` of training has a beginning of its own.
+        """Record a step's loss; every `phase` of training has its own reference.
 
-        Raises UserError if training must not go on.
+        Raises UserError if training must stop.
         """
         if phase != self.phase:
             self.phase, self.beginning = phase, []
@@ -43,10 +43,10 @@ class LossGuard:
         if self.mean > self.DIVERGED * abs(sum(self.beginning)) / self.BEGINNING:
             self._stop(step, f"the loss diverges (its running mean is {self.mean:.3g})", batch)
 
-    def _stop(self, step: int, what: str, batch: dict[str, Any]) -> None:
+    def _stop(self, step: int, fault: str, batch: dict[str, Any]) -> None:
         torch.save({"step": step, "batch": batch}, self.file)
         raise UserError(
-            f"{what} at step {step}; the batch is saved in {self.file}; "
+            f"{fault} at step {step}; the batch is saved in {self.file}; "
             "start a new run with a lower trainer.lr, or with trainer.bf16=false"
         )
 
@@ -58,20 +58,20 @@ class LossGuard:
 
 
 class StopRequest:
-    """Whether the user has asked to stop."""
+    """A request of the user to stop; False until there is one."""
 
-    asked = False
+    received = False
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block Ctrl-C and SIGTERM (clusters send it) stop a run after its current step; the second at once."""
+    """Within the block Ctrl-C and SIGTERM (sent by clusters) stop a run after its step; a second one at once."""
     request = StopRequest()
 
     def ask(number: int, _: Any) -> None:
-        if request.asked:
+        if request.received:
             raise KeyboardInterrupt
-        request.asked = True
+        request.received = True
         print("\nstopping after this step, then saving; once more stops at once", file=sys.stderr)
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -123,7 +123,7 @@ def fit(
             with draws_of_whole_batch(accelerator, trainer.batch_size):
                 loss, metrics = model(batch)
             weight = trainable.loss_weight(batch) if world > 1 else 1.0
-            sums = accelerator.reduce(torch.stack([loss.detach() * weight, *loss.new_tensor([weight, stop.asked])]))
+            sums = accelerator.reduce(torch.stack([loss.detach() * weight, *loss.new_tensor([weight, stop.received])]))
             mean_loss, stopping = (sums[0] / sums[1]).item(), bool(sums[2])
             guard.check(step, mean_loss, batch, phase)
             timer.lap("forward")
@@ -164,7 +164,7 @@ def fit(
                 timer.lap(None)
             if stopping:
                 break
-    if stopping or stop.asked:  # the request may have come in the last step, after it was checked
+    if stopping or stop.received:  # the request may have come in the last step, after it was checked
         raise Stopped
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: made once, and found again by `resume=true`."""
+"""The folder of a run, with its configuration: made once, and resumed by `resume=true`."""
 
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,18 @@ from ..errors import UserError
 from ..files import write_whole
 
 CONFIG = "config.yaml"
-_OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ between a run and its resumption
+_OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ when a run is resumed
 
 
 def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
-    """The configuration to run with: `cfg` itself, or with `resume` the one in the run's folder. Writes nothing.
+    """The run's configuration: `cfg` itself, or with `resume` that in the run's folder. Writes nothing.
 
     Args:
-        cfg: the configuration that the command line asks for.
-        defaults: the one of an empty command line, which tells what was asked for.
+        cfg: the configuration of the command line.
+        defaults: that of an empty command line, which shows the settings that the command line changes.
 
-    Raises UserError if a fresh run would overwrite one, if there is none to resume, or if one is to be resumed with
-    other settings than its own.
+    Raises UserError if a new run would overwrite an earlier one, if there is no run to resume, or if the command line
+    changes a setting of the resumed run.
     """
     run_dir = Path(cfg.run_dir)
     file = run_dir / CONFIG
@@ -36,19 +36,20 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
         raise UserError(f"there is no run in {run_dir} to resume; give the run_dir of one, or leave out resume=true")
     stored = OmegaConf.load(file)
     assert isinstance(stored, DictConfig)
-    own, given, usual = (_leaves(OmegaConf.to_container(each)) for each in (stored, cfg, defaults))
-    for name, value in given.items():
-        if name.split(".")[0] not in _OF_THE_COMMAND and value != usual.get(name) and value != own.get(name):
+    stored_leaves, leaves, default_leaves = (_leaves(OmegaConf.to_container(c)) for c in (stored, cfg, defaults))
+    for name, value in leaves.items():
+        changed = value != default_leaves.get(name) and value != stored_leaves.get(name)
+        if changed and name.split(".")[0] not in _OF_THE_COMMAND:
             raise UserError(
-                f"resume=true goes on with the run's own settings, and its {name} is {own.get(name)}, not {value}; "
-                f"leave {name} out, or start a new run"
+                f"resume=true goes on with the run's own settings, and its {name} is {stored_leaves.get(name)}, "
+                f"not {value}; leave {name} out, or start a new run"
             )
     stored.run_dir, stored.launcher = str(run_dir), cfg.launcher  # the folder may have been moved, and the cluster
     return stored
 
 
 def open_run(cfg: DictConfig) -> DictConfig:
-    """Make the folder of a run that `find_run` has found to be new, with its configuration in it; returns `cfg`."""
+    """Make the folder of a new run, with its configuration in it; returns `cfg`."""
     file = Path(cfg.run_dir) / CONFIG
     if not file.exists():
         write_whole(file, OmegaConf.to_yaml(cfg))

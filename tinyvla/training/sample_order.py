@@ -1,4 +1,4 @@
-"""Order of training samples: shuffled epochs without end, the same for every process and after a resumption."""
+"""Order of training samples: endless shuffled epochs, the same for every process and after a resumption."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ def sample_order(length: int, seed: int) -> Callable[[int, int], Tensor]:
     """Sample numbers by position in an endless stream of shuffled epochs.
 
     The returned function gives positions start .. start + count. It is a pure function of (length, seed, start, count),
-    so a resumed run, or a process of many, needs only to know where it stands.
+    so a resumed run, or one of several processes, needs only its position.
     """
     epochs: dict[int, Tensor] = {}
 
@@ -23,12 +23,12 @@ def sample_order(length: int, seed: int) -> Callable[[int, int], Tensor]:
         return epochs[epoch]
 
     def numbers(start: int, count: int) -> Tensor:
-        parts = []
+        chunks = []
         while count > 0:
             epoch, offset = divmod(start, length)
-            part = permutation(epoch)[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return torch.cat(parts)
+            chunk = permutation(epoch)[offset : offset + count]
+            chunks.append(chunk)
+            start, count = start + len(chunk), count - len(chunk)
+        return torch.cat(chunks)
 
     return numbers

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Time of the parts of a training step."""
 
 import time
 from collections import defaultdict
@@ -7,10 +7,10 @@ import torch
 
 
 class StepTimer:
-    """Seconds that the parts of steps took.
+    """Seconds of the parts of steps.
 
     Args:
-        synchronize: wait for the GPU at the end of every part, so that each has its own time; slower.
+        synchronize: wait for the GPU at the end of every part, for exact times; slower.
     """
 
     def __init__(self, synchronize: bool = False):
@@ -18,12 +18,12 @@ class StepTimer:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was measured."""
+        """Reset all times."""
         self.seconds: dict[str, float] = defaultdict(float)
         self._last = time.perf_counter()
 
     def lap(self, part: str | None) -> None:
-        """Put down the time since the last call to a part of a step; None: it was none."""
+        """Add the time since the last call to a part of a step; None: to no part."""
         if self.synchronize:
             torch.cuda.synchronize()
         now = time.perf_counter()

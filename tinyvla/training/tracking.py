@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl in its folder, and Weights & Biases."""
+"""Metrics of a run: metrics.jsonl in its folder, and Weights & Biases."""
 
 import json
 import os
@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .checkpoint import last_step
 
 
 class Tracker:
-    """Appends every record to metrics.jsonl, one JSON object a line, and sends it to wandb.
+    """Appends every record to metrics.jsonl, one JSON object per line, and sends it to wandb.
 
     Args:
-        run_dir: the run's folder, made where it is missing.
-        config: the run's configuration; its `wandb` part says how to track: mode (offline, online, disabled), project,
-            entity, name.
-        enabled: False in all processes of a distributed run but the first, where nothing is recorded.
+        run_dir: the run's folder, made if it is missing.
+        config: the run's configuration; its section `wandb` has mode (offline, online, disabled), project, entity and
+            name.
+        enabled: True in the first process of a distributed run only; the others record nothing.
 
-    Records behind the run's newest checkpoint are dropped: a resumed run goes on from there and makes them again.
+    Records after the run's newest checkpoint are dropped: a resumed run records these steps again.
     """
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any], enabled: bool = True):
@@ -49,7 +49,7 @@ class Tracker:
             self.wandb.log(dict(values), step=step)
 
     def log_result(self, values: Mapping[str, Any], videos: Iterable[Path], checkpoint: Path) -> None:
-        """The run's result: final figures as its summary, videos, and the policy as an artifact."""
+        """Log the run's result: final metrics as its summary, videos, and the policy as an artifact."""
         if not self.wandb:
             return
         import wandb
@@ -64,9 +64,9 @@ class Tracker:
     def _forget_after(self, step: int) -> None:
         if not self.file.exists():
             return
-        kept = [record for record in read_metrics(self.file) if record["step"] <= step]
+        records = [record for record in read_metrics(self.file) if record["step"] <= step]
         temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
         temporary.replace(self.file)
 
     @staticmethod
@@ -77,7 +77,7 @@ class Tracker:
         import wandb
 
         os.environ.setdefault("WANDB_SILENT", "true" if options["mode"] == "offline" else "false")
-        # A resumed run is the same run: its id lies in the run's folder.
+        # A resumed run is the same run: its id is in the run's folder.
         id_file = run_dir / "wandb_id.txt"
         run_id = id_file.read_text() if id_file.exists() else secrets.token_hex(4)
         id_file.write_text(run_id)
@@ -93,12 +93,13 @@ class Tracker:
                 config=dict(config),
             )
         except (wandb.errors.UsageError, wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"wandb cannot start ({reason}); run `wandb login`, or set wandb.mode=offline") from error
+            raise UserError(
+                f"wandb cannot start ({one_line(error)}); run `wandb login`, or set wandb.mode=offline"
+            ) from error
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Records of a metrics.jsonl, without a last line that a killed process left half-written."""
+    """Records of a metrics.jsonl, without a last line that a killed process left incomplete."""
     records = []
     for line in file.read_text().splitlines():
         try:

@@ -1,4 +1,4 @@
-"""What the training loop trains: a policy or a front-end, behind one small interface."""
+"""The interface of the training loop to a model: a policy or a front-end."""
 
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,29 @@ type Batch = dict[str, Any]  # tensors, or lists of strings
 
 
 class Trainable:
-    """A module, the batches that it learns from, and how it is saved. Subclasses set `module` and fill in what raises.
+    """A module, its training batches and its checkpoints. Subclasses set `module` and implement what raises here.
 
-    Everything random in a step comes from (seed, step) alone, or a resumed run would leave the curve: `batch` draws
-    from a generator of its own, and the loop seeds torch before `module` is called.
+    All random draws of a step depend on (seed, step) only, so that a resumed run computes the same as an uninterrupted
+    one: `batch` draws from its own generator, and the loop seeds torch before `module` is called.
 
     Attributes:
-        module: called with a batch; returns a scalar loss and, to log beside it, None or floats by name. What must
-            not be trained or kept with it, such as a teacher, is no part of it (hide it in a list or a closure).
-        measure: which of the figures that validation gives says how good it is; the highest is the best.
+        module: called with a batch; returns a scalar loss and metrics to log, floats by name or None. Modules that are
+            not trained or saved, such as a teacher, must not be submodules (put them in a list or a closure).
+        measure: the validation metric that selects the best checkpoint, by its highest value.
     """
 
     module: nn.Module
     measure = "score"
 
     def start(self, step: int) -> None:
-        """Get ready for batch number `step`; the module has the weights of that step."""
+        """Prepare for batch number `step`; the module has the weights of that step."""
 
     def batch(self, step: int) -> Batch:
-        """A step's batch on the CPU. Runs in a thread of its own; steps come in order."""
+        """Batch of a step, on the CPU. Called in a separate thread, in the order of steps."""
         raise NotImplementedError
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch as the module takes it. Default: its tensors on the module's device."""
+        """The module's input for a batch. Default: its tensors on the module's device."""
         device = next(self.module.parameters()).device
         return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
@@ -47,30 +47,30 @@ class Trainable:
         return AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
-        """By name, the trainable parameters that may be replaced by their running averages. Default: all."""
+        """Trainable parameters by name that may be replaced by their running averages. Default: all."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def phase(self) -> int:
-        """Which of its losses the next step is about, where training has several phases."""
+        """Number of the training phase of the next step, if training has several phases with different losses."""
         return 0
 
     def loss_weight(self, batch: Batch) -> float | Tensor:
-        """How much the loss of this process's part of a batch counts among the others'. Default: all alike."""
+        """Weight of the loss of this process's part of a batch among the processes. Default: equal weights."""
         return 1.0
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write what is trained to a folder, from which it can be loaded without this run.
+        """Write the model to a folder, from which it can be loaded without this run.
 
-        weights: what to write instead of the module's own state, by name.
+        weights: tensors by name to write instead of the module's own state.
         """
         raise NotImplementedError
 
 
 def step_seed(seed: int, step: int) -> int:
-    """What a step's random draws are seeded with."""
+    """Seed of a step's random draws."""
     return seed * 1_000_003 + step
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """A generator for the draws of a step's batch."""
+    """Generator of the random draws of a step's batch."""
     return torch.Generator().manual_seed(step_seed(seed, step))
