@@ -1,4 +1,4 @@
-"""Make the moving image of the README from the videos of a run: python docs/make_animation.py outputs/<run>.
+"""Make the moving image of the README from the videos of a run: python docs/make_animation.py outputs/<run> [file].
 
 One successful episode per task, side by side, looped, as animated WebP of at most 1 MB.
 """
@@ -41,8 +41,9 @@ def read_frames(video: Path) -> list[Image.Image]:
 
 def main() -> None:
     """Write the animation at the best quality that fits in MAX_BYTES."""
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit("error: give a run folder: python docs/make_animation.py outputs/<run>")
+    output = Path(sys.argv[2]) if len(sys.argv) == 3 else OUTPUT
     episodes = [read_frames(video) for video in choose_videos(Path(sys.argv[1]))]
     images = []
     for time in range(max(map(len, episodes)) + PAUSE):
@@ -51,10 +52,10 @@ def main() -> None:
             image.paste(frames[min(time, len(frames) - 1)], (number * SIDE, 0))
         images.append(image)
     for quality in (80, 65, 50, 35, 20):
-        images[0].save(OUTPUT, save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0, quality=quality)
-        if OUTPUT.stat().st_size <= MAX_BYTES:
+        images[0].save(output, save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0, quality=quality)
+        if output.stat().st_size <= MAX_BYTES:
             break
-    print(f"{OUTPUT}: {len(images)} frames, {OUTPUT.stat().st_size / 1000:.0f} kB")
+    print(f"{output}: {len(images)} frames, {output.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,17 @@
 import re
 import runpy
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from configs.composing import compose_config
+from envs.rollout import write_video
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +57,18 @@ def test_links_and_files_exist(page):
 def test_commands_have_settings_that_exist(page):
     for name, settings in commands(page.read_text()):
         compose_config(name, settings)  # raises for a setting or a choice that does not exist
+
+
+def test_the_animation_shows_one_success_per_task(tmp_path, monkeypatch):
+    frames = np.stack([np.full((64, 64, 3), 40 * time, np.uint8) for time in range(6)])
+    for name in ("reach-v3-000-success", "reach-v3-001-success", "push-v3-000-failure", "push-v3-002-success"):
+        write_video(tmp_path / f"videos/{name}.mp4", frames)
+    monkeypatch.setattr(sys, "argv", ["make_animation.py", str(tmp_path), str(tmp_path / "policy.webp")])
+    animation = runpy.run_path(str(ROOT / "docs/make_animation.py"))
+    animation["main"]()
+    with Image.open(tmp_path / "policy.webp") as image:
+        assert image.size == (2 * animation["SIDE"], animation["SIDE"] + animation["CAPTION"])
+        assert image.info["loop"] == 0
 
 
 def test_versions_agree():
