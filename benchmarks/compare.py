@@ -149,7 +149,7 @@ def main(settings: Settings) -> None:
     stem = f"{date.today()}-{settings.suite}"
     paragraphs = [
         f"{machine.title(study.threads)}; {', '.join(SUITES[settings.suite])}; {settings.demos} demonstrations and "
-        f"{settings.episodes} unseen seeds a task"
+        f"{settings.episodes} unseen seeds per task"
     ]
     for budget, rows in tables.items():
         paragraphs += [f"### {budget}", markdown(rows, TITLES), by_task(rows)]

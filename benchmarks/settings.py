@@ -54,28 +54,28 @@ def read_settings[T](cls: type[T], arguments: Sequence[str]) -> T:
     """
     for argument in arguments:
         if "=" not in argument or argument.startswith("-"):
-            keys = ", ".join(f"{each.name}=..." for each in fields(cls))  # type: ignore[arg-type]
+            keys = ", ".join(f"{option.name}=..." for option in fields(cls))  # type: ignore[arg-type]
             raise UserError(f"'{argument}' is not a setting; settings are {keys}")
     try:
         values: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)), resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"a value is not valid YAML ({one_line(error)}); put it in quotes") from error
     settings = decode_section(cls, values)
-    for each in fields(cls):  # type: ignore[arg-type]
-        value = getattr(settings, each.name)
+    for option in fields(cls):  # type: ignore[arg-type]
+        value = getattr(settings, option.name)
         for item in value if isinstance(value, list) else [value]:
-            if (choices := each.metadata["choices"]) and item not in choices:
-                raise UserError(f"{each.name} has no choice '{item}'; {did_you_mean(item, choices)}")
+            if (choices := option.metadata["choices"]) and item not in choices:
+                raise UserError(f"{option.name} has no choice '{item}'; {did_you_mean(item, choices)}")
     return settings
 
 
 def describe_settings(cls: type) -> str:
     """Text of `--help`: `key=default`, comment and choices of every setting, in two columns."""
     lines = []
-    for each in fields(cls):
-        default = each.default_factory() if each.default_factory is not MISSING else "???"
-        choices = f" ({', '.join(each.metadata['choices'])})" if each.metadata["choices"] else ""
-        lines.append((f"{each.name}={_as_argument(default)}", each.metadata["comment"] + choices))
+    for option in fields(cls):
+        default = option.default_factory() if option.default_factory is not MISSING else "???"
+        choices = f" ({', '.join(option.metadata['choices'])})" if option.metadata["choices"] else ""
+        lines.append((f"{option.name}={_as_argument(default)}", option.metadata["comment"] + choices))
     width = min(WIDEST_KEY, max(len(key) for key, _ in lines))
     comments = textwrap.TextWrapper(LINE - width - 4)
     indent = f"\n{' ' * (width + 4)}"

@@ -5,7 +5,7 @@
     uv run accelerate launch --num_processes 8 -m benchmarks.train_speed overrides=[preset=paper_s]
 
 This is the loop of train.py on the demonstrations that train.py would use, or on `dataset.root=...`. The first window
-of steps is warm-up: caches, and compilation if it is on. On a GPU, `parts=true` waits for the GPU after every part,
+of steps is warm-up: caches, and compilation if it is on. On a GPU, `synchronize=true` waits for the GPU after every part,
 which separates the parts and slows the step down. The last line is one JSON object.
 """
 
@@ -58,7 +58,7 @@ class Settings:
     overrides: list[str] = setting([], "settings of train.py")
     steps: int = setting(200, "timed steps")
     window: int = setting(20, "steps per window; the first window is warm-up")
-    parts: bool = setting(False, "wait for the GPU after every part")
+    synchronize: bool = setting(False, "wait for the GPU after every part")
 
 
 def main(settings: Settings) -> None:
@@ -85,7 +85,7 @@ def main(settings: Settings) -> None:
             )
 
         dataset = on_first_process(accelerator, lambda: find_dataset(run_settings, collected))
-        recorder, began = Recorder(settings.parts), time.perf_counter()
+        recorder, began = Recorder(settings.synchronize), time.perf_counter()
         with Tracker(Path(run_dir), as_dict(cfg), enabled=first) as tracker:
             train(run_settings, dataset, accelerator, tracker, timer=recorder)
         if first:

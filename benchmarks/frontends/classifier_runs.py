@@ -66,9 +66,9 @@ def correct(trainable: Any) -> list[int]:
     """Indices of the test images that a trained classifier classifies correctly."""
     from tinyvla.frontends.cct.training import predict
 
-    pictures = trainable.test_pictures()
-    logits = predict(trainable.module.classifier, pictures, range(len(pictures)))
-    return np.flatnonzero(logits.argmax(-1).numpy() == pictures.labels).tolist()
+    images = trainable.test_pictures()
+    logits = predict(trainable.module.classifier, images, range(len(images)))
+    return np.flatnonzero(logits.argmax(-1).numpy() == images.labels).tolist()
 
 
 def side_by_side(jobs: Iterable[tuple[Any, ...]], run: Callable[..., Any], workers: int, keep: Callable[[Any], None]):

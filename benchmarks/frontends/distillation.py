@@ -71,12 +71,12 @@ def open_images(settings: Settings) -> dict[str, Any]:
     return open_data(settings.source, settings.scenes, settings.test_scenes, settings.data_dir)
 
 
-def make_student(mode: str, seed: int, settings: Settings, pictures: int) -> tuple[Any, dict[str, Any]]:
+def make_student(mode: str, seed: int, settings: Settings, n_images: int) -> tuple[Any, dict[str, Any]]:
     """Untrained student and its trainer's settings; for stored answers, the store is filled first if it is not full."""
     from tinyvla.frontends.cct.training import ClassificationTrainable
     from tinyvla.frontends.tinyvit.training import DistillationTrainable
 
-    trainer = {"steps": settings.epochs * pictures // 64, "lr": 1e-3}
+    trainer = {"steps": settings.epochs * n_images // 64, "lr": 1e-3}
     if mode == "labels":
         task = options("cct", trainer=trainer, **common_options(settings), **STUDENT)
         return ClassificationTrainable(task, open_images(settings), seed), task["trainer"]
@@ -94,9 +94,9 @@ def make_student(mode: str, seed: int, settings: Settings, pictures: int) -> tup
     return DistillationTrainable(task, open_images(settings), seed), task["trainer"]
 
 
-def run(mode: str, seed: int, settings: Settings, pictures: int) -> dict[str, Any]:
+def run(mode: str, seed: int, settings: Settings, n_images: int) -> dict[str, Any]:
     """Train and test one student."""
-    trainable, trainer = make_student(mode, seed, settings, pictures)
+    trainable, trainer = make_student(mode, seed, settings, n_images)
     spent = train(trainable, trainer, seed)
     weights = sum(weight.numel() for weight in trainable.module.parameters())
     row = {"student": mode, "seed": seed, "right": correct(trainable), "n": len(trainable.test_pictures())}
@@ -124,13 +124,13 @@ def train_teacher(settings: Settings) -> dict[str, Any]:
     return row | sizes | {"parameters": weights, "accuracy": accuracy([row])}
 
 
-def fill_store(settings: Settings, pictures: int) -> dict[str, Any]:
+def fill_store(settings: Settings, n_images: int) -> dict[str, Any]:
     """Store the teacher's answers of all epochs; returns seconds, the check's largest difference and bytes per view."""
     from tinyvla.frontends.tinyvit.stored_answers import check_logits
     from tinyvla.frontends.tinyvit.training import load_teacher
 
     start = time.perf_counter()
-    trainable, _ = make_student("stored", 0, settings, pictures)
+    trainable, _ = make_student("stored", 0, settings, n_images)
     seconds = time.perf_counter() - start
     contents, teacher = (
         trainable.store.contents,
@@ -146,18 +146,18 @@ def fill_store(settings: Settings, pictures: int) -> dict[str, Any]:
     }
 
 
-def time_steps(settings: Settings, pictures: int, steps: int) -> dict[str, Any]:
+def time_steps(settings: Settings, n_images: int, steps: int) -> dict[str, Any]:
     """Seconds per epoch of stored, online and labelled training: medians of steps in turns on one thread."""
     trainables = {}
     for mode in MODES:
-        trainable, trainer = make_student(mode, 0, settings, pictures)
+        trainable, trainer = make_student(mode, 0, settings, n_images)
         trainables[mode] = trainable, trainer | {"steps": 1}
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
     for _ in range(steps + 2):
         for mode, (trainable, trainer) in trainables.items():
             seconds[mode].append(sum(train(trainable, trainer, 0).values()))
     medians = {mode: statistics.median(times[2:]) for mode, times in seconds.items()}
-    per_epoch = {mode: round(median * pictures / 64, 2) for mode, median in medians.items()}
+    per_epoch = {mode: round(median * n_images / 64, 2) for mode, median in medians.items()}
     faster = round(medians["online"] / medians["stored"], 2)
     return {"seconds_an_epoch": per_epoch, "times_as_fast": faster, "steps": steps}
 
@@ -228,14 +228,14 @@ def main(settings: Settings) -> None:
     open_images(settings)  # rendered once, before the runs need it
     if "teacher" not in state or not (Path(settings.work) / "teacher").is_dir():
         write(teacher=train_teacher(settings))
-    pictures = state["teacher"]["pictures"]
+    n_images = state["teacher"]["pictures"]
     if "store" not in state:
         (Path(settings.work) / "logits").unlink(missing_ok=True)
-        write(store=fill_store(settings, pictures))
+        write(store=fill_store(settings, n_images))
     if "time" not in state:
-        write(time=time_steps(settings, pictures, settings.timed))
+        write(time=time_steps(settings, n_images, settings.timed))
     done = {(row["student"], row["seed"]) for row in state["rows"]}
-    jobs = [(mode, seed, settings, pictures) for seed in settings.seeds for mode in MODES if (mode, seed) not in done]
+    jobs = [(mode, seed, settings, n_images) for seed in settings.seeds for mode in MODES if (mode, seed) not in done]
     side_by_side(jobs, run, settings.workers, lambda row: write(rows=[*state["rows"], row]))
     print(file.with_suffix(".md").read_text())
     print(json.dumps({key: value for key, value in state.items() if key != "rows"}))

@@ -97,15 +97,15 @@ def missing_servo(rig: Rig) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def no_permission(rig: Rig) -> Iterator[dict[str, Any]]:
-    """Take the permission for the port away; root, which has every permission, becomes the user nobody meanwhile."""
+    """Take the permission for the port away; root, which has every permission, becomes an unprivileged user meanwhile."""
     terminal = os.path.realpath(rig.twin.port)
-    mode, nobody = os.stat(terminal).st_mode, 65534
+    mode, unprivileged = os.stat(terminal).st_mode, 65534
     os.chmod(terminal, 0)
     for folder in (rig.twin.folder, rig.folder):
         os.chmod(folder, 0o755)
     root = os.geteuid() == 0
     if root:
-        os.setresuid(nobody, nobody, 0)
+        os.setresuid(unprivileged, unprivileged, 0)
     try:
         yield rig.section()
     finally:
@@ -175,7 +175,11 @@ FAULTS = {
     "brown_out": Fault("a servo starts anew", STILL, 1.0, on_twin("brown_out elbow_flex"), "went off by itself"),
     "camera_stops": Fault("a camera stops", STILL, 1.2, on_twin("camera_stops front"), "a camera failed: .* old"),
     "camera_repeats": Fault(
-        "a camera repeats an image", STILL, 2.0, on_twin("camera_repeats front"), "a camera failed: .* same picture"
+        "a camera repeats an image",
+        STILL,
+        2.0,
+        on_twin("camera_repeats front"),
+        "a camera failed: .* same (picture|image)",
     ),
     "camera_late": Fault(
         "images come 1 s late", STILL, 1.2, on_twin("camera_late front 1.0"), "a camera failed: .* old"
