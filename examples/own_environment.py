@@ -7,9 +7,8 @@ uv pip install --no-deps examples/tinyvla_example
 import sys
 from pathlib import Path
 
-from envs.contract import check_env
-
 from envs import decode_env, make_env, resolve_tasks
+from envs.contract import check_env
 from envs.demos import ensure_dataset
 from envs.registry import embodiment_of
 

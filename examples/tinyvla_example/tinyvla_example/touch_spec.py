@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from envs.contract import Embodiment, EnvConfig, EnvironmentSpec, SceneElements
 
 
