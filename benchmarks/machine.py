@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,13 @@ def read_kept(name: str, conditions: Mapping[str, Any]) -> dict[str, Any]:
     file = RESULTS / f"{name}.json"
     earlier = json.loads(file.read_text()) if file.exists() else {}
     return earlier if earlier.get("asked") == conditions else {}
+
+
+def once[T](file: Path, measure: Callable[[], T]) -> T:
+    """Result of `measure` as JSON, from its file if an earlier call has written it."""
+    if not file.exists():
+        write_whole(file, json.dumps(measure()))
+    return json.loads(file.read_text())
 
 
 def keep(name: str, result: Mapping[str, Any], text: str) -> None:

@@ -5,8 +5,8 @@
     uv run accelerate launch --num_processes 8 -m benchmarks.train_speed overrides=[preset=paper_s]
 
 This is the loop of train.py on the demonstrations that train.py would use, or on `dataset.root=...`. The first window
-of steps is warm-up: caches, and compilation if it is on. On a GPU, `synchronize=true` waits for the GPU after every part,
-which separates the parts and slows the step down. The last line is one JSON object.
+of steps is warm-up: caches, and compilation if it is on. On a GPU, `synchronize=true` waits for the GPU after every
+part, which separates the parts and slows the step down. The last line is one JSON object.
 """
 
 import json

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from benchmarks.machine import ROOT, Machine, keep, markdown
+from benchmarks.machine import ROOT, Machine, keep, markdown, once
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict
 from envs import decode_env
@@ -49,11 +49,9 @@ def train(run_dir: Path, *overrides: str) -> Path:
 def score(run_dir: Path, shift: list[str], severity: int, episodes: int) -> dict[str, Any]:
     """Success of a run's policy on unseen seeds, under a shift if there is one; stored in the run's folder."""
     file = run_dir / f"score-{'-'.join(shift) or 'none'}-{severity}-{episodes}.json"
-    if not file.is_file():
-        env_cfg = decode_env(as_dict(OmegaConf.load(run_dir / "config.yaml").env))
-        env_cfg = with_shift(env_cfg, shift, severity) if shift else env_cfg
-        file.write_text(json.dumps(evaluate(run_dir, env_cfg, EvaluationOptions(episodes))))
-    return json.loads(file.read_text())
+    env_cfg = decode_env(as_dict(OmegaConf.load(run_dir / "config.yaml").env))
+    env_cfg = with_shift(env_cfg, shift, severity) if shift else env_cfg
+    return once(file, lambda: evaluate(run_dir, env_cfg, EvaluationOptions(episodes)))
 
 
 @dataclass

@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import Machine, keep, markdown
+from benchmarks.machine import Machine, keep, markdown, once
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, decode, load_config
 from envs.scenes import open_labelled_images
 from envs.workers import worker_pool
-from tinyvla.files import write_whole
 from tinyvla.frontends.tinyclip import TinyCLIP
 from tinyvla.frontends.tinyclip.inherit import inherit, stage_shapes
 from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recalls
@@ -124,11 +123,13 @@ def measure(settings: Settings, run_dir: Path) -> dict[str, Any]:
 
 
 def run_row(settings: Settings, name: str) -> dict[str, Any]:
-    """Train the model of a row, stage by stage, and measure it; a finished row is read from its file."""
+    """Figures of a row; a finished row is read from its file."""
+    return once(Path(settings.out) / name / "figures.json", lambda: train_row(settings, name))
+
+
+def train_row(settings: Settings, name: str) -> dict[str, Any]:
+    """Train the model of a row, stage by stage, and measure it."""
     out = Path(settings.out)
-    file = out / name / "figures.json"
-    if file.exists():
-        return json.loads(file.read_text())
     if name == "teacher":
         plan = [options_of(settings, settings.teacher_steps, **TEACHER)]
     else:
@@ -149,9 +150,7 @@ def run_row(settings: Settings, name: str) -> dict[str, Any]:
             [samples_before + samples, score] for samples, score in train_model(settings, options, run_dir, threads)
         ]
         samples_before = curve[-1][0]
-    result = {"curve": curve} | measure(settings, run_dir)
-    write_whole(file, json.dumps(result))
-    return result
+    return {"curve": curve} | measure(settings, run_dir)
 
 
 def keep_share(teacher: TinyCLIP) -> float:

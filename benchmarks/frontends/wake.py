@@ -8,7 +8,6 @@ input sizes, all on rooms whose furniture, textures and seeds are not in the tes
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,11 +20,10 @@ import torch
 
 from benchmarks.frontends.false_alarms import count_false_alarms
 from benchmarks.frontends.one_cycle import train
-from benchmarks.machine import Machine, keep, markdown
+from benchmarks.machine import Machine, keep, markdown, once
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, load_config
 from envs.scenes import generate_room_video, open_labelled_images
-from tinyvla.files import write_whole
 from tinyvla.frontends import load_frontend
 from tinyvla.frontends.wake import GateLimits, PersonGate, Wake
 from tinyvla.frontends.wake.frontend import predict
@@ -69,12 +67,7 @@ class Bench:
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
         """Result of `measure`, from the file of an earlier call if there is one."""
-        file = self.work / f"{name}.json"
-        if not file.exists():
-            started = time.perf_counter()
-            write_whole(file, json.dumps(measure()))
-            print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        return json.loads(file.read_text())
+        return once(self.work / f"{name}.json", measure)
 
     def detector(self, network: str, width: float, size: int, steps: int, batch_size: int) -> Wake:
         """Trained detector, stored in a folder."""

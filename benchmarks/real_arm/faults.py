@@ -97,7 +97,7 @@ def missing_servo(rig: Rig) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def no_permission(rig: Rig) -> Iterator[dict[str, Any]]:
-    """Take the permission for the port away; root, which has every permission, becomes an unprivileged user meanwhile."""
+    """Take the permission for the port away; root becomes an unprivileged user meanwhile."""
     terminal = os.path.realpath(rig.twin.port)
     mode, unprivileged = os.stat(terminal).st_mode, 65534
     os.chmod(terminal, 0)
