@@ -28,7 +28,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
         for line in re.sub(r"\\\n", " ", block).splitlines():
             # Placeholders and sweeps stand for one value.
             words = shlex.split(re.sub(r"<[^>]+>", "x", line), comments=True)
-            if words[:3] == ["uv", "run", "python"] and (ROOT / words[3]).is_file():
+            if words[:3] == ["uv", "run", "python"] and (ROOT / "tinyvla_scripts" / words[3]).is_file():
                 settings = [word for word in words[4:] if "=" in word and "..." not in word]
                 if "-m" in words:
                     settings = [setting.split(",")[0] for setting in settings]
