@@ -222,29 +222,29 @@ def check_env(env: Any, embodiment: Embodiment | None = None, seed: int = 0) -> 
 
 def _space_violations(env: Any, embodiment: Embodiment | None) -> list[str]:
     """Violations by spaces and declared members."""
-    observations, actions, found = env.observation_space, env.action_space, list[str]()
+    observations, actions, violations = env.observation_space, env.action_space, list[str]()
     if not isinstance(observations, spaces.Dict):
         return [f"observation_space is {type(observations).__name__}; use a gymnasium spaces.Dict"]
     images = {key: space for key, space in observations.items() if key.startswith(IMAGES)}
     if not images:
-        found.append(f"observation_space has no {IMAGES}<camera>; add one or more")
+        violations.append(f"observation_space has no {IMAGES}<camera>; add one or more")
     for key, space in images.items():
         if not _is_box(space, np.uint8) or len(space.shape) != 3 or space.shape[2] != 3:
-            found.append(f"{key} is {space}; use a Box of uint8 with shape (H, W, 3)")
+            violations.append(f"{key} is {space}; use a Box of uint8 with shape (H, W, 3)")
     state = observations.spaces.get(STATE)
     if not _is_box(state, np.float32) or len(state.shape) != 1:
-        found.append(f"{STATE} is {state}; use a Box of float32 with shape (S,)")
+        violations.append(f"{STATE} is {state}; use a Box of float32 with shape (S,)")
     if not isinstance(observations.spaces.get(TASK), spaces.Text):
-        found.append(f"{TASK} is {observations.spaces.get(TASK)}; use a gymnasium spaces.Text")
+        violations.append(f"{TASK} is {observations.spaces.get(TASK)}; use a gymnasium spaces.Text")
     if not _is_box(actions, np.float32) or len(actions.shape) != 1 or not actions.is_bounded():
-        found.append(f"action_space is {actions}; use a bounded Box of float32 with shape (A,)")
+        violations.append(f"action_space is {actions}; use a bounded Box of float32 with shape (A,)")
     if not env.metadata.get("render_fps", 0) > 0:
-        found.append("metadata['render_fps'] is missing; set it to the control steps per second")
+        violations.append("metadata['render_fps'] is missing; set it to the control steps per second")
     if not isinstance(env.instruction, str) or not env.instruction:
-        found.append(f"instruction is {env.instruction!r}; use a sentence that tells a policy the task")
-    if not found and env.arm_actions is not None and not 0 <= env.arm_actions <= actions.shape[0]:
-        found.append(f"arm_actions is {env.arm_actions}; use 0 to {actions.shape[0]}, the size of an action")
-    return found if found or embodiment is None else _embodiment_violations(env, embodiment)
+        violations.append(f"instruction is {env.instruction!r}; use a sentence that tells a policy the task")
+    if not violations and env.arm_actions is not None and not 0 <= env.arm_actions <= actions.shape[0]:
+        violations.append(f"arm_actions is {env.arm_actions}; use 0 to {actions.shape[0]}, the size of an action")
+    return violations if violations or embodiment is None else _embodiment_violations(env, embodiment)
 
 
 def _is_box(space: Any, dtype: type) -> bool:
@@ -252,46 +252,52 @@ def _is_box(space: Any, dtype: type) -> bool:
 
 
 def _embodiment_violations(env: Any, embodiment: Embodiment) -> list[str]:
-    state, actions, found = env.observation_space[STATE].shape[0], env.action_space, list[str]()
+    state, actions, violations = env.observation_space[STATE].shape[0], env.action_space, list[str]()
     for name, names, size in (("state", embodiment.state_names, state), ("action", embodiment.action_names, None)):
         size = actions.shape[0] if size is None else size
         if len(names) != size:
-            found.append(f"embodiment.{name}_names has {len(names)} names but the {name} has {size} numbers")
+            violations.append(f"embodiment.{name}_names has {len(names)} names but the {name} has {size} numbers")
     for name, limits, bound in (
         ("low", embodiment.action_low, actions.low),
         ("high", embodiment.action_high, actions.high),
     ):
         if len(limits) != len(bound) or not np.allclose(limits, bound):
-            found.append(f"embodiment.action_{name} is {limits} but action_space.{name} is {bound.tolist()}")
+            violations.append(f"embodiment.action_{name} is {limits} but action_space.{name} is {bound.tolist()}")
     if embodiment.fps != env.metadata["render_fps"]:
-        found.append(f"embodiment.fps is {embodiment.fps} but metadata['render_fps'] is {env.metadata['render_fps']}")
-    return found
+        violations.append(
+            f"embodiment.fps is {embodiment.fps} but metadata['render_fps'] is {env.metadata['render_fps']}"
+        )
+    return violations
 
 
 def _episode_violations(env: Any, seed: int) -> list[str]:
     """Violations in two episodes with the same seed and actions."""
-    action, found = ((env.action_space.low + env.action_space.high) / 2).astype(np.float32), list[str]()
+    action, violations = ((env.action_space.low + env.action_space.high) / 2).astype(np.float32), list[str]()
     episodes = []
     for _ in range(2):
         first, info = env.reset(seed=seed)
-        found += _observation_violations(env, first, "reset") + _info_violations(info, "reset")
+        violations += _observation_violations(env, first, "reset") + _info_violations(info, "reset")
         outcome = env.apply(action)
         if len(outcome) != 4:
-            return [*found, f"apply returns {len(outcome)} values; return reward, terminated, truncated, info"]
-        found += _info_violations(outcome[3], "apply")
+            return [*violations, f"apply returns {len(outcome)} values; return reward, terminated, truncated, info"]
+        violations += _info_violations(outcome[3], "apply")
         last = env.observe()
-        found += _observation_violations(env, last, "observe")
+        violations += _observation_violations(env, last, "observe")
         episodes.append((first, last))
     for one, two, call in zip(*episodes, ("reset", "apply"), strict=True):
         if unequal := [key for key in one if not np.array_equal(one[key], two[key])]:
-            found.append(f"{unequal[0]} differs after {call} in two episodes with seed {seed}; derive it from the seed")
+            violations.append(
+                f"{unequal[0]} differs after {call} in two episodes with seed {seed}; derive it from the seed"
+            )
     image = env.render()
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found.append("render returns no image; return uint8 (H, W, 3)")
+        violations.append("render returns no image; return uint8 (H, W, 3)")
     elements = env.scene_elements()
     if elements is not None and len(elements.state_noise) != env.observation_space[STATE].shape[0]:
-        found.append(f"scene_elements().state_noise has {len(elements.state_noise)} numbers; use one per state number")
-    return list(dict.fromkeys(found))
+        violations.append(
+            f"scene_elements().state_noise has {len(elements.state_noise)} numbers; use one per state number"
+        )
+    return list(dict.fromkeys(violations))
 
 
 def _observation_violations(env: Any, observation: dict[str, Any], call: str) -> list[str]:

@@ -40,7 +40,7 @@ class Job(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether the policy is given the instruction of the environment's own task."""
+        """True if the policy is given the instruction of the environment's own task."""
         return self.task == self.instructed
 
 
@@ -79,10 +79,10 @@ def summarise(results: Mapping[Job, Rollout]) -> dict[str, Any]:
     `wrong_instructions`, by environment's task and by the task whose instruction was given instead, counts in how many
     episodes the environment's own task was solved all the same.
     """
-    own = {job: rollout for job, rollout in results.items() if job.is_own}
+    instructed = {job: rollout for job, rollout in results.items() if job.is_own}
     tasks: dict[str, Any] = {}
-    for task in dict.fromkeys(job.task for job in own):
-        rollouts = [rollout for job, rollout in own.items() if job.task == task]
+    for task in dict.fromkeys(job.task for job in instructed):
+        rollouts = [rollout for job, rollout in instructed.items() if job.task == task]
         tasks[task] = _figures(rollouts) | {
             "seeds": [rollout.seed for rollout in rollouts],
             "outcomes": [int(rollout.success) for rollout in rollouts],
@@ -94,7 +94,7 @@ def summarise(results: Mapping[Job, Rollout]) -> dict[str, Any]:
             cell = wrong.setdefault(job.task, {}).setdefault(job.instructed, {"successes": 0, "episodes": 0})
             cell["successes"] += rollout.success
             cell["episodes"] += 1
-    return _figures(list(own.values())) | {"tasks": tasks} | ({"wrong_instructions": wrong} if wrong else {})
+    return _figures(list(instructed.values())) | {"tasks": tasks} | ({"wrong_instructions": wrong} if wrong else {})
 
 
 def _figures(rollouts: list[Rollout]) -> dict[str, Any]:

@@ -259,12 +259,12 @@ def jobs_to_film(results: Mapping[Job, Rollout], per_outcome: int) -> list[Job]:
 
 def keep_videos(folder: Path, results: Mapping[Job, Rollout], per_outcome: int) -> list[Path]:
     """Keep the videos of `jobs_to_film` only, and add the outcome to their names."""
-    kept = []
+    videos = []
     for job in jobs_to_film(results, per_outcome):
         video = folder / video_name(job)
         outcome = "success" if results[job].success else "failure"
-        kept.append(video.replace(video.with_stem(f"{video.stem}-{outcome}")))
+        videos.append(video.replace(video.with_stem(f"{video.stem}-{outcome}")))
     for video in folder.glob("*.mp4"):
-        if video not in kept:
+        if video not in videos:
             video.unlink()
-    return kept
+    return videos

@@ -1,4 +1,4 @@
-"""What a policy was trained on, as far as its checkpoint or its run's folder tells."""
+"""Names of the state and action numbers that a policy was trained with, from its checkpoint or its run folder."""
 
 import json
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ _UP_TO_THE_RUN = 3  # from checkpoints/<step>/pretrained_model
 
 
 def trained_feature_names(checkpoint: Path | str) -> dict[str, list[str]]:
-    """Names of the numbers in a policy's `observation.state` and `action`, in order, as far as is known.
+    """Names of the numbers in a policy's `observation.state` and `action`, in order, where they are known.
 
-    An older checkpoint does not say; then the configuration of its run may tell those of the action.
+    Older checkpoints do not contain them; then those of the action come from the configuration of the run.
     """
     try:
         if names := feature_names(checkpoint):

@@ -1,4 +1,4 @@
-"""Where worker processes and the jobs of a sweep run: the `launcher` section of a configuration."""
+"""Launcher of worker processes and of the jobs of a sweep: the `launcher` section of a configuration."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Headless MuJoCo rendering: chooses a GL backend when imported, and draws camera images fast."""
+"""Headless MuJoCo rendering: selects a GL backend when imported, and draws camera images fast."""
 
 import atexit
 import importlib
@@ -11,25 +11,25 @@ from typing import NamedTuple
 
 from tinyvla.errors import UserError
 
-_PACKAGES = {"egl": "libegl-dev", "osmesa": "libosmesa6"}  # that install a backend on Debian and Ubuntu
-_CHECKED = "TINYVLA_GL_CHECKED"  # environment variable that spares worker processes the check
+_PACKAGES = {"egl": "libegl-dev", "osmesa": "libosmesa6"}  # packages of Debian and Ubuntu
+_CHECKED = "TINYVLA_GL_CHECKED"  # environment variable: worker processes skip the check
 
 
 def _works(backend: str) -> bool:
-    """Whether MuJoCo can draw with a backend. Asked of a process of its own: drivers may abort."""
+    """True if MuJoCo can draw with a backend. Tested in a separate process, since drivers may abort."""
     probe = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8)"
     environment = os.environ | {"MUJOCO_GL": backend}
     return subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode == 0
 
 
 def select_gl_backend() -> str:
-    """Set MUJOCO_GL to EGL, or OSMesa where EGL does not work, unless the user has set it; returns the choice.
+    """Set MUJOCO_GL to EGL, or to OSMesa where EGL does not work, unless the user has set it; returns the backend.
 
-    The choice is inherited by worker processes. Raises UserError if none works, or the user's does not.
+    Worker processes inherit it. Raises UserError if no backend works, or the user's does not.
     """
     forced = os.environ.get("MUJOCO_GL", "")
     if sys.platform != "linux" or (forced and os.environ.get(_CHECKED) == forced):
-        return forced  # elsewhere MuJoCo's own choice needs no display
+        return forced  # MuJoCo's default on other systems needs no display
     chosen = next((backend for backend in ([forced] if forced else _PACKAGES) if _works(backend)), None)
     if chosen is None and forced:
         package = f"; or install it: sudo apt install {_PACKAGES[forced]}" if forced in _PACKAGES else ""
@@ -49,18 +49,18 @@ select_gl_backend()
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
 
-if _imported_before:  # MuJoCo takes the backend that MUJOCO_GL names when it is imported: have it look again
+if _imported_before:  # MuJoCo reads MUJOCO_GL when it is imported; reload the module that does
     importlib.reload(mujoco.gl_context)
 
-# What fast rendering leaves out: together they are nine tenths of a stock frame's time and show no object.
+# Effects that fast rendering leaves out: they take 90% of a default frame's time and show no object.
 _DECORATION = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
 
 
 class Prop(NamedTuple):
-    """A shape that is drawn among the model's own and is no part of its physics: nothing touches it.
+    """A shape that is drawn with the model but has no physics: nothing collides with it.
 
-    kind: a primitive of mujoco.mjtGeom. size: (3,), as of a geom of that kind, and position: (3,), in metres.
-    rgba: (4,), up to 1.
+    kind: a primitive of mujoco.mjtGeom. size: (3,), as of a geom of that kind. position: (3,), in metres. rgba: (4,),
+    in [0, 1].
     """
 
     kind: int
@@ -70,10 +70,10 @@ class Prop(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """All that a camera sees of a model, in images of one size.
+    """Image, depth and segmentation of one camera view.
 
-    image: uint8 (S, S, 3). depth: float32 (S, S), metres along the camera's axis. geoms: int32 (S, S), the geom that is
-    seen, -1 for none.
+    image: uint8 (S, S, 3). depth: float32 (S, S), metres along the camera's axis. geoms: int32 (S, S), id of the
+    visible geom, -1 for none.
     """
 
     image: np.ndarray
@@ -82,12 +82,12 @@ class Survey(NamedTuple):
 
 
 class CameraRenderer:
-    """Draws named cameras of one MuJoCo model as square RGB images. `close()` frees its GL context.
+    """Renderer of the named cameras of one MuJoCo model, for square RGB images. `close()` frees its GL context.
 
     Args:
         model: the MuJoCo model; with `fast` its shadow and multisampling quality is set to zero.
         size: side of an image in pixels.
-        fast: leave out shadows, reflections, skybox and multisampling. False keeps the stock look.
+        fast: leave out shadows, reflections, skybox and multisampling. False: the default look.
     """
 
     def __init__(self, model: mujoco.MjModel, size: int, fast: bool = True):
@@ -97,10 +97,10 @@ class CameraRenderer:
         model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(size, model.vis.global_.offheight)
         self._renderer = mujoco.Renderer(model, size, size)
-        # Once only: by the owner, by garbage collection, or at exit.
+        # Called once: by the owner, by garbage collection, or at exit.
         self.close = weakref.finalize(self, self._renderer.close)
-        # Exit handlers run last in, first out, and MuJoCo's, which ends EGL, was registered by the renderer above.
-        # finalize's own handler may be older than that (anything that uses finalize registers it) and come too late.
+        # Exit handlers run last in, first out. MuJoCo's handler, which ends EGL, was registered by the renderer above,
+        # and the handler of `finalize` may be older than that and would run too late.
         atexit.register(self.close)
         if fast:
             for flag in _DECORATION:
@@ -119,7 +119,7 @@ class CameraRenderer:
         return self._renderer.render()
 
     def survey(self, data: mujoco.MjData, camera: str, groups: Iterable[int] = (0, 1, 2)) -> Survey:
-        """Image, depth and which geom is where, of geoms in some groups. Two passes: depth comes with the geoms."""
+        """Image, depth and segmentation of the geoms in some groups. Two passes: depth comes with the segmentation."""
         renderer, scene, option = self._renderer, self._renderer.scene, mujoco.MjvOption()
         option.geomgroup[:] = 0
         option.geomgroup[list(groups)] = 1
@@ -135,15 +135,15 @@ class CameraRenderer:
         model = renderer.model
         near, far = (model.stat.extent * clip for clip in (model.vis.map.znear, model.vis.map.zfar))
         metres = near * far / (near + depth * (far - near))  # the buffer is 1 at the near plane and 0 at the far one
-        shown = np.full(scene.ngeom + 1, -1, np.int32)  # by the number in the image, which is 0 for nothing
+        geom_ids = np.full(scene.ngeom + 1, -1, np.int32)  # by the number in the image; 0 is no geom
         for geom in scene.geoms[: scene.ngeom]:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
-                shown[geom.segid + 1] = geom.objid
+                geom_ids[geom.segid + 1] = geom.objid
         numbers = ids[..., 0] + 256 * ids[..., 1].astype(np.int32)
-        return Survey(image, metres[::-1], shown[numbers[::-1]])
+        return Survey(image, metres[::-1], geom_ids[numbers[::-1]])
 
     def upload(self, textures: Iterable[int], meshes: Iterable[int]) -> None:
-        """Take over textures and meshes, by their ids, that have changed in the model since it was last drawn."""
+        """Upload textures and meshes, by their ids, that have changed in the model since it was last drawn."""
         renderer = self._renderer
         if renderer._gl_context:
             renderer._gl_context.make_current()
@@ -154,9 +154,9 @@ class CameraRenderer:
 
 
 class CameraRenderers:
-    """An environment's renderers, one an image size, each made on first use: in the process that draws.
+    """Renderers of a model, one per image size, created on first use: in the process that draws.
 
-    props: what is drawn besides the model.
+    props: shapes that are drawn with the model.
 
     Args:
         model, fast: as of `CameraRenderer`.
@@ -166,7 +166,7 @@ class CameraRenderers:
         self.props: list[Prop] = []
         self._model, self._fast = model, fast
         self._renderers: dict[int, CameraRenderer] = {}
-        self._changed: dict[int, tuple[set[int], set[int]]] = {}  # textures and meshes, by the size that has old ones
+        self._changed: dict[int, tuple[set[int], set[int]]] = {}  # outdated textures and meshes, by image size
 
     def draw(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
         """One image, uint8 (size, size, 3)."""
@@ -178,7 +178,7 @@ class CameraRenderers:
         return self._renderers[size].draw(data, camera, self.props)
 
     def note_changes(self, textures: Iterable[int], meshes: Iterable[int]) -> None:
-        """The model's textures and meshes with these ids are no longer what was drawn last."""
+        """Mark textures and meshes, by their ids, as changed since they were drawn last."""
         for size in self._renderers:
             changed = self._changed.setdefault(size, (set(), set()))
             changed[0].update(textures)

@@ -26,9 +26,7 @@ class Rollout(NamedTuple):
     action_ms: np.ndarray
 
 
-def roll_out(
-    env: Any, runner: Runner, seed: int, instruction: str | None = None, video: Path | None = None
-) -> Rollout:
+def roll_out(env: Any, runner: Runner, seed: int, instruction: str | None = None, video: Path | None = None) -> Rollout:
     """Play one episode, a pure function of environment, policy, seed and instruction.
 
     Observations are only rendered when the policy needs one: executing a chunk of actions costs no rendering.

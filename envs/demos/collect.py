@@ -1,4 +1,4 @@
-"""Demonstrations in parallel, kept one file an attempt, so that nothing finished is ever collected twice."""
+"""Demonstrations collected in parallel and stored as one file per attempt; finished attempts are not repeated."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ from ..workers import count_workers, worker_pool
 from .episode import attempt_path, collect_attempt, write_attempt
 
 STORE_VERSION = 2
-_TRIAL = 20  # the first attempts of a task, of which one in four has to succeed
-_BYTES_PER_PIXEL = 3.0  # of a frame on disk: the stored attempt, the dataset's video and some air
+_TRIAL = 20  # first attempts per task, of which a quarter has to succeed
+_BYTES_PER_PIXEL = 3.0  # per frame on disk: the stored attempt, the dataset's video and a margin
 _STEPS_PER_DEMO = 100
 
 
@@ -45,24 +45,24 @@ def spec_of(env_cfg: EnvConfig, seed: int) -> dict[str, Any]:
 
 
 def fingerprint(content: Any) -> str:
-    """Eight hexadecimal digits that tell one JSON-like content from another."""
+    """Hash of JSON-like content, eight hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:8]
 
 
 def store_folder(env_cfg: EnvConfig, seed: int, data_dir: Path) -> Path:
-    """Folder of the stored attempts of all tasks that share a specification."""
+    """Folder of the stored attempts of all tasks with the same settings."""
     return data_dir / "attempts" / f"{env_cfg.name}-{fingerprint(spec_of(env_cfg, seed))}"
 
 
 class TaskAttempts:
-    """The stored attempts of one task, in order, and which of them make its demonstrations."""
+    """Stored attempts of one task, in order: the successes are its demonstrations."""
 
-    def __init__(self, task: str, folder: Path, wanted: int):
-        self.task, self.folder, self.wanted = task, folder, wanted
+    def __init__(self, task: str, folder: Path, episodes: int):
+        self.task, self.folder, self.episodes = task, folder, episodes
         self.successes: list[int] = []
         self.failures: list[int] = []
         self.next = 0
-        while len(self.successes) < wanted and (outcome := self._stored(self.next)) is not None:
+        while len(self.successes) < episodes and (outcome := self._stored(self.next)) is not None:
             self.note(self.next, outcome)
 
     def _stored(self, attempt: int) -> bool | None:
@@ -76,17 +76,17 @@ class TaskAttempts:
         self.next = max(self.next, attempt + 1)
 
     def missing(self) -> list[int]:
-        """The next attempts to play: as many as demonstrations are missing, so that timing never shapes the set."""
-        if len(self.successes) == self.wanted:
+        """Numbers of the next attempts: one per missing demonstration, so that the set does not depend on timing."""
+        if len(self.successes) == self.episodes:
             return []
-        # Judged by these alone, so that a run that was stopped and resumed comes to the same judgement.
+        # Only the first attempts count, so that a resumed run comes to the same decision.
         solved = sum(attempt < _TRIAL for attempt in self.successes)
         if self.next >= _TRIAL and solved < _TRIAL / 4:
             raise UserError(
                 f"the scripted expert solved {self.task} in only {solved} of {_TRIAL} attempts; "
                 "raise env.max_steps, lower env.noise.std, or leave the task out"
             )
-        last = self.next + self.wanted - len(self.successes)
+        last = self.next + self.episodes - len(self.successes)
         if last > EPISODES_PER_SEED:
             raise UserError(f"{self.task} would need more than {EPISODES_PER_SEED} attempts; ask for fewer episodes")
         return list(range(self.next, last))
@@ -101,7 +101,7 @@ def collect(
     workers: int | str | None,
     launcher: LauncherConfig = LOCAL,
 ) -> dict[str, TaskAttempts]:
-    """Play what is missing until every task has `episodes` successful attempts stored; returns them by task."""
+    """Play attempts until every task has `episodes` successful ones stored; returns them by task."""
     store = store_folder(env_cfg, seed, data_dir)
     attempts = {task: TaskAttempts(task, store / task, episodes) for task in tasks}
     total = sum(len(task.missing()) for task in attempts.values())
@@ -121,7 +121,7 @@ def _play_round(pool: Executor, env_cfg: EnvConfig, seed: int, attempts: dict[st
     futures, outcomes = {}, []
     for task in attempts.values():
         for attempt in task.missing():
-            # Left over when an earlier run stopped with later attempts finished before this one.
+            # Stored by an earlier run that stopped after later attempts had finished before this one.
             stored = task._stored(attempt)
             if stored is None:
                 futures[pool.submit(collect_attempt, env_cfg, task.task, seed, attempt)] = (task, attempt)
@@ -129,7 +129,7 @@ def _play_round(pool: Executor, env_cfg: EnvConfig, seed: int, attempts: dict[st
                 outcomes.append((task, attempt, stored))
     bar.update(sum(success for _, _, success in outcomes))
     for future in as_completed(futures):
-        task, attempt = futures.pop(future)  # with the frames in it
+        task, attempt = futures.pop(future)  # releases the future, which holds the frames
         content = future.result()
         write_attempt(task.folder, attempt, content)
         outcomes.append((task, attempt, content is not None))

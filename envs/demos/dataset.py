@@ -1,4 +1,4 @@
-"""Stored attempts as one LeRobotDataset v3, assembled in parallel and put in place whole."""
+"""Stored attempts as one LeRobotDataset v3, assembled in parallel and moved into place when complete."""
 
 import contextlib
 import importlib.metadata
@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from tqdm import tqdm
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 from tinyvla.files import alone_in
 
 from ..contract import Embodiment, EnvConfig
@@ -25,14 +25,14 @@ from .episode import attempt_path, is_noisy, read_demo
 
 PROVENANCE = Path("meta/collection.json")
 _SHARD_EPISODES = 30
-_LONGEST_EPISODE = 1000  # steps that may wait for the encoder, which drops more
-# Without loss but for the rounding of colours (at most 2 of 255): a usual video codec would smear the goal markers,
-# which are two pixels wide. A tenth of the time and the disk that PNGs take; a key frame every few for random access.
+_LONGEST_EPISODE = 1000  # steps that may wait for the encoder; it drops further ones
+# Lossless except for the rounding of colours (at most 2 of 255): lossy codecs blur the goal markers, which are two
+# pixels wide. A tenth of the time and the disk space of PNGs. Frequent key frames allow random access.
 _VIDEO = {"vcodec": "h264", "pix_fmt": "yuv444p", "crf": 0, "preset": "ultrafast", "g": 5}
 
 
 class DamagedAttempt(Exception):
-    """A stored attempt cannot be read; its file has been removed."""
+    """A stored attempt cannot be read; its file was removed."""
 
 
 def ensure_dataset(
@@ -44,14 +44,15 @@ def ensure_dataset(
     workers: int | str | None = "auto",
     launcher: LauncherConfig = LOCAL,
 ) -> Path:
-    """Folder of a LeRobotDataset with `episodes` demonstrations of every task, in the order of `tasks`.
+    """Folder of a LeRobotDataset with `episodes` demonstrations per task, in the order of `tasks`.
 
-    What exists is reused: the whole dataset, or the attempts of earlier ones that share its cameras, noise and seed. A
-    run that was killed goes on where it stopped, and its dataset is the same, byte for byte of every frame.
-    Raises UserError if the disk is full, an expert fails too often, or the dataset there is damaged.
+    An existing dataset is reused, and so are stored attempts of datasets with the same cameras, noise and seed. A
+    killed run continues where it stopped, and its dataset has the same frames, byte for byte.
+
+    Raises UserError if the disk is full, the expert fails too often, or the existing dataset is damaged.
     """
     if episodes < 1:
-        raise UserError(f"episodes is {episodes}; collect at least 1 of every task")
+        raise UserError(f"episodes is {episodes}; collect at least 1 per task")
     spec = spec_of(env_cfg, seed)
     name = f"{env_cfg.name}-{len(tasks)}tasks-{episodes}ep-{fingerprint([spec, tasks, episodes])}"
     root = data_dir / name
@@ -69,17 +70,17 @@ def ensure_dataset(
 
 
 def check_dataset(root: Path) -> None:
-    """Raise a UserError unless a dataset of `ensure_dataset` has all its files, none of them cut short."""
+    """Raise UserError unless a dataset of `ensure_dataset` has all its files in their full size."""
     try:
         files = json.loads((root / PROVENANCE).read_text())["files"]
         damaged = [name for name, size in files.items() if (root / name).stat().st_size != size]
         if damaged:
             raise ValueError(f"{damaged[0]} has another size than was written")
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"the dataset {root} is damaged ({reason}); delete that folder and run the same command again "
-            "(stored attempts are kept, so this is quick)"
+            "(stored attempts are reused, so this is quick)"
         ) from error
 
 
@@ -93,9 +94,9 @@ def _features(robot: Embodiment, cameras: Mapping[str, Any]) -> dict[str, dict[s
 
 
 def write_shard(root: Path, files: list[Path], robot: Embodiment) -> int:
-    """Write stored attempts as a LeRobotDataset at `root`, one episode a file; returns its number of frames."""
-    _hush_libraries()
-    with _lean_writer():
+    """Write stored attempts as a LeRobotDataset at `root`, one episode per file; returns the number of frames."""
+    _silence_libraries()
+    with _fast_writer():
         return _write_episodes(root, files, robot)
 
 
@@ -137,14 +138,14 @@ def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts
     files = [attempt_path(task.folder, a, True) for task in attempts.values() for a in task.successes]
     temporary = root.with_name(f".{root.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    parts = [files[i : i + _SHARD_EPISODES] for i in range(0, len(files), _SHARD_EPISODES)]
-    shards = [temporary / f"shard-{i:04d}" for i in range(len(parts))]
+    groups = [files[i : i + _SHARD_EPISODES] for i in range(0, len(files), _SHARD_EPISODES)]
+    shards = [temporary / f"shard-{i:04d}" for i in range(len(groups))]
     temporary.mkdir(parents=True)
     try:
-        with worker_pool(min(count_workers(workers), len(parts))) as pool:
-            # Also where there is but one shard: LeRobot may write on until its process ends, even after an error.
-            jobs = pool.map(write_shard, shards, parts, [robot] * len(parts))
-            for _ in tqdm(jobs, total=len(parts), desc="writing the dataset", unit="shard"):
+        with worker_pool(min(count_workers(workers), len(groups))) as pool:
+            # Also for a single shard: LeRobot may write until its process ends, even after an error.
+            jobs = pool.map(write_shard, shards, groups, [robot] * len(groups))
+            for _ in tqdm(jobs, total=len(groups), desc="writing the dataset", unit="shard"):
                 pass
         merged = _merge(shards, temporary / "merged")
         sizes = {str(path.relative_to(merged)): path.stat().st_size for path in merged.rglob("*") if path.is_file()}
@@ -160,14 +161,14 @@ def _merge(shards: list[Path], merged: Path) -> Path:
         return shards[0]
     from lerobot.datasets.aggregate import aggregate_datasets
 
-    _hush_libraries()
+    _silence_libraries()
     names = [f"local/{shard.name}" for shard in shards]
     aggregate_datasets(names, f"local/{merged.name}", roots=shards, aggr_root=merged)
     return merged
 
 
-def _hush_libraries() -> None:
-    """No progress bar an episode and no codec's diary: the bar over shards says what there is to say."""
+def _silence_libraries() -> None:
+    """Silence progress bars per episode and messages of the codec; the bar over shards is enough."""
     import av
     import datasets
 
@@ -176,11 +177,11 @@ def _hush_libraries() -> None:
 
 
 @contextlib.contextmanager
-def _lean_writer() -> Iterator[None]:
-    """LeRobot's writer without what takes it two thirds of its time on small images that are stored as video.
+def _fast_writer() -> Iterator[None]:
+    """Speed up LeRobot's writer three times for small images that are stored as video.
 
-    It puts every pixel of every frame into the statistics; one in sixteen says the same (of large images it leaves
-    out as many itself). And it looks through every row for images to embed, of which there are none.
+    Statistics use one pixel of sixteen, as LeRobot itself does for large images. The search for images to embed in the
+    table is skipped, since there are none.
     """
     with (
         patch("lerobot.datasets.compute_stats.auto_downsample_height_width", lambda image: image[:, ::4, ::4]),

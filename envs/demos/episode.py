@@ -1,8 +1,8 @@
-"""One demonstration: a scripted expert in one episode, and the file that it becomes.
+"""One demonstration: an episode of a scripted expert, and its file.
 
-Some episodes carry noise as in DART (Laskey et al., arXiv 1703.09327): bursts of a constant random offset are added to
-the action that is *applied*, so that the hand leaves the expert's path, while the action that is *recorded* is what the
-expert would have done. A policy so sees recoveries and never learns to make the noise.
+Some episodes have noise as in DART (Laskey et al., arXiv 1703.09327): bursts of a constant random offset are added to
+the action that is *applied*, so that the hand leaves the expert's path. The action that is *recorded* is the expert's.
+A policy therefore sees recoveries, and does not learn the noise.
 """
 
 import io
@@ -17,7 +17,7 @@ from ..contract import EnvConfig
 from ..registry import make_env
 from ..seeds import episode_seed
 
-_BURST_START = 0.05  # chance at each step that a burst of noise begins
+_BURST_START = 0.05  # probability per step that a burst of noise begins
 _BURST_STEPS = (5, 25)
 
 
@@ -31,14 +31,14 @@ class Demo(NamedTuple):
 
 
 def is_noisy(attempt: int, share: float) -> bool:
-    """Whether an attempt carries noise: evenly spread, `share` of any run of attempts."""
+    """True for attempts with noise: evenly spread, a `share` of all attempts."""
     return int((attempt + 1) * share) > int(attempt * share)
 
 
 def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Generator, linger: int = 0) -> Demo | None:
-    """Let the expert play one episode until `linger` control steps after its first success; None if it never succeeds.
+    """Play one episode of the expert, until `linger` control steps after its first success; None without success.
 
-    The recorded action is the expert's, clipped to the action space as the environment clips what it applies.
+    The recorded action is the expert's, clipped to the action space like the applied one.
     """
     observation, _ = env.reset(seed=env_seed)
     cameras = [key for key in observation if key.startswith("observation.images.")]
@@ -75,10 +75,8 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
 
 
 def collect_attempt(env_cfg: EnvConfig, task: str, seed: int, attempt: int) -> bytes | None:
-    """Play one attempt of a task; returns it as `encode_demo` does, None if it failed.
-
-    An attempt is a pure function of its arguments.
-    """
+    """Play one attempt of a task, a pure function of the arguments; returns its file's content, None if it failed."""
+    """    """
     env = _cached_env(env_cfg, task)
     rng = np.random.default_rng([seed, attempt, zlib.crc32(task.encode())])
     noise_std = env_cfg.noise.std if is_noisy(attempt, env_cfg.noise.share) else 0.0
@@ -100,12 +98,12 @@ def _cached_env(env_cfg: EnvConfig, task: str) -> Any:
 
 
 def attempt_path(folder: Path, attempt: int, success: bool) -> Path:
-    """Where an attempt lies: its frames, or an empty marker that it failed."""
+    """File of an attempt: its frames, or an empty marker of a failure."""
     return folder / f"{attempt:05d}.{'npz' if success else 'failed'}"
 
 
 def encode_demo(demo: Demo) -> bytes:
-    """A demonstration as a compressed npz file that `read_demo` reads."""
+    """Content of a compressed npz file of a demonstration, for `read_demo`."""
     arrays: dict[str, Any] = {"state": demo.state, "action": demo.action, "text": demo.instruction}
     arrays |= {f"images.{camera}": frames for camera, frames in demo.images.items()}
     file = io.BytesIO()
@@ -114,7 +112,7 @@ def encode_demo(demo: Demo) -> bytes:
 
 
 def write_attempt(folder: Path, attempt: int, content: bytes | None) -> None:
-    """Store what `collect_attempt` returned atomically: written beside its place, flushed to disk, then renamed."""
+    """Store the result of `collect_attempt` atomically: a temporary file, flushed to disk, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = attempt_path(folder, attempt, content is not None)
     temporary = path.with_suffix(f".tmp{os.getpid()}")

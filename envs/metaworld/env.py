@@ -18,36 +18,36 @@ from .tasks import INSTRUCTIONS, resolve_tasks
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
 from metaworld.policies import ENV_POLICY_MAP  # isort: skip
 
-# The experts warn of actions beyond [-1, 1], which are clipped here on purpose.
+# The experts warn about actions outside [-1, 1], which are clipped here on purpose.
 warnings.filterwarnings("ignore", "Constant", module="metaworld.policies")
 
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
-_UPSIDE_DOWN = {"corner", "corner2", "corner3", "corner4"}  # so they hang in Meta-World's model
-_CORNER2_POSITION = (0.75, 0.075, 0.7)  # from here it sees the whole table; LeRobot moves it likewise
+_UPSIDE_DOWN = {"corner", "corner2", "corner3", "corner4"}  # as mounted in Meta-World's model
+_CORNER2_POSITION = (0.75, 0.075, 0.7)  # shows the whole table; LeRobot moves it likewise
 
 
 class MetaWorldEnv(Environment):
-    """A task with a fresh random object and goal position every episode.
+    """A task with new random object and goal positions in every episode.
 
     Observation: observation.images.<camera> uint8 (S, S, 3), upright; observation.state float32 (4,), the hand's x, y,
-    z in metres and the gripper's opening in [0, 1]; task, the instruction. Nothing tells where object or goal are.
+    z in metres and the gripper's opening in [0, 1]; task, the instruction. Object and goal are not observed.
     Action: float32 (4,) in [-1, 1], the hand's displacement (1 is 1 cm) and the gripper's effort (1 closes).
-    An episode ends (terminated) on success, and is cut (truncated) after `max_steps`.
+    An episode ends with success (terminated) or after `max_steps` (truncated); see `tasks` for what success is.
 
-    `step` is `apply` followed by `observe`. A policy that executes a chunk of actions need not look in between, and
-    looking is most of a step's time.
+    `step` is `apply` followed by `observe`. A policy that executes a chunk of actions needs no observation in between,
+    and rendering takes most of a step's time.
 
     Args:
         task: one of the 50 tasks, such as drawer-open-v3.
         cameras: names out of CAMERAS.
         image_size: side of the square images in pixels.
-        render: "fast", or "faithful" for Meta-World's stock look.
+        render: "fast", or "faithful" for Meta-World's default look.
         max_steps: at most 500, Meta-World's own limit.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
     render_mode = "rgb_array"
-    arm_actions = 3  # how many numbers of an action move the arm; the last one is the gripper's
+    arm_actions = 3  # the last number of an action is the gripper's
     RENDER_SIZE = 256
 
     def __init__(
@@ -84,19 +84,19 @@ class MetaWorldEnv(Environment):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict[str, Any]]:
         """Begin an episode. With a seed it is a pure function of (task, seed, options, actions).
 
-        options: {"outside": metres} starts with object and goal that far outside the range they usually start in.
+        options: {"outside": metres}: object and goal start that far outside their usual range.
         """
         super().reset(seed=seed)
         self._sim.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
         with start_outside(self._sim, (options or {}).get("outside", 0.0)):
             self._full_state, _ = self._sim.reset()
         for marker in self._sim._target_site_config:
-            self._sim._set_pos_site(*marker)  # Meta-World itself puts the goal marker in place only after a step
+            self._sim._set_pos_site(*marker)  # Meta-World itself places the goal marker only after a step
         self._steps = 0
         return self.observe(), {"success": False}
 
     def apply(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
-        """Advance one control step without looking: (reward, terminated, truncated, info).
+        """Advance one control step without rendering: (reward, terminated, truncated, info).
 
         info holds `success` and `action`, the action as applied, clipped to [-1, 1].
         """
@@ -113,17 +113,17 @@ class MetaWorldEnv(Environment):
     def observe(self) -> dict[str, Any]:
         """The current observation."""
         if self._full_state is None:
-            raise gym.error.ResetNeeded("call reset before looking")
-        images = {f"observation.images.{camera}": self._look(camera, self._image_size) for camera in self.cameras}
+            raise gym.error.ResetNeeded("call reset before observe")
+        images = {f"observation.images.{camera}": self._draw(camera, self._image_size) for camera in self.cameras}
         return images | {"observation.state": self._full_state[:STATE_DIM].astype(np.float32), "task": self.instruction}
 
     def expert_action(self) -> np.ndarray:
-        """What Meta-World's scripted expert does here, float32 (4,), not clipped; it sees object and goal."""
+        """Action of Meta-World's scripted expert, float32 (4,), not clipped; it knows object and goal."""
         return np.asarray(self._expert.get_action(self._full_state), dtype=np.float32)
 
     def render(self) -> np.ndarray:
-        """An image for people, uint8 (256, 256, 3), of the first camera."""
-        return self._look(self.cameras[0], self.RENDER_SIZE)
+        """Image of the first camera for people, uint8 (256, 256, 3)."""
+        return self._draw(self.cameras[0], self.RENDER_SIZE)
 
     @property
     def model(self) -> Any:
@@ -136,13 +136,13 @@ class MetaWorldEnv(Environment):
         return self._sim.data
 
     def scene_elements(self) -> SceneElements:
-        """What is what in the model, for `envs.shifts`."""
+        """Objects, table and background of the model."""
         return describe_scene(self.model)
 
     def close(self) -> None:
         self.renderers.close()
         self._sim.close()
 
-    def _look(self, camera: str, size: int) -> np.ndarray:
+    def _draw(self, camera: str, size: int) -> np.ndarray:
         image = self.renderers.draw(self._sim.data, camera, size)
         return np.ascontiguousarray(image[::-1, ::-1]) if camera in _UPSIDE_DOWN else image

@@ -1,4 +1,4 @@
-"""What is what in Meta-World's models, and starts outside of the usual range, for `envs.shifts`."""
+"""Scene elements of Meta-World's models, and starts outside the usual range, for `envs.shifts`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +10,16 @@ import numpy as np
 from ..contract import SceneElements
 
 _ARM, _TABLE, _ROOM = {"base", "mocap"}, {"tablelink"}, {"world", "RetainingWall"}  # bodies; some tasks have no wall
-_SURFACE = (-0.4, 0.4, 0.4, 0.85)  # of the table, what corner2 and topview see
+_SURFACE = (-0.4, 0.4, 0.4, 0.85)  # part of the table that corner2 and topview show
 _STATE_NOISE = (0.003, 0.003, 0.003, 0.02)  # metres, and the gripper's opening
-_BOX, _SHOWN = mujoco.mjtGeom.mjGEOM_BOX, 2  # groups of geoms up to this are drawn
+_BOX, _SHOWN = mujoco.mjtGeom.mjGEOM_BOX, 2  # largest group of geoms that is drawn
 
 
 def describe_scene(model: mujoco.MjModel) -> SceneElements:
-    """The scene of any of the 50 tasks: they share arm, table and room, and all else is the task's."""
+    """Scene elements of any of the 50 tasks: they share arm, table and room; all other bodies are the task's."""
     roots = [body for body in range(1, model.nbody) if model.body_parentid[body] == 0]
     table = _geoms_of(model, _TABLE)
-    # Where there is a hole in the table, its top is higher.
+    # A table with a hole has a higher top.
     boards = [geom for geom in table if model.geom_group[geom] <= _SHOWN and model.geom_type[geom] == _BOX]
     top = max(model.body_pos[model.geom_bodyid[g], 2] + model.geom_pos[g, 2] + model.geom_size[g, 2] for g in boards)
     return SceneElements(
@@ -37,10 +37,10 @@ def _geoms_of(model: mujoco.MjModel, bodies: set[str]) -> tuple[int, ...]:
 
 @contextmanager
 def start_outside(sim: Any, metres: float) -> Iterator[None]:
-    """Have a simulator of Meta-World begin episodes with object and goal that far outside of their usual range.
+    """Let a Meta-World simulator begin episodes with object and goal that far outside their usual range.
 
-    Meta-World draws object and goal, x, y and z each, from a box. Of the object one coordinate on the table goes beyond
-    that box, to a side where the hand can follow, and one of the goal; those that the task keeps fixed stay so.
+    Meta-World draws x, y and z of object and goal from a box. One horizontal coordinate of the object, and one of the
+    goal, is moved out of the box, to a side that the hand can reach. Coordinates that the task fixes stay fixed.
     """
     if metres == 0:
         yield

@@ -1,4 +1,27 @@
-"""The 50 Meta-World v3 tasks: their instructions, and the suites that group them."""
+"""The 50 Meta-World v3 tasks: their instructions, and the suites that group them.
+
+Randomisation: at each reset, coordinates of the object and of the goal are drawn uniformly from the task's box
+(`_random_reset_space` of its class in `metaworld.envs`). All other coordinates are fixed, as is the start of the hand.
+
+| object | goal  | tasks                                                                                             |
+| ------ | ----- | ------------------------------------------------------------------------------------------------- |
+| x, y   | moves | button-press(-topdown, -topdown-wall), dial-turn, door-*, faucet-*, hammer, handle-pull-side,     |
+|        | along | lever-pull, sweep, window-open                                                                    |
+| x      | along | drawer-*                                                                                          |
+| y      | along | window-close                                                                                      |
+| x y z  | along | button-press-wall, coffee-button, handle-press(-side), handle-pull, peg-unplug-side               |
+| x, y   | x y z | bin-picking, hand-insert, peg-insert-side, pick-place(-wall), push(-back, -wall), reach(-wall),   |
+|        |       | sweep-into                                                                                        |
+| x y z  | x y z | coffee-pull, coffee-push, disassemble, shelf-place, stick-pull, stick-push                        |
+| x y z  | x, y  | basketball                                                                                        |
+| x, y   | x, y  | box-close, soccer                                                                                 |
+| fixed  | x, y  | assembly, plate-slide, plate-slide-side                                                           |
+| fixed  | x     | plate-slide-back, plate-slide-back-side                                                           |
+| fixed  | x y z | pick-out-of-hole                                                                                  |
+
+Success: Meta-World's own criterion of the task (`info["success"]`), such as an object near its goal or a mechanism at
+its end. The first step that fulfils it ends the episode; the object need not stay there.
+"""
 
 import functools
 from collections.abc import Iterable

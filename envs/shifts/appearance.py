@@ -1,6 +1,6 @@
-"""Shifts of what the scene looks like: colours, textures, light and camera poses. None of them touches the physics.
+"""Shifts of appearance: colours, textures, light and camera poses. None of them changes the physics.
 
-Each takes the edits to make, the scene, the strength (see `Shift`) and a generator for the rest.
+Arguments of each: the edits of the model, its scene elements, the strength (see `Shift`), and a generator for the rest.
 """
 
 import colorsys
@@ -13,33 +13,33 @@ from scipy.spatial.transform import Rotation
 from ..contract import SceneElements
 from .model_edits import ModelEdits, bodies_below
 
-_SHARE = 0.3  # of another colour that a unit of strength mixes in
+_SHARE = 0.3  # share of the other colour, per unit of strength
 _LIGHT_GAIN, _LIGHT_TINT, _LIGHT_TURN = 0.2, 0.1, 20.0  # logarithm, share of a channel, degrees
 _CAMERA_TURN, _CAMERA_DISTANCE = 5.0, 0.03  # degrees, logarithm
 
 
 def object_colour(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
-    """Every colour of the task's objects becomes another one; parts that had the same colour still do."""
+    """Change every colour of the task's objects; parts with the same colour keep a common one."""
     model = edits.model
     share = _share(strength)
     rgba = edits.array("geom_rgba")
-    others: dict[tuple[float, ...], np.ndarray] = {}
+    replacements: dict[tuple[float, ...], np.ndarray] = {}
     for geom in _geoms_below(model, scene.objects):
-        own = _colour_of(model, geom)
-        key = (*own, _texture_of(model, geom))
-        if key not in others:
-            others[key] = _other_colour(own, rng)
-        # A geom's own colour takes precedence over its material's, and its texture stays.
-        rgba[geom, :3] = (1 - share) * own + share * others[key]
+        current = _colour_of(model, geom)
+        key = (*current, _texture_of(model, geom))
+        if key not in replacements:
+            replacements[key] = _other_colour(current, rng)
+        # The colour of a geom takes precedence over its material's, and its texture stays.
+        rgba[geom, :3] = (1 - share) * current + share * replacements[key]
 
 
 def table_texture(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
-    """Another pattern on the table shows through, or takes the place of its own."""
+    """Mix another pattern into the table's texture."""
     _repaint(edits, scene.table, _share(strength), rng)
 
 
 def background(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
-    """Likewise on floor and walls, and in the sky, which only render=faithful draws."""
+    """Mix other patterns into floor and walls, and into the sky, which only render=faithful draws."""
     _repaint(edits, scene.background, _share(strength), rng)
     for texture in np.flatnonzero(edits.model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX):
         pixels = edits.texture(int(texture))
@@ -47,7 +47,7 @@ def background(edits: ModelEdits, scene: SceneElements, strength: float, rng: np
 
 
 def lighting(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
-    """All lights brighter or darker, tinted, and turned about the table's middle."""
+    """Make all lights brighter or darker, tint them, and turn them about the centre of the table."""
     gain = np.exp(rng.choice([-1, 1]) * _LIGHT_GAIN * strength)
     tint = 1 + _LIGHT_TINT * strength * rng.uniform(-1, 1, 3)
     turn = Rotation.from_rotvec([0, 0, rng.choice([-1, 1]) * np.radians(_LIGHT_TURN) * strength])
@@ -61,9 +61,9 @@ def lighting(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.r
 
 
 def camera_pose(edits: ModelEdits, scene: SceneElements, strength: float, rng: np.random.Generator) -> None:
-    """Every camera turned about the table's middle, by 5 degrees a unit of strength, and nearer or farther.
+    """Turn every camera about the centre of the table, by 5 degrees per unit of strength, and change its distance.
 
-    A camera on the robot is turned about itself, by half of that.
+    A camera on the robot is turned about its own position, by half of that.
     """
     model = edits.model
     position, orientation, tracking = (edits.array(name) for name in ("cam_pos", "cam_quat", "cam_mat0"))
@@ -72,13 +72,13 @@ def camera_pose(edits: ModelEdits, scene: SceneElements, strength: float, rng: n
         angle = np.radians(_CAMERA_TURN) * strength
         distance = np.exp(rng.choice([-1, 1]) * _CAMERA_DISTANCE * strength)
         turn = Rotation.from_rotvec(axis / np.linalg.norm(axis) * angle)
-        own = Rotation.from_quat(orientation[camera], scalar_first=True)
+        current = Rotation.from_quat(orientation[camera], scalar_first=True)
         if model.cam_bodyid[camera] == 0:
             position[camera] = scene.centre + turn.apply(position[camera] - scene.centre) * distance
-            turned = turn * own
+            turned = turn * current
         else:
-            turned = own * turn**0.5
-            # What MuJoCo uses of a camera that follows a body and keeps its direction.
+            turned = current * turn**0.5
+            # MuJoCo uses this field for cameras that follow a body and keep their direction.
             tracking[camera] = (Rotation.from_matrix(tracking[camera].reshape(3, 3)) * turn**0.5).as_matrix().ravel()
         orientation[camera] = turned.as_quat(scalar_first=True)
 
@@ -87,8 +87,8 @@ def _share(strength: float) -> float:
     return min(0.95, _SHARE * strength)
 
 
-def _mix(own: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    return (1 - share) * own + share * other
+def _mix(current: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    return (1 - share) * current + share * other
 
 
 def _geoms_below(model: mujoco.MjModel, roots: Iterable[int]) -> list[int]:
@@ -97,31 +97,31 @@ def _geoms_below(model: mujoco.MjModel, roots: Iterable[int]) -> list[int]:
 
 
 def _texture_of(model: mujoco.MjModel, geom: int) -> int:
-    """The geom's colour texture, -1 for none."""
+    """Id of the geom's colour texture, -1 for none."""
     material = model.geom_matid[geom]
     return -1 if material < 0 else int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB])
 
 
 def _colour_of(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    """What MuJoCo paints a geom with (3,): its own colour unless that is the default and there is a material."""
-    material, own = model.geom_matid[geom], model.geom_rgba[geom]
-    from_material = material >= 0 and np.array_equal(own, np.array([0.5, 0.5, 0.5, 1], np.float32))
-    return np.array((model.mat_rgba[material] if from_material else own)[:3], dtype=float)
+    """Colour of a geom, (3,): its own, or its material's where its own is the default."""
+    material, current = model.geom_matid[geom], model.geom_rgba[geom]
+    from_material = material >= 0 and np.array_equal(current, np.array([0.5, 0.5, 0.5, 1], np.float32))
+    return np.array((model.mat_rgba[material] if from_material else current)[:3], dtype=float)
 
 
 def _random_colour(rng: np.random.Generator) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 0.9), rng.uniform(0.4, 1)))
 
 
-def _other_colour(own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A vivid colour of another hue."""
-    hue, saturation, _ = colorsys.rgb_to_hsv(*own)
+def _other_colour(current: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Saturated colour of another hue."""
+    hue, saturation, _ = colorsys.rgb_to_hsv(*current)
     turn = rng.uniform(0.25, 0.75)
     return np.array(colorsys.hsv_to_rgb((hue + turn) % 1 if saturation > 0.1 else rng.random(), 0.9, 1.0))
 
 
 def _repaint(edits: ModelEdits, geoms: Iterable[int], share: float, rng: np.random.Generator) -> None:
-    """Mix patterns into the textures of some geoms, and colours into what has none or shares it with other geoms."""
+    """Mix patterns into the textures of geoms, and colours into geoms without a texture or with a shared one."""
     model, geoms = edits.model, list(geoms)
     used = {geom: _texture_of(model, geom) for geom in range(model.ngeom)}
     shared = {texture for geom, texture in used.items() if geom not in geoms}

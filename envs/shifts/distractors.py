@@ -1,4 +1,4 @@
-"""Objects on the table that are no part of the task, nor of the physics: they are drawn, and nothing touches them."""
+"""Distractors: shapes on the table that are drawn without physics and do not belong to the task."""
 
 import colorsys
 
@@ -9,13 +9,13 @@ from ..contract import SceneElements
 from ..rendering import Prop
 from .model_edits import bodies_below
 
-_SHAPES = {  # disjoint, so that what evaluation shows was never seen in training
+_SHAPES = {  # disjoint, so that evaluation shows shapes that training does not
     True: (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_SPHERE),
     False: (mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CAPSULE),
 }
 _RADIUS = (0.02, 0.04)  # metres
-_MARGIN = 0.03  # metres between a distractor and what matters
-_LOW = 0.15  # metres above the table; what is higher is not in the way
+_MARGIN = 0.03  # metres between a distractor and the task
+_LOW = 0.15  # metres above the table; higher geoms are ignored
 _TRIES = 300
 
 
@@ -27,10 +27,10 @@ def place_distractors(
     rng: np.random.Generator,
     training: bool,
 ) -> list[Prop]:
-    """Two shapes a unit of strength on the table, off the task: off its objects, its goal, and what is between them.
+    """Place two shapes per unit of strength on the table, outside the rectangle around objects, goal and hand.
 
-    They are geoms that are added to the image's scene (mjvScene), not to the model, so that the physics is the same
-    with and without them. Where the table is full there are fewer.
+    They are added to the rendered scene (mjvScene), not to the model, so that the physics is the same with and without
+    them. A full table gets fewer.
     """
     taken = [_task_area(model, data, scene)]
     x0, y0, x1, y1, z = scene.surface
@@ -53,7 +53,7 @@ def place_distractors(
 
 
 def _standing(kind: int, radius: float, height: float) -> tuple[np.ndarray, float]:
-    """A shape's size as MuJoCo gives it, and how high its middle is when it stands on the table."""
+    """Size of a shape in MuJoCo's convention, and height of its centre when it stands on the table."""
     if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
         return np.full(3, radius), radius
     if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
@@ -62,7 +62,7 @@ def _standing(kind: int, radius: float, height: float) -> tuple[np.ndarray, floa
 
 
 def _task_area(model: mujoco.MjModel, data: mujoco.MjData, scene: SceneElements) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and half sides, in x and y, of the rectangle around the task's objects, its visible goal and the hand."""
+    """Centre and half extents, in x and y, of the rectangle around the task's objects, visible goal and hand."""
     x0, y0, x1, y1, z = scene.surface
     corners: list[np.ndarray] = []
     bodies = set(bodies_below(model, scene.objects))
@@ -76,8 +76,8 @@ def _task_area(model: mujoco.MjModel, data: mujoco.MjData, scene: SceneElements)
         if in_the_way and (low < high).all():
             corners += [low, high]
     for site in range(model.nsite):
-        place, seen = data.site_xpos[site], model.site_rgba[site, 3] > 0 and model.site_group[site] <= 2
-        if seen and x0 <= place[0] <= x1 and y0 <= place[1] <= y1:
+        place, visible = data.site_xpos[site], model.site_rgba[site, 3] > 0 and model.site_group[site] <= 2
+        if visible and x0 <= place[0] <= x1 and y0 <= place[1] <= y1:
             corners.append(place[:2])
     if not corners:
         return scene.centre[:2], np.zeros(2)

@@ -1,4 +1,4 @@
-"""What the axes look like, for reports."""
+"""Example images of the axes, for reports."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from .shifted_env import ShiftedEnv
 
 
 class Example(NamedTuple):
-    """How an episode begins: an image, uint8 (256, 256, 3), and the instruction."""
+    """Start of an episode: an image, uint8 (256, 256, 3), and the instruction."""
 
     image: np.ndarray
     instruction: str
@@ -23,7 +23,7 @@ class Example(NamedTuple):
 def example_frames(
     env_cfg: EnvConfig, task: str, seed: int, axes: Iterable[str], severities: Iterable[int]
 ) -> dict[tuple[str, int], Example]:
-    """The first frame of one episode under every axis at every severity, and under ("none", 0) without any."""
+    """First frame of an episode, by axis and severity; ("none", 0) is the one without a shift."""
     plain = replace(env_cfg, shift=None)
     env: Any = make_env(plain, task)
     env.reset(seed=seed)

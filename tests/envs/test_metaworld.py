@@ -151,10 +151,10 @@ def centre_of(env, bodies):
     """Centre (row, column) in the first camera's image of some bodies: of the pixels that change when painted."""
     model = env._sim.model
     geoms = [i for i in range(model.ngeom) if model.body(model.geom_bodyid[i]).name in bodies]
-    plain = env._look(env.cameras[0], 96).astype(int)
+    plain = env._draw(env.cameras[0], 96).astype(int)
     materials, colours = model.geom_matid[geoms].copy(), model.geom_rgba[geoms].copy()
     model.geom_matid[geoms], model.geom_rgba[geoms] = -1, (0, 0, 1, 1)
-    painted = env._look(env.cameras[0], 96).astype(int)
+    painted = env._draw(env.cameras[0], 96).astype(int)
     model.geom_matid[geoms], model.geom_rgba[geoms] = materials, colours
     rows, columns = np.nonzero(np.abs(painted - plain).max(axis=-1) > 20)
     assert len(rows) > 5
