@@ -1,5 +1,7 @@
 """The documentation: its figure is current, the README short, links and files that it names exist."""
 
+import ast
+import importlib
 import re
 import runpy
 import shlex
@@ -57,6 +59,15 @@ def test_links_and_files_exist(page):
 def test_commands_have_settings_that_exist(page):
     for name, settings in commands(page.read_text()):
         compose_config(name, settings)  # raises for a setting or a choice that does not exist
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_of_the_snippets_exist(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
 def test_the_animation_shows_one_success_per_task(tmp_path, monkeypatch):
