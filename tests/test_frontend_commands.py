@@ -83,7 +83,7 @@ def test_a_frontend_is_trained_to_the_page_and_looks_at_pictures(
     assert len(imageio.imread(tmp_path / "seen.mp4")) == 3
     code, _, err = command("perceive", *look, "source=film.mp4", "frames=0", "output=none.mp4")
     assert code == 2
-    assert "film.mp4 has shown no picture" in err
+    assert "film.mp4 has shown no image" in err
 
     find, calls = Wake.find, count()
 

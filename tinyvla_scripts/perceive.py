@@ -25,28 +25,28 @@ def main(cfg: DictConfig) -> None:
 
     frontends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_video(str(cfg.source))
     if len(frontends) != 1:
-        raise UserError("give one front-end to look with, as in frontend=tinysam")
+        raise UserError("give one front-end, as in frontend=tinysam")
     frontend = make_frontend(*next(iter(frontends.items())))
     if source == "sim":
         from envs.scenes import open_labelled_images
 
-        pictures = iter([open_labelled_images("table", "test", 1, seed=cfg.seed).images[0]])
+        images = iter([open_labelled_images("table", "test", 1, seed=cfg.seed).images[0]])
     else:
-        pictures = read_images(source, cfg.frames)
+        images = read_images(source, cfg.frames)
     records: list[Any] = []
 
-    def looked_at() -> Iterator[Picture]:
-        for found in look_at(frontend, pictures, as_dict(cfg.request)):
-            records.append(found.records)
-            yield found.picture
+    def annotate() -> Iterator[Picture]:
+        for findings in look_at(frontend, images, as_dict(cfg.request)):
+            records.append(findings.records)
+            yield findings.picture
 
     output = Path(cfg.output).with_suffix(".mp4" if moving else Path(cfg.output).suffix)
     output.parent.mkdir(parents=True, exist_ok=True)
-    seen = looked_at()
-    if (first := next(seen, None)) is None:
-        raise UserError(f"{source} has shown no picture; give source another, and frames at least 1")
+    annotated = annotate()
+    if (first := next(annotated, None)) is None:
+        raise UserError(f"{source} has shown no image; use another source, and frames=1 or more")
     if moving:
-        write_video(output, chain([first], seen))
+        write_video(output, chain([first], annotated))
     else:
         imageio.imwrite(output, first)
     write_whole(output.with_suffix(".json"), json.dumps(records if moving else records[0], indent=1))
