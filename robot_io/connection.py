@@ -1,4 +1,4 @@
-"""Connecting an arm once all of it has been checked, and letting go of it whatever has failed."""
+"""Connection of an arm after a check of all its parts, and its release whatever has failed."""
 
 import contextlib
 import os
@@ -10,19 +10,20 @@ from typing import Any
 from lerobot.robots import Robot
 from lerobot.utils.errors import DeviceNotConnectedError
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 
-from .diagnosis import GET_PERMISSION, arm_errors, bus_of, one_line, reports_fault, usb_ports
+from .arms import robot_cameras
+from .diagnosis import GET_PERMISSION, arm_errors, reports_fault, serial_bus, usb_ports
 from .torque import cut_torque
 
 _ATTEMPTS = 3
-_LET_GO_S = 3.0  # seconds for which servos are told to let go that have not said that they did
-_PAUSE = 0.05  # seconds between two such rounds
+_LET_GO_S = 3.0  # seconds for which torque is cut again at servos that have not confirmed it
+_PAUSE = 0.05  # seconds between two attempts
 _LOST_PACKET = re.compile("status packet|motor check failed")
 
 
 def connect_arm(robot: Robot) -> None:
-    """Open port and cameras, check servos and calibration, and switch torque on; nothing moves before all is well.
+    """Open port and cameras, check servos and calibration, and switch torque on. Nothing moves before all checks pass.
 
     Raises UserError, with everything closed again, for: no such port, no permission, servos that are missing, silent,
     of another model or share an id, no calibration, the calibration of another arm, a camera that does not start.
@@ -32,15 +33,15 @@ def connect_arm(robot: Robot) -> None:
             try:
                 return _connect(robot)
             except (ConnectionError, RuntimeError) as error:
-                # LeRobot gives up at the first packet that is lost while it connects.
+                # LeRobot stops at the first packet that is lost while it connects.
                 if attempt == _ATTEMPTS or not _LOST_PACKET.search(str(error)):
                     raise
 
 
 def _connect(robot: Robot) -> None:
     check_port(robot)
-    if (bus := bus_of(robot)) is not None:
-        try:  # torque stays as it is found until all is well
+    if (bus := serial_bus(robot)) is not None:
+        try:  # torque stays as it is until all checks pass
             bus.connect()
             _check_calibration(robot)
         finally:
@@ -53,51 +54,52 @@ def _connect(robot: Robot) -> None:
 
 
 def disconnect_arm(robot: Robot) -> list[str]:
-    """Cut the torque of every servo that can be reached and close everything that can be closed, whatever fails.
+    """Cut the torque of every servo that can be reached, and close port and cameras, whatever fails.
 
-    Returns what did not work, one line each; empty if the arm is limp and all is closed.
+    Returns the problems, one line each; empty if the arm is limp and all is closed.
     """
     problems = []
-    if (bus := bus_of(robot)) is None:
+    if (bus := serial_bus(robot)) is None:
         try:
             robot.disconnect()
         except DeviceNotConnectedError:
             pass
         except Exception as error:
-            problems.append(f"{robot} did not disconnect: {one_line(error)}")
+            problems.append(f"{robot} did not disconnect: {one_line(error, None)}")
         return problems
     if bus.is_connected:
         problems += [
             f"{motor} did not confirm that its torque is off: {error}; cut the arm's power"
-            for motor, error in _let_go(bus).items()
+            for motor, error in _release(bus).items()
         ]
         _close_port(bus)
-    for name, camera in getattr(robot, "cameras", {}).items():
+    for name, camera in robot_cameras(robot).items():
         try:
             if camera.is_connected:
                 camera.disconnect()
         except Exception as error:
-            problems.append(f"the camera {name} did not close: {one_line(error)}")
+            problems.append(f"the camera {name} did not close: {one_line(error, None)}")
     return problems
 
 
-def _let_go(bus: Any) -> dict[str, str]:
-    """Switch the torque of all servos off, again and again until each has said that it is; those that never did, and
-    why. A port that was gone and is back is opened anew.
+def _release(bus: Any) -> dict[str, str]:
+    """Cut the torque of all servos, again and again until each confirms it; a port that is back is opened again.
+
+    Returns the reason for each servo that never confirmed it.
     """
     left, end = dict.fromkeys(bus.motors, ""), time.monotonic() + _LET_GO_S
     while left:
         before = len(left)
-        with contextlib.suppress(Exception):  # reaches all at once, and nobody answers
-            _quieten(bus)
+        with contextlib.suppress(Exception):  # reaches all at once, without an answer
+            _reset_line(bus)
             cut_torque(bus)
         for motor in list(left):
-            _quieten(bus)
+            _reset_line(bus)
             try:
                 bus.write("Torque_Enable", motor, 0, normalize=False)
             except Exception as error:
                 if not reports_fault(error):  # a servo that reports a fault has obeyed
-                    left[motor] = one_line(error)
+                    left[motor] = one_line(error, None)
                     continue
             del left[motor]
         if time.monotonic() > end:
@@ -112,28 +114,28 @@ def _let_go(bus: Any) -> dict[str, str]:
 
 
 def check_port(robot: Robot) -> None:
-    """Raise UserError if the robot's serial port is not there, or may not be used."""
+    """Raise UserError if the robot's serial port does not exist, or without permission to use it."""
     port = getattr(robot.config, "port", None)
-    if not isinstance(port, str) or bus_of(robot) is None:
+    if not isinstance(port, str) or serial_bus(robot) is None:
         return
     if not Path(port).exists():
-        there = usb_ports()
-        found = f"set robot.port to one of {', '.join(there)}" if there else "plug the arm in, or look for its port"
-        raise UserError(f"there is no port {port}; {found} (lerobot-find-port)")
+        ports = usb_ports()
+        fix = f"set robot.port to one of {', '.join(ports)}" if ports else "plug the arm in, or look for its port"
+        raise UserError(f"there is no port {port}; {fix} (lerobot-find-port)")
     if not os.access(port, os.R_OK | os.W_OK):
         raise UserError(f"no permission to use {port}; {GET_PERMISSION}")
 
 
 def _check_calibration(robot: Robot) -> None:
-    bus, file = bus_of(robot), robot.calibration_fpath
+    bus, file = serial_bus(robot), robot.calibration_fpath
     if not robot.calibration:
-        others = ", ".join(sorted(path.stem for path in file.parent.glob("*.json")))
-        hint = f"set robot.id to this arm's out of {others}, or calibrate" if others else "calibrate"
+        calibrated = ", ".join(sorted(path.stem for path in file.parent.glob("*.json")))
+        hint = f"set robot.id to this arm's out of {calibrated}, or calibrate" if calibrated else "calibrate"
         raise UserError(f"there is no calibration {file}; {hint} it with lerobot-calibrate")
     if robot.is_calibrated:
         return
-    inside = bus.read_calibration()
-    differing = [motor for motor in bus.motors if inside[motor] != robot.calibration.get(motor)]
+    in_servos = bus.read_calibration()
+    differing = [motor for motor in bus.motors if in_servos[motor] != robot.calibration.get(motor)]
     raise UserError(
         f"the servos are not calibrated as {file} says ({', '.join(differing)}): it is another arm's, or old, or a "
         "bad line has changed theirs; set robot.id to this arm's, switch the arm's power off and on, or calibrate it "
@@ -148,8 +150,8 @@ def _close_port(bus: Any) -> None:
     bus.port_handler.is_open = False
 
 
-def _quieten(bus: Any) -> None:
-    """Forget an exchange that an error has cut short."""
+def _reset_line(bus: Any) -> None:
+    """Drop an exchange that an error has interrupted."""
     bus.port_handler.is_using = False
     with contextlib.suppress(Exception):
         bus.port_handler.ser.reset_input_buffer()

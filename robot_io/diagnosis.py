@@ -1,4 +1,4 @@
-"""What is wrong with an arm, in one line: port, permission, servos, calibration, cables."""
+"""Diagnosis of an arm in one line: port, permission, servos, calibration, cables."""
 
 import contextlib
 import re
@@ -11,8 +11,9 @@ from typing import Any
 import serial
 from lerobot.robots import Robot
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 
+from .arms import feetech_bus, servo_bus
 from .feetech.protocol import Instruction, Packet, Parser, pack
 
 GET_PERMISSION = "run: sudo usermod -aG dialout $USER, then log in again"
@@ -23,9 +24,9 @@ _PINGS = 3
 
 @contextlib.contextmanager
 def arm_errors(robot: Robot, connecting: bool = False) -> Iterator[None]:
-    """Turn what LeRobot and the serial port raise inside the block into one UserError that names the fix.
+    """Turn errors of LeRobot and the serial port inside the block into one UserError that names the fix.
 
-    connecting: what fails and has nothing to do with servos is a camera.
+    connecting: the block connects the robot, so that an error without relation to servos comes from a camera.
     """
     try:
         yield
@@ -39,7 +40,7 @@ def arm_errors(robot: Robot, connecting: bool = False) -> Iterator[None]:
 
 
 def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
-    bus, text = bus_of(robot), str(error)
+    bus, text = serial_bus(robot), str(error)
     port = getattr(robot.config, "port", None)
     if isinstance(port, str) and not Path(port).exists():
         return f"the port {port} is gone; put the USB cable back, wait for the port and run the command again"
@@ -56,29 +57,29 @@ def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
         )
     if isinstance(error, serial.SerialException | termios.error) or "Could not connect on port" in text:
         cause = error.__cause__ or error
-        return f"the port {port} failed: {one_line(cause)}; is another program using it, or the cable loose?"
+        return f"the port {port} failed: {one_line(cause, None)}; is another program using it, or the cable loose?"
     if connecting or isinstance(error, TimeoutError):
-        return f"a camera failed: {one_line(error)}; lerobot-find-cameras lists those that work"
+        return f"a camera failed: {one_line(error, None)}; lerobot-find-cameras lists those that work"
     return None
 
 
 def usb_ports() -> list[str]:
-    """Serial ports at USB, by name."""
+    """Names of the serial ports at USB."""
     return sorted(path for pattern in _PORTS for path in glob(pattern))
 
 
 def _explain_servos(robot: Robot, port: Any, wrong_model: bool) -> str:
-    """Which servos are not as they should be. The bus speaks Feetech's protocol here, else LeRobot's word is taken."""
-    bus = bus_of(robot)
-    if type(bus).__name__ != "FeetechMotorsBus":
+    """Explain which servos fail, by pings in Feetech's protocol; other servos get a general hint."""
+    bus = feetech_bus(robot)
+    if bus is None:
         return f"not all servos of {robot} were found on {port}; check power supply and cables"
-    found = {motor: ping(port, bus.motors[motor].id) for motor in bus.motors}
-    if "answers" in found.values():  # so others may only have been misheard
-        found = {motor: _ping_again(port, bus.motors[motor].id, answer) for motor, answer in found.items()}
+    answers = {motor: ping(port, bus.motors[motor].id) for motor in bus.motors}
+    if "answers" in answers.values():  # so the line works, and silence may be a lost packet
+        answers = {motor: _ping_again(port, bus.motors[motor].id, answer) for motor, answer in answers.items()}
     named = {motor: f"{motor} (id {bus.motors[motor].id})" for motor in bus.motors}
-    garbled = [named[motor] for motor, answer in found.items() if answer == "garbled"]
-    missing = [named[motor] for motor, answer in found.items() if answer == "silent"]
-    if faulty := [named[motor] for motor, answer in found.items() if answer == "faulty"]:
+    garbled = [named[motor] for motor, answer in answers.items() if answer == "garbled"]
+    missing = [named[motor] for motor, answer in answers.items() if answer == "silent"]
+    if faulty := [named[motor] for motor, answer in answers.items() if answer == "faulty"]:
         return f"{', '.join(faulty)} reports a fault; let it cool down, free its joint, check the power supply"
     if garbled:
         silent = f" while {', '.join(missing)} is missing" if missing else ""
@@ -100,8 +101,10 @@ def _explain_servos(robot: Robot, port: Any, wrong_model: bool) -> str:
 
 
 def ping(port: str, servo_id: int, baud_rate: int = 1_000_000) -> str:
-    """How a Feetech servo takes a ping: "answers", "faulty" (it reports an error), "silent", or "garbled", as when two
-    have one id."""
+    """Result of a ping to a Feetech servo.
+
+    "answers", "faulty" (it reports an error), "silent", or "garbled", as with two servos of the same id.
+    """
     with serial.Serial(port, baud_rate, timeout=_PATIENCE) as line:
         line.reset_input_buffer()
         line.write(pack(Packet(servo_id, Instruction.PING)))
@@ -115,19 +118,19 @@ def ping(port: str, servo_id: int, baud_rate: int = 1_000_000) -> str:
 
 
 def _ping_again(port: str, servo_id: int, answer: str) -> str:
-    """A servo that answers once is there, though packets get lost."""
+    """Ping a servo more often, since packets get lost: one answer is enough."""
     answers = [answer, *(ping(port, servo_id) for _ in range(_PINGS) if answer != "answers")]
     return next((kind for kind in ("answers", "faulty", "garbled") if kind in answers), "silent")
 
 
-def bus_of(robot: Robot) -> Any:
-    """The robot's one servo bus, None if it is not built that way."""
-    bus = getattr(robot, "bus", None)
-    return bus if hasattr(bus, "port_handler") else None
+def serial_bus(robot: Robot) -> Any:
+    """Serial bus of a robot's servos; None for robots without one."""
+    bus = servo_bus(robot)
+    return bus if hasattr(bus, "port_handler") else None  # LeRobot's base classes do not declare it
 
 
 def reports_fault(error: Exception) -> bool:
-    """Whether a servo has answered, and with its error byte set."""
+    """Return True if a servo has answered with its error byte set."""
     return "[RxPacketError]" in str(error)
 
 
@@ -142,14 +145,9 @@ def _fault(text: str) -> str:
 
 
 def _motor(bus: Any, text: str) -> str:
-    """The servo that a message of LeRobot speaks of."""
+    """Name of the servo in a message of LeRobot."""
     if (number := re.search(r"id_=(\d+)", text)) and bus is not None:
         for motor, entry in bus.motors.items():
             if entry.id == int(number[1]):
                 return motor
     return "a servo"
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Feetech STS3215 servos as a host sees them: their protocol and registers, loads and torque, and a guard over them."""
+"""Feetech STS3215 servos: protocol, registers, loads and torque, and a guard that releases the arm."""
 
 from .guard import Guard
 from .servos import FeetechServos

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 HEADER = b"\xff\xff"
 BROADCAST = 0xFE
-_OVERHEAD = 4  # header, id and length come before what the length counts
+_OVERHEAD = 4  # header, id and length, which the length does not count
 _LONGEST = 250
 
 
@@ -24,7 +24,7 @@ class Instruction(IntEnum):
 
 
 class ErrorBit(IntEnum):
-    """What a servo's error byte and its Status register are made of."""
+    """Bits of a servo's error byte and of its Status register."""
 
     VOLTAGE = 1
     SENSOR = 2
@@ -41,31 +41,31 @@ class Packet:
 
 
 def checksum(body: bytes) -> int:
-    """The last byte of a packet whose id, length, code and parameters are `body`."""
+    """Last byte of a packet whose id, length, code and parameters are `body`."""
     return ~sum(body) & 0xFF
 
 
 def pack(packet: Packet) -> bytes:
-    """The bytes of a packet on the wire."""
+    """Bytes of a packet on the wire."""
     body = bytes([packet.id, len(packet.parameters) + 2, packet.code]) + packet.parameters
     return HEADER + body + bytes([checksum(body)])
 
 
 class Parser:
-    """Finds packets in a stream that may hold anything, and goes on after what is none."""
+    """Parser that finds packets in a stream of any bytes and skips everything else."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Packet]:
-        """Take in what arrived; the packets it completes. Damaged ones are skipped."""
+        """Add received bytes; returns the packets that they complete. Damaged packets are skipped."""
         self._buffer += data
-        found: list[Packet] = []
+        packets: list[Packet] = []
         while (start := self._buffer.find(HEADER)) >= 0:
             del self._buffer[:start]
             if len(self._buffer) < _OVERHEAD:
-                return found
-            if self._buffer[2] == 0xFF:  # three in a row: the first was no part of the header
+                return packets
+            if self._buffer[2] == 0xFF:  # three in a row: the first does not belong to the header
                 del self._buffer[0]
                 continue
             end = _OVERHEAD + self._buffer[3]
@@ -73,16 +73,16 @@ class Parser:
                 del self._buffer[0]
                 continue
             if len(self._buffer) < end:
-                return found
+                return packets
             body, last = bytes(self._buffer[2 : end - 1]), self._buffer[end - 1]
             if checksum(body) != last:
                 del self._buffer[0]
                 continue
-            found.append(Packet(body[0], body[2], body[3:]))
+            packets.append(Packet(body[0], body[2], body[3:]))
             del self._buffer[:end]
         del self._buffer[: len(self._buffer) - 1]  # the last byte may be the first of a header
-        return found
+        return packets
 
     def clear(self) -> None:
-        """Forget an unfinished packet, as a servo does when the bus falls silent."""
+        """Drop an unfinished packet, as a servo does when the bus falls silent."""
         self._buffer.clear()

@@ -1,4 +1,4 @@
-"""The registers of an STS3215: addresses, sizes, signs and what they hold when the servo leaves the factory.
+"""Registers of an STS3215: addresses, sizes, signs and factory values.
 
 Names are LeRobot's. Positions are steps of 1/4096 turn, speeds steps/s, accelerations 100 steps/s², torques and load
 thousandths of the stall torque unless noted.
@@ -6,9 +6,9 @@ thousandths of the stall torque unless noted.
 
 from typing import NamedTuple
 
-RESOLUTION = 4096  # steps a turn
+RESOLUTION = 4096  # steps per turn
 MODEL_NUMBER = 777
-EEPROM_END = 40  # what lies below survives a loss of power, if it was written while Lock was 0
+EEPROM_END = 40  # registers below survive a loss of power if they were written while Lock was 0
 MEMORY_SIZE = 87
 CENTRE_HERE = 128  # written to Torque_Enable: call the present position 2048
 BAUD_RATES = (1_000_000, 500_000, 250_000, 128_000, 115_200, 57_600, 38_400, 19_200)  # by the value of Baud_Rate
@@ -16,7 +16,7 @@ POSITION_MODE, VELOCITY_MODE = 0, 1
 
 
 class Register(NamedTuple):
-    """sign_bit: the bit that says "negative" of a number written as sign and magnitude; None if it has no sign."""
+    """Register of a servo. sign_bit: of a number written as sign and magnitude; None without a sign."""
 
     address: int
     size: int = 1
@@ -53,7 +53,7 @@ REGISTERS = {
     "Angular_Resolution": Register(30, factory=1),
     "Homing_Offset": Register(31, 2, sign_bit=11),
     "Operating_Mode": Register(33),
-    "Protective_Torque": Register(34, factory=20),  # % of the stall torque that is left after an overload
+    "Protective_Torque": Register(34, factory=20),  # % of the stall torque, after an overload
     "Protection_Time": Register(35, factory=200),  # 10 ms of overload before it counts
     "Overload_Torque": Register(36, factory=80),  # %
     "Velocity_closed_loop_P_proportional_coefficient": Register(37, factory=10),
@@ -95,7 +95,7 @@ READ_ONLY = frozenset(
 
 
 def encode(register: Register, value: int) -> bytes:
-    """A number as the register's bytes, low byte first."""
+    """Encode a number as the register's bytes, low byte first."""
     if register.sign_bit is not None:
         largest = (1 << register.sign_bit) - 1
         value = min(abs(value), largest) | (int(value < 0) << register.sign_bit)
@@ -103,7 +103,7 @@ def encode(register: Register, value: int) -> bytes:
 
 
 def decode(register: Register, data: bytes) -> int:
-    """The number that a register's bytes mean."""
+    """Decode a register's bytes, low byte first."""
     value = int.from_bytes(data, "little")
     if register.sign_bit is None:
         return value

@@ -1,4 +1,4 @@
-"""Loads, temperatures and torque of Feetech servos, which LeRobot's robots do not hand out."""
+"""Loads, temperatures and torque of Feetech servos, which LeRobot's robots do not provide."""
 
 import time
 from typing import Any
@@ -10,24 +10,27 @@ from tinyvla.errors import UserError
 from ..torque import cut_torque
 
 FULL = 1000  # load and torque registers count in thousandths of the greatest torque
-_GAP_S = 0.1  # seconds without a reading in which a servo may have started anew
-_EASED_AFTER = 0.5  # of the time for which a servo bears an overload
-_LET_GO = 0.5  # of the torque that an eased servo still has: less load than that, and it pushes no longer
+_GAP_S = 0.1  # seconds without a reading in which a servo may have restarted
+_EASED_AFTER = 0.5  # share of Protection_Time
+_RELEASED = 0.5  # share of the torque of an eased servo: with less load it does not push any more
 
 
 class FeetechServos:
-    """The servos of a connected LeRobot robot on a Feetech bus, such as an SO-101's `robot.bus`.
+    """Servos of a connected LeRobot robot on a Feetech bus, such as an SO-101's `robot.bus`.
 
-    `deployment.arm_session.RobotArm` hands them to the control loop.
+    `deployment.arm_session.RobotArm` passes them to the control loop.
 
-    A servo that is overloaded for its Protection_Time keeps a fifth of its torque until torque is switched off, and a
-    gripper as LeRobot sets it is overloaded by whatever it holds, for it closes with twice its Overload_Torque. So one
-    that pushes for half that time is eased: while it goes on pushing it has a little less than its Overload_Torque.
+    A servo that is overloaded for its Protection_Time keeps a fifth of its torque until torque is switched off. With
+    LeRobot's settings the gripper closes with twice its Overload_Torque, so that any object overloads it. Therefore a
+    servo that pushes for half that time is eased: while it pushes, its limit is a little below its Overload_Torque.
+
+    Args:
+        bus: of the robot.
+        every: number of readings between two readings of the temperatures, which change slowly, and of the torque.
+        off: torque is off on purpose.
     """
 
     def __init__(self, bus: Any, every: int = 15, off: bool = False) -> None:
-        """every: temperatures, which change slowly, and whether torque is on are read every so many times. off: torque
-        is off as it should be."""
         self._bus, self._every = bus, every
         self._motors = list(bus.motors)
         most = bus.sync_read("Max_Torque_Limit", normalize=False)  # LeRobot halves the gripper's
@@ -38,7 +41,7 @@ class FeetechServos:
         self._bearable = self._overload - 10
         self._patience = np.array([patience[motor] / 100 * _EASED_AFTER for motor in self._motors])
         self._pushing_since: np.ndarray = np.full(len(self._motors), np.inf)
-        self._eased: np.ndarray = np.zeros(len(self._motors))  # the sign of the load of those that are
+        self._eased: np.ndarray = np.zeros(len(self._motors))  # sign of the load of eased servos, else 0
         self._share = 1.0
         self._reads = 0
         self._values = np.full((2, len(self._motors)), np.nan)
@@ -46,10 +49,10 @@ class FeetechServos:
         self._read_at = -np.inf
 
     def read(self) -> np.ndarray:
-        """Loads as shares of the greatest torque, and temperatures in °C: (2, joints), the same memory every time.
+        """Loads as shares of the greatest torque, and temperatures in °C: (2, joints), in the same memory every time.
 
         Raises ConnectionError if a servo does not answer, and UserError if one has lost its torque: after a dip of its
-        supply a servo starts anew, and limp.
+        supply a servo restarts without torque.
         """
         now = time.monotonic()
         slow = self._reads % self._every == 0
@@ -82,7 +85,7 @@ class FeetechServos:
         """
         if share <= 0:
             cut_torque(self._bus)
-            for motor in self._motors:  # each says that it has heard
+            for motor in self._motors:  # each one confirms it
                 self._bus.write("Torque_Enable", motor, 0, normalize=False, num_retry=2)
             self._off = True
             return
@@ -92,22 +95,22 @@ class FeetechServos:
             self._off = False
 
     def restore(self) -> None:
-        """Let every servo use its torque as it could before, for whoever drives it next."""
+        """Remove all limits of torque, for the next program that drives the servos."""
         self._limit(1.0, np.zeros_like(self._eased))
 
     def _ease(self, now: float) -> None:
-        """Ease the servos that have pushed for long, and those no longer that have stopped."""
+        """Ease the servos that have pushed for long, and stop easing those that do not push any more."""
         load = self._values[0] * FULL
         over = np.abs(load) > self._overload
         self._pushing_since = np.where(over, np.minimum(self._pushing_since, now), np.inf)
-        pushing = (self._eased != 0) & (load * self._eased > _LET_GO * self._bearable)
+        pushing = (self._eased != 0) & (load * self._eased > _RELEASED * self._bearable)
         tired = now - self._pushing_since >= self._patience
         eased = np.where(pushing, self._eased, np.where(tired, np.sign(load), 0.0))
         if not self._off and (eased != self._eased).any():
             self._limit(self._share, eased)
 
     def _limit(self, share: float, eased: np.ndarray) -> None:
-        """Write the servos' limits of torque."""
+        """Write the limits of torque."""
         limits = np.where(eased != 0, np.minimum(share * self._most, self._bearable), share * self._most)
         self._bus.sync_write(
             "Torque_Limit",

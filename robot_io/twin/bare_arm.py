@@ -15,7 +15,7 @@ _DECORATION = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTIO
 
 
 def _start_angles() -> np.ndarray:
-    """Joint angles in radians, (6,): the rest pose with the shoulder on its stop, as an arm lies that nobody holds.
+    """Joint angles in radians, (6,): the rest pose with the shoulder on its stop, as an arm lies without torque.
 
     The gripper is at the zero of its MJCF joint, 9 of LeRobot's units.
     """

@@ -89,7 +89,7 @@ class Faults:
         }  # fmt: skip
 
     def inject(self, kind: str, target: str | None, value: float | None, until: float) -> Fault:
-        """Begin a fault until the time `until` (inf: until cleared). Raises UserError for one that does not exist."""
+        """Begin a fault until the time `until` (inf: until cleared). Raises UserError if there is no such fault."""
         entry = self.kinds.get(kind)
         if entry is None:
             raise UserError(f"no fault is called {kind!r}; there are {', '.join(self.kinds)}")

@@ -75,7 +75,7 @@ class SerialPort:
 
     @property
     def baud_rate(self) -> int:
-        """Speed that the host has set, 0 for one that servos do not have."""
+        """Speed that the host has set, 0 if servos do not support it."""
         return _SPEEDS.get(termios.tcgetattr(self._slave)[5], 0)
 
     @property

@@ -80,9 +80,9 @@ def test_an_observation_is_pictures_joint_positions_and_the_instruction(lift):
     observation, info = lift.reset(seed=3)
     assert set(observation) == {"observation.images.front", "observation.images.wrist", "observation.state", "task"}
     for camera in lift.cameras:
-        picture = observation[f"observation.images.{camera}"]
-        assert picture.shape == (48, 48, 3)
-        assert picture.std() > 10  # not blank
+        image = observation[f"observation.images.{camera}"]
+        assert image.shape == (48, 48, 3)
+        assert image.std() > 10  # not blank
     np.testing.assert_allclose(observation["observation.state"], HOME, atol=2.1)
     assert observation["task"] == INSTRUCTIONS["pick-lift"]
     assert observation in lift.observation_space
@@ -110,32 +110,32 @@ def test_only_pictures_tell_where_cube_and_disc_are(lift):
     assert (before["observation.images.front"] != after["observation.images.front"]).any()
 
 
-def pixels_of(picture, channel):
-    """How many pixels of a picture have a colour that is one channel's."""
-    others = np.delete(picture.astype(int), channel, axis=-1).max(axis=-1)
-    return int((picture[..., channel].astype(int) - others > 50).sum())
+def pixels_of(image, channel):
+    """Number of pixels of an image in the colour of one channel."""
+    other_channels = np.delete(image.astype(int), channel, axis=-1).max(axis=-1)
+    return int((image[..., channel].astype(int) - other_channels > 50).sum())
 
 
 def test_cube_and_disc_are_seen_wherever_they_start():
     env = make_env(config(cameras=["front"], image_size=96), "reach")
     for seed in range(30):
-        picture = env.reset(seed=seed, options={"outside": 0.06 * (seed % 2)})[0]["observation.images.front"]
-        assert pixels_of(picture, 0) > 15, seed
-        assert pixels_of(picture, 2) > 40, seed
+        image = env.reset(seed=seed, options={"outside": 0.06 * (seed % 2)})[0]["observation.images.front"]
+        assert pixels_of(image, 0) > 15, seed
+        assert pixels_of(image, 2) > 40, seed
     env.close()
 
 
 @pytest.mark.parametrize("camera", ["front", "top"])
 def test_pictures_are_upright_and_not_mirrored(camera):
-    """The cube moves in the picture as it does on the table: away from the camera is up, to its right is right."""
+    """The cube moves in the image as it does on the table: away from the camera is up, to its right is right."""
     env = make_env(config(cameras=[camera], image_size=96), "reach")
     env.reset(seed=0)
 
     def place():
         env.data.qpos[:6] = SO101.to_radians(np.array([90.0, *HOME[1:]]))  # out of the way
         mujoco.mj_forward(env.model, env.data)
-        picture = env.observe()[f"observation.images.{camera}"].astype(int)
-        return np.mean(np.nonzero(picture[..., 0] - picture[..., 1:].max(axis=-1) > 50), axis=1)
+        image = env.observe()[f"observation.images.{camera}"].astype(int)
+        return np.mean(np.nonzero(image[..., 0] - image[..., 1:].max(axis=-1) > 50), axis=1)
 
     right = env.data.camera(camera).xmat.reshape(3, 3)[:, 0]
     up = env.data.camera(camera).xmat.reshape(3, 3)[:, 1]
@@ -234,7 +234,7 @@ def test_an_episode_is_cut_after_max_steps():
 
 
 def expert_steps(env, seed):
-    """How many steps the expert takes to succeed, None if it does not."""
+    """Number of steps the expert takes to succeed, None if it does not."""
     env.reset(seed=seed)
     for step in range(env.max_steps):
         _, success, truncated, _ = env.apply(env.expert_action())
@@ -296,9 +296,9 @@ def test_all_tasks_begin_alike_so_that_only_words_tell_them_apart():
 def test_faithful_shows_the_same_scene_with_all_of_the_meshes(lift):
     faithful = make_env(config(render="faithful"), "pick-lift")
     assert faithful.model.nmeshface > 10 * lift.model.nmeshface
-    pictures = [env.reset(seed=0)[0]["observation.images.front"].astype(float) for env in (lift, faithful)]
-    assert np.abs(pictures[0] - pictures[1]).mean() > 0.5
-    assert np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1] > 0.8
+    images = [env.reset(seed=0)[0]["observation.images.front"].astype(float) for env in (lift, faithful)]
+    assert np.abs(images[0] - images[1]).mean() > 0.5
+    assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] > 0.8
     faithful.close()
 
 
@@ -320,8 +320,8 @@ def test_collected_demonstrations_are_a_dataset_that_lerobot_reads(tmp_path, in_
 @pytest.mark.parametrize("camera", CAMERAS)
 def test_every_camera_shows_the_gripper(camera):
     env = make_env(config(cameras=[camera], image_size=96), "reach")
-    picture = env.reset(seed=0)[0][f"observation.images.{camera}"].astype(int)
-    yellow = (picture[..., 0] - picture[..., 2] > 80) & (picture[..., 1] - picture[..., 2] > 60)
+    image = env.reset(seed=0)[0][f"observation.images.{camera}"].astype(int)
+    yellow = (image[..., 0] - image[..., 2] > 80) & (image[..., 1] - image[..., 2] > 60)
     assert yellow.sum() > 60
     env.close()
 
@@ -357,11 +357,13 @@ def test_every_shift_works_here_and_is_taken_back(first_frames, axis):
     env, plain = first_frames
     instruct = partial(instruction_of, with_shift(config(), [axis], 2), "push")
     shifted = ShiftedEnv(env, Shift((axis,), 2), instruct)
-    seen = shifted.reset(seed=2)[0]
-    told = axis == "instruction"
-    assert (seen["task"] != plain["task"]) == told
-    assert (seen["observation.images.front"] != plain["observation.images.front"]).any() != told
-    np.testing.assert_array_equal(seen["observation.state"] == plain["observation.state"], axis != "sensor_noise")
+    observation = shifted.reset(seed=2)[0]
+    reworded = axis == "instruction"
+    assert (observation["task"] != plain["task"]) == reworded
+    assert (observation["observation.images.front"] != plain["observation.images.front"]).any() != reworded
+    np.testing.assert_array_equal(
+        observation["observation.state"] == plain["observation.state"], axis != "sensor_noise"
+    )
     if axis == "distractors":
         assert len(env.renderers.props) >= 3
     shifted.restore()

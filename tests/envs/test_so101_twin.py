@@ -33,16 +33,16 @@ class FakeTwin:
 
 @pytest.fixture(scope="module")
 def env():
-    made = SO101Env("reach", image_size=32)
-    yield made
-    made.close()
+    env = SO101Env("reach", image_size=32)
+    yield env
+    env.close()
 
 
 @pytest.fixture(scope="module")
 def twin():
-    made = FakeTwin()
-    yield made
-    made.scene.close()
+    twin = FakeTwin()
+    yield twin
+    twin.scene.close()
 
 
 CFG = decode_env({"name": "so101", "tasks": ["reach"], "max_steps": 300})
@@ -64,8 +64,8 @@ def test_the_scene_is_laid_out_as_in_the_environment_and_the_arm_left_alone(env,
     import mujoco
 
     mujoco.mj_forward(twin.scene.model, twin.scene.data)
-    picture = twin.scene.draw(twin.scene.data, "front", 32, 32)
-    assert np.abs(picture.astype(int) - observation["observation.images.front"]).max() <= 2
+    image = twin.scene.draw(twin.scene.data, "front", 32, 32)
+    assert np.abs(image.astype(int) - observation["observation.images.front"]).max() <= 2
 
 
 def test_the_episodes_are_those_of_evaluate(twin, monkeypatch):
@@ -74,8 +74,8 @@ def test_the_episodes_are_those_of_evaluate(twin, monkeypatch):
 
     played = []
     runner = SimpleNamespace(check=lambda *_: None)
-    made = SimpleNamespace(observation_space=None, action_space=None, close=lambda: None)
-    monkeypatch.setattr(evaluation, "make_env", lambda cfg, task: made)
+    env = SimpleNamespace(observation_space=None, action_space=None, close=lambda: None)
+    monkeypatch.setattr(evaluation, "make_env", lambda cfg, task: env)
     monkeypatch.setattr(evaluation, "load_policy", lambda *_: runner)
     monkeypatch.setattr(evaluation, "roll_out", lambda env, runner, seed, *_: played.append(seed))
     monkeypatch.setattr(evaluation, "_WORKER", {})

@@ -1,4 +1,4 @@
-"""People over the SO-101's table: out of sight until they are moved into view, and nothing to the arm."""
+"""Visitors at the SO-101's table: out of view until they are placed, and without contact to the arm."""
 
 import mujoco
 import numpy as np
@@ -10,17 +10,17 @@ from envs.so101.visitor import AWAY, VISIBLE, VisitedScene, draw_place, place_vi
 
 @pytest.fixture(scope="module")
 def scenes():
-    made = TwinScene(), VisitedScene(visitors=2)
-    yield made
-    for scene in made:
+    both = TwinScene(), VisitedScene(visitors=2)
+    yield both
+    for scene in both:
         scene.close()
 
 
 def test_out_of_sight_they_change_nothing(scenes):
     plain, visited = scenes
     assert plain.model.nq == visited.model.nq
-    pictures = [scene.draw(scene.data, "front", 64, 64) for scene in scenes]
-    assert (pictures[0] == pictures[1]).all()
+    images = [scene.draw(scene.data, "front", 64, 64) for scene in scenes]
+    assert (images[0] == images[1]).all()
     Judge("reach").success({"qpos": visited.data.qpos.tolist(), "qvel": visited.data.qvel.tolist()})
 
 
@@ -36,8 +36,8 @@ def test_in_view_they_are_seen_and_touch_nothing(scenes):
         changed.append(visible_share(visited.draw(data, "front", 64, 64), before))
     assert min(changed) > VISIBLE / 2
     assert np.median(changed) > 0.05
-    others = data.mocap_pos[model.body("visitor0").mocapid[0]]
-    assert tuple(others) == AWAY
+    away = data.mocap_pos[model.body("visitor0").mocapid[0]]
+    assert tuple(away) == AWAY
     place_visitor(model, data, None, draw_place(rng))
     mujoco.mj_forward(model, data)
     assert (visited.draw(data, "front", 64, 64) == before).all()

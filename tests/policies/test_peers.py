@@ -10,7 +10,6 @@ import pytest
 import torch
 import torchvision
 from omegaconf import OmegaConf
-from policies.training.trainable import make_optimizer
 from safetensors.torch import load_file
 from test_factory import act
 from test_runner import observation
@@ -26,6 +25,7 @@ from policies import (
     offline_models,
     save_checkpoint_files,
 )
+from policies.training.trainable import make_optimizer
 from tinyvla.errors import UserError
 from tinyvla.training.checkpoint import read_last_state
 

@@ -34,8 +34,8 @@ def test_packets_survive_the_wire_and_what_surrounds_them():
     packets = [Packet(1, Instruction.PING), Packet(6, Instruction.WRITE, bytes([42, 255, 255, 1])), Packet(0xFD, 0)]
     stream = b"\xff\x00\xff\xff\xff" + b"".join(map(pack, packets)) + b"\xff\xff\x07"
     parser = Parser()
-    found = [packet for byte in stream for packet in parser.feed(bytes([byte]))]
-    assert found == packets
+    received = [packet for byte in stream for packet in parser.feed(bytes([byte]))]
+    assert received == packets
     assert Parser().feed(stream) == packets
 
 
@@ -44,9 +44,9 @@ def test_a_damaged_packet_is_skipped_and_the_next_one_found():
     for at in range(2, len(damaged)):
         for replacement in (b"", bytes([damaged[at] ^ 4])):
             stream = bytes(damaged[:at]) + replacement + bytes(damaged[at + 1 :]) + good * 40
-            found = Parser().feed(stream)
-            assert found
-            assert set(found) == {Packet(2, Instruction.PING)}, (at, replacement)
+            received = Parser().feed(stream)
+            assert received
+            assert set(received) == {Packet(2, Instruction.PING)}, (at, replacement)
 
 
 def test_the_checksum_is_the_sdks():

@@ -1,4 +1,4 @@
-"""The twin's command `move`: people who come into its cameras' view."""
+"""Command `move` of the twin: visitors who come into view of its cameras."""
 
 from functools import partial
 
@@ -14,9 +14,9 @@ from tinyvla.errors import UserError
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory):
     """Not running."""
-    made = Twin(TwinSettings(scene=partial(VisitedScene, visitors=1)), tmp_path_factory.mktemp("twin"))
-    yield made
-    made.close()
+    twin = Twin(TwinSettings(scene=partial(VisitedScene, visitors=1)), tmp_path_factory.mktemp("twin"))
+    yield twin
+    twin.close()
 
 
 def test_a_body_is_moved_and_turned(twin):

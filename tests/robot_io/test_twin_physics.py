@@ -1,4 +1,4 @@
-"""How the twin's servos move its joints, step by step, without a port."""
+"""Motion of the joints by the twin's servos, step by step, without a port."""
 
 import numpy as np
 import pytest
@@ -31,11 +31,11 @@ def make_physics(drivetrain=IDEAL, mounting=(0,) * 6):
 
 
 def run(physics, seconds, watch=lambda physics: None):
-    seen = []
+    values = []
     for _ in range(round(seconds / physics.timestep)):
         physics.step()
-        seen.append(watch(physics))
-    return np.array(seen)
+        values.append(watch(physics))
+    return np.array(values)
 
 
 def go(physics, joint, degrees):
@@ -163,10 +163,10 @@ def test_the_hand_moves_what_has_no_torque_through_its_whole_range():
     for servo in physics.servos:
         write(servo, "Torque_Enable", 0)
     physics.sweep()
-    seen = run(physics, 10.0, lambda p: p.angles.copy())
+    values = run(physics, 10.0, lambda p: p.angles.copy())
     assert physics.hand_arrived
-    assert seen.min(axis=0) == pytest.approx(physics.limits[:, 0], abs=0.06)
-    assert seen.max(axis=0) == pytest.approx(physics.limits[:, 1], abs=0.06)
+    assert values.min(axis=0) == pytest.approx(physics.limits[:, 0], abs=0.06)
+    assert values.max(axis=0) == pytest.approx(physics.limits[:, 1], abs=0.06)
     assert physics.angles == pytest.approx(physics.limits.mean(axis=1), abs=0.05)
 
 

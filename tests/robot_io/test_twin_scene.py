@@ -32,7 +32,7 @@ def make_physics(task):
 
 
 def play(physics, seed, steps=300):
-    """Whether the scripted expert does the task through the servos' registers."""
+    """Return whether the scripted expert solves the task through the servos' registers."""
     physics.reset(seed)
     simulation = physics.scene.simulation
     expert = Expert(simulation)
@@ -53,8 +53,8 @@ def test_an_episode_begins_as_in_the_environment():
     physics.reset(7)
     assert (physics.data.qpos == env.data.qpos).all()
     assert physics.model.body("disc").pos == pytest.approx(env.model.body("disc").pos)
-    picture = physics.scene.draw(physics.data, "front", 96, 96)
-    assert (picture == env.observe()["observation.images.front"]).all()
+    image = physics.scene.draw(physics.data, "front", 96, 96)
+    assert (image == env.observe()["observation.images.front"]).all()
     with pytest.raises(UserError, match="draws square images"):
         physics.scene.draw(physics.data, "front", 48, 64)
     env.close()
