@@ -17,20 +17,20 @@ FPS, SIZE, EPISODES, STEPS = 10, 64, 4, 20
 
 def write_dataset(root: Path) -> None:
     """Write a LeRobotDataset: a white square that moves to the right, and the velocity that moves it."""
-    vector = {"dtype": "float32", "shape": (1,), "names": ["x"]}
+    vector = {"dtype": "float32", "shape": (2,), "names": ["x", "y"]}
     image = {"dtype": "video", "shape": (SIZE, SIZE, 3), "names": ["height", "width", "channels"]}
     features = {"observation.images.front": image, "observation.state": vector, "action": vector}
     dataset = LeRobotDataset.create(f"local/{root.name}", FPS, features, root=root, video_backend="pyav")
     for episode in range(EPISODES):
         for step in range(STEPS):
-            x = 2 * step
+            x, y = 2 * step, 20 + episode
             frame = np.zeros((SIZE, SIZE, 3), np.uint8)
-            frame[20 + episode : 30 + episode, x : x + 10] = 255
+            frame[y : y + 10, x : x + 10] = 255
             dataset.add_frame(
                 {
                     "observation.images.front": frame,
-                    "observation.state": np.array([x / SIZE], np.float32),
-                    "action": np.array([2 / SIZE], np.float32),
+                    "observation.state": np.array([x / SIZE, y / SIZE], np.float32),
+                    "action": np.array([2 / SIZE, 0], np.float32),
                     "task": "move the square to the right",
                 }
             )
@@ -47,9 +47,9 @@ def main(root: Path, run_dir: Path, settings: list[str]) -> None:
 
     policy = load_policy(run_dir)
     image = np.zeros((SIZE, SIZE, 3), np.uint8)
-    state, instruction = np.zeros(1, np.float32), "move the square to the right"
+    state, instruction = np.zeros(2, np.float32), "move the square to the right"
     action = policy.act({"observation.images.front": image, "observation.state": state, "task": instruction})
-    print("action:", action.tolist())
+    print("action:", action)
 
 
 if __name__ == "__main__":
