@@ -3,6 +3,7 @@
 Importing this module registers every simulator of the registry; simulators are loaded when they are needed.
 """
 
+import warnings
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig as LeRobotEnvConfig
 from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+
+from tinyvla.errors import UserError
 
 from .contract import EnvConfig
 from .registry import ENVIRONMENTS, decode_env, embodiment_of, instruction_of, make_env, resolve_tasks, spec_of
@@ -160,5 +163,9 @@ def register(simulator: str) -> type[_SimulatorConfig]:
     return LeRobotEnvConfig.register_subclass(f"{_PREFIX}{simulator}")(config)
 
 
-SIMULATOR_CONFIGS = {simulator: register(simulator) for simulator in ENVIRONMENTS.names()}
-TinyVLAMetaWorldConfig, TinyVLASO101Config = SIMULATOR_CONFIGS["metaworld"], SIMULATOR_CONFIGS["so101"]
+TinyVLAMetaWorldConfig, TinyVLASO101Config = register("metaworld"), register("so101")
+for _simulator in set(ENVIRONMENTS.names()) - {"metaworld", "so101"}:
+    try:
+        register(_simulator)
+    except UserError as error:  # a broken package must not disable the others
+        warnings.warn(str(error), stacklevel=1)

@@ -135,7 +135,7 @@ class CameraRenderer:
         model = renderer.model
         near, far = (model.stat.extent * clip for clip in (model.vis.map.znear, model.vis.map.zfar))
         metres = near * far / (near + depth * (far - near))  # the buffer is 1 at the near plane and 0 at the far one
-        geom_ids = np.full(scene.ngeom + 1, -1, np.int32)  # by the number in the image; 0 is no geom
+        geom_ids = np.full(scene.ngeom + 1, -1, np.int32)  # by the number in the image; 0: none
         for geom in scene.geoms[: scene.ngeom]:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
                 geom_ids[geom.segid + 1] = geom.objid

@@ -37,7 +37,7 @@ def count_workers(workers: int | str | None, launcher: LauncherConfig = LOCAL) -
 @contextlib.contextmanager
 def one_core_each() -> Iterator[None]:
     """Limit worker processes started inside to one core each, including their software renderers."""
-    one_core = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # Mesa: no threads beside the one that draws
+    one_core = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # Mesa: only the thread that draws
     before = {name: os.environ.get(name) for name in one_core}
     os.environ.update(one_core)
     try:

@@ -26,7 +26,7 @@ class Shape(NamedTuple):
     """An object that stands on z = 0 at the origin. radius, height: of its upright bounding cylinder, metres."""
 
     category: str
-    parts: list[Part]
+    meshes: list[Part]
     radius: float
     height: float
 

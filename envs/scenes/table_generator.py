@@ -221,7 +221,7 @@ def _add_primitive(spec: mujoco.MjSpec, category: str, copy: int) -> _Slot:
 
 def _add_shape(spec: mujoco.MjSpec, shape: Shape, number: int) -> _Slot:
     body = spec.worldbody.add_body(name=f"{shape.category} {number}")
-    for i, part in enumerate(shape.parts):
+    for i, part in enumerate(shape.meshes):
         name = f"{number}-{i}" if part.main else f"detail {number}-{i}"
         mesh = spec.add_mesh(name=name, inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
         mesh.uservert, mesh.userface = part.mesh.vertices.ravel(), part.mesh.faces.ravel()

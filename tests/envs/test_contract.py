@@ -108,9 +108,9 @@ def test_every_violation_is_one_line():
     with pytest.raises(UserError) as error:
         check_env(env)
     lines = str(error.value).splitlines()
-    parts = ("observation.images", "observation.state", "task", "action_space", "render_fps", "instruction")
+    subjects = ("observation.images", "observation.state", "task", "action_space", "render_fps", "instruction")
     assert len(lines) == 6
-    assert all(part in line for part, line in zip(parts, lines, strict=True))
+    assert all(subject in line for subject, line in zip(subjects, lines, strict=True))
     env.close()
 
 

@@ -28,7 +28,7 @@ class Spy:
     """An environment that remembers what was asked of its expert and what was applied."""
 
     def __init__(self, env):
-        self.env, self.wanted, self.applied, self.seeds = env, [], [], []
+        self.env, self.expert_actions, self.applied, self.seeds = env, [], [], []
 
     def __getattr__(self, name):
         return getattr(self.env, name)
@@ -38,8 +38,8 @@ class Spy:
         return self.env.reset(seed=seed)
 
     def expert_action(self):
-        self.wanted.append(self.env.expert_action())
-        return self.wanted[-1]
+        self.expert_actions.append(self.env.expert_action())
+        return self.expert_actions[-1]
 
     def apply(self, action):
         outcome = self.env.apply(action)
@@ -50,8 +50,8 @@ class Spy:
 def test_noise_is_applied_and_what_the_expert_wanted_is_recorded(env):
     spy = Spy(env)
     demo = record_demo(spy, 0, 0.8, np.random.default_rng(0))
-    assert np.abs(spy.wanted).max() > 1  # else clipping would not be tested
-    np.testing.assert_array_equal(demo.action, np.clip(spy.wanted, -1, 1))
+    assert np.abs(spy.expert_actions).max() > 1  # else clipping would not be tested
+    np.testing.assert_array_equal(demo.action, np.clip(spy.expert_actions, -1, 1))
     noisy = (demo.action != np.array(spy.applied)).any(axis=1)
     assert 0.05 < noisy.mean() < 0.95
     assert (demo.action[:, 3] == np.array(spy.applied)[:, 3]).all()  # never the gripper

@@ -48,7 +48,7 @@ def make(data_dir, episodes=EPISODES, **changes):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Where an undisturbed run has collected, in this process; never written to by a test."""
+    """Data folder of an undisturbed run in this process; tests never write to it."""
     from tiny import SerialPool  # not at the top: worker processes import this module, and would all that `tiny` does
 
     data_dir = tmp_path_factory.mktemp("undisturbed")
@@ -109,9 +109,9 @@ def test_lerobot_reads_the_dataset(root, demos):
     np.testing.assert_array_equal(frame["action"], demos[-1].action[-1])
     assert dataset.meta.stats["action"]["max"].max() <= 1
 
-    seen = np.stack([dataset[i][IMAGE].permute(1, 2, 0).numpy() for i in range(0, len(dataset), 5)]) * 255
+    decoded = np.stack([dataset[i][IMAGE].permute(1, 2, 0).numpy() for i in range(0, len(dataset), 5)]) * 255
     recorded = np.concatenate([demo.images["corner2"] for demo in demos])[::5]
-    assert np.abs(seen - recorded).max() < 2.5  # but for the rounding of colours
+    assert np.abs(decoded - recorded).max() < 2.5  # but for the rounding of colours
 
     pixels = np.concatenate([demo.images["corner2"] for demo in demos]).reshape(-1, 3) / 255
     stats = {name: value.flatten() for name, value in dataset.meta.stats[IMAGE].items()}

@@ -102,12 +102,12 @@ def test_the_first_successes_and_failures_are_kept(tmp_path):
     for job in results:
         (tmp_path / video_name(job)).write_text(video_name(job))
     (tmp_path / "a-099.mp4").touch()  # of an earlier evaluation
-    kept = keep_videos(tmp_path, results, 2)
+    videos = keep_videos(tmp_path, results, 2)
     names = {
         *("a-001-success.mp4", "a-003-success.mp4", "a-000-failure.mp4", "a-002-failure.mp4"),
         *("b-000-success.mp4", "b-001-success.mp4", "b-told-a-000-failure.mp4"),
     }
-    assert {path.name for path in kept} == {path.name for path in tmp_path.iterdir()} == names
+    assert {path.name for path in videos} == {path.name for path in tmp_path.iterdir()} == names
     assert (tmp_path / "b-told-a-000-failure.mp4").read_text() == "b-told-a-000.mp4"
 
 
@@ -121,7 +121,7 @@ def checkpoint(tmp_path_factory):
 
 
 def play(checkpoint, jobs, folder, workers=1):
-    """What comes of some episodes, apart from the clock: their results, and what could be seen in each."""
+    """Results and videos of episodes, without times."""
     with evaluation.worker_pool(workers) as pool:
         setting = Setting(checkpoint, ENV, "validation", 0, "cpu", {})
         results = run_jobs(pool, Folder(checkpoint), setting, jobs, folder)
@@ -159,8 +159,8 @@ def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):
     assert result["episodes"] == 2
     with pytest.raises(UserError, match="latency_steps is -1"):
         evaluate(checkpoint, ENV, EvaluationOptions(1, runner=runner | {"latency_steps": -1}))
-    usual = as_dict(load_config("evaluate", ["checkpoint=x"]).runner)
-    assert evaluate(checkpoint, ENV, EvaluationOptions(1, runner=usual))["episodes"] == 2
+    defaults = as_dict(load_config("evaluate", ["checkpoint=x"]).runner)
+    assert evaluate(checkpoint, ENV, EvaluationOptions(1, runner=defaults))["episodes"] == 2
 
 
 @pytest.mark.slow

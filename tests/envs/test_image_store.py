@@ -80,15 +80,15 @@ def test_a_killed_run_goes_on_where_it_stopped(whole, tmp_path, monkeypatch):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    kept = {path.name for path in tmp_path.glob("scenes/*/labels/*.json")}
-    assert kept
+    finished = {path.name for path in tmp_path.glob("scenes/*/labels/*.json")}
+    assert finished
     drawn, draw = [], image_store._images
     monkeypatch.setattr(image_store, "_images", lambda *a: drawn.append(f"{a[-1]:06d}.json") or draw(*a))
     assert same(
         open_labelled_images(**SMALL, count=64, data_dir=tmp_path, workers=1),
         open_labelled_images(**SMALL, count=64, data_dir=whole),
     )
-    assert not kept & set(drawn)
+    assert not finished & set(drawn)
 
 
 def test_a_larger_count_keeps_what_is_there(whole, tmp_path, monkeypatch):

@@ -73,5 +73,5 @@ def test_the_dataset_records_what_was_randomised(interrupted):
     assert provenance["spec"]["randomise"] == ["instruction", "object_colour", "lighting", "sensor_noise"]
     assert store_folder(PLAIN, 0, data_dir) != store_folder(RANDOMISED, 0, data_dir)
     dataset = LeRobotDataset("local/demos", root=root, video_backend="pyav")
-    told = {dataset.meta.episodes[i]["tasks"][0] for i in range(2)}
-    assert told == {demo.instruction for demo in stored(data_dir)}
+    instructions = {dataset.meta.episodes[i]["tasks"][0] for i in range(2)}
+    assert instructions == {demo.instruction for demo in stored(data_dir)}

@@ -59,14 +59,14 @@ def test_work_comes_back_from_a_cluster(cluster, tmp_path):
         return "done"
 
     def refuse():
-        raise UserError("it is wrong; mend it")
+        raise UserError("it is wrong; fix it")
 
     with worker_pool(1, RAY) as pool:
         folder = send_folder(pool, tmp_path / "sent")
         assert folder == send_folder(pool, tmp_path / "sent")
         results = list(pool.map(look, [folder] * 3, range(3)))
         assert pool.submit(die_once, tmp_path / "mark").result() == "done"  # run again in another worker
-        with pytest.raises(UserError, match=r"^it is wrong; mend it$"):
+        with pytest.raises(UserError, match=r"^it is wrong; fix it$"):
             pool.submit(refuse).result()
         (tmp_path / "sent/config.json").write_text("[]")
         assert folder != send_folder(pool, tmp_path / "sent")

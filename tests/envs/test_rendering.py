@@ -19,8 +19,8 @@ def machine(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
 
     def pretend(works, forced=None, checked=None):
-        asked = []
-        monkeypatch.setattr(rendering, "_works", lambda backend: asked.append(backend) or backend in works)
+        probed = []
+        monkeypatch.setattr(rendering, "_works", lambda backend: probed.append(backend) or backend in works)
         for name, value in (("MUJOCO_GL", forced), (rendering._CHECKED, checked)):
             if value:
                 monkeypatch.setenv(name, value)
@@ -28,7 +28,7 @@ def machine(monkeypatch):
                 # setenv first, so that what select_gl_backend sets is undone after the test.
                 monkeypatch.setenv(name, "")
                 monkeypatch.delenv(name)
-        return asked
+        return probed
 
     return pretend
 
@@ -59,16 +59,16 @@ def test_a_forced_backend_that_does_not_work_is_not_replaced(machine):
 
 
 def test_worker_processes_take_the_choice_over_unchecked(machine):
-    asked = machine(set(), forced="egl", checked="egl")
+    probed = machine(set(), forced="egl", checked="egl")
     assert rendering.select_gl_backend() == "egl"
-    assert asked == []
+    assert probed == []
 
 
 def test_elsewhere_mujoco_chooses_by_itself(machine, monkeypatch):
-    asked = machine(set())
+    probed = machine(set())
     monkeypatch.setattr(sys, "platform", "darwin")
     assert rendering.select_gl_backend() == ""
-    assert asked == []
+    assert probed == []
 
 
 def run(code, **environment):

@@ -1,4 +1,4 @@
-"""One episode in closed loop: when it looks, what the policy is told, how it ends, and its video."""
+"""One episode in closed loop: when it looks, the instruction, how it ends, and its video."""
 
 import imageio.v3 as iio
 import numpy as np
@@ -84,19 +84,19 @@ def test_the_seed_fixes_what_is_done(runner):
 
 
 def test_another_instruction_reaches_the_policy(runner, monkeypatch):
-    told, act = [], runner.act
+    instructions, act = [], runner.act
 
     def listen(observation):
-        told.append(observation and observation["task"])
+        instructions.append(observation and observation["task"])
         return act(observation)
 
     monkeypatch.setattr(runner, "act", listen)
     room = Room(length=6)
     roll_out(room, runner, seed=0)
-    own = np.stack(room.actions)
+    closed_loop = np.stack(room.actions)
     roll_out(room, runner, seed=0, instruction="close the window")
-    assert [text for text in told if text] == ["open the drawer"] * 2 + ["close the window"] * 2
-    assert not np.allclose(own, np.stack(room.actions), atol=1e-4)
+    assert [text for text in instructions if text] == ["open the drawer"] * 2 + ["close the window"] * 2
+    assert not np.allclose(closed_loop, np.stack(room.actions), atol=1e-4)
 
 
 def test_the_video_shows_the_episode_from_beginning_to_end(runner, tmp_path):
@@ -104,7 +104,7 @@ def test_the_video_shows_the_episode_from_beginning_to_end(runner, tmp_path):
     room = Room(length=10)
     roll_out(room, runner, seed=0, video=file)
     frames = iio.imread(file, plugin="pyav")
-    # 80 steps a second shown at 20 frames: every fourth step, and the last.
+    # 80 steps per second shown at 20 frames: every fourth step, and the last.
     assert frames.shape == (4, 64, 64, 3)
     np.testing.assert_allclose(frames.mean((1, 2, 3)), [0, 80, 160, 200], atol=6)
     assert iio.immeta(file, plugin="pyav")["codec"] == "h264"

@@ -48,14 +48,16 @@ def test_splits_share_no_seed():
 def test_splits_share_no_object_mesh_and_have_all_categories():
     meshes = {split: shapes_of(split) for split in SPLITS}
     content = {
-        split: {part.mesh.vertices.round(6).tobytes() for shape in meshes[split] for part in shape.parts}
+        split: {part.mesh.vertices.round(6).tobytes() for shape in meshes[split] for part in shape.meshes}
         for split in SPLITS
     }
     assert not content["train"] & content["validation"]
     assert not (content["train"] | content["validation"]) & content["test"]
-    made = [{shape.category for shape in meshes[split]} - {"ball", "cube"} for split in SPLITS]  # those are primitives
-    assert made[0] == made[1] == made[2]
-    assert len(made[0]) == 12
+    categories = [
+        {shape.category for shape in meshes[split]} - {"ball", "cube"} for split in SPLITS
+    ]  # those are primitives
+    assert categories[0] == categories[1] == categories[2]
+    assert len(categories[0]) == 12
 
 
 def test_splits_share_no_texture():
@@ -73,7 +75,7 @@ def test_splits_share_no_texture():
 
 def test_objects_stand_on_the_table():
     for shape in shapes_of("test"):
-        corners = np.concatenate([part.mesh.vertices for part in shape.parts])
+        corners = np.concatenate([part.mesh.vertices for part in shape.meshes])
         assert corners[:, 2].min() == pytest.approx(0, abs=1e-9)
         assert np.linalg.norm(corners[:, :2], axis=1).max() == pytest.approx(shape.radius)
         assert 0.02 < max(shape.radius, shape.height) < 0.25, shape.category
@@ -110,16 +112,16 @@ def test_objects_are_nearer_than_what_is_behind_them(table):
 
 
 def test_names_tell_the_colour(table):
-    """What is called red is redder than green or blue, whatever pattern it has."""
-    seen = 0
+    """An object named red is redder than green or blue, whatever pattern it has."""
+    checked = 0
     for image in images(table, 60):
         for number, thing in enumerate(image.label["objects"], start=1):
             channel = {"red": 0, "green": 1, "blue": 2}.get(thing["colour"])
             if channel is not None and thing["category"] not in ("hammer", "laptop"):  # which are half black
                 mean = image.arrays["images"][image.arrays["instances"] == number].mean(axis=0)
                 assert mean.argmax() == channel, thing
-                seen += 1
-    assert seen > 10
+                checked += 1
+    assert checked > 10
 
 
 def test_where_things_stand():
@@ -150,7 +152,7 @@ def test_an_image_depends_on_its_seed_alone(kind, request):
 
 
 def test_labels_of_rooms_match_the_pixels(room):
-    seen = set()
+    checked = set()
     for image in images(room, 40):
         label, mask = image.label, image.arrays["instances"] == 1
         assert image.arrays["instances"].max() == label["person"]
@@ -165,21 +167,21 @@ def test_labels_of_rooms_match_the_pixels(room):
         else:
             assert not mask.any()
             assert [label[key] for key in ("distance", "build", "skin_tone", "box")] == [None] * 4
-        seen |= {label["distance"], label["lighting"], f"depiction: {label['depiction']}"}
+        checked |= {label["distance"], label["lighting"], f"depiction: {label['depiction']}"}
     depictions = {"depiction: none", "depiction: person", "depiction: non_person"}
-    assert seen >= {None, "near", "mid", "far", "dark", "normal", "bright"} | depictions
+    assert checked >= {None, "near", "mid", "far", "dark", "normal", "bright"} | depictions
 
 
 def test_images_of_people_are_depictions_and_no_persons(room):
-    seen = {"person": 0, "non_person": 0}
+    checked = {"person": 0, "non_person": 0}
     for seed in range(40):
         image = room.generate(np.random.default_rng(seed))
         shown = np.isin(room.survey().geoms, room._posters.sheets).mean()
         assert (image.label["depiction"] != "none") == (shown > 0)
         if image.label["depiction"] != "none":
             assert shown >= _LEAST_POSTER
-            seen[image.label["depiction"]] += not image.label["person"]
-    assert min(seen.values()) > 0
+            checked[image.label["depiction"]] += not image.label["person"]
+    assert min(checked.values()) > 0
 
 
 def test_people_stand_on_the_floor_within_their_joints_limits(room):

@@ -86,10 +86,10 @@ def test_an_axis_changes_what_it_claims_and_nothing_else(plain, axis):
     assert (own_first["task"] != first["task"]) == (axis == "instruction")
     if axis not in PHYSICAL:
         np.testing.assert_array_equal(own_states, states)
-    for shown, usual in ((own_first, first), (own_last, last)):
-        changed = np.abs(image(shown) - image(usual)).max(axis=-1) > 8
+    for shown, unshifted in ((own_first, first), (own_last, last)):
+        changed = np.abs(image(shown) - image(unshifted)).max(axis=-1) > 8
         assert changed.any() == (axis != "instruction"), changed.mean()
-        assert (shown["observation.state"] != usual["observation.state"]).any() == (axis == "sensor_noise")
+        assert (shown["observation.state"] != unshifted["observation.state"]).any() == (axis == "sensor_noise")
     if axis in ("instruction", "position", "distractors", "sensor_noise"):
         shifted.reset(seed=5)
         # Where objects lie, the environment itself writes to the model.
@@ -119,11 +119,11 @@ def test_all_axes_at_once_leave_nothing_behind(plain):
 
 @pytest.mark.parametrize("axis", sorted(set(AXES) - UNSEEN))
 def test_what_is_seen_differs_more_with_severity(block, axis):
-    usual = image(block.reset(seed=2)[0])
+    unshifted = image(block.reset(seed=2)[0])
     differences = []
     for severity in SEVERITIES:
         shifted = wrapped(block, axis, severity=severity)
-        differences.append(np.abs(image(shifted.reset(seed=2)[0]) - usual).mean())
+        differences.append(np.abs(image(shifted.reset(seed=2)[0]) - unshifted).mean())
         shifted.restore()
     assert differences[0] > 0.2
     assert differences == sorted(differences)
@@ -204,13 +204,13 @@ def test_every_camera_is_displaced(drawer):
         return [drawer.renderers.draw(drawer.data, camera, 48).astype(int) for camera in cameras]
 
     cameras = ["corner2", "topview", "gripperPOV", "behindGripper"]
-    usual = views()
+    unshifted = views()
     shifted = wrapped(drawer, "camera_pose", severity=1)
     shifted.reset(seed=1)
-    for camera, plain in zip(cameras, usual, strict=True):
+    for camera, plain in zip(cameras, unshifted, strict=True):
         assert np.abs(drawer.renderers.draw(drawer.data, camera, 48) - plain).mean() > 3, camera
     shifted.restore()
-    np.testing.assert_array_equal(views(), usual)
+    np.testing.assert_array_equal(views(), unshifted)
 
 
 @pytest.mark.parametrize("env_name", ["block", "drawer"])
@@ -306,11 +306,11 @@ def test_held_out_paraphrases_are_never_trained_on():
 
 def test_an_instruction_is_the_seeds(drawer):
     shift = with_shift(CONFIG, ["instruction"], 2)
-    told = {instruction_of(shift, "drawer-open-v3", seed) for seed in range(20)}
-    assert told == set(paraphrases("drawer-open-v3", 2))
+    instructions = {instruction_of(shift, "drawer-open-v3", seed) for seed in range(20)}
+    assert instructions == set(paraphrases("drawer-open-v3", 2))
     trained = with_randomisation(CONFIG, ["instruction"])
-    told = {instruction_of(trained, "drawer-open-v3", seed) for seed in range(60)}
-    assert told == {INSTRUCTIONS["drawer-open-v3"], *paraphrases("drawer-open-v3", None)}
+    instructions = {instruction_of(trained, "drawer-open-v3", seed) for seed in range(60)}
+    assert instructions == {INSTRUCTIONS["drawer-open-v3"], *paraphrases("drawer-open-v3", None)}
     assert instruction_of(shift, "drawer-open-v3") == INSTRUCTIONS["drawer-open-v3"]
     assert instruction_of(with_shift(CONFIG, ["lighting"], 2), "drawer-open-v3", 1) == INSTRUCTIONS["drawer-open-v3"]
 

@@ -1,4 +1,4 @@
-"""Worker processes: one core each, their number, and one that dies."""
+"""Worker processes: one core each, their number, and the death of one."""
 
 import os
 
