@@ -179,7 +179,7 @@ FAULTS = {
         STILL,
         2.0,
         on_twin("camera_repeats front"),
-        "a camera failed: .* same (picture|image)",
+        "a camera failed: .* same image",
     ),
     "camera_late": Fault(
         "images come 1 s late", STILL, 1.2, on_twin("camera_late front 1.0"), "a camera failed: .* old"
