@@ -22,13 +22,13 @@ import numpy as np
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from benchmarks.heat_map import UNSHIFTED, markdown, write_heat_map
 from benchmarks.machine import Machine, versions
 from benchmarks.settings import required, setting, start
 from configs.composing import as_dict, load_config
 from envs import decode_env, make_env, resolve_tasks
 from envs.contract import EnvConfig
 from envs.evaluation import EvaluationOptions, Job, evaluate, summarise
-from envs.report.heat_map import UNSHIFTED, markdown, write_heat_map
 from envs.rollout import Rollout
 from envs.seeds import episode_seed
 from envs.shifts import AXES, PHYSICAL, SEVERITIES, with_shift

@@ -197,10 +197,10 @@ def _first_frame(file: Path) -> str | None:
     return data_url(iio.imwrite("<bytes>", frame, extension=".jpg"), "image/jpeg")
 
 
-def template(name: str) -> Any:
-    """Jinja template of this folder."""
+def template(name: str, folder: Path | None = None) -> Any:
+    """Jinja template of this folder, or of another one whose templates may include those of this folder."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*([folder] if folder else []), Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

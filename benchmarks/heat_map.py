@@ -11,12 +11,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from envs.report.charts import STYLE, to_svg
+from envs.report.figures import interval
+from envs.report.page import data_url, template
+from envs.shifts import AXES
 from tinyvla.files import write_whole
-
-from ..shifts import AXES
-from .charts import STYLE, to_svg
-from .figures import interval
-from .page import data_url, template
 
 Cells = Mapping[str, Mapping[tuple[str, int], Mapping[str, Any]]]  # by policy, then by axis and severity
 Frames = Mapping[tuple[str, int], Any]  # values: `envs.shifts.examples.Example`
@@ -131,7 +130,7 @@ def write_heat_map(
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure = heat_map(cells)
-    html = template("heat_map.html.j2").render(
+    html = template("heat_map.html.j2", Path(__file__).parent).render(
         caption=caption(cells),
         chart=to_svg(figure, "success by policy and shift"),
         policies=list(cells),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import generalisation
+from benchmarks.heat_map import markdown, write_heat_map
 from benchmarks.settings import start
-from envs.report.heat_map import markdown, write_heat_map
 from envs.shifts.examples import Example
 
 
