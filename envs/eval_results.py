@@ -4,7 +4,7 @@ A metric is one entry of METRICS; the summary, the terminal's table and the repo
 
 Keys of eval.json that every kind of evaluation has:
 
-- `kind`: "policy" (this module) or "frontend" (`envs.frontends`); files written before have no `kind`.
+- `kind`: "policy" (this module) or "frontend" (`tinyvla.frontends.training`); files written before have no `kind`.
 - `checkpoint`: the evaluated checkpoint's folder. `machine`: the machine that evaluated it.
 
 Keys of a policy's: `success_rate`, `successes`, `episodes` and `ci95` (Wilson's 95% interval of the success rate) of

@@ -8,12 +8,12 @@ from lerobot.cameras import make_cameras_from_configs
 from lerobot.cameras.opencv import OpenCVCameraConfig
 
 from tinyvla.errors import UserError
-from tinyvla.frontends import Picture, check_image, read_image
+from tinyvla.frontends import RgbImage, check_image, read_image
 
 _VIDEOS = {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v"}
 
 
-def read_images(source: str, count: int) -> Iterator[Picture]:
+def read_images(source: str, count: int) -> Iterator[RgbImage]:
     """At most `count` pictures, uint8 (H, W, 3), of `camera:<number or path>`, a video, or a picture's file.
 
     Raises UserError if there is no such camera or file, or it cannot be read.
@@ -30,7 +30,7 @@ def is_video(source: str) -> bool:
     return source.startswith("camera:") or Path(source).suffix.lower() in _VIDEOS
 
 
-def _of_video(path: Path, count: int) -> Iterator[Picture]:
+def _of_video(path: Path, count: int) -> Iterator[RgbImage]:
     try:
         with av.open(str(path)) as container:
             for frame, _ in zip(container.decode(video=0), range(count), strict=False):
@@ -39,7 +39,7 @@ def _of_video(path: Path, count: int) -> Iterator[Picture]:
         raise UserError(f"{path} is no readable video ({error}); give source another file") from error
 
 
-def _of_camera(name: str, count: int) -> Iterator[Picture]:
+def _of_camera(name: str, count: int) -> Iterator[RgbImage]:
     config = OpenCVCameraConfig(index_or_path=int(name) if name.isdecimal() else Path(name))
     camera = make_cameras_from_configs({"camera": config})["camera"]
     try:

@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     from robot_io.image_sources import is_video, read_images
     from tinyvla.errors import UserError
     from tinyvla.files import write_whole
-    from tinyvla.frontends import Picture, look_at
+    from tinyvla.frontends import RgbImage, find_in_images
 
     frontends, source, moving = as_dict(cfg.frontend), str(cfg.source), is_video(str(cfg.source))
     if len(frontends) != 1:
@@ -35,10 +35,10 @@ def main(cfg: DictConfig) -> None:
         images = read_images(source, cfg.frames)
     records: list[Any] = []
 
-    def annotate() -> Iterator[Picture]:
-        for findings in look_at(frontend, images, as_dict(cfg.request)):
+    def annotate() -> Iterator[RgbImage]:
+        for findings in find_in_images(frontend, images, as_dict(cfg.request)):
             records.append(findings.records)
-            yield findings.picture
+            yield findings.image
 
     output = Path(cfg.output).with_suffix(".mp4" if moving else Path(cfg.output).suffix)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,13 @@ from configs.composing import as_dict, decode, load_config
 def main(cfg: DictConfig) -> None:
     from accelerate import PartialState
 
-    from envs.frontends import train_frontend
     from tinyvla.training import Stopped, find_run
+
+    from .vision_task import train_vision_task
 
     cfg = find_run(cfg, load_config("train"))
     try:
-        (train_policy if cfg.task.name == "policy" else train_frontend)(cfg)
+        (train_policy if cfg.task.name == "policy" else train_vision_task)(cfg)
     except Stopped:
         if PartialState().is_main_process:
             print(f"saved; go on with: python train.py run_dir={cfg.run_dir} resume=true")

@@ -76,23 +76,21 @@ class Settings:
 
 def run(name: str, chosen: str, seed: int, settings: Settings) -> dict[str, Any]:
     """Train one model on one set and test it."""
-    from tinyvla.frontends.cct.training import ClassificationTrainable
+    from benchmarks.frontends.vision_tasks import trainable_of
 
     model, network = MODELS[name]
     trainer = {"steps": settings.steps, "lr": 1e-3}
     task = options("cct", model=model, network=network, source=chosen, trainer=trainer, **SETS[chosen])
-    trainable = ClassificationTrainable(
-        task, open_data(chosen, settings.scenes, settings.test_scenes, settings.data_dir), seed
-    )
+    trainable = trainable_of(task, open_data(chosen, settings.scenes, settings.test_scenes, settings.data_dir), seed)
     spent = train(trainable, task["trainer"], seed)
     return {
         "model": name,
         "set": chosen,
         "seed": seed,
         "right": correct(trainable),
-        "n": len(trainable.test_pictures()),
-        "train_pictures": len(trainable.train_pictures),
-        "classes": len(trainable.train_pictures.classes),
+        "n": len(trainable.test_images()),
+        "train_images": len(trainable.train_images),
+        "classes": len(trainable.train_images.classes),
         "parameters": sum(weight.numel() for weight in trainable.module.parameters()),
         "seconds": round(sum(spent.values()), 1),
     }
@@ -135,7 +133,7 @@ def summarise(rows: list[dict[str, Any]], settings: Settings) -> tuple[dict[str,
         for one, other in ((CCT, VIT), (CCT, "CCT-2/3x2, class token"), ("ViT-3/4, SeqPool", VIT)):
             if by_model[one] and len(by_model[one]) == len(by_model[other]):
                 ahead[f"{chosen}: {one} ahead of {other}"] = difference(by_model[one], by_model[other])
-    sizes = {row["set"]: (row["train_pictures"], row["n"], row["classes"]) for row in rows}
+    sizes = {row["set"]: (row["train_images"], row["n"], row["classes"]) for row in rows}
     text = "; ".join(f"{name}: {a} training and {b} test images of {c} classes" for name, (a, b, c) in sizes.items())
     text += f"; {settings.steps} steps of 64, seeds {settings.seeds}; accuracy (95% interval of the test images)\n\n"
     text += markdown(table, {key: title for key, title in TITLES.items() if key not in set(SETS) - set(settings.sets)})

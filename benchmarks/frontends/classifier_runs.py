@@ -64,9 +64,9 @@ def open_data(source: str, scenes: int, test_scenes: int, data_dir: str) -> dict
 
 def correct(trainable: Any) -> list[int]:
     """Indices of the test images that a trained classifier classifies correctly."""
-    from tinyvla.frontends.cct.training import predict
+    from tinyvla.frontends.cct.metrics import predict
 
-    images = trainable.test_pictures()
+    images = trainable.test_images()
     logits = predict(trainable.module.classifier, images, range(len(images)))
     return np.flatnonzero(logits.argmax(-1).numpy() == images.labels).tolist()
 

@@ -73,13 +73,12 @@ def open_images(settings: Settings) -> dict[str, Any]:
 
 def make_student(mode: str, seed: int, settings: Settings, n_images: int) -> tuple[Any, dict[str, Any]]:
     """Untrained student and its trainer's settings; for stored answers, the store is filled first if it is not full."""
-    from tinyvla.frontends.cct.training import ClassificationTrainable
-    from tinyvla.frontends.tinyvit.training import DistillationTrainable
+    from benchmarks.frontends.vision_tasks import trainable_of
 
     trainer = {"steps": settings.epochs * n_images // 64, "lr": 1e-3}
     if mode == "labels":
         task = options("cct", trainer=trainer, **common_options(settings), **STUDENT)
-        return ClassificationTrainable(task, open_images(settings), seed), task["trainer"]
+        return trainable_of(task, open_images(settings), seed), task["trainer"]
     work = Path(settings.work)
     answers = {"teacher": str(work / "teacher"), "store": str(work / "logits"), "online": mode == "online", "check": 0}
     task = options(
@@ -91,7 +90,7 @@ def make_student(mode: str, seed: int, settings: Settings, n_images: int) -> tup
         **common_options(settings),
         **STUDENT,
     )
-    return DistillationTrainable(task, open_images(settings), seed), task["trainer"]
+    return trainable_of(task, open_images(settings), seed), task["trainer"]
 
 
 def run(mode: str, seed: int, settings: Settings, n_images: int) -> dict[str, Any]:
@@ -99,16 +98,16 @@ def run(mode: str, seed: int, settings: Settings, n_images: int) -> dict[str, An
     trainable, trainer = make_student(mode, seed, settings, n_images)
     spent = train(trainable, trainer, seed)
     weights = sum(weight.numel() for weight in trainable.module.parameters())
-    row = {"student": mode, "seed": seed, "right": correct(trainable), "n": len(trainable.test_pictures())}
+    row = {"student": mode, "seed": seed, "right": correct(trainable), "n": len(trainable.test_images())}
     return row | {"parameters": weights, "seconds": round(sum(spent.values()), 1)}
 
 
 def train_teacher(settings: Settings) -> dict[str, Any]:
     """Train the teacher from labels and save it; returns its accuracy and size."""
-    from tinyvla.frontends.cct.training import ClassificationTrainable
+    from benchmarks.frontends.vision_tasks import trainable_of
 
     trainer = {"steps": settings.teacher_steps, "lr": 1e-3}
-    trainable = ClassificationTrainable(
+    trainable = trainable_of(
         options("cct", trainer=trainer, **common_options(settings), **TEACHER), open_images(settings), 0
     )
     start = time.perf_counter()
@@ -116,17 +115,17 @@ def train_teacher(settings: Settings) -> dict[str, Any]:
     trainable.save(Path(settings.work) / "teacher")
     row = {
         "right": correct(trainable),
-        "n": len(trainable.test_pictures()),
+        "n": len(trainable.test_images()),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    sizes = {"pictures": len(trainable.train_pictures), "classes": len(trainable.train_pictures.classes)}
+    sizes = {"pictures": len(trainable.train_images), "classes": len(trainable.train_images.classes)}
     weights = sum(weight.numel() for weight in trainable.module.parameters())
     return row | sizes | {"parameters": weights, "accuracy": accuracy([row])}
 
 
 def fill_store(settings: Settings, n_images: int) -> dict[str, Any]:
     """Store the teacher's answers of all epochs; returns seconds, the check's largest difference and bytes per view."""
-    from tinyvla.frontends.tinyvit.stored_answers import check_logits
+    from tinyvla.frontends.tinyvit.stored_logits import check_logits
     from tinyvla.frontends.tinyvit.training import load_teacher
 
     start = time.perf_counter()
@@ -134,11 +133,11 @@ def fill_store(settings: Settings, n_images: int) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     contents, teacher = (
         trainable.store.contents,
-        load_teacher(str(Path(settings.work) / "teacher"), trainable.train_pictures),
+        load_teacher(str(Path(settings.work) / "teacher"), trainable.train_images),
     )
     return {
         "seconds": round(seconds, 1),
-        "check": round(check_logits(trainable.store, trainable.train_pictures, teacher), 6),
+        "check": round(check_logits(trainable.store, trainable.train_images, teacher), 6),
         "bytes": contents.bytes,
         "bytes_a_view": contents.record.itemsize,
         "bytes_a_view_dense_float16": 4 + 2 * contents.classes,

@@ -9,6 +9,7 @@ results/tinysam.json and .md; the last line is one JSON object.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.frontends.vision_tasks import trainable_of
 from benchmarks.machine import Machine, keep, markdown
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, decode, load_config
@@ -24,9 +26,8 @@ from policies import find_checkpoint
 from tinyvla.compression.quantisation import Quantised, quantise
 from tinyvla.files import write_whole
 from tinyvla.frontends import load_frontend
-from tinyvla.frontends.tinysam import Everything, Segmenter, TinySAM, encode_picture, segment_everything
-from tinyvla.frontends.tinysam.metrics import best_ious, compare, score_masks, summarise
-from tinyvla.frontends.tinysam.training import SamTrainable
+from tinyvla.frontends.tinysam import EverythingSettings, Segmenter, TinySAM, encode_image, segment_everything
+from tinyvla.frontends.tinysam.metrics import best_ious, score_masks, summarise
 from tinyvla.training import Tracker, TrainerConfig, fit, make_accelerator
 
 # Models in the order of training, with their options.
@@ -47,6 +48,13 @@ TITLES = {
     "everything": "everything",
 }
 CALIBRATION = 8  # images
+
+
+def compare(one: Sequence[np.ndarray], other: Sequence[np.ndarray], draws: int = 2000) -> dict[str, Any]:
+    """Difference of the first mean IoU and the second on the same images, with a 95% bootstrap interval."""
+    differences = [first - second for first, second in zip(one, other, strict=True)]
+    summary = summarise(differences, draws)
+    return {"difference": summary["mean_iou"], "ci95": summary["ci95"]}
 
 
 @dataclass
@@ -100,7 +108,7 @@ class Bench:
                 + [f"trainer.{key}={value}" for key, value in trainer.items()],
             )
             options = self.options | changes | {"trainer": trainer, "scored": settings.validation}
-            trainable = SamTrainable(options, self.images, settings.seed)
+            trainable = trainable_of(options, self.images, settings.seed)
             started = time.perf_counter()
             with Tracker(run_dir, as_dict(cfg)) as tracker:
                 run = (decode(TrainerConfig, cfg.trainer), run_dir, cfg.seed, make_accelerator("cpu", False))
@@ -114,7 +122,7 @@ class Bench:
         """IoUs by mode and test image, stored in a file; everything is segmented hierarchically."""
         file = self.work / f"{name.replace(' ', '-')}.npz"
         if not file.exists():
-            everything = Everything(**self.options["everything"])
+            everything = EverythingSettings(**self.options["everything"])
             ious_by_mode = score_masks(
                 model, self.images["test"], len(self.images["test"]), (*PROMPTED, "everything"), everything
             )
@@ -138,14 +146,14 @@ class Bench:
 
     def time_everything(self, model: Segmenter) -> dict[str, Any]:
         """Plain and hierarchical segmentation in turns on every test image, one thread; times include the encoder."""
-        hierarchical = Everything(**self.options["everything"])
+        hierarchical = EverythingSettings(**self.options["everything"])
         ways = {"plain": replace(hierarchical, hierarchical=False), "hierarchical": hierarchical}
         test, threads = self.images["test"], torch.get_num_threads()
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         ious: dict[str, list[np.ndarray]] = {way: [] for way in ways}
         masks: dict[str, list[int]] = {way: [] for way in ways}
         torch.set_num_threads(1)
-        segment_everything(model, encode_picture(model, np.asarray(test.images[0])), hierarchical)  # warm
+        segment_everything(model, encode_image(model, np.asarray(test.images[0])), hierarchical)  # warm
         for index in range(len(test)):
             instances = np.asarray(test.instances[index])
             pixels = np.bincount(instances.ravel())
@@ -153,7 +161,7 @@ class Bench:
             truths = [instances == number for number in numbers if number > 0]
             for way in sorted(ways, reverse=index % 2 == 0):
                 started = time.perf_counter()
-                predicted = segment_everything(model, encode_picture(model, np.asarray(test.images[index])), ways[way])
+                predicted = segment_everything(model, encode_image(model, np.asarray(test.images[index])), ways[way])
                 seconds[way].append(time.perf_counter() - started)
                 masks[way].append(len(predicted))
                 if truths:
@@ -246,7 +254,7 @@ def describe(machine: Machine, settings: Settings, result: dict[str, Any]) -> st
             f"{machine.title(torch.get_num_threads())}; {settings.steps} steps of {settings.batch_size} images per "
             f"model, seed {settings.seed}",
             "",
-            f"Mean IoU in percent on {box['pictures']} unseen images with {box['objects']} objects, with 95% "
+            f"Mean IoU in percent on {box['images']} unseen images with {box['objects']} objects, with 95% "
             "intervals (bootstrap over images).",
             "",
             markdown(rows, TITLES),

@@ -20,6 +20,8 @@ import torch
 
 from benchmarks.frontends.false_alarms import count_false_alarms
 from benchmarks.frontends.one_cycle import train
+from benchmarks.frontends.vision_tasks import trainable_of
+from benchmarks.frontends.wake_analysis import leverage, quantisation_effect, sweep
 from benchmarks.machine import Machine, keep, markdown, once
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, load_config
@@ -27,10 +29,9 @@ from envs.scenes import generate_room_video, open_labelled_images
 from tinyvla.frontends import load_frontend
 from tinyvla.frontends.wake import GateLimits, PersonGate, Wake
 from tinyvla.frontends.wake.frontend import predict
-from tinyvla.frontends.wake.metrics import leverage, quantisation_effect, score, sweep
+from tinyvla.frontends.wake.metrics import score
 from tinyvla.frontends.wake.model import McuNet
 from tinyvla.frontends.wake.patches import cost, parameters
-from tinyvla.frontends.wake.training import WakeTrainable
 from tinyvla.intervals import wilson_interval
 
 WIDTHS, SIZES = (0.1, 0.2, 0.35), (48, 80, 128)
@@ -76,7 +77,7 @@ class Bench:
             cfg = as_dict(load_config("train", ["task=perception/wake"]))
             trainer = cfg["trainer"] | {"steps": steps, "batch_size": batch_size}
             options = cfg["task"] | {"network": network, "width": width, "image_size": size, "trainer": trainer}
-            trainable = WakeTrainable(options, self.rooms, self.settings.seed)
+            trainable = trainable_of(options, self.rooms, self.settings.seed)
             train(trainable, trainer)
             trainable.save(folder)
         wake = load_frontend(folder)
@@ -216,7 +217,7 @@ def text_of(result: dict[str, Any], title: str) -> str:
     )  # fmt: skip
     suite_line = (
         f"accuracy {result['suite']['accuracy']:.3f} ({_range(result['suite']['accuracy_ci95'])}), AUROC "
-        f"{result['suite']['auroc']:.3f} ({_range(result['suite']['auroc_ci95'])}), {result['suite']['pictures']} rooms"
+        f"{result['suite']['auroc']:.3f} ({_range(result['suite']['auroc_ci95'])}), {result['suite']['images']} rooms"
     )
     empty = result["empty"]
     doubling = "; ".join(

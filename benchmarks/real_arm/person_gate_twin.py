@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from benchmarks.frontends.false_alarms import count_false_alarms
 from benchmarks.frontends.one_cycle import train
+from benchmarks.frontends.vision_tasks import trainable_of
 from benchmarks.machine import Machine, keep, markdown
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, decode, load_config
@@ -49,8 +50,7 @@ from robot_io.safety import Reaction, SafetyLayer
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.frontends import load_frontend
 from tinyvla.frontends.wake import GateLimits, Wake
-from tinyvla.frontends.wake.dataset import Pictures
-from tinyvla.frontends.wake.training import WakeTrainable
+from tinyvla.frontends.wake.dataset import WakeVisionImages
 from tinyvla.intervals import wilson_interval
 
 CAMERA, SIZE, FPS = "front", 96, 30.0
@@ -79,12 +79,12 @@ def train_detector(settings: Settings) -> Path:
     folder = Path(settings.work) / "detector"
     if not (folder / "config.json").exists():
         images = {
-            split: Pictures(*visitor_images(count, CAMERA, SIZE, seed))
+            split: WakeVisionImages(*visitor_images(count, CAMERA, SIZE, seed))
             for seed, (split, count) in enumerate((("train", settings.images), ("validation", 400), ("test", 400)))
         }
         cfg = as_dict(load_config("train", ["task=perception/wake"]))
         trainer = cfg["trainer"] | {"steps": settings.steps, "batch_size": 64}
-        trainable = WakeTrainable(cfg["task"] | {"image_size": SIZE, "trainer": trainer}, images, settings.seed)
+        trainable = trainable_of(cfg["task"] | {"image_size": SIZE, "trainer": trainer}, images, settings.seed)
         train(trainable, trainer)
         trainable.save(folder)
         figures = {name: figure._asdict() for name, figure in trainable.test().items()}

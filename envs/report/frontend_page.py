@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from tinyvla.files import write_whole
+from tinyvla.frontends.base import EXAMPLES
 
 from .page import data_url, read_run, template
-
-IMAGES = "pictures"  # folder in a run folder
 
 
 def write_frontend_report(run_dir: Path) -> Path:
@@ -21,7 +20,7 @@ def write_frontend_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     images = {
         file.stem.replace("-", " "): data_url(file.read_bytes(), "image/png")
-        for file in sorted((run_dir / IMAGES).glob("*.png"))
+        for file in sorted((run_dir / EXAMPLES).glob("*.png"))
     }
     page = template("frontend_page.html.j2").render(
         title=run.result["task"], result=run.result, images=images, shift=None, **run.common()

@@ -8,7 +8,7 @@ from concurrent.futures import as_completed
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +19,9 @@ from tinyvla.files import alone_in, write_whole
 from ..workers import clear_disk_errors, count_workers, worker_pool
 from .image_generator import ImageGenerator
 from .splits import SPLITS, Split, image_seed
+
+if TYPE_CHECKING:  # workers that draw images do not need torch
+    from tinyvla.frontends.training import SceneSettings
 
 VERSION = 4  # of the images; part of the folder's name
 BLOCK = 32  # images that are drawn, checked and stored together
@@ -83,6 +86,17 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def open_image_splits(
+    scenes: "SceneSettings", seed: int = 0, data_dir: Path = Path("data"), workers: int | str | None = "auto"
+) -> dict[str, LabelledImages]:
+    """Labelled images of every split for the settings of a vision task; missing images are generated."""
+    counts = {"train": scenes.train, "validation": scenes.validation, "test": scenes.test}
+    return {
+        split: open_labelled_images(scenes.kind, split, count, scenes.image_size, seed, data_dir, workers)
+        for split, count in counts.items()
+    }
 
 
 def open_labelled_images(

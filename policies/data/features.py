@@ -83,7 +83,7 @@ def cache_frontends(
         for start in range(0, len(instructions), _BATCH):
             images = {key: _images(camera, start, device) for key, camera in frames.items()}
             features = frontends.see(images, list(instructions[start : start + _BATCH]))
-            is_image = {key: frontends.features[key].is_picture for key in features}
+            is_image = {key: frontends.features[key].is_image for key in features}
             yield {key: (x * 255).round().byte() if is_image[key] else x.half() for key, x in features.items()}
 
     settings = repr([(name, frontend.options) for name, frontend in frontends.frontends.items()])

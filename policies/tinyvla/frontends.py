@@ -41,12 +41,12 @@ class Frontends:
     @property
     def image_keys(self) -> list[str]:
         """Keys of the features that are images to the policy, like another camera's."""
-        return [key for key, feature in self.features.items() if feature.is_picture]
+        return [key for key, feature in self.features.items() if feature.is_image]
 
     @property
     def token_sizes(self) -> dict[str, int]:
         """Widths of the features that are tokens, by their names in a module."""
-        return {_module_name(key): f.shape[-1] for key, f in self.features.items() if not f.is_picture}
+        return {_module_name(key): f.shape[-1] for key, f in self.features.items() if not f.is_image}
 
     @torch.no_grad()
     def see(self, images: Mapping[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class Frontends:
         if missing := [key for key in self.features if key not in batch]:
             cameras = {self._sources[key][0] for key in missing}
             batch = {**batch, **self.see({camera: batch[camera] for camera in cameras}, instructions)}
-        tokens = {_module_name(key): batch[key] for key, f in self.features.items() if not f.is_picture}
+        tokens = {_module_name(key): batch[key] for key, f in self.features.items() if not f.is_image}
         return [batch[key] for key in self.image_keys], {key: value.float() for key, value in tokens.items()}
 
     def save(self, folder: Path) -> None:

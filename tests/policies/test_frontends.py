@@ -17,8 +17,9 @@ from policies.export import export_policy
 from policies.runtimes import adapt_policy
 from policies.tinyvla.frontends import Frontends
 from policies.training import check_settings, decode_run
+from tinyvla import registry
 from tinyvla.errors import UserError
-from tinyvla.frontends import Feature, Frontend, base
+from tinyvla.frontends import Feature, Frontend
 
 LEFT = "observation.images.left"
 
@@ -49,7 +50,7 @@ def redness(monkeypatch):
     class Entry:
         name, load = "redness", staticmethod(lambda: Redness)
 
-    monkeypatch.setattr(base, "entry_points", lambda group: [Entry] if group == "tinyvla.frontends" else [])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry] if group == "tinyvla.frontends" else [])
 
 
 @pytest.fixture

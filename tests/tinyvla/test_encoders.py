@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tinyvla.encoders import Classifier, make_encoder, make_net
+from tinyvla.encoders import Classifier, make_encoder
 from tinyvla.errors import UserError
+from tinyvla.frontends.classifier import make_network
 from tinyvla.frontends.tinyvit.model import map_sides, window_of
 
 # Millions of parameters in the paper (arXiv 2104.05704, table 2; CCT-14 in table 3) and its authors' table, to the
@@ -106,11 +107,11 @@ class TestTinyViT:
     @pytest.mark.parametrize(("name", "published"), [("tinyvit_5m", 5.4), ("tinyvit_11m", 11), ("tinyvit_21m", 21)])
     def test_parameters_are_the_papers(self, name, published):
         with torch.device("meta"):
-            assert count(make_net(name, 224, num_classes=1000)) == pytest.approx(published, rel=0.015)
+            assert count(make_network(name, 224, num_classes=1000)) == pytest.approx(published, rel=0.015)
 
     def test_at_224_pixels_it_is_timms(self):
         torch.manual_seed(0)
-        ours = make_net("tinyvit_5m", 224, num_classes=10).eval()
+        ours = make_network("tinyvit_5m", 224, num_classes=10).eval()
         theirs = timm.create_model("tiny_vit_5m_224", num_classes=10).eval()
         theirs.load_state_dict(ours.state_dict())
         images = torch.rand(1, 3, 224, 224)
@@ -132,7 +133,7 @@ class TestTinyViT:
         released = timm.create_model("tiny_vit_5m_224")
         save_file(released.state_dict(), tmp_path / "model.safetensors")
         overlay = {"file": str(tmp_path / "model.safetensors"), "num_classes": 1000}
-        net = make_net("tinyvit_5m", 96, True, num_classes=0, pretrained_cfg_overlay=overlay)
+        net = make_network("tinyvit_5m", 96, True, num_classes=0, pretrained_cfg_overlay=overlay)
         torch.testing.assert_close(net.stages[2].blocks[0].mlp.fc1.weight, released.stages[2].blocks[0].mlp.fc1.weight)
         assert net.stages[2].blocks[0].attn.attention_biases.shape == (5, 36)
 
@@ -177,7 +178,7 @@ class TestEncoders:
             (lambda: make_encoder("resnet18", 64), "no image encoder 'resnet18'"),
             (lambda: make_encoder("cct_2_3x2", 64, stride=16), "leave the stride out"),
             (lambda: make_encoder("cct_2_3x2", 32, pretrained=True), "weights of 'cct_2_3x2' could not be loaded"),
-            (lambda: make_net("resnet_18", 64), "timm has no model 'resnet_18'; did you mean resnet18"),
+            (lambda: make_network("resnet_18", 64), "timm has no model 'resnet_18'; did you mean resnet18"),
         ],
     )
     def test_mistakes_are_one_line(self, make, what):
@@ -205,7 +206,7 @@ class TestClassifiers:
         classifier, folder = saved
         encoder = make_encoder("cct_2_3x2", 32, pretrained=str(folder.parents[2])).eval()
         images = torch.rand(2, 3, 32, 32)
-        tokens = classifier.net.forward_features(classifier.colours(images))
+        tokens = classifier.net.forward_features(classifier.normalise(images))
         torch.testing.assert_close(encoder(images).flatten(2).transpose(1, 2), tokens, rtol=0, atol=0)
 
     def test_damage_and_mix_ups_are_one_line(self, saved, tmp_path):
@@ -221,6 +222,6 @@ class TestClassifiers:
         with pytest.raises(UserError, match="cannot be loaded"):
             Classifier.load(cut)
         (cut / "config.json").write_text("[]")
-        with pytest.raises(UserError, match="is no classifier's"):
+        with pytest.raises(UserError, match="is not of a classifier"):
             Classifier.load(cut)
         assert load_file(folder / "model.safetensors")

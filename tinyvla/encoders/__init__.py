@@ -1,6 +1,6 @@
-"""Image encoders: TinyViT through timm, and Compact Transformers, registered with timm when this is imported."""
+"""Image encoders: TinyViT through timm, and Compact Transformers, which this import registers with timm."""
 
-from ..frontends.tinyvit.model import timm_name
-from .encoder import ENCODERS, Classifier, Encoder, known_name, make_encoder, make_net
+from ..frontends.classifier import Classifier
+from .encoder import ENCODERS, Encoder, known_name, make_encoder
 
-__all__ = ["ENCODERS", "Classifier", "Encoder", "known_name", "make_encoder", "make_net", "timm_name"]
+__all__ = ["ENCODERS", "Classifier", "Encoder", "known_name", "make_encoder"]

@@ -1,139 +1,111 @@
-"""The front-end seam: camera pictures and an instruction go in, further features of an observation come out.
+"""Interface of a front-end: camera images and an instruction in, further features of an observation out.
 
-A front-end stands beside a policy, frozen: what it sees is one more input. It is also usable alone (`perceive.py`).
-Third parties add theirs as an entry point of the group `tinyvla.frontends`, named as in `frontend=<name>`, that loads
-a subclass of `Frontend`.
+A front-end stands frozen beside a policy, and its features are further inputs of the policy. It is also usable alone
+(`perceive.py`).
 """
 
 import contextlib
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import model_in, write_whole
-from .images import Picture
+from ..files import write_whole
+from .images import RgbImage
 
-GROUP = "tinyvla.frontends"
-FORMER_GROUP = "tinyvla.front_ends"  # entry points of packages made before
-OURS = {"tinysam": "tinysam.frontend:TinySAM", "tinyclip": "tinyclip.frontend:TinyCLIP", "wake": "wake.frontend:Wake"}
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+EXAMPLES = "pictures"  # folder of a run with the example images that the report shows
+NAME_KEY = "front_end"  # of the name in config.json; checkpoints hold it, so it keeps this spelling
 
 
 class Feature(NamedTuple):
-    """What a front-end adds to an observation under a key.
+    """Feature that a front-end adds to an observation.
 
-    shape: of one sample. A picture has (3, H, W), float in [0, 1], and is to a policy another camera's; tokens have
+    shape: of one sample. An image has (3, H, W), float in [0, 1], and is one more camera to the policy; tokens have
         (K, D).
     """
 
     shape: tuple[int, ...]
 
     @property
-    def is_picture(self) -> bool:
+    def is_image(self) -> bool:
         return len(self.shape) == 3
 
 
 class Findings(NamedTuple):
-    """What a front-end has to say about one picture on its own.
+    """Result of a front-end on one image.
 
-    picture: a copy with the findings drawn into it, uint8 (H, W, 3).
-    records: the same as JSON: a dict a finding.
+    image: a copy with the findings drawn into it, uint8 (H, W, 3).
+    records: one JSON dict per finding.
     """
 
-    picture: Picture
+    image: RgbImage
     records: list[dict[str, Any]]
 
 
 class Frontend(nn.Module):
-    """A vision system. Subclasses set `name`, keep what rebuilds them in `options`, and implement what raises here."""
+    """A vision model. Subclasses set `name` and `options` and implement `adds`, `see` and `find`.
+
+    Attributes:
+        name: as in `frontend=<name>`.
+        options: keyword arguments of `__init__` that rebuild the front-end, as JSON.
+    """
 
     name: ClassVar[str]
-    options: dict[str, Any]  # of __init__, JSON
+    options: dict[str, Any]
 
     def adds(self, image_size: tuple[int, int]) -> dict[str, Feature]:
-        """The features that it adds for every camera of pictures (height, width), by short names."""
+        """Features, by short name, that are added per camera of images (height, width)."""
         raise NotImplementedError
 
     def see(self, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:
-        """Features by the names of `adds`, (B, *shape), of B pictures (B, 3, H, W), float in [0, 1], of one camera."""
+        """Features (B, *shape), by the names of `adds`, of one camera's images (B, 3, H, W), float in [0, 1]."""
         raise NotImplementedError
 
-    def find(self, image: Picture, **request: Any) -> Findings:
-        """Look at one picture uint8 (H, W, 3) on its own; `request`: what is asked for, by the front-end's own names.
+    def find(self, image: RgbImage, **request: Any) -> Findings:
+        """Findings in one image uint8 (H, W, 3).
 
-        Raises UserError for a request that cannot be met.
+        Args:
+            image: the image.
+            request: what to find, by the front-end's own names.
+
+        Raises UserError for a request that the front-end does not support.
         """
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors, from which `load_frontend` makes it again."""
+        """Write config.json and model.safetensors, which `load_frontend` reads."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / WEIGHTS)
-        write_whole(folder / CONFIG, json.dumps({"front_end": self.name, "options": self.options}, indent=1))
+        write_whole(folder / CONFIG, json.dumps({NAME_KEY: self.name, "options": self.options}, indent=1))
 
     @classmethod
     def load(cls, folder: Path, options: Mapping[str, Any]) -> Self:
-        """Make it from `options` and the weights in a folder."""
-        made = cls(**options)
-        made.load_state_dict(load_file(folder / WEIGHTS))
-        return made.eval()
+        """Front-end with these options and the weights in a folder, in evaluation mode."""
+        frontend = cls(**options)
+        frontend.load_state_dict(load_file(folder / WEIGHTS))
+        return frontend.eval()
 
 
-def feature_key(camera: str, frontend: str, feature: str, kind: Feature) -> str:
-    """The observation's key of what a front-end adds for a camera."""
-    place = "observation.images." if kind.is_picture else "observation.tokens."
-    return f"{place}{camera}_{frontend}_{feature}"
+def feature_key(camera: str, frontend: str, name: str, feature: Feature) -> str:
+    """Observation key of a front-end's feature for a camera."""
+    prefix = "observation.images." if feature.is_image else "observation.tokens."
+    return f"{prefix}{camera}_{frontend}_{name}"
 
 
-def frontend_class(name: str) -> type[Frontend]:
-    """The class of a front-end, ours or a third party's. Raises UserError for an unknown one, naming the nearest."""
-    others = {entry.name: entry for group in (FORMER_GROUP, GROUP) for entry in entry_points(group=group)}
-    if name in OURS:
-        module, _, attribute = OURS[name].partition(":")
-        return getattr(import_module(f"{__package__}.{module}"), attribute)
-    if name in others:
-        return others[name].load()
-    known = sorted({*OURS, *others})
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
-    raise UserError(f"unknown front-end '{name}'; did you mean {' or '.join(near)}?")
+def find_in_images(frontend: Frontend, images: Iterable[RgbImage], request: Mapping[str, Any]) -> Iterator[Findings]:
+    """Findings in each image, computed on demand. Ctrl-C ends the sequence like its last image.
 
-
-def load_frontend(folder: Path | str, **options: Any) -> Frontend:
-    """The front-end saved in a folder, or the best one of a run folder of train.py, in evaluation mode.
-
-    options: used instead of those that it was saved with.
-
-    Raises UserError if there is none, or its files are damaged.
+    Args:
+        frontend: in evaluation mode.
+        images: uint8 (H, W, 3) each.
+        request: arguments of `find`; None for those that are not given.
     """
-    if (found := model_in(folder)) is None:
-        raise UserError(f"there is no front-end at {folder}; train one: python train.py task=perception/<name>")
-    try:
-        config = json.loads((found / CONFIG).read_text())
-        return frontend_class(config["front_end"]).load(found, config["options"] | options)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the front-end in {found} cannot be loaded ({type(error).__name__}: {reason}); "
-            "it may be cut short: use another checkpoint, or train again"
-        ) from error
-
-
-def look_at(frontend: Frontend, pictures: Iterable[Picture], request: Mapping[str, Any]) -> Iterator[Findings]:
-    """What is found in picture after picture, as they are asked for; Ctrl-C ends it as the last one would.
-
-    request: what `find` takes, None for what is not asked.
-    """
-    asked = {key: value for key, value in request.items() if value is not None}
+    request = {key: value for key, value in request.items() if value is not None}
     with contextlib.suppress(KeyboardInterrupt):
-        for picture in tqdm(pictures, "looking", unit="picture", delay=1):
-            yield frontend.find(picture, **asked)
+        for image in tqdm(images, "processing", unit="image", delay=1):
+            yield frontend.find(image, **request)

@@ -1,4 +1,4 @@
-"""Pictures as every front-end takes them: uint8 (H, W, 3), RGB."""
+"""Images as every front-end takes them: RGB, uint8 (H, W, 3)."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
-MIN_SIDE = 8  # pixels; below that there is nothing to see
+MIN_SIDE = 8  # pixels of the shorter side
 
-type Picture = NDArray[np.uint8]
+type RgbImage = NDArray[np.uint8]
 
 
-def read_image(path: Path | str) -> Picture:
-    """The picture in a file, upright, as `check_image` returns it. Raises UserError if there is none that is whole."""
+def read_image(path: Path | str) -> RgbImage:
+    """Image of a file, upright, as `check_image` returns it. Raises UserError for a missing or damaged file."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -23,24 +23,23 @@ def read_image(path: Path | str) -> Picture:
                 upright = upright.convert("RGB")
             pixels = np.asarray(upright)
     except FileNotFoundError as error:
-        raise UserError(f"there is no picture at {path}; give the path of one") from error
+        raise UserError(f"there is no image at {path}; give the path of one") from error
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())[:150]
         raise UserError(
-            f"the picture {path} cannot be read ({reason}); it is damaged or no picture: replace it"
+            f"the image {path} cannot be read ({one_line(error, 150)}); it is damaged or not an image: replace it"
         ) from error
-    return check_image(pixels, f"the picture {path}")
+    return check_image(pixels, f"the image {path}")
 
 
-def check_image(image: np.ndarray, name: str = "the picture") -> Picture:
-    """A picture of any usual kind as uint8 (H, W, 3).
+def check_image(image: np.ndarray, name: str = "the image") -> RgbImage:
+    """Image as uint8 (H, W, 3).
 
     Args:
         image: (H, W), (H, W, 1), (H, W, 2), (H, W, 3) or (H, W, 4): grey or RGB, an alpha channel is dropped; uint8,
             uint16 (or wider integers up to 65535), bool, or floats in [0, 1].
-        name: what to call it in an error.
+        name: of the image in an error.
 
-    Raises UserError if it is none of these, smaller than MIN_SIDE, or has values that are no number.
+    Raises UserError for another shape or type, a side below MIN_SIDE, or values that are not finite.
     """
     image = np.asarray(image)
     channels = image.shape[2] if image.ndim == 3 else 1
@@ -55,7 +54,7 @@ def check_image(image: np.ndarray, name: str = "the picture") -> Picture:
     return np.ascontiguousarray(np.broadcast_to(_as_bytes(colours, name), (*image.shape[:2], 3)))
 
 
-def _as_bytes(values: np.ndarray, name: str) -> Picture:
+def _as_bytes(values: np.ndarray, name: str) -> RgbImage:
     if values.dtype == np.uint8:
         return values
     if values.dtype == bool:

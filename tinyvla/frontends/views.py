@@ -1,4 +1,4 @@
-"""Random views of pictures that a seed stands for, so that whoever has the seed sees what the teacher saw."""
+"""Random views of images, reproducible from a seed: a student gets the views that its teacher had."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,16 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RandomView:
-    """A random resized crop, mirrored or not, with jittered colours.
+    """Random resized crop with mirroring and colour jitter.
 
-    Every draw comes from the seed that it is called with (PCG64, as TinyViT's, arXiv 2207.10666, section 3.2) and none
-    from torch's generator: threads and processes can make views side by side, in any order.
+    All draws depend on the seed of the call (PCG64, as in TinyViT, arXiv 2207.10666, section 3.2) and not on torch's
+    generator, so that threads and processes can make views in any order.
 
     Args:
         image_size: side in pixels of a view.
-        scale: smallest share of a picture's area that a crop has.
-        ratio: largest ratio of a crop's sides, either way.
-        flip: mirror every second view.
+        scale: smallest area of a crop, as a share of the image.
+        ratio: largest aspect ratio of a crop, in both directions.
+        flip: mirror with probability 1/2.
         colour: brightness, contrast and saturation are multiplied by factors from [1 - colour, 1 + colour].
     """
 
@@ -32,11 +32,11 @@ class RandomView:
     colour: float = 0.2
 
     def describe(self) -> dict[str, Any]:
-        """What two views must have in common to be alike for every seed."""
+        """Settings as JSON; equal settings give equal views for every seed."""
         return asdict(self)
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """A seed's view (3, image_size, image_size), float in [0, 1], of a picture uint8 (3, H, W)."""
+        """View (3, image_size, image_size), float in [0, 1], of an image uint8 (3, H, W)."""
         rng = np.random.Generator(np.random.PCG64(seed))
         height, width = image.shape[-2:]
         area = rng.uniform(self.scale, 1) * height * width
@@ -60,5 +60,5 @@ class RandomView:
 
 
 def plain_view(image: Tensor, image_size: int) -> Tensor:
-    """A whole picture uint8 (3, H, W) as (3, image_size, image_size), float in [0, 1]."""
+    """Whole image uint8 (3, H, W), resized to (3, image_size, image_size), float in [0, 1]."""
     return F.resize(image, [image_size, image_size], antialias=True).to(torch.float32).div_(255)

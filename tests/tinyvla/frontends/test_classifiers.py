@@ -1,4 +1,4 @@
-"""Classifiers of pictures: what they learn from, how they are trained, and how a student learns from stored answers."""
+"""Classifiers of images: what they learn from, how they are trained, and how a student learns from stored answers."""
 
 from types import SimpleNamespace
 
@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from configs.composing import as_dict, load_config
+from configs.composing import as_dict, decode, load_config
 from tinyvla.encoders import Classifier
 from tinyvla.errors import UserError
-from tinyvla.frontends.cct.training import ClassificationTrainable
-from tinyvla.frontends.labelled_images import cut_objects, digits, load_pictures
-from tinyvla.frontends.tinyvit.training import DistillationTrainable
+from tinyvla.frontends.cct.training import CctTrainable
+from tinyvla.frontends.classification_images import cut_objects, digits, load_classification_images
+from tinyvla.frontends.tinyvit.training import TinyVitTrainable
+from tinyvla.frontends.training import decode_task
+from tinyvla.training import TrainerConfig
 
 SIDE = 64
 CATEGORIES = {"disc": (200, 30, 30), "square": (30, 30, 200), "bar": (30, 200, 30)}
@@ -46,12 +48,23 @@ def scenes():
 def options(task, *settings):
     small = ("task.model=cct_2_3x2", "task.image_size=16", "trainer.batch_size=16")
     cfg = load_config("train", [f"task=perception/{task}", *small, *settings])
-    return as_dict(cfg.task) | {"trainer": as_dict(cfg.trainer)}
+    trainer = decode(TrainerConfig, cfg.trainer)
+    return decode_task(as_dict(cfg.task)), trainer
+
+
+def cct(scenes, *settings, seed=0, part=(0, 1)):
+    task, trainer = options("cct", *settings)
+    return CctTrainable(task, scenes, trainer, seed, part)
+
+
+def student(settings, scenes):
+    task, trainer = settings
+    return TinyVitTrainable(task, scenes, trainer)
 
 
 def train(trainable, steps, start=0, lr=2e-3):
     torch.set_num_threads(1)
-    optimizer = trainable.make_optimizer(lr=lr, weight_decay=0.0)
+    optimizer = trainable.make_optimizer(lr, weight_decay=0.0)
     trainable.module.train()
     trainable.start(start)
     for step in range(start, start + steps):
@@ -62,15 +75,15 @@ def train(trainable, steps, start=0, lr=2e-3):
     return loss.item()
 
 
-class TestPictures:
+class TestImages:
     def test_objects_are_cut_out(self, scenes):
-        pictures = cut_objects(scenes["train"], side=32)
-        assert pictures.classes == ["bar", "disc", "square"]
-        assert len(pictures) == 60
-        for number in range(len(pictures)):
-            picture, colour = pictures[number], CATEGORIES[pictures.classes[pictures.labels[number]]]
-            assert (picture.shape, picture.dtype) == ((3, 32, 32), torch.uint8)
-            assert (picture[:, 16, 16] - torch.tensor(colour)).abs().max() <= 2
+        images = cut_objects(scenes["train"], side=32)
+        assert images.classes == ["bar", "disc", "square"]
+        assert len(images) == 60
+        for number in range(len(images)):
+            image, colour = images[number], CATEGORIES[images.classes[images.labels[number]]]
+            assert (image.shape, image.dtype) == ((3, 32, 32), torch.uint8)
+            assert (image[:, 16, 16] - torch.tensor(colour)).abs().max() <= 2
 
     def test_classes_are_those_of_training(self, scenes):
         assert set(cut_objects(scenes["test"], ["disc", "bar"]).labels) == {0, 1}
@@ -89,27 +102,27 @@ class TestPictures:
             for name, colour in (("cat", 40), ("dog", 200)):
                 (tmp_path / split / name).mkdir(parents=True)
                 Image.new("L", (20, 12), colour).save(tmp_path / split / name / "grey.png")
-        pictures = load_pictures(str(tmp_path), "train")
-        assert (pictures.classes, pictures.labels.tolist()) == (["cat", "dog"], [0, 1])
-        assert pictures[1].shape == (3, 12, 20)
-        assert pictures[1].min() == 200
-        checksum = pictures.checksum
+        images = load_classification_images(str(tmp_path), "train")
+        assert (images.classes, images.labels.tolist()) == (["cat", "dog"], [0, 1])
+        assert images[1].shape == (3, 12, 20)
+        assert images[1].min() == 200
+        checksum = images.checksum
         Image.new("RGB", (30, 12)).save(tmp_path / "train/dog/more.png")
-        assert load_pictures(str(tmp_path), "train").checksum != checksum
-        (tmp_path / "train/dog/more.png").write_bytes(b"no picture")
+        assert load_classification_images(str(tmp_path), "train").checksum != checksum
+        (tmp_path / "train/dog/more.png").write_bytes(b"no image")
         with pytest.raises(UserError, match="cannot be read"):
-            load_pictures(str(tmp_path), "train")[2]
+            load_classification_images(str(tmp_path), "train")[2]
         (tmp_path / "validation/fox").mkdir()
         Image.new("RGB", (30, 12)).save(tmp_path / "validation/fox/one.png")
         with pytest.raises(UserError, match="other classes than"):
-            load_pictures(str(tmp_path), "validation", classes=["cat", "dog"])
-        with pytest.raises(UserError, match="holds no pictures"):
-            load_pictures(str(tmp_path / "nowhere"), "train")
+            load_classification_images(str(tmp_path), "validation", classes=["cat", "dog"])
+        with pytest.raises(UserError, match="holds no images"):
+            load_classification_images(str(tmp_path / "nowhere"), "train")
 
 
 class TestClassification:
     def test_it_learns(self, scenes, tmp_path):
-        trainable = ClassificationTrainable(options("cct"), scenes, seed=0)
+        trainable = cct(scenes)
         before = trainable.evaluate()["score"]
         train(trainable, 40)
         after = trainable.evaluate()["score"]
@@ -120,16 +133,16 @@ class TestClassification:
         assert len(trainable.examples()) == 12
         trainable.save(tmp_path, trainable.module.state_dict())
         assert Classifier.load(tmp_path).classes == ["bar", "disc", "square"]
-        fresh = ClassificationTrainable(options("cct"), scenes, seed=1)
+        fresh = cct(scenes, seed=1)
         fresh.restore(tmp_path)
         assert fresh.evaluate()["score"] == after
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_batches_come_from_seed_and_step(self, scenes, workers):
-        trainable = ClassificationTrainable(options("cct"), scenes, seed=0)
+        trainable = cct(scenes)
         trainable.start(0)
         whole = [trainable.batch(step) for step in range(6)]
-        resumed = ClassificationTrainable(options("cct", f"task.workers={workers}"), scenes, seed=0)
+        resumed = cct(scenes, f"task.workers={workers}")
         resumed.start(4)
         for step in (4, 5):
             assert torch.equal(resumed.batch(step)["images"], whole[step]["images"])
@@ -137,7 +150,7 @@ class TestClassification:
 
     def test_processes_share_a_step(self, scenes):
         def batches(batch_size, part):
-            trainable = ClassificationTrainable(options("cct", f"trainer.batch_size={batch_size}"), scenes, 0, part)
+            trainable = cct(scenes, f"trainer.batch_size={batch_size}", part=part)
             trainable.start(3)
             return [trainable.batch(step)["images"] for step in (3, 4)]
 
@@ -145,17 +158,17 @@ class TestClassification:
         for whole, *own in zip(batches(16, (0, 1)), *parts, strict=True):
             assert torch.equal(whole, torch.cat(own))
 
-    def test_every_epoch_has_every_picture(self, scenes):
-        trainable = ClassificationTrainable(options("cct", "trainer.batch_size=20"), scenes, seed=0)
+    def test_every_epoch_has_every_image(self, scenes):
+        trainable = cct(scenes, "trainer.batch_size=20")
         trainable.start(0)
         labels = torch.cat([trainable.batch(step)["labels"] for step in range(3)])
-        assert sorted(labels.tolist()) == sorted(trainable.train_pictures.labels.tolist())
+        assert sorted(labels.tolist()) == sorted(trainable.train_images.labels.tolist())
 
 
 class TestDistillation:
     @pytest.fixture(scope="class")
     def teacher(self, scenes, tmp_path_factory):
-        trainable = ClassificationTrainable(options("cct"), scenes, seed=0)
+        trainable = cct(scenes)
         train(trainable, 40)
         folder = tmp_path_factory.mktemp("teacher")
         trainable.save(folder)
@@ -166,19 +179,19 @@ class TestDistillation:
         return options("tinyvit", *own, *more)
 
     def test_a_student_of_stored_answers(self, scenes, teacher, tmp_path, monkeypatch):
-        student = DistillationTrainable(self.settings(teacher, tmp_path), scenes, seed=0)
-        assert student.store.epochs(whole=True) == [0, 1, 2, 3]
-        train(student, 40)
-        assert student.evaluate()["score"] > 0.8
+        trainable = student(self.settings(teacher, tmp_path), scenes)
+        assert trainable.store.epochs(whole=True) == [0, 1, 2, 3]
+        train(trainable, 40)
+        assert trainable.evaluate()["score"] > 0.8
         # Once its answers are there, nobody asks the teacher again.
         monkeypatch.setattr("tinyvla.frontends.tinyvit.training.load_teacher", None)
-        again = DistillationTrainable(self.settings(teacher, tmp_path, "task.check=0"), scenes, seed=0)
+        again = student(self.settings(teacher, tmp_path, "task.check=0"), scenes)
         again.start(2)
         assert set(again.batch(2)) == {"images", "values", "indices"}
         assert not [name for name, _ in again.module.named_parameters() if "teacher" in name]
 
     def test_a_student_of_the_live_teacher(self, scenes, teacher, tmp_path):
-        trainable = DistillationTrainable(self.settings(teacher, tmp_path, "task.online=true"), scenes, seed=0)
+        trainable = student(self.settings(teacher, tmp_path, "task.online=true"), scenes)
         before = {name: weight.clone() for name, weight in trainable.module._teacher.network.state_dict().items()}
         train(trainable, 40)
         assert trainable.evaluate()["score"] > 0.8
@@ -192,15 +205,15 @@ class TestDistillation:
         Classifier("cct_2_3x2", classes, 16).save(tmp_path / "other")
         for name, what in (
             (tmp_path / "other", "knows 4 classes, others than the 3"),
-            ("resnet18", "the teacher resnet18 knows 1000 classes and the pictures have 3"),
+            ("resnet18", "the teacher resnet18 knows 1000 classes and the images have 3"),
             ("resnet_18", "timm knows no model 'resnet_18' with weights"),
             ("cct_2_3x2", "timm knows no model 'cct_2_3x2' with weights"),
         ):
             with pytest.raises(UserError, match=what):
-                DistillationTrainable(self.settings(name, tmp_path / "new"), scenes, seed=0)
+                student(self.settings(name, tmp_path / "new"), scenes)
 
-    def test_changed_pictures_are_noticed(self, scenes, teacher, tmp_path):
-        DistillationTrainable(self.settings(teacher, tmp_path), scenes, seed=0)
+    def test_changed_images_are_noticed(self, scenes, teacher, tmp_path):
+        student(self.settings(teacher, tmp_path), scenes)
         changed = scenes | {"train": make_scenes(30, seed=9)}
-        with pytest.raises(UserError, match="the pictures have changed since the teacher saw them"):
-            DistillationTrainable(self.settings(teacher, tmp_path), changed, seed=0)
+        with pytest.raises(UserError, match="the images have changed since the teacher saw them"):
+            student(self.settings(teacher, tmp_path), changed)

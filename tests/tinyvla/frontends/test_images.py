@@ -75,7 +75,7 @@ def test_a_picture_taken_sideways_is_upright(tmp_path):
 
 
 def test_missing_and_damaged_files_are_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no picture at .*a\.png"):
+    with pytest.raises(UserError, match=r"no image at .*a\.png"):
         read_image(tmp_path / "a.png")
     Image.fromarray(np.tile(RGB, (9, 9, 1))).save(tmp_path / "cut.png")
     whole = (tmp_path / "cut.png").read_bytes()

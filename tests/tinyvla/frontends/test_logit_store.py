@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tinyvla.errors import UserError
 from tinyvla.frontends.tinyvit.logit_store import Contents, LogitStore
 from tinyvla.frontends.tinyvit.losses import Teacher, online_loss, soft_label_loss, top_probabilities
-from tinyvla.frontends.tinyvit.stored_answers import StoredAnswers, check_logits, save_logits
+from tinyvla.frontends.tinyvit.stored_logits import StoredLogits, check_logits, save_logits
 from tinyvla.frontends.views import RandomView, plain_view
 
 CLASSES, SIZE = 6, 12
@@ -113,7 +113,7 @@ class TestStore:
     @pytest.mark.parametrize("k", [1, 2, CLASSES])
     def test_students_read_what_the_teacher_said(self, tmp_path, pictures, teacher, k):
         store = saved(tmp_path, pictures, teacher, k=k)
-        answers = StoredAnswers(LogitStore(store.path), pictures)
+        answers = StoredLogits(LogitStore(store.path), pictures)
         assert len(answers) == 30
         seen = set()
         for position in range(30):
@@ -135,7 +135,7 @@ class TestStore:
         save_logits(store, pictures, teacher, epochs=[1])
         assert (store.epochs(whole=True), store.epochs(whole=False)) == ([1], [0, 2])
         with pytest.raises(UserError, match="lacks 2 of 3 epochs"):
-            StoredAnswers(store, pictures)
+            StoredLogits(store, pictures)
         before = store.read(1, 4)
         save_logits(LogitStore.create(tmp_path / "logits", contents(pictures)), pictures, teacher)
         assert teacher.network.asked == 30
@@ -166,7 +166,7 @@ class TestStore:
                 assert other.apply(_may_fill, (store.path, 1)) is True
 
     def test_loaders_with_workers_read_the_same(self, tmp_path, pictures, teacher):
-        answers = StoredAnswers(saved(tmp_path, pictures, teacher), pictures)
+        answers = StoredLogits(saved(tmp_path, pictures, teacher), pictures)
         assert pickle.loads(pickle.dumps(answers.store)).read(2, 3)[0] == answers.store.read(2, 3)[0]
         alone, many = (
             list(DataLoader(answers, batch_size=7, num_workers=n, multiprocessing_context="fork" if n else None))
@@ -195,7 +195,7 @@ class TestMistakes:
 
     def test_a_truncated_file(self, store):
         content = store.path.read_bytes()
-        for left, what in ((len(content) - 1, "it was cut short"), (100, "cut short|is no logit store")):
+        for left, what in ((len(content) - 1, "it was cut short"), (100, "cut short|is not a logit store")):
             store.path.write_bytes(content[:left])
             with pytest.raises(UserError, match=what):
                 LogitStore(store.path)
@@ -203,7 +203,7 @@ class TestMistakes:
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b'{"format": "other"}', b'["list"]'])
     def test_another_file(self, tmp_path, content):
         (tmp_path / "other").write_bytes(content)
-        with pytest.raises(UserError, match="is no logit store"):
+        with pytest.raises(UserError, match="is not a logit store"):
             LogitStore(tmp_path / "other")
         with pytest.raises(UserError, match="there is no logit store"):
             LogitStore(tmp_path / "nowhere")
@@ -211,12 +211,12 @@ class TestMistakes:
     def test_changed_pictures(self, store, teacher):
         for changed in (Pictures(checksum="two"), Pictures(number=9)):
             for use in (
-                lambda p: StoredAnswers(store, p),
+                lambda p: StoredLogits(store, p),
                 lambda p: check_logits(store, p, teacher),
                 lambda p: save_logits(store, p, teacher),
                 lambda p: LogitStore.create(store.path, contents(p)),
             ):
-                with pytest.raises(UserError, match=r"the pictures have changed|the number of pictures differs"):
+                with pytest.raises(UserError, match=r"the images have changed|the number of images differs"):
                     use(changed)
 
     def test_a_teacher_with_other_classes(self, tmp_path, store, pictures):
@@ -237,7 +237,7 @@ class TestMistakes:
         ("changes", "what"),
         [
             ({"teacher": "other"}, "another teacher .linear in the store, other now"),
-            ({"k": 3}, "another number of classes a picture .2 in the store, 3 now"),
+            ({"k": 3}, "another number of classes per image .2 in the store, 3 now"),
             ({"epochs": 4}, "number of epochs differs"),
             ({"view": RandomView(SIZE, flip=False).describe()}, "the teacher saw other views"),
             ({"seed": 1}, "other seeds"),

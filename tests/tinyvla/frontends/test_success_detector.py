@@ -96,11 +96,11 @@ def test_what_it_refuses(detector, clip, tmp_path):
     images, truth = pictures(50)
     with pytest.raises(UserError, match="is not calibrated"):
         detector(images)
-    with pytest.raises(UserError, match="at least two pictures of success"):
+    with pytest.raises(UserError, match="at least two images of success"):
         detector.calibrate(images, np.ones(50, bool))
     with pytest.raises(UserError, match="do not fit 'the drawer is open' any better"):
         detector.calibrate(images, ~truth)
     with pytest.raises(UserError, match="text 1 of 1 is empty"):
         SuccessDetector(clip, "")
-    with pytest.raises(UserError, match="no whole detector"):
+    with pytest.raises(UserError, match="no complete detector"):
         SuccessDetector.load(tmp_path)

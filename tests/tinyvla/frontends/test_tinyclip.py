@@ -92,8 +92,8 @@ def test_texts_that_cannot_be_read(clip, texts, says):
     ("images", "says"),
     [
         ([np.zeros((1, 1, 3), np.uint8)], "1x1 pixels"),
-        ([np.full((16, 16, 3), np.nan)], "picture 1 has values"),
-        ([], "no picture"),
+        ([np.full((16, 16, 3), np.nan)], "image 1 has values"),
+        ([], "no image"),
     ],
 )
 def test_pictures_that_cannot_be_seen(clip, images, says):
@@ -149,10 +149,10 @@ def test_to_a_policy_it_adds_two_tokens_a_camera(clip):
 def test_it_says_which_text_fits_a_picture(clip):
     picture = fake_scenes(1).images[0]
     found = clip.find(picture, texts=TEXTS)
-    assert found.picture.shape == picture.shape
+    assert found.image.shape == picture.shape
     assert sum(record["share"] for record in found.records) == pytest.approx(1)
     assert [record["share"] for record in found.records] == sorted((r["share"] for r in found.records), reverse=True)
-    with pytest.raises(UserError, match="compares a picture with texts"):
+    with pytest.raises(UserError, match="compares an image with texts"):
         clip.find(picture)
 
 

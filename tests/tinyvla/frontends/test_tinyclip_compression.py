@@ -7,9 +7,10 @@ import torch
 from clips import fake_scenes, tiny_clip
 from torch.nn.functional import normalize
 
+from benchmarks.frontends.progressive import shape_of, stage_shapes
 from tinyvla.errors import UserError
 from tinyvla.frontends.tinyclip import TinyCLIP
-from tinyvla.frontends.tinyclip.inherit import inherit, shape_of, stage_shapes
+from tinyvla.frontends.tinyclip.inherit import inherit
 from tinyvla.frontends.tinyclip.losses import Pairs, affinity_loss, contrastive_loss, distillation_loss
 from tinyvla.frontends.tinyclip.masks import MaskedClip, _hard_concrete
 from tinyvla.frontends.tinyclip.model import TOWERS, count_parameters, embed_ids, embed_pixels, sizes_of

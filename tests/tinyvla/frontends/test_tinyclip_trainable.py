@@ -1,17 +1,20 @@
 """Training TinyCLIP: a teacher, its students, and how well they find captions."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from clips import TEXT, VISION, fake_scenes
 
-from configs.composing import as_dict, load_config
+from configs.composing import decode, load_config
+from tinyvla.augment import AugmentConfig
 from tinyvla.errors import UserError
 from tinyvla.frontends.tinyclip import TinyCLIP
 from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recall_at_1, recalls
-from tinyvla.frontends.tinyclip.training import ClipTrainable
+from tinyvla.frontends.tinyclip.training import TinyClipTask, TinyClipTrainable
+from tinyvla.training import TrainerConfig
 
 STUDENT = {"vision": {"layers": 1, "units": 24}, "text": {"layers": 1, "width": 12}}
 
@@ -21,19 +24,21 @@ def data():
     return {"train": fake_scenes(2000), "validation": fake_scenes(60, seed=1), "test": fake_scenes(100, seed=2)}
 
 
-def options(**changed):
-    cfg = load_config("train", ["task=perception/tinyclip"])
-    given = as_dict(cfg.task) | {"trainer": as_dict(cfg.trainer), "vision": VISION, "text": TEXT, "gallery": 10}
-    given["trainer"] |= {"batch_size": 16, "steps": 20, "lr": 3e-3}
-    given["model"] |= {"max_tokens": 24, "width": 20}
-    return given | changed
+TASK = decode(TinyClipTask, load_config("train", ["task=perception/tinyclip"]).task)
+TRAINER = decode(TrainerConfig, load_config("train", ["task=perception/tinyclip"]).trainer)
+
+
+def make_trainable(data, seed=0, trainer=None, **changes):
+    settings = {"vision": VISION, "text": TEXT, "gallery": 10, "model": TASK.model | {"max_tokens": 24, "width": 20}}
+    trainer = {"batch_size": 16, "steps": 20, "lr": 3e-3} | (trainer or {})
+    return TinyClipTrainable(replace(TASK, **settings | changes), data, replace(TRAINER, **trainer), seed)
 
 
 def fit(trainable, steps):
-    """The training loop, as far as a trainable sees it."""
-    trainer = trainable._options["trainer"]
+    """Training loop without checkpoints."""
     trainable.module.train()
-    optimizer, losses = trainable.make_optimizer(trainer["lr"], trainer["weight_decay"]), []
+    optimizer = trainable.make_optimizer(trainable.trainer.lr, trainable.trainer.weight_decay)
+    losses = []
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=15)
     for step in range(steps):
         torch.manual_seed(step)
@@ -50,7 +55,7 @@ def fit(trainable, steps):
 
 @pytest.fixture(scope="module")
 def teacher(data, tmp_path_factory):
-    trainable = ClipTrainable(options(), data)
+    trainable = make_trainable(data)
     fit(trainable, 3)
     folder = tmp_path_factory.mktemp("teacher")
     trainable.save(folder)
@@ -62,9 +67,11 @@ def parameters(folder):
 
 
 def test_a_model_learns_captions(data, tmp_path):
-    plain = {"shift": 0, "brightness": 0, "contrast": 0, "saturation": 0}
-    given = options(augment=plain, trainer={"batch_size": 32, "steps": 60, "lr": 3e-3, "weight_decay": 0.1})
-    trainable = ClipTrainable(given, data)
+    settings = {
+        "augment": AugmentConfig(0, 0, 0, 0),
+        "trainer": {"batch_size": 32, "steps": 60, "lr": 3e-3, "weight_decay": 0.1},
+    }
+    trainable = make_trainable(data, **settings)
     assert trainable.evaluate()["score"] < 0.3
     losses = fit(trainable, 60)
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
@@ -74,17 +81,17 @@ def test_a_model_learns_captions(data, tmp_path):
     assert after["score"] == pytest.approx((after["image_to_text"] + after["text_to_image"]) / 2)
 
     trainable.save(tmp_path)
-    fresh = ClipTrainable(given, data)
+    fresh = make_trainable(data, **settings)
     fresh.restore(tmp_path)
     assert fresh.evaluate() == pytest.approx(after)
     figure = fresh.test()["recall@1"]
     assert figure.ci95[0] < figure.value < figure.ci95[1]
     assert figure.n == 10 * len(make_galleries(data["test"].labels, 10))
-    assert [picture.shape for picture in fresh.examples().values()] == [(32, 32, 3)] * 4
+    assert [image.shape for image in fresh.examples().values()] == [(32, 32, 3)] * 4
 
 
 def test_batches_come_from_seed_and_step_alone(data):
-    one, other, third = (ClipTrainable(options(), data, seed) for seed in (0, 0, 1))
+    one, other, third = (make_trainable(data, seed) for seed in (0, 0, 1))
     first = one.batch(3)
     one.batch(4)
     for again in (one.batch(3), other.batch(3)):
@@ -94,17 +101,17 @@ def test_batches_come_from_seed_and_step_alone(data):
 
 @pytest.mark.parametrize("way", ["none", "manual"])
 def test_a_student_begins_as_it_should(data, teacher, tmp_path, way):
-    trainable = ClipTrainable(options(teacher=str(teacher), inherit=way, **STUDENT), data)
-    own = trainable.module.clip.text_model.embeddings.token_embedding.weight
+    trainable = make_trainable(data, teacher=str(teacher), inherit=way, **STUDENT)
+    weight = trainable.module.clip.text_model.embeddings.token_embedding.weight
     theirs = TinyCLIP.from_pretrained(teacher).clip.text_model.embeddings.token_embedding.weight
-    assert torch.equal(own, theirs[:, ::2]) == (way == "manual")
+    assert torch.equal(weight, theirs[:, ::2]) == (way == "manual")
     fit(trainable, 2)
     trainable.save(tmp_path)
     assert parameters(tmp_path) < 0.6 * parameters(teacher)
 
 
 def test_the_teacher_stays_as_it_is_and_outside(data, teacher):
-    trainable = ClipTrainable(options(teacher=str(teacher), inherit="masks"), data)
+    trainable = make_trainable(data, teacher=str(teacher), inherit="masks")
     before = copy.deepcopy(trainable.module._teacher[0].state_dict())
     fit(trainable, 2)
     assert all(torch.equal(before[key], value) for key, value in trainable.module._teacher[0].state_dict().items())
@@ -113,23 +120,21 @@ def test_the_teacher_stays_as_it_is_and_outside(data, teacher):
 
 
 def test_masks_end_in_a_smaller_model_that_finds_the_same(data, teacher, tmp_path):
-    chosen = options(teacher=str(teacher), inherit="masks", keep=0.5, mask_lr=0.2)
-    trainable = ClipTrainable(chosen, data)
+    trainable = make_trainable(data, teacher=str(teacher), inherit="masks", keep=0.5, mask_lr=0.2)
     fit(trainable, 20)
     assert trainable.phase() == 8
     assert not trainable.module.masked.is_learning
     trainable.save(tmp_path / "own")
     trainable.save(tmp_path / "given", weights=trainable.module.state_dict())
     assert parameters(tmp_path / "own") <= 0.5 * parameters(teacher)
-    wanted = recalls(trainable.frontend, data["validation"].images, trainable._galleries)
+    expected = recalls(trainable.frontend, data["validation"].images, trainable._galleries)
     for name in ("own", "given"):
         loaded = TinyCLIP.from_pretrained(tmp_path / name)
-        np.testing.assert_allclose(recalls(loaded, data["validation"].images, trainable._galleries), wanted)
+        np.testing.assert_allclose(recalls(loaded, data["validation"].images, trainable._galleries), expected)
 
 
 def test_a_resumed_run_follows_the_same_curve(data, teacher):
-    chosen = options(teacher=str(teacher), inherit="masks")
-    whole, stopped, resumed = (ClipTrainable(chosen, data) for _ in range(3))
+    whole, stopped, resumed = (make_trainable(data, teacher=str(teacher), inherit="masks") for _ in range(3))
     fit(stopped, 12)
     resumed.module.load_state_dict(copy.deepcopy(stopped.module.state_dict()))
     fit(whole, 12)
@@ -141,10 +146,10 @@ def test_a_resumed_run_follows_the_same_curve(data, teacher):
 
 
 def test_a_later_stage_inherits_from_the_one_before(data, teacher, tmp_path):
-    first = ClipTrainable(options(teacher=str(teacher), inherit="manual", vision=STUDENT["vision"], text=None), data)
+    first = make_trainable(data, teacher=str(teacher), inherit="manual", vision=STUDENT["vision"], text=None)
     first.save(tmp_path / "stage")
-    chosen = options(teacher=str(teacher), inherit="manual", inherit_from=str(tmp_path / "stage"), **STUDENT)
-    second = ClipTrainable(chosen, data)
+    stages = {"teacher": str(teacher), "inherit": "manual", "inherit_from": str(tmp_path / "stage")}
+    second = make_trainable(data, **stages, **STUDENT)
     fit(second, 1)
     assert len(second.module.clip.vision_model.encoder.layers) == 1
 
@@ -162,7 +167,7 @@ def test_a_later_stage_inherits_from_the_one_before(data, teacher, tmp_path):
 )
 def test_options_that_do_not_go_together(data, changed, says):
     with pytest.raises(UserError, match=says):
-        ClipTrainable(options(**changed), data)
+        make_trainable(data, **changed)
 
 
 def test_in_a_gallery_a_caption_is_true_of_one_picture():

@@ -9,8 +9,8 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
 from tinyvla.errors import UserError
-from tinyvla.frontends.base import load_frontend
-from tinyvla.frontends.tinysam import SIZES, Everything, Segmenter, TinySAM, TinySAMConfig, load_segmenter
+from tinyvla.frontends import load_frontend
+from tinyvla.frontends.tinysam import SIZES, EverythingSettings, Segmenter, TinySAM, TinySAMConfig, load_segmenter
 
 # As narrow as it gets; the layout, strides and windows are the released ones.
 NARROW = {"hidden_size": 32, "embed_dims": (8, 16, 24, 32), "num_heads": (1, 2, 3, 4), "depths": (1, 1, 2, 1)}
@@ -194,7 +194,7 @@ def test_tinysams_file(tmp_path):
 
 def test_damaged_and_foreign_files(tmp_path):
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 not much")
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         load_segmenter(tmp_path / "cut.pth")
     torch.save({"backbone.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="TinySAM's layout"):
@@ -211,7 +211,7 @@ def test_damaged_and_foreign_files(tmp_path):
 @torch.no_grad()
 def test_frontend_saves_and_loads(tmp_path):
     torch.manual_seed(0)
-    frontend = TinySAM.of(Segmenter(SIZES["small"]), Everything(points_per_side=8)).eval()
+    frontend = TinySAM.of(Segmenter(SIZES["small"]), EverythingSettings(points_per_side=8)).eval()
     frontend.save(tmp_path)
     loaded = load_frontend(tmp_path)
     assert loaded.everything.points_per_side == 8

@@ -14,11 +14,11 @@ from tinyvla.errors import UserError
 from tinyvla.frontends import load_frontend
 from tinyvla.frontends.tinysam import (
     SIZES,
-    Everything,
+    EverythingSettings,
     Masks,
     Segmenter,
     TinySAM,
-    encode_picture,
+    encode_image,
     masks_from_coco,
     segment_box,
     segment_everything,
@@ -69,7 +69,7 @@ def regions():
 
 
 def test_masks_have_the_pictures_size_and_order(model, image):
-    picture = encode_picture(model, image)
+    picture = encode_image(model, image)
     assert picture.fitted == (96, 128)
     for masks in (
         segment_points(model, picture, [(5, 80), (100, 3)], [1, 0]),
@@ -83,7 +83,7 @@ def test_masks_have_the_pictures_size_and_order(model, image):
 
 def test_prompts_matter(model, image):
     """Even untrained: another point or label or box, another answer."""
-    picture = encode_picture(model, image)
+    picture = encode_image(model, image)
     with torch.no_grad():
         ask = model.decode
         reference = ask(picture.embedding, torch.tensor([[[[20.0, 20]]]]), torch.ones(1, 1, 1))[0]
@@ -95,8 +95,8 @@ def test_prompts_matter(model, image):
 
 @pytest.mark.parametrize("points", [[(120, 5)], [(5, 90)], [(-1, 5)], [(5, 5), (500, 5)]])
 def test_point_outside(model, image, points):
-    with pytest.raises(UserError, match=r"outside the picture of 120x90 pixels"):
-        segment_points(model, encode_picture(model, image), points)
+    with pytest.raises(UserError, match=r"outside the image of 120x90 pixels"):
+        segment_points(model, encode_image(model, image), points)
 
 
 @pytest.mark.parametrize(
@@ -105,23 +105,23 @@ def test_point_outside(model, image, points):
 )
 def test_points_that_are_none(model, image, points, labels):
     with pytest.raises(UserError, match="points must be"):
-        segment_points(model, encode_picture(model, image), points, labels)
+        segment_points(model, encode_image(model, image), points, labels)
 
 
 @pytest.mark.parametrize("labels", [[1, 1], [2], [0.5], []])
 def test_labels_that_do_not_fit(model, image, labels):
     with pytest.raises(UserError, match="labels must be 1 zeros and ones"):
-        segment_points(model, encode_picture(model, image), [(3, 4)], labels)
+        segment_points(model, encode_image(model, image), [(3, 4)], labels)
 
 
 @pytest.mark.parametrize("box", [(5, 5, 5, 9), (5, 9, 8, 9), (9, 5, 5, 9), (120, 5, 130, 9), (-9, -9, 0, 5)])
 def test_box_without_area(model, image, box):
     with pytest.raises(UserError, match="has no area"):
-        segment_box(model, encode_picture(model, image), box)
+        segment_box(model, encode_image(model, image), box)
 
 
 def test_box_is_cut_to_the_picture(model, image):
-    picture = encode_picture(model, image)
+    picture = encode_image(model, image)
     beyond, cut = segment_box(model, picture, (-50, 10, 500, 60)), segment_box(model, picture, (0, 10, 120, 60))
     assert torch.equal(beyond.masks, cut.masks)
 
@@ -137,17 +137,17 @@ def test_box_is_cut_to_the_picture(model, image):
     ids=["tiny", "narrow grey", "16 bits", "wide with alpha"],
 )
 def test_unusual_pictures(model, image):
-    picture = encode_picture(model, image)
+    picture = encode_image(model, image)
     masks = segment_points(model, picture, [(2, 3)])
     assert masks.masks.shape[1:] == image.shape[:2]
     assert masks.scores.isfinite().all()
-    everything = segment_everything(model, picture, Everything(4, min_score=-9, min_stability=0))
+    everything = segment_everything(model, picture, EverythingSettings(4, min_score=-9, min_stability=0))
     assert everything.scores.isfinite().all()
 
 
 def test_one_pixel(model):
     with pytest.raises(UserError, match="1x1 pixels"):
-        encode_picture(model, np.zeros((1, 1, 3), np.uint8))
+        encode_image(model, np.zeros((1, 1, 3), np.uint8))
 
 
 def test_coco_round_trip():
@@ -164,7 +164,7 @@ def test_coco_round_trip():
 
 
 def test_grid_covers_the_picture_and_not_the_padding(model, image):
-    picture = encode_picture(model, image)
+    picture = encode_image(model, image)
     points = grid(picture, 4)
     assert points.shape == (16, 2)
     assert points[0].tolist() == [15.5, 11.5]
@@ -186,8 +186,8 @@ def masks_of(regions):
 @pytest.mark.parametrize("hierarchical", [False, True])
 def test_everything_finds_all_regions_once(regions, hierarchical):
     knowing = Knowing(regions)
-    picture = encode_picture(knowing, np.zeros((128, 128, 3), np.uint8))
-    masks = segment_everything(knowing, picture, Everything(16, hierarchical, max_overlap=0.9))
+    picture = encode_image(knowing, np.zeros((128, 128, 3), np.uint8))
+    masks = segment_everything(knowing, picture, EverythingSettings(16, hierarchical, max_overlap=0.9))
     wanted = masks_of(regions)
     assert len(masks) == len(wanted)
     for mask in wanted.values():
@@ -198,11 +198,11 @@ def test_everything_finds_all_regions_once(regions, hierarchical):
 def test_hierarchy_asks_fewer_points_and_only_where_it_is_not_sure(regions):
     plain, hierarchical, unsure = Knowing(regions), Knowing(regions), Knowing(regions, score=0.89)
     for model, settings in (
-        (plain, Everything(16, False)),
-        (hierarchical, Everything(16)),
-        (unsure, Everything(16, certain_score=0.9)),
+        (plain, EverythingSettings(16, False)),
+        (hierarchical, EverythingSettings(16)),
+        (unsure, EverythingSettings(16, certain_score=0.9)),
     ):
-        segment_everything(model, encode_picture(model, np.zeros((128, 128, 3), np.uint8)), settings)
+        segment_everything(model, encode_image(model, np.zeros((128, 128, 3), np.uint8)), settings)
     assert plain.asked == 256
     assert hierarchical.asked < 30  # all but the third thing is certain after 16
     assert unsure.asked == 16 + 256
@@ -210,7 +210,7 @@ def test_hierarchy_asks_fewer_points_and_only_where_it_is_not_sure(regions):
 
 def test_nothing_certain_enough(regions):
     knowing = Knowing(regions, score=0.2)
-    masks = segment_everything(knowing, encode_picture(knowing, np.zeros((100, 128, 3), np.uint8)), Everything(8))
+    masks = segment_everything(knowing, encode_image(knowing, np.zeros((100, 128, 3), np.uint8)), EverythingSettings(8))
     assert len(masks) == 0
     assert masks.masks.shape == (0, 100, 128)
     assert masks.boxes.shape == (0, 4)
@@ -219,19 +219,19 @@ def test_nothing_certain_enough(regions):
 
 def test_settings_of_everything():
     with pytest.raises(UserError, match="at least 4"):
-        Everything(points_per_side=3)
+        EverythingSettings(points_per_side=3)
     with pytest.raises(UserError, match="at least 1"):
-        Everything(points_per_side=0)
+        EverythingSettings(points_per_side=0)
     with pytest.raises(UserError, match="at least 1"):
         TinySAM(asdict(SIZES["small"]), points_per_side=0)
 
 
 def test_frontend_answers_requests(image):
     torch.manual_seed(0)
-    frontend = TinySAM.of(Segmenter(SIZES["small"]), Everything(4, min_score=-9, min_stability=0)).eval()
+    frontend = TinySAM.of(Segmenter(SIZES["small"]), EverythingSettings(4, min_score=-9, min_stability=0)).eval()
     for request in ({}, {"points": [(3, 4)]}, {"points": [(3, 4), (9, 9)], "labels": [1, 0]}, {"box": (3, 4, 50, 60)}):
         found = frontend.find(image, **request)
-        assert found.picture.shape == image.shape
+        assert found.image.shape == image.shape
         assert json.loads(json.dumps(found.records)) == found.records
         assert len(found.records) == 1 or request == {}
     with pytest.raises(UserError, match="point_per_side"):
@@ -250,7 +250,7 @@ class Reader:
 @pytest.fixture
 def scene(regions):
     """A front-end that knows the regions, and a picture in which the third thing is the brightest."""
-    frontend = TinySAM.of(Segmenter(SIZES["small"]), Everything(16, max_overlap=0.9))
+    frontend = TinySAM.of(Segmenter(SIZES["small"]), EverythingSettings(16, max_overlap=0.9))
     knowing = Knowing(regions)
     knowing.image_encoder = lambda images: torch.arange(64 * 256.0).view(1, 64, 16, 16)
     frontend.model = knowing

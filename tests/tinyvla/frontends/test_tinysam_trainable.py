@@ -1,19 +1,22 @@
 """Training TinySAM: its batches, its checkpoints, and how masks are scored."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from table_shapes import Shapes
 from torch import nn
 
-from configs.composing import as_dict, load_config
+from configs.composing import decode, load_config
 from tinyvla.errors import UserError
-from tinyvla.frontends.base import load_frontend
-from tinyvla.frontends.tinysam import SIZES, Everything, Masks, Segmenter, TinySAM, TinySAMConfig
+from tinyvla.frontends import load_frontend
+from tinyvla.frontends.tinysam import SIZES, EverythingSettings, Masks, Segmenter, TinySAM, TinySAMConfig
 from tinyvla.frontends.tinysam.metrics import best_ious, interior_point, score_masks, summarise
-from tinyvla.frontends.tinysam.training import SamTrainable, jittered_box
+from tinyvla.frontends.tinysam.training import TinySamTask, TinySamTrainable, jittered_box
+from tinyvla.training import TrainerConfig
 
-OPTIONS = as_dict(load_config("train", ["task=perception/tinysam"]).task)
+TASK = decode(TinySamTask, load_config("train", ["task=perception/tinysam"]).task)
 TINY = TinySAMConfig(
     image_size=64, hidden_size=32, embed_dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2),
     window_sizes=(8, 8, 8, 8), stage_strides=(2, 1, 1), decoder={"mlp_dim": 32, "num_attention_heads": 2},
@@ -30,9 +33,9 @@ def tiny(monkeypatch):
     monkeypatch.setitem(SIZES, "small", TINY)
 
 
-def trainable(scenes, **options):
-    usual = {"prompts": 5, "scored": 3, "trainer": {"batch_size": 3}}
-    return SamTrainable(OPTIONS | usual | options, scenes, seed=4)
+def make_trainable(scenes, part=(0, 1), **changes):
+    task = replace(TASK, **{"prompts": 5, "scored": 3} | changes)
+    return TinySamTrainable(task, scenes, TrainerConfig(batch_size=3), seed=4, part=part)
 
 
 def train(trainable, steps):
@@ -48,28 +51,28 @@ def train(trainable, steps):
 
 
 def test_batches(scenes):
-    made = trainable(scenes)
-    batch, again, other = made.batch(3), trainable(scenes).batch(3), made.batch(4)
+    trainable = make_trainable(scenes)
+    batch, again, other = trainable.batch(3), make_trainable(scenes).batch(3), trainable.batch(4)
     assert {key: tuple(value.shape) for key, value in batch.items()} == {
         "images": (3, 3, 64, 64), "masks": (3, 5, 64, 64), "boxes": (3, 5, 4), "rounds": (),
     }  # fmt: skip
     assert all(torch.equal(batch[key], again[key]) for key in batch)  # nothing but seed and step
     assert not torch.equal(batch["images"], other["images"])
-    second = SamTrainable(made.options, scenes, 4, part=(1, 2)).batch(3)
+    second = make_trainable(scenes, part=(1, 2)).batch(3)
     assert not torch.equal(second["images"], batch["images"])
     assert batch["masks"].flatten(2).any(2).all()
     low, high = batch["boxes"].split(2, dim=2)
     assert (high > low).all()
     assert (low >= 0).all()
     assert (high <= 64).all()
-    assert {int(made.batch(step)["rounds"]) for step in range(30)} == {0, 1, 2, 3}
+    assert {int(trainable.batch(step)["rounds"]) for step in range(30)} == {0, 1, 2, 3}
     # Boxes are around objects, never around the table.
     assert (batch["masks"][:, 3:].float().mean((-1, -2)) < 0.5).all()
 
 
 def test_mirrored_pictures_keep_their_masks(scenes):
     """An object of one colour stays so, mirrored or not."""
-    batch = trainable(scenes).batch(0)
+    batch = make_trainable(scenes).batch(0)
     for image, mask in zip(batch["images"], batch["masks"][:, 4], strict=True):
         assert image[:, mask].std(1).max() < 0.02
 
@@ -88,36 +91,37 @@ def test_jittered_boxes():
 
 
 def test_it_trains_and_what_is_saved_is_what_was_trained(scenes, tmp_path):
-    made = trainable(scenes)
-    assert train(made, 3).isfinite()
-    figures = made.evaluate()
+    trainable = make_trainable(scenes)
+    assert train(trainable, 3).isfinite()
+    figures = trainable.evaluate()
     assert figures["score"] == pytest.approx((figures["point"] + figures["box"]) / 2)
-    assert made.module.training  # goes on
-    tested = made.test()
+    assert trainable.module.training  # goes on
+    tested = trainable.test()
     assert next(iter(tested)) == "point and box"
     assert all(figure.ci95[0] <= figure.value <= figure.ci95[1] for figure in tested.values())
-    assert {picture.shape for picture in made.examples().values()} == {(64, 64, 3)}
-    made.save(tmp_path)
+    assert {image.shape for image in trainable.examples().values()} == {(64, 64, 3)}
+    trainable.save(tmp_path)
     frontend = load_frontend(tmp_path)
-    assert frontend.everything == Everything(**OPTIONS["everything"])
-    for name, tensor in made.module.state_dict().items():
+    assert frontend.everything == TASK.everything
+    for name, tensor in trainable.module.state_dict().items():
         assert torch.equal(frontend.state_dict()[name], tensor)
-    again = trainable(scenes)
+    again = make_trainable(scenes)
     again.restore(tmp_path)
     assert all(torch.equal(t, frontend.state_dict()[name]) for name, t in again.module.state_dict().items())
-    averaged = {name: torch.zeros_like(tensor) for name, tensor in made.module.state_dict().items()}
-    made.save(tmp_path, averaged)
+    averaged = {name: torch.zeros_like(tensor) for name, tensor in trainable.module.state_dict().items()}
+    trainable.save(tmp_path, averaged)
     assert all((tensor == 0).all() for tensor in load_frontend(tmp_path).state_dict().values())
 
 
 def test_from_a_teacher(scenes, tmp_path):
     torch.manual_seed(1)
-    teacher = TinySAM.of(Segmenter(TINY), Everything())
+    teacher = TinySAM.of(Segmenter(TINY), EverythingSettings())
     teacher.save(tmp_path)
-    made = trainable(scenes, teacher=str(tmp_path))
-    assert torch.equal(made.module.model.mask_decoder.iou_token.weight, teacher.model.mask_decoder.iou_token.weight)
-    assert train(made, 2).isfinite()
-    again = trainable(scenes, pretrained=str(tmp_path))
+    trainable = make_trainable(scenes, teacher=str(tmp_path))
+    expected = teacher.model.mask_decoder.iou_token.weight
+    assert torch.equal(trainable.module.model.mask_decoder.iou_token.weight, expected)
+    assert train(trainable, 2).isfinite()
+    again = make_trainable(scenes, pretrained=str(tmp_path))
     assert torch.equal(
         again.module.model.image_encoder.neck.conv1.weight, teacher.model.image_encoder.neck.conv1.weight
     )
@@ -125,9 +129,9 @@ def test_from_a_teacher(scenes, tmp_path):
 
 def test_wrong_options(scenes):
     with pytest.raises(UserError, match="use one of small, base, released"):
-        trainable(scenes, size="huge")
+        make_trainable(scenes, size="huge")
     with pytest.raises(UserError, match=r"scenes\.image_size=1024"):
-        trainable(scenes, size="released")
+        make_trainable(scenes, size="released")
 
 
 class Right(nn.Module):
@@ -158,7 +162,7 @@ class Right(nn.Module):
 
 def test_scores(scenes):
     test, modes = scenes["validation"], ("point", "random_point", "points", "everything")
-    everything = Everything(16, min_stability=0.3)  # edges of small things are a large part of them
+    everything = EverythingSettings(16, min_stability=0.3)  # edges of small things are a large part of them
     right, grown = (
         {mode: summarise(ious)["mean_iou"] for mode, ious in score_masks(model, test, 3, modes, everything).items()}
         for model in (Right(test), Right(test, 2))
@@ -188,4 +192,4 @@ def test_intervals_are_over_pictures():
     widths = [high - low for low, high in (together["ci95"], apart["ci95"])]
     assert widths[0] > 2 * widths[1]
     assert together["ci95"][0] < together["mean_iou"] < together["ci95"][1]
-    assert summarise([])["pictures"] == 0
+    assert summarise([])["images"] == 0

@@ -4,15 +4,24 @@ import pytest
 import torch
 
 from tinyvla.errors import UserError
-from tinyvla.frontends.tinysam import SIZES, Segmenter, SegmenterTraining, TinySAMConfig, inherit_decoder
-from tinyvla.frontends.tinysam.distill import check_teacher, draw_cells, record_tokens
-from tinyvla.frontends.tinysam.losses import answer, hardness, mask_iou, mask_loss, shrink_masks
+from tinyvla.frontends.tinysam import SIZES, Segmenter, TinySAMConfig, TinySamLoss, inherit_decoder
+from tinyvla.frontends.tinysam.losses import (
+    DistillationWeights,
+    best_mask,
+    check_teacher,
+    draw_cells,
+    hardness,
+    mask_iou,
+    mask_loss,
+    record_tokens,
+    shrink_masks,
+)
 
 TINY = TinySAMConfig(
     image_size=64, hidden_size=32, embed_dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2),
     window_sizes=(8, 8, 8, 8), stage_strides=(2, 1, 1), decoder={"mlp_dim": 32, "num_attention_heads": 2},
 )  # fmt: skip
-WEIGHTS = {"embedding": 1.0, "token": 1.0, "output": 0.1}
+WEIGHTS = DistillationWeights(embedding=1.0, token=1.0, output=0.1)
 
 
 @pytest.fixture
@@ -73,7 +82,7 @@ def test_hard_masks_weigh_more():
 
 def test_the_answer_is_the_mask_of_the_best_quality():
     logits = torch.arange(3.0).view(1, 1, 3, 1, 1).expand(1, 1, 3, 2, 2)
-    assert (answer(logits, torch.tensor([[[0.1, 0.9, 0.3]]])) == 1).all()
+    assert (best_mask(logits, torch.tensor([[[0.1, 0.9, 0.3]]])) == 1).all()
 
 
 def test_draws_lie_in_their_region():
@@ -104,7 +113,7 @@ def test_hard_prompts_lie_where_the_answer_is_wrong():
     targets[..., 4:20, 4:20] = 1
     given = torch.zeros(32, 32, dtype=torch.bool)
     given[4:20, 4:12], given[24:28, 24:28] = True, True  # misses the right half, and takes something else as well
-    training = SegmenterTraining(Fixed(TINY).fix(given), None, WEIGHTS)
+    training = TinySamLoss(Fixed(TINY).fix(given), None, WEIGHTS)
     drawn, kinds = [], set()
     for seed in range(40):
         torch.manual_seed(seed)
@@ -125,7 +134,7 @@ def test_random_prompts_are_anywhere_on_the_object():
     targets = torch.zeros(1, 1, 32, 32)
     targets[..., 4:20, 4:20] = 1
     model = Fixed(TINY).fix(targets[0, 0] > 0)
-    training = SegmenterTraining(model, None, WEIGHTS, hard_prompts=False)
+    training = TinySamLoss(model, None, WEIGHTS, hard_prompts=False)
     torch.manual_seed(0)
     prompt = training.draw_points(torch.zeros(1, 32, 8, 8), targets, rounds=3)
     assert model.asked == []
@@ -135,7 +144,7 @@ def test_random_prompts_are_anywhere_on_the_object():
 
 
 def test_it_learns(batch):
-    training = SegmenterTraining(model(), None, WEIGHTS).train()
+    training = TinySamLoss(model(), None, WEIGHTS).train()
     optimizer = torch.optim.AdamW([p for p in training.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for step in range(30):
@@ -151,7 +160,7 @@ def test_it_learns(batch):
 
 def test_distillation_pulls_towards_the_teacher(batch):
     teacher, student = model(1), model(2)
-    training = SegmenterTraining(student, teacher, WEIGHTS)
+    training = TinySamLoss(student, teacher, WEIGHTS)
     torch.manual_seed(0)
     loss, told = training(batch)
     assert set(told) == {"embedding", "mask", "iou", "token", "output"}
@@ -160,7 +169,7 @@ def test_distillation_pulls_towards_the_teacher(batch):
     assert student.image_encoder.trunk.patch_embed.conv1.conv.weight.grad.abs().sum() > 0
     assert not any("teacher" in name for name in training.state_dict())
     # A student that is its teacher has nothing to learn from it.
-    same = SegmenterTraining(teacher.requires_grad_(True).eval(), model(1), WEIGHTS).eval()
+    same = TinySamLoss(teacher.requires_grad_(True).eval(), model(1), WEIGHTS).eval()
     told = same(batch)[1]
     assert told["embedding"] == told["token"] == told["output"] == 0
 

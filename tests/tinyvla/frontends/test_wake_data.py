@@ -7,9 +7,10 @@ import pytest
 from PIL import Image as Picture
 from wake_vision import rows, write_wake_vision
 
+from benchmarks.frontends.wake_analysis import leverage, quantisation_effect, sweep
 from tinyvla.errors import UserError
 from tinyvla.frontends.wake.dataset import COLUMNS, WakeVisionStream, _read, open_wake_vision, read_label, take
-from tinyvla.frontends.wake.metrics import find_thresholds, leverage, quantisation_effect, score, sweep
+from tinyvla.frontends.wake.metrics import find_thresholds, score
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_sweeps_and_what_matters_more(monkeypatch):
         seen[far[:missed]] = 0
         return seen
 
-    monkeypatch.setattr("tinyvla.frontends.wake.metrics.predict", fake_predict)
+    monkeypatch.setattr("benchmarks.frontends.wake_analysis.predict", fake_predict)
     found = sweep(Fake, (0.5, 1.0), (48, 96, 192), test)
     assert [(row["width"], row["image_size"]) for row in found[:3]] == [(0.5, 48), (0.5, 96), (0.5, 192)]
     assert found[0]["distance"] == {"near": {"f1": 1.0, "auroc": 1.0}, "far": {"f1": 0.4, "auroc": 0.625}}
@@ -176,4 +177,4 @@ def test_the_effect_of_quantisation():
     assert found["quantised"]["recall"] == 1.0
     assert found["largest_difference"] > 0.3
     assert found["changed"] in (0.0, 1.0)
-    assert found["float"]["pictures"] == 4
+    assert found["float"]["images"] == 4

@@ -102,8 +102,8 @@ def test_as_a_frontend(tmp_path):
     assert again.probability(picture) == pytest.approx(wake.probability(picture), abs=1e-6)
     findings = again.find(picture)
     assert findings.records == [{"person": True, "probability": round(wake.probability(picture), 4)}]
-    assert (findings.picture[0, 0] == (220, 30, 30)).all()
-    assert (findings.picture[20, 30] == 128).all()
+    assert (findings.image[0, 0] == (220, 30, 30)).all()
+    assert (findings.image[20, 30] == 128).all()
     assert (picture == 128).all()
     with pytest.raises(UserError, match="takes no points"):
         again.find(picture, points=[])

@@ -5,21 +5,22 @@ import pytest
 import torch
 from wake_vision import write_wake_vision
 
-from configs.composing import as_dict, load_config
+from configs.composing import as_dict, decode, load_config
 from tinyvla.frontends import load_frontend
-from tinyvla.frontends.wake.dataset import Pictures
-from tinyvla.frontends.wake.training import WakeTrainable
+from tinyvla.frontends.wake.dataset import WakeVisionImages
+from tinyvla.frontends.wake.training import WakeTask, WakeTrainable
+from tinyvla.training import TrainerConfig
 
 OPTIONS = {
     "network": "mcunet", "width": 0.1, "image_size": 48, "false_alarms": 0.05,
-    "dataset": {"split": None}, "trainer": {"batch_size": 16},
+    "dataset": {"split": None},
     "augment": {"shift": 2, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "noise": 0.02},
 }  # fmt: skip
 SIZES = {"train": 64, "validation": 40, "test": 40}
 
 
 def rooms(count, seed=0):
-    """Grey pictures; in every other one stands an upright bar."""
+    """Grey images; every second one has an upright bar."""
     rng = np.random.default_rng(seed)
     images = rng.integers(60, 120, (count, 64, 64, 3), dtype=np.uint8)
     labels = []
@@ -29,12 +30,12 @@ def rooms(count, seed=0):
             left = rng.integers(8, 48)
             image[20:60, left : left + 9] = (200, 150, 120)
         labels.append({"person": person, "distance": "near" if person else None, "lighting": "normal"})
-    return Pictures(images, labels)
+    return WakeVisionImages(images, labels)
 
 
-def make_trainable(options=OPTIONS, part=(0, 1)):
-    pictures = {split: rooms(count, seed) for seed, (split, count) in enumerate(SIZES.items())}
-    return WakeTrainable(options, pictures, 0, part)
+def make_trainable(options=OPTIONS, part=(0, 1), batch_size=16):
+    images = {split: rooms(count, seed) for seed, (split, count) in enumerate(SIZES.items())}
+    return WakeTrainable(decode(WakeTask, options, "task"), images, TrainerConfig(batch_size=batch_size), 0, part)
 
 
 @pytest.fixture
@@ -54,11 +55,11 @@ def test_batches_depend_on_seed_and_step_alone(trainable):
 
 def test_processes_share_what_one_would_draw(trainable):
     whole = trainable.batch(1)["images"]
-    half = OPTIONS | {"trainer": {"batch_size": 8}, "augment": dict.fromkeys(OPTIONS["augment"], 0)}
-    plain = make_trainable(half | {"trainer": {"batch_size": 16}}).batch(1)["person"]
-    parts = [make_trainable(half, (index, 2)).batch(1) for index in range(2)]
-    assert torch.cat([part["person"] for part in parts]).sum() == plain.sum()
-    assert whole.shape == torch.cat([part["images"] for part in parts]).shape
+    plain = OPTIONS | {"augment": dict.fromkeys(OPTIONS["augment"], 0)}
+    persons = make_trainable(plain).batch(1)["person"]
+    halves = [make_trainable(plain, (index, 2), batch_size=8).batch(1) for index in range(2)]
+    assert torch.cat([half["person"] for half in halves]).sum() == persons.sum()
+    assert whole.shape == torch.cat([half["images"] for half in halves]).shape
 
 
 def test_it_learns_and_is_saved(trainable, tmp_path):
@@ -66,13 +67,13 @@ def test_it_learns_and_is_saved(trainable, tmp_path):
     trainable.module.train()
     losses = []
     for step in range(60):
-        loss, told = trainable.module(trainable.prepare(trainable.batch(step)))
+        loss, metrics = trainable.module(trainable.prepare(trainable.batch(step)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
-    assert 0.7 < told["accuracy"] <= 1
+    assert 0.7 < metrics["accuracy"] <= 1
     figures = trainable.evaluate()
     assert figures[trainable.measure] > 0.95
     assert {"accuracy", "f1", "recall_near"} < set(figures)
@@ -81,7 +82,7 @@ def test_it_learns_and_is_saved(trainable, tmp_path):
     assert next(iter(tested)) == trainable.score
     assert tested["F1, distance near"].n == 40
     assert tested["accuracy"].value > 0.9
-    assert {caption: picture.shape for caption, picture in trainable.examples().items()} == {
+    assert {caption: image.shape for caption, image in trainable.examples().items()} == {
         "nobody": (64, 64, 3), "near person": (64, 64, 3),
     }  # fmt: skip
     trainable.save(tmp_path / "saved")
@@ -102,7 +103,8 @@ def test_it_learns_and_is_saved(trainable, tmp_path):
 def test_it_learns_from_the_stream_too(tmp_path):
     copy = write_wake_vision(tmp_path / "Wake-Vision")
     data = {"split": "train_quality", "image_size": 64, "validation": 3, "test": None, "buffer": 8}
-    trainable = WakeTrainable(OPTIONS | {"dataset": data | {"source": str(copy)}}, {}, 0)
+    task = decode(WakeTask, OPTIONS | {"dataset": data | {"source": str(copy)}}, "task")
+    trainable = WakeTrainable(task, {}, TrainerConfig(batch_size=16))
     batch = trainable.batch(0)
     assert batch["images"].shape[1:] == (3, 48, 48)
     assert batch["person"].dtype == torch.float32
@@ -115,5 +117,5 @@ def test_the_configuration_has_what_it_takes():
     cfg = as_dict(load_config("train", ["task=perception/wake"]))
     task = cfg["task"]
     assert task["augment"].keys() == OPTIONS["augment"].keys()
-    make_trainable(task | {"trainer": cfg["trainer"] | {"batch_size": 2}}).batch(0)
+    make_trainable(task, batch_size=2).batch(0)
     assert {"split", "image_size", "validation", "test", "source", "buffer"} == set(task["dataset"])

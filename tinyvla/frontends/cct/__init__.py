@@ -1,1 +1,1 @@
-"""Compact Transformers (arXiv 2104.05704): the networks and a classifier that learns from labels."""
+"""Compact Transformers (arXiv 2104.05704), and training of any classifier of timm from labels."""

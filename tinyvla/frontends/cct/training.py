@@ -1,136 +1,157 @@
-"""Training a classifier of pictures from their labels: `train.py task=perception/cct`."""
+"""Training of an image classifier from labels."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ...encoders import Classifier
+from ...augment import Part
 from ...training.sample_order import sample_order
+from ...training.settings import TrainerConfig
 from ...training.trainable import Batch
-from .. import Picture
-from ..labelled_images import LabelledPictures, load_pictures
-from ..training import Figure, VisionTrainable, share
-from ..views import RandomView, plain_view
+from ..classification_images import ClassificationImages, load_classification_images
+from ..classifier import Classifier
+from ..images import RgbImage
+from ..training import Metric, SceneSettings, VisionTask, VisionTrainable, share
+from ..views import RandomView
+from .losses import ClassifierLoss
+from .metrics import evaluate, predict
 
 _PREFIX = "classifier."
 _EXAMPLES = 12
 
 
-class Learner(nn.Module):
-    """A classifier and its loss on a batch: images (B, 3, S, S) in [0, 1] and labels (B,) long."""
+@dataclass(frozen=True)
+class ViewSettings:
+    """Settings of the random views, see `RandomView`."""
 
-    def __init__(self, classifier: Classifier, label_smoothing: float = 0.0):
-        super().__init__()
-        self.classifier, self.label_smoothing = classifier, label_smoothing
+    scale: float = 0.5
+    flip: bool = True
+    colour: float = 0.2
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float] | None]:
-        loss, logits = self.loss(batch)
-        return loss, {"accuracy": (logits.argmax(-1) == batch["labels"]).float().mean().item()}
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Scalar loss and logits (B, classes)."""
-        logits = self.classifier(batch["images"])
-        return F.cross_entropy(logits.float(), batch["labels"], label_smoothing=self.label_smoothing), logits
+@dataclass(frozen=True)
+class CctTask(VisionTask):
+    """Settings of `task=perception/cct`.
+
+    Args:
+        model: one of `classifier.NETWORKS` or of timm's models.
+        network: further options of the network, such as {"global_pool": "token"}.
+        image_size: side in pixels of the network's input.
+        pretrained: True for the weights that timm knows, or the run folder of a classifier.
+        label_smoothing: of the cross-entropy.
+        view: of the random views of an image.
+        workers: processes that make views; 0: a thread.
+        source: `objects`, `digits`, or a folder with train/<class>/, validation/<class>/ and test/<class>/.
+    """
+
+    name: str = "cct"
+    scenes: SceneSettings | None = field(default_factory=lambda: SceneSettings("table", 128, 1000, 200, 300))
+    model: str = "cct_7_3x2"
+    network: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 32
+    pretrained: bool | str | None = None
+    label_smoothing: float = 0.1
+    view: ViewSettings = field(default_factory=ViewSettings)
+    workers: int = 0
+    source: str = "objects"
 
 
 class LabelledViews(Dataset):
-    """Random views of pictures with their labels by position, epoch * pictures + picture; every epoch has others."""
+    """Random views with labels by position = epoch * images + image; every epoch has other views."""
 
-    def __init__(self, pictures: LabelledPictures, view: RandomView, seed: int):
-        self.pictures, self.view, self.seed = pictures, view, seed
+    def __init__(self, images: ClassificationImages, view: RandomView, seed: int):
+        self.images, self.view, self.seed = images, view, seed
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        position, index = int(position), int(position) % len(self.pictures)
+        position, index = int(position), int(position) % len(self.images)
         seed = int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0])
-        return {"images": self.view(self.pictures[index], seed), "labels": int(self.pictures.labels[index])}
+        return {"images": self.view(self.images[index], seed), "labels": int(self.images.labels[index])}
 
 
-class Steps:
+class StepPositions:
     """Positions of the samples of every step from `start` on; a `batch_sampler` of torch's DataLoader.
 
     Args:
-        pictures: in an epoch; each has its own order.
-        epochs: after so many the positions begin again; None: never.
-        part: which process this is, of how many that have batches of their own in every step.
+        images: number of images; each epoch has its own order.
+        batch_size: samples per step and process.
+        seed: of the order.
+        start: first step.
+        epochs: number of epochs after which the positions repeat; None: never.
+        part: (index, of) of the processes that share a run.
     """
 
     def __init__(
-        self,
-        pictures: int,
-        batch_size: int,
-        seed: int,
-        start: int,
-        epochs: int | None = None,
-        part: tuple[int, int] = (0, 1),
+        self, images: int, batch_size: int, seed: int, start: int, epochs: int | None = None, part: Part = (0, 1)
     ):
-        self.part, self.pictures, self.batch_size, self.start, self.epochs = part, pictures, batch_size, start, epochs
-        self._order = sample_order(pictures, seed)
+        self.part, self.images, self.batch_size, self.start, self.epochs = part, images, batch_size, start, epochs
+        self._order = sample_order(images, seed)
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.start
         while True:
             batch = step * self.part[1] + self.part[0]
             places = torch.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-            epochs = places // self.pictures
+            epochs = places // self.images
             if self.epochs:
                 epochs = epochs % self.epochs
-            yield (epochs * self.pictures + self._order(int(places[0]), self.batch_size)).tolist()
+            yield (epochs * self.images + self._order(int(places[0]), self.batch_size)).tolist()
             step += 1
 
 
-class ClassificationTrainable(VisionTrainable):
-    """A classifier that learns from labels.
+class ClassifierTrainable[Task: CctTask](VisionTrainable[Task]):
+    """A classifier, trained on random views of labelled images. Arguments are those of `VisionTrainable`.
 
-    Args:
-        options: of configs/task/perception/cct.yaml: model, network (further options of it), image_size, pretrained,
-            label_smoothing, view, workers and source; and `trainer` with its batch size.
-        data: scenes by split (see envs/scenes) for `source=objects`; other sources need none.
-        seed: of everything random.
-        part: which process this is, of how many that share a step.
-
-    Raises UserError for a model that there is not, and for pictures that are missing or do not fit.
+    Raises UserError for an unknown model, and for images that are missing or do not fit.
     """
 
-    module: Learner
+    module: ClassifierLoss
     score = "accuracy"
 
-    def __init__(self, options: Mapping[str, Any], data: Mapping[str, Any], seed: int, part: tuple[int, int] = (0, 1)):
-        self.options, self.data, self.seed, self.part = options, data, seed, part
-        source = options["source"]
-        self.train_pictures = load_pictures(source, "train", data.get("train"))
-        classes = self.train_pictures.classes
-        self.validation_pictures = load_pictures(source, "validation", data.get("validation"), classes)
-        self.view = RandomView(options["image_size"], **options["view"])
+    def __init__(
+        self,
+        task: Task,
+        data: Mapping[str, Any],
+        trainer: TrainerConfig,
+        seed: int = 0,
+        part: Part = (0, 1),
+        device: str = "cpu",
+    ):
+        super().__init__(task, data, trainer, seed, part, device)
+        self.train_images = load_classification_images(task.source, "train", data.get("train"))
+        self.classes = self.train_images.classes
+        self.validation_images = self._images("validation")
+        self.view = RandomView(task.image_size, **asdict(task.view))
         torch.manual_seed(seed)
-        classifier = Classifier(
-            options["model"], classes, options["image_size"], options["pretrained"] or False, **options["network"]
-        )
-        self.module = self._learner(classifier)
+        pretrained = task.pretrained or False
+        classifier = Classifier(task.model, self.classes, task.image_size, pretrained, **task.network)
+        self.module = self._make_loss(classifier)
         self._batches: Iterator[Batch] = iter(())
 
-    def _learner(self, classifier: Classifier) -> Learner:
-        return Learner(classifier, self.options["label_smoothing"])
+    def _make_loss(self, classifier: Classifier) -> ClassifierLoss:
+        return ClassifierLoss(classifier, self.task.label_smoothing)
 
     def _samples(self) -> tuple[Dataset, int | None]:
-        """What is learned from, by position, and how many epochs of it there are."""
-        return LabelledViews(self.train_pictures, self.view, self.seed), None
+        """Training samples by position, and the number of epochs; None: endless."""
+        return LabelledViews(self.train_images, self.view, self.seed), None
+
+    def _images(self, split: str) -> ClassificationImages:
+        return load_classification_images(self.task.source, split, self.data.get(split), self.classes)
 
     def start(self, step: int) -> None:
         samples, epochs = self._samples()
-        batch_size = self.options["trainer"]["batch_size"]
-        steps = Steps(len(self.train_pictures), batch_size, self.seed, step, epochs, self.part)
+        positions = StepPositions(len(self.train_images), self.trainer.batch_size, self.seed, step, epochs, self.part)
         self._batches = iter(
             DataLoader(
                 samples,
-                batch_sampler=steps,  # type: ignore[arg-type]
-                num_workers=self.options["workers"],
-                generator=torch.Generator(),  # the loader would draw from torch's own
+                batch_sampler=positions,  # type: ignore[arg-type]
+                num_workers=self.task.workers,
+                generator=torch.Generator(),  # without it the loader draws from torch's global generator
             )
         )
 
@@ -138,55 +159,40 @@ class ClassificationTrainable(VisionTrainable):
         return next(self._batches)
 
     def evaluate(self) -> dict[str, float]:
-        """Accuracy on the validation pictures, which is the score, and the cross-entropy."""
-        right, loss = evaluate(self.module.classifier, self.validation_pictures)
-        return {"score": right / len(self.validation_pictures), "cross_entropy": loss}
+        """Accuracy on the validation images, the score, and the cross-entropy."""
+        right, loss = evaluate(self.module.classifier, self.validation_images)
+        return {"score": right / len(self.validation_images), "cross_entropy": loss}
 
-    def test(self) -> dict[str, Figure]:
-        pictures = self.test_pictures()
-        return {"accuracy": share(evaluate(self.module.classifier, pictures)[0], len(pictures))}
+    def test(self) -> dict[str, Metric]:
+        images = self.test_images()
+        return {"accuracy": share(evaluate(self.module.classifier, images)[0], len(images))}
 
-    def examples(self) -> dict[str, Picture]:
-        """Some test pictures, by what the classifier takes them for."""
-        pictures, classifier = self.test_pictures(), self.module.classifier
-        found = {}
-        for number in np.linspace(0, len(pictures) - 1, _EXAMPLES).astype(int).tolist():
-            told = int(predict(classifier, pictures, range(number, number + 1)).argmax())
-            name, true = pictures.classes[told], pictures.classes[pictures.labels[number]]
+    def examples(self) -> dict[str, RgbImage]:
+        """Test images by predicted class, with the true class where it differs."""
+        images, classifier = self.test_images(), self.module.classifier
+        examples = {}
+        for number in np.linspace(0, len(images) - 1, _EXAMPLES).astype(int).tolist():
+            predicted = int(predict(classifier, images, range(number, number + 1)).argmax())
+            name, true = images.classes[predicted], images.classes[images.labels[number]]
             caption = f"{number} {name}" if name == true else f"{number} {name} not {true}"
-            found[caption] = pictures[number].permute(1, 2, 0).numpy()
-        return found
+            examples[caption] = images[number].permute(1, 2, 0).numpy()
+        return examples
 
     def restore(self, folder: Path) -> None:
         self.module.classifier.net.load_state_dict(Classifier.load(folder).net.state_dict())
 
-    def test_pictures(self) -> LabelledPictures:
-        source, classes = self.options["source"], self.train_pictures.classes
-        return load_pictures(source, "test", self.data.get("test"), classes)
+    def test_images(self) -> ClassificationImages:
+        """Labelled images of the test split."""
+        return self._images("test")
 
-    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the classifier; `tinyvla.encoders.Classifier.load` reads it, and so does `vision_pretrained`."""
-        own = None if weights is None else {name.removeprefix(_PREFIX): each for name, each in weights.items()}
-        self.module.classifier.save(folder, own)
-
-
-def evaluate(classifier: Classifier, pictures: LabelledPictures, batch_size: int = 256) -> tuple[int, float]:
-    """How many pictures, seen whole, a classifier has right, and its mean cross-entropy."""
-    right, loss = 0, 0.0
-    for start in range(0, len(pictures), batch_size):
-        numbers = range(start, min(start + batch_size, len(pictures)))
-        logits, labels = predict(classifier, pictures, numbers), torch.from_numpy(pictures.labels[numbers])
-        right += int((logits.argmax(-1) == labels).sum())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-    return right, loss / len(pictures)
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the classifier, which `Classifier.load` reads, and `vision_pretrained` of a backbone."""
+        if weights is not None:
+            weights = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
+        self.module.classifier.save(folder, weights)
 
 
-@torch.no_grad()
-def predict(classifier: Classifier, pictures: LabelledPictures, numbers: range) -> Tensor:
-    """Logits (n, classes) of some pictures, in evaluation mode."""
-    was_training, device = classifier.training, next(classifier.parameters()).device
-    classifier.eval()
-    images = torch.stack([plain_view(pictures[number], classifier.image_size) for number in numbers])
-    logits = classifier(images.to(device)).float().cpu()
-    classifier.train(was_training)
-    return logits
+class CctTrainable(ClassifierTrainable[CctTask]):
+    """A classifier that learns from labels."""
+
+    settings = CctTask

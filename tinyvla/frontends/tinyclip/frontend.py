@@ -1,4 +1,4 @@
-"""TinyCLIP as a front-end: how well pictures and texts fit, and embeddings of both for a policy."""
+"""TinyCLIP as a front-end: fit of images and texts, and embeddings of both for a policy."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,26 +14,26 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTokenizer
 from transformers.utils import logging
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...files import model_in, write_whole
-from ..base import CONFIG, WEIGHTS, Feature, Findings, Frontend
-from ..images import Picture, check_image
+from ..base import CONFIG, NAME_KEY, WEIGHTS, Feature, Findings, Frontend
+from ..images import RgbImage, check_image
 from .model import ShapedClip, embed_ids, embed_pixels
 from .tokenizer import train_tokenizer
 
 RELEASED = "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M"  # the smallest of the authors' checkpoints
-Pictures = Sequence[np.ndarray] | np.ndarray | Tensor
+ImageBatch = Sequence[np.ndarray] | np.ndarray | Tensor
 
 
 class TinyCLIP(Frontend):
-    """A CLIP of any size with its tokenizer: pictures and texts become unit vectors, near where they fit.
+    """A CLIP of any size with its tokenizer: unit vectors of images and texts, close to each other where they fit.
 
-    To a policy it adds, for every camera, two tokens (2, D): the picture's embedding and the instruction's.
+    To a policy it adds two tokens (2, D) per camera: the embeddings of the image and of the instruction.
 
     Attributes:
         clip: the two towers.
-        tokenizer: of texts, at most `max_tokens` with the two marks.
-        processor: resizes a picture's shorter side, crops the middle and normalises, as CLIP's does.
+        tokenizer: of texts, with at most `max_tokens` tokens including the two marks.
+        processor: resizes the shorter side of an image, crops the middle and normalises, as in CLIP.
     """
 
     name = "tinyclip"
@@ -41,7 +41,7 @@ class TinyCLIP(Frontend):
 
     def __init__(self, clip: ShapedClip, tokenizer: CLIPTokenizer, processor: CLIPImageProcessor):
         super().__init__()
-        self.options: dict[str, Any] = {}  # the towers' config says it all
+        self.options: dict[str, Any] = {}  # the config of the towers holds everything
         self.clip, self.tokenizer, self.processor = clip, tokenizer, processor
         self.max_tokens: int = clip.config.text_config.max_position_embeddings
         self._known: dict[str, Tensor] = {}
@@ -58,15 +58,15 @@ class TinyCLIP(Frontend):
         vocab_size: int = 1024,
         max_tokens: int = 77,
     ) -> Self:
-        """A fresh model that needs no download, its vocabulary learnt from `captions`.
+        """New model with a vocabulary learnt from `captions`; needs no download.
 
         Args:
-            captions: texts as it will read.
-            vision, text: each tower's `layers`, `width`, `heads` and FFN `units`.
+            captions: texts of the kind that it will read.
+            vision, text: sizes of each tower: `layers`, `width`, `heads` and FFN `units`.
             image_size, patch_size: of the vision tower, in pixels.
-            width: D, of the common space.
-            vocab_size: at most so many token ids, 514 of them for bytes and marks.
-            max_tokens: of a text, with its two marks.
+            width: D, of the common embedding space.
+            vocab_size: largest number of token ids, 514 of them for bytes and marks.
+            max_tokens: per text, including its two marks.
         """
         tokenizer = train_tokenizer(captions, vocab_size, max_tokens)
         marks = {
@@ -85,26 +85,26 @@ class TinyCLIP(Frontend):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
-        """A checkpoint in the layout of transformers' CLIP: a hub id such as `RELEASED`, a folder, or a run's folder.
+        """Model from a checkpoint in the layout of transformers' CLIP: a hub id such as `RELEASED`, a folder, or a run.
 
         Raises UserError if there is none, it cannot be fetched, or it is of another kind or incomplete.
         """
-        logging.disable_progress_bar()  # of reading weights, which takes no time worth one
+        logging.disable_progress_bar()  # reading the weights is fast
         place = str(model_in(Path(name).expanduser()) or name)
         try:
             kind = CLIPConfig.get_config_dict(place)[0].get("model_type")
             if kind != "clip":
                 raise UserError(f"{name} holds a model of type '{kind}', not CLIP; give a TinyCLIP or CLIP checkpoint")
-            clip, told = ShapedClip.from_pretrained(place, output_loading_info=True, dtype=torch.float32)
+            clip, report = ShapedClip.from_pretrained(place, output_loading_info=True, dtype=torch.float32)
             tokenizer = CLIPTokenizer.from_pretrained(place)
             processor = CLIPImageProcessor.from_pretrained(place)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:150]
+            reason = f"{type(error).__name__}: {one_line(error, 150)}"
             raise UserError(
-                f"no CLIP could be loaded from '{name}' ({type(error).__name__}: {reason}); check the name and the "
-                "network, or give a complete folder: config.json, weights, tokenizer.json, preprocessor_config.json"
+                f"no CLIP could be loaded from '{name}' ({reason}); check the name and the network, or give a complete "
+                "folder: config.json, weights, tokenizer.json, preprocessor_config.json"
             ) from error
-        if lacking := sorted(told["missing_keys"]):
+        if lacking := sorted(report["missing_keys"]):
             raise UserError(
                 f"the checkpoint '{name}' lacks {len(lacking)} of its tensors, such as {lacking[0]}; fetch it again"
             )
@@ -121,36 +121,36 @@ class TinyCLIP(Frontend):
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         self.tokenizer.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        described = json.loads(self.clip.config.to_json_string()) | {"architectures": ["CLIPModel"]}
-        described |= {"front_end": self.name, "options": self.options}
-        write_whole(folder / CONFIG, json.dumps(described, indent=1))
+        config = json.loads(self.clip.config.to_json_string()) | {"architectures": ["CLIPModel"]}
+        config |= {NAME_KEY: self.name, "options": self.options}
+        write_whole(folder / CONFIG, json.dumps(config, indent=1))
 
     @property
     def device(self) -> torch.device:
         return self.clip.logit_scale.device
 
-    def pixels(self, images: Pictures) -> Tensor:
-        """Pictures as the vision tower takes them, (N, 3, S, S).
+    def pixels(self, images: ImageBatch) -> Tensor:
+        """Input of the vision tower, (N, 3, S, S).
 
-        images: N pictures as `check_image` takes them, or a tensor (N, 3, H, W), float in [0, 1].
+        images: N images as `check_image` takes them, or a tensor (N, 3, H, W), float in [0, 1].
 
-        Raises UserError if there is none, or one is no picture.
+        Raises UserError for no image, and for an array that is not an image.
         """
         if not len(images):
-            raise UserError("there is no picture to look at; give at least one")
+            raise UserError("there is no image to embed; give at least one")
         if isinstance(images, Tensor):
-            scaled, given = False, list(images)
+            scaled, tensors = False, list(images)
         else:
-            checked = (check_image(image, f"picture {i + 1}") for i, image in enumerate(images))
-            scaled, given = True, [torch.tensor(image).permute(2, 0, 1) for image in checked]
-        return self.processor(given, do_rescale=scaled, return_tensors="pt")["pixel_values"].to(self.device)
+            checked = (check_image(image, f"image {i + 1}") for i, image in enumerate(images))
+            scaled, tensors = True, [torch.tensor(image).permute(2, 0, 1) for image in checked]
+        return self.processor(tensors, do_rescale=scaled, return_tensors="pt")["pixel_values"].to(self.device)
 
     def ids(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (N, L) of texts, padded on the right to the longest. Raises UserError for an empty or long one."""
+        """Token ids (N, L) of texts, padded on the right. Raises UserError for a text that is empty or too long."""
         if isinstance(texts, str) or not len(texts):
-            raise UserError("texts are to be a list of at least one; give [text]")
+            raise UserError("texts must be a list with at least one text; give [text]")
         if empty := [i + 1 for i, text in enumerate(texts) if not text.strip()]:
-            raise UserError(f"text {empty[0]} of {len(texts)} is empty; say what to look for")
+            raise UserError(f"text {empty[0]} of {len(texts)} is empty; describe what to look for")
         rows = self.tokenizer(list(texts))["input_ids"]
         longest = max(rows, key=len)
         if len(longest) > self.max_tokens:
@@ -162,8 +162,8 @@ class TinyCLIP(Frontend):
         return padded["input_ids"].to(self.device)
 
     @torch.no_grad()
-    def embed_images(self, images: Pictures) -> Tensor:
-        """Unit vectors (N, D) of N pictures, see `pixels`."""
+    def embed_images(self, images: ImageBatch) -> Tensor:
+        """Unit vectors (N, D) of N images, see `pixels`."""
         return embed_pixels(self.clip, self.pixels(images))
 
     @torch.no_grad()
@@ -172,12 +172,12 @@ class TinyCLIP(Frontend):
         return embed_ids(self.clip, self.ids(texts))
 
     @torch.no_grad()
-    def score(self, images: Pictures, texts: Sequence[str]) -> Tensor:
-        """How well N pictures fit M texts, (N, M): cosines over the temperature, the logits of a softmax over a row."""
+    def score(self, images: ImageBatch, texts: Sequence[str]) -> Tensor:
+        """Fit of N images and M texts, (N, M): cosines over the temperature, the logits of a softmax over each row."""
         return self.clip.logit_scale.exp() * self.embed_images(images) @ self.embed_texts(texts).T
 
     def read(self, instructions: Sequence[str]) -> Tensor:
-        """As `embed_texts`, for weights that do not change: what was read before is remembered."""
+        """`embed_texts` with a cache; for weights that do not change."""
         if new := [text for text in dict.fromkeys(instructions) if text not in self._known]:
             if len(self._known) + len(new) > self.REMEMBERED:
                 self._known.clear()
@@ -191,11 +191,11 @@ class TinyCLIP(Frontend):
     def see(self, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:
         return {"match": torch.stack([self.embed_images(images), self.read(instructions)], dim=1)}
 
-    def find(self, image: Picture, **request: Any) -> Findings:
-        """Which of some texts fits a picture; request: `texts`, a list of them."""
+    def find(self, image: RgbImage, **request: Any) -> Findings:
+        """Texts of the request, best fit first; request: `texts`, a list."""
         texts = list(request.get("texts") or ())
         if not texts:
-            raise UserError("tinyclip compares a picture with texts; add 'texts=[a red mug, a blue mug]'")
+            raise UserError("tinyclip compares an image with texts; add 'texts=[a red mug, a blue mug]'")
         scores = self.score([image], texts)[0]
         shares = scores.softmax(dim=0).tolist()
         records = [
@@ -211,7 +211,7 @@ class TinyCLIP(Frontend):
 
 def _tower(sizes: Mapping[str, int]) -> dict[str, int]:
     if unknown := {"layers", "width", "heads", "units"} ^ {*sizes}:
-        raise UserError(f"a tower is described by layers, width, heads and units; see {', '.join(sorted(unknown))}")
+        raise UserError(f"a tower is config by layers, width, heads and units; see {', '.join(sorted(unknown))}")
     if sizes["width"] % sizes["heads"]:
         raise UserError(f"a width of {sizes['width']} cannot be shared by {sizes['heads']} heads; use a multiple")
     return {

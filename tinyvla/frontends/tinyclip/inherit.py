@@ -1,4 +1,4 @@
-"""Weight inheritance: a smaller CLIP that begins with a choice of a larger one's weights (arXiv 2309.12314, 3.2)."""
+"""Weight inheritance: a smaller CLIP that starts with selected weights of a larger one (arXiv 2309.12314, 3.2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from .model import TOWERS, ShapedClip, projection_of, resized_config, sizes_of, 
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What of a tower stays, as ascending numbers of the larger one's units.
+class Selection:
+    """Selected parts of a tower, as ascending indices.
 
-    layers: which layers.
+    layers: indices of layers.
     width: channels of the residual stream, the same in all layers.
-    heads, units: attention heads and FFN units, of each layer that stays.
+    heads, units: attention heads and FFN units of each selected layer.
     """
 
     layers: list[int]
@@ -27,41 +27,41 @@ class Kept:
     units: list[Tensor]
 
     def sizes(self, head_dim: int) -> dict[str, Any]:
-        """As `sizes_of` returns them."""
-        heads, units = ([len(each) for each in every] for every in (self.heads, self.units))
+        """Sizes in the form of `sizes_of`."""
+        heads, units = ([len(indices) for indices in layers] for layers in (self.heads, self.units))
         return {"width": len(self.width), "head_dim": head_dim, "heads": heads, "units": units}
 
 
 def inherit(clip: CLIPModel, shape: Mapping[str, Mapping[str, int]]) -> ShapedClip:
-    """Manual inheritance: layers and widths are thinned out evenly.
+    """Manual inheritance: evenly spaced layers, channels, heads and units.
 
     Args:
-        clip: the larger model; it stays as it is.
-        shape: by tower, how many `layers`, channels (`width`), `heads` and FFN `units` a layer to keep; what is not
-            named stays whole.
+        clip: the larger model, not changed.
+        shape: by tower, the numbers of `layers`, channels (`width`), `heads` and FFN `units` per layer; sizes that are
+            left out do not change.
 
-    Raises UserError for more than there is.
+    Raises UserError for sizes larger than those of the model.
     """
     return cut(clip, {name: keep_evenly(clip, name, shape.get(name, {})) for name in TOWERS})
 
 
-def keep_evenly(clip: CLIPModel, name: str, shape: Mapping[str, int]) -> Kept:
-    """Every n-th layer, channel, head and FFN unit of a tower, see `inherit`."""
+def keep_evenly(clip: CLIPModel, name: str, shape: Mapping[str, int]) -> Selection:
+    """Evenly spaced layers, channels, heads and FFN units of a tower, see `inherit`."""
     old = sizes_of(clip.config, name)
     if unknown := {*shape} - {"layers", "width", "heads", "units"}:
         raise UserError(f"a tower has no {', '.join(sorted(unknown))}; give layers, width, heads or units")
 
-    def evenly(what: str, there: int) -> list[int]:
-        wanted = there if shape.get(what) is None else shape[what]
-        if not 1 <= wanted <= there:
+    def evenly(kind: str, total: int) -> list[int]:
+        count = total if shape.get(kind) is None else shape[kind]
+        if not 1 <= count <= total:
             raise UserError(
-                f"{wanted} {what} cannot be inherited from the {there} that the teacher's {name} tower has; "
-                f"choose between 1 and {there}"
+                f"{count} {kind} cannot be inherited from the {total} that the teacher's {name} tower has; "
+                f"choose between 1 and {total}"
             )
-        return [i * there // wanted for i in range(wanted)]
+        return [i * total // count for i in range(count)]
 
     layers = evenly("layers", len(old["heads"]))
-    return Kept(
+    return Selection(
         layers,
         torch.tensor(evenly("width", old["width"])),
         [torch.tensor(evenly("heads", old["heads"][layer])) for layer in layers],
@@ -70,12 +70,12 @@ def keep_evenly(clip: CLIPModel, name: str, shape: Mapping[str, int]) -> Kept:
 
 
 @torch.no_grad()
-def cut(clip: CLIPModel, kept: Mapping[str, Kept]) -> ShapedClip:
-    """The smaller model that has, by tower, just what is kept, with the larger one's weights."""
+def cut(clip: CLIPModel, selections: Mapping[str, Selection]) -> ShapedClip:
+    """Smaller model with the selected parts of each tower and their weights."""
     head_dims = {name: sizes_of(clip.config, name)["head_dim"] for name in TOWERS}
-    small = ShapedClip(resized_config(clip.config, {name: kept[name].sizes(head_dims[name]) for name in TOWERS}))
+    small = ShapedClip(resized_config(clip.config, {name: selections[name].sizes(head_dims[name]) for name in TOWERS}))
     for name in TOWERS:
-        choice, old, new = kept[name], tower_of(clip, name), tower_of(small, name)
+        choice, old, new = selections[name], tower_of(clip, name), tower_of(small, name)
         width = choice.width
         _copy_embeddings(old.embeddings, new.embeddings, width)
         _copy(projection_of(clip, name), projection_of(small, name), columns=width)
@@ -89,8 +89,8 @@ def cut(clip: CLIPModel, kept: Mapping[str, Kept]) -> ShapedClip:
             inside = (heads[:, None] * dim + torch.arange(dim, device=heads.device)).flatten()
             _copy(source.layer_norm1, target.layer_norm1, rows=width)
             _copy(source.layer_norm2, target.layer_norm2, rows=width)
-            for part in ("q_proj", "k_proj", "v_proj"):
-                _copy(getattr(source.self_attn, part), getattr(target.self_attn, part), inside, width)
+            for projection in ("q_proj", "k_proj", "v_proj"):
+                _copy(getattr(source.self_attn, projection), getattr(target.self_attn, projection), inside, width)
             _copy(source.self_attn.out_proj, target.self_attn.out_proj, width, inside)
             _copy(source.mlp.fc1, target.mlp.fc1, units, width)
             _copy(source.mlp.fc2, target.mlp.fc2, width, units)
@@ -107,34 +107,6 @@ def _copy(source: Any, target: Any, rows: Tensor | None = None, columns: Tensor 
 
 def _copy_embeddings(source: Any, target: Any, width: Tensor) -> None:
     for name, table in source.named_parameters():
-        # Channels come last, but for the class token, which has nothing else, and the patches' kernels (W, 3, P, P).
+        # Channels are last, except in the class token (W,) and in the kernels of the patches (W, 3, P, P).
         chosen = table[width] if name.startswith(("class", "patch")) else table[:, width]
         target.get_parameter(name).copy_(chosen)
-
-
-def shape_of(clip: CLIPModel) -> dict[str, dict[str, int]]:
-    """A model's sizes as `inherit` takes them; the largest layer's, where layers differ."""
-    shapes = {}
-    for name in TOWERS:
-        size = sizes_of(clip.config, name)
-        shapes[name] = {"layers": len(size["heads"]), "width": size["width"]}
-        shapes[name] |= {"heads": max(size["heads"]), "units": max(size["units"])}
-    return shapes
-
-
-def stage_shapes(clip: CLIPModel, shape: Mapping[str, Mapping[str, int]], stages: int) -> list[dict[str, Any]]:
-    """Multi-stage progressive distillation (3.3): the shapes on the way to `shape`, that one last.
-
-    Every size shrinks by equal steps, rounded up; each stage inherits from the one before it.
-    """
-    first = shape_of(clip)
-
-    def between(stage: int, name: str, what: str) -> int:
-        there = first[name][what]
-        last = shape.get(name, {}).get(what) or there
-        return there - (there - last) * stage // stages
-
-    return [
-        {name: {what: between(stage, name, what) for what in first[name]} for name in TOWERS}
-        for stage in range(1, stages + 1)
-    ]

@@ -1,4 +1,4 @@
-"""Instructions for policies, read by a frozen CLIP text tower."""
+"""Encoder of instructions for policies: a frozen CLIP text tower."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from .frontend import TinyCLIP
 
 
 class InstructionEncoder(nn.Module):
-    """B instructions to (B, D) unit vectors, without gradients; what was read before is remembered.
+    """B instructions to unit vectors (B, D), without gradients and with a cache.
 
     Attributes:
         width: D.
@@ -16,7 +16,7 @@ class InstructionEncoder(nn.Module):
 
     def __init__(self, frontend: TinyCLIP):
         super().__init__()
-        # In a list, so that its weights are neither trained nor saved with the policy's.
+        # A list keeps its weights out of the policy's.
         self._frontend = [frontend.eval()]
         self.width: int = frontend.clip.config.projection_dim
 

@@ -1,4 +1,4 @@
-"""Automatic inheritance: masks over heads, FFN units and channels learn what a smaller model keeps.
+"""Automatic inheritance: learned masks over heads, FFN units and channels select the weights of a smaller model.
 
 arXiv 2309.12314, 3.2, with the hard concrete distribution of arXiv 1712.01312 and the Lagrangian of arXiv 1910.04732.
 """
@@ -10,24 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .inherit import Kept, cut
+from .inherit import Selection, cut
 from .model import TOWERS, ShapedClip, count_parameters, sizes_of, tower_of
 
-# Of a hard concrete variable: how sharp it is, and the interval that it is stretched to before it is cut to [0, 1].
+# Hard concrete distribution: sharpness, and the interval that it is stretched to before it is clipped to [0, 1].
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
 _SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
-START = 3.0  # log-odds that every mask begins with: 0.99 of being open
+START = 3.0  # initial log-odds of every mask: open with probability 0.99
 
 
 class MaskedClip(nn.Module):
-    """A CLIP whose heads, FFN units and channels can each be masked, and the masks that learn which ones may go.
+    """A CLIP with learned masks over its heads, FFN units and channels.
 
-    While `learning`, every pass in training mode draws masks between 0 and 1; otherwise each is 0 or 1, and `compress`
-    gives the model without what is masked, whose outputs are the same. Layer norms count open channels alone.
+    While `is_learning`, every pass in training mode draws masks between 0 and 1. Otherwise each mask is 0 or 1, and
+    `compress` returns the model without the masked parts, which has the same outputs. Layer norms use the open channels
+    alone.
 
     Args:
-        clip: the model to thin out; it is masked in place.
-        target: share of its parameters that is to stay, between 0 and 1.
+        clip: the model to compress; it is masked in place.
+        target: share of its parameters to keep, between 0 and 1.
     """
 
     _is_learning: Tensor
@@ -43,7 +44,7 @@ class MaskedClip(nn.Module):
             for layer, (heads, units) in enumerate(zip(size["heads"], size["units"], strict=True)):
                 self.log_odds[f"{name}_heads_{layer}"] = torch.full((heads,), START)
                 self.log_odds[f"{name}_units_{layer}"] = torch.full((units,), START)
-        self.multipliers = nn.Parameter(torch.zeros(2))  # of the Lagrangian; they ascend, see `mask_parameters`
+        self.multipliers = nn.Parameter(torch.zeros(2))  # of the Lagrangian; they are maximised, see `mask_parameters`
         self.register_buffer("_is_learning", torch.tensor(True))
         self._masks: dict[str, Tensor] = {}
         for name in TOWERS:
@@ -54,49 +55,50 @@ class MaskedClip(nn.Module):
         return bool(self._is_learning)
 
     def mask_parameters(self) -> tuple[list[nn.Parameter], nn.Parameter]:
-        """The masks' log-odds, which descend the loss, and the Lagrangian's multipliers, which ascend it."""
+        """Log-odds of the masks, which minimise the loss, and multipliers of the Lagrangian, which maximise it."""
         return list(self.log_odds.values()), self.multipliers
 
     def draw(self) -> None:
-        """Set the masks of the following passes."""
+        """Draw the masks for the following passes."""
         if self.is_learning and self.training:
             self._masks = {name: _hard_concrete(odds) for name, odds in self.log_odds.items()}
         elif self.is_learning or not self._masks:
             self._masks = self.binary()
 
     def settle(self) -> None:
-        """End the masks' learning: from now on they are 0 or 1, and `target` of the parameters stays."""
+        """End the learning of the masks: they are 0 or 1 from now on, and `target` of the parameters is kept."""
         self._is_learning.fill_(False)
         self._masks = self.binary()
 
     def sparsity_loss(self, progress: float) -> Tensor:
         """The Lagrangian l1 (p - q) + l2 (p - q)^2 of the expected share p of parameters.
 
-        progress: how far the aim q has gone from 1 to `target`, between 0 and 1; a sudden aim would tear holes.
+        progress: position of q on its way from 1 to `target`, between 0 and 1; a sudden change would damage the model.
         """
-        aim = 1 - progress * (1 - self.target)
-        excess = self.expected_share() - aim
+        allowed = 1 - progress * (1 - self.target)
+        excess = self.expected_share() - allowed
         return self.multipliers[0] * excess + self.multipliers[1] * excess**2
 
     def expected_share(self) -> Tensor:
-        """Parameters that are expected to stay, as a share of all, with gradients to the masks."""
+        """Expected share of the parameters that is kept, with gradients to the masks."""
         return self._share({name: torch.sigmoid(odds - _SHIFT).sum() for name, odds in self.log_odds.items()})
 
     @torch.no_grad()
     def binary(self) -> dict[str, Tensor]:
-        """Masks of 0 and 1: those stay open whose log-odds lie above the lowest bar that `target` allows.
+        """Masks of 0 and 1: open where the log-odds exceed the lowest threshold that `target` allows.
 
-        One bar for all, so that a group which the loss holds dear keeps more; of each group one stays in any case.
+        One threshold for all groups, so that a group that matters more to the loss keeps more. Every group keeps at
+        least one part.
         """
 
-        def masks(bar: float) -> dict[str, Tensor]:
-            opened = {name: (odds > bar).float() for name, odds in self.log_odds.items()}
+        def masks(threshold: float) -> dict[str, Tensor]:
+            opened = {name: (odds > threshold).float() for name, odds in self.log_odds.items()}
             for name, odds in self.log_odds.items():
                 opened[name][odds.argmax()] = 1
             return opened
 
         every = torch.cat([odds.flatten() for odds in self.log_odds.values()]).sort().values
-        low, high = 0, len(every) - 1  # the bar is one of the log-odds; nothing lies above the last
+        low, high = 0, len(every) - 1  # the threshold is one of the log-odds
         while low < high:
             middle = (low + high) // 2
             share = self._share({name: mask.sum() for name, mask in masks(every[middle].item()).items()})
@@ -104,22 +106,22 @@ class MaskedClip(nn.Module):
         return masks(every[low].item())
 
     def compress(self) -> ShapedClip:
-        """The smaller model that the masks leave; in evaluation mode both give the same embeddings."""
+        """Smaller model without the masked parts; in evaluation mode both give the same embeddings."""
         masks = self.binary() if self.is_learning or not self._masks else self._masks
-        kept = {}
+        selections = {}
         for name, size in self.sizes.items():
             layers = range(len(size["heads"]))
             heads, units = (
-                [masks[f"{name}_{part}_{i}"].nonzero()[:, 0] for i in layers] for part in ("heads", "units")
+                [masks[f"{name}_{kind}_{i}"].nonzero()[:, 0] for i in layers] for kind in ("heads", "units")
             )
-            kept[name] = Kept(list(layers), masks[f"{name}_width"].nonzero()[:, 0], heads, units)
-        return cut(self.clip, kept)
+            selections[name] = Selection(list(layers), masks[f"{name}_width"].nonzero()[:, 0], heads, units)
+        return cut(self.clip, selections)
 
     def _share(self, open_units: dict[str, Tensor]) -> Tensor:
         sizes = {}
         for name, size in self.sizes.items():
             layers = range(len(size["heads"]))
-            heads, units = ([open_units[f"{name}_{part}_{i}"] for i in layers] for part in ("heads", "units"))
+            heads, units = ([open_units[f"{name}_{kind}_{i}"] for i in layers] for kind in ("heads", "units"))
             sizes[name] = {"width": open_units[f"{name}_width"], "head_dim": size["head_dim"]}
             sizes[name] |= {"heads": heads, "units": units}
         return count_parameters(self.clip.config, sizes) / self.total

@@ -1,4 +1,4 @@
-"""CLIP's two towers (arXiv 2103.00020) as transformers makes them, also with layers that differ in size."""
+"""CLIP's two towers (arXiv 2103.00020) as in transformers, with layers that may differ in size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ TOWERS = ("vision", "text")
 
 
 class ShapedClip(CLIPModel):
-    """A CLIPModel whose layers may have fewer heads and FFN units than its width asks for, each its own number.
+    """A CLIPModel whose layers may each have their own numbers of heads and FFN units.
 
-    A tower's config then has two further entries: `head_dim`, and `layer_sizes`, a pair (heads, FFN units) a layer.
-    Without them it is a plain CLIPModel, and a checkpoint of one is a checkpoint of the other.
+    The config of a tower then has two further entries: `head_dim`, and `layer_sizes` with a pair (heads, FFN units) per
+    layer. Without them it is a plain CLIPModel, and their checkpoints are interchangeable.
     """
 
     def __init__(self, config: CLIPConfig):
@@ -29,7 +29,7 @@ class ShapedClip(CLIPModel):
 
 def _resize(layer: Any, width: int, head_dim: int, heads: int, units: int) -> None:
     attention, mlp, inside = layer.self_attn, layer.mlp, heads * head_dim
-    # The attention reads its number of heads off its weights; only these two say how large a head is.
+    # The attention derives its number of heads from its weights and these sizes.
     attention.num_heads, attention.head_dim, attention.scale = heads, head_dim, head_dim**-0.5
     for name in ("q_proj", "k_proj", "v_proj"):
         setattr(attention, name, nn.Linear(width, inside))
@@ -38,44 +38,44 @@ def _resize(layer: Any, width: int, head_dim: int, heads: int, units: int) -> No
 
 
 def tower_of(clip: CLIPModel, name: str) -> Any:
-    """The transformer of a tower, `vision` or `text`: embeddings, encoder.layers and norms."""
+    """Transformer of a tower, `vision` or `text`: embeddings, encoder.layers and norms."""
     return clip.vision_model if name == "vision" else clip.text_model
 
 
 def projection_of(clip: CLIPModel, name: str) -> nn.Linear:
-    """A tower's map from its width to the common space, without bias."""
+    """Linear map, without bias, from a tower's width to the common space."""
     return clip.visual_projection if name == "vision" else clip.text_projection
 
 
 def sizes_of(config: CLIPConfig, name: str) -> dict[str, Any]:
-    """A tower's sizes: `width`, `head_dim`, and lists `heads` and `units` (of the FFN) with an entry a layer."""
+    """Sizes of a tower: `width`, `head_dim`, and lists `heads` and `units` (of the FFN) with one entry per layer."""
     shape = getattr(config, f"{name}_config")
     pairs = getattr(shape, "layer_sizes", None)
     if not pairs:
         pairs = [(shape.num_attention_heads, shape.intermediate_size)] * shape.num_hidden_layers
     head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    heads, units = (list(each) for each in zip(*pairs, strict=True))
+    heads, units = (list(sizes) for sizes in zip(*pairs, strict=True))
     return {"width": shape.hidden_size, "head_dim": head_dim, "heads": heads, "units": units}
 
 
 def resized_config(config: CLIPConfig, sizes: Mapping[str, Mapping[str, Any]]) -> CLIPConfig:
-    """A config like another one, with towers of the sizes that `sizes` gives by tower, as `sizes_of` returns them."""
-    described = config.to_dict()
+    """Copy of a config with other sizes of the towers, by tower, in the form of `sizes_of`."""
+    values = config.to_dict()
     for name, size in sizes.items():
-        shape, heads, units = described[f"{name}_config"], list(size["heads"]), list(size["units"])
+        shape, heads, units = values[f"{name}_config"], list(size["heads"]), list(size["units"])
         shape |= {"hidden_size": size["width"], "num_hidden_layers": len(heads)}
         shape.pop("layer_sizes", None), shape.pop("head_dim", None)
         if {*heads} == {size["width"] / size["head_dim"]} and len({*units}) == 1:
             shape |= {"num_attention_heads": heads[0], "intermediate_size": units[0]}
         else:
-            # One head, so that any width passes transformers' check; the layers are given their sizes afterwards.
+            # One head passes transformers' check for any width; the layers are resized afterwards.
             shape |= {"num_attention_heads": 1, "intermediate_size": max(units), "head_dim": size["head_dim"]}
             shape["layer_sizes"] = [list(pair) for pair in zip(heads, units, strict=True)]
-    return CLIPConfig(**described)
+    return CLIPConfig(**values)
 
 
 def count_parameters(config: CLIPConfig, sizes: Mapping[str, Mapping[str, Any]]) -> Any:
-    """How many parameters a model with towers of these sizes has; sizes may be expectations, tensors with gradients."""
+    """Number of parameters of a model with towers of these sizes; sizes may be tensors with gradients."""
     total = 1  # the logit scale
     for name in TOWERS:
         shape, size = getattr(config, f"{name}_config"), sizes[name]
@@ -93,11 +93,11 @@ def count_parameters(config: CLIPConfig, sizes: Mapping[str, Mapping[str, Any]])
 
 
 def embed_pixels(clip: CLIPModel, pixels: Tensor) -> Tensor:
-    """Unit vectors (B, D) of normalised pictures (B, 3, S, S)."""
+    """Unit vectors (B, D) of normalised images (B, 3, S, S)."""
     return F.normalize(clip.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
 
 def embed_ids(clip: CLIPModel, ids: Tensor) -> Tensor:
     """Unit vectors (B, D) of token ids (B, L), padded on the right."""
-    # Attention is causal and a text is read at its first end token, so no real token sees padding: no mask is needed.
+    # Attention is causal and the first end token is read out, so padding has no effect and needs no mask.
     return F.normalize(clip.get_text_features(input_ids=ids).pooler_output, dim=-1)

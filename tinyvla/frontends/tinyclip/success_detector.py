@@ -1,4 +1,4 @@
-"""Is a statement true of a picture? A success detector: CLIP's score, calibrated on pictures where it is known."""
+"""Success detector: decides whether a statement is true of an image, from CLIP's score calibrated on known images."""
 
 import json
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from scipy.special import expit
 
 from ...errors import UserError
 from ...files import write_whole
-from .frontend import Pictures, TinyCLIP
+from .frontend import ImageBatch, TinyCLIP
 
 FILE = "detector.json"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns scores into probabilities and these into a decision, and how that fared on the pictures it is from.
+    """Map from scores to probabilities and decisions, with its metrics on the calibration images.
 
     temperature, offset: the probability is sigmoid((score - offset) / temperature).
-    threshold: probabilities from here on count as success.
-    positives, negatives: pictures of either kind.
-    f1, false_positive_rate, recall: at the threshold, on these very pictures.
+    threshold: probability from which an image counts as success.
+    positives, negatives: numbers of calibration images.
+    f1, false_positive_rate, recall: at the threshold, on the calibration images.
     """
 
     temperature: float
@@ -38,15 +38,15 @@ class Calibration:
 
 
 class SuccessDetector:
-    """Tells whether a statement such as "the drawer is open" is true of a picture.
+    """Detector of a statement such as "the drawer is open" in images.
 
-    A picture's score is how well it fits the statement, less how well it fits the contrary, if one is given: what all
-    pictures have in common then cancels out.
+    The score of an image is its fit to the statement minus its fit to the contrary, so that what all images have in
+    common cancels out.
 
     Args:
-        frontend: scores pictures and texts.
-        statement: what success looks like.
-        contrary: what failure looks like, such as "the drawer is closed".
+        frontend: scores images and texts.
+        statement: describes success.
+        contrary: describes failure, such as "the drawer is closed"; None: the score is the fit to the statement.
         calibration: None until `calibrate`.
     """
 
@@ -59,37 +59,40 @@ class SuccessDetector:
     ):
         self.frontend, self.statement, self.contrary = frontend, statement, contrary
         self.calibration = calibration
-        frontend.ids(self._texts)  # a text that cannot be read shows now
+        frontend.ids(self._texts)  # raises for an invalid text now
 
     @property
     def _texts(self) -> list[str]:
         return [self.statement] if self.contrary is None else [self.statement, self.contrary]
 
-    def score(self, images: Pictures) -> np.ndarray:
-        """Uncalibrated scores (N,) of N pictures."""
+    def score(self, images: ImageBatch) -> np.ndarray:
+        """Uncalibrated scores (N,) of N images."""
         scores = self.frontend.score(images, self._texts).cpu().double().numpy()
         return scores[:, 0] if self.contrary is None else scores[:, 0] - scores[:, 1]
 
-    def calibrate(self, images: Pictures, truth: Sequence[bool], false_positive_rate: float | None = None) -> Self:
-        """Fit temperature, offset and threshold to pictures of which it is known whether the statement is true.
+    def calibrate(self, images: ImageBatch, truth: Sequence[bool], false_positive_rate: float | None = None) -> Self:
+        """Fit temperature, offset and threshold to images with known truth of the statement.
 
-        false_positive_rate: the threshold is the lowest with at most this share of false alarms; None: the one of the
-            best F1.
+        Args:
+            images: N images.
+            truth: (N,), truth of the statement in each.
+            false_positive_rate: choose the lowest threshold with at most this share of false alarms; None: the
+                threshold with the best F1.
 
-        Raises UserError if either kind has fewer than two pictures, or if true ones do not score higher.
+        Raises UserError if either kind has fewer than two images, or if images of success do not score higher.
         """
         true = np.asarray(truth, bool)
         if len(true) != len(images) or min(true.sum(), (~true).sum()) < 2:
             raise UserError(
-                f"a detector is calibrated on at least two pictures of success and two of failure, not {true.sum()} "
-                f"and {(~true).sum()} for {len(images)} pictures; give more, and the truth of each"
+                f"a detector is calibrated on at least two images of success and two of failure, not {true.sum()} "
+                f"and {(~true).sum()} for {len(images)} images; give more, and the truth of each"
             )
         scores = self.score(images)
         slope, shift = fit_logistic(scores, true)
         if slope <= 0:
             raise UserError(
-                f"pictures of success do not fit '{self.statement}' any better than those of failure; "
-                "word it otherwise, give a contrary, or train on such pictures"
+                f"images of success do not fit '{self.statement}' any better than those of failure; "
+                "word it otherwise, give a contrary, or train on such images"
             )
         probabilities = expit(slope * scores + shift)
         threshold = choose_threshold(probabilities, true, false_positive_rate)
@@ -99,13 +102,13 @@ class SuccessDetector:
         )
         return self
 
-    def probability(self, images: Pictures) -> np.ndarray:
+    def probability(self, images: ImageBatch) -> np.ndarray:
         """Probabilities (N,) that the statement is true. Raises UserError before `calibrate`."""
-        known = self._calibrated()
-        return expit((self.score(images) - known.offset) / known.temperature)
+        calibration = self._calibrated()
+        return expit((self.score(images) - calibration.offset) / calibration.temperature)
 
-    def __call__(self, images: Pictures) -> np.ndarray:
-        """Whether the statement is true of each picture, (N,) bool. Raises UserError before `calibrate`."""
+    def __call__(self, images: ImageBatch) -> np.ndarray:
+        """Decision per image, (N,) bool, True for success. Raises UserError before `calibrate`."""
         return self.probability(images) >= self._calibrated().threshold
 
     def save(self, folder: Path) -> None:
@@ -116,25 +119,25 @@ class SuccessDetector:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The detector that `save` wrote. Raises UserError if there is none."""
+        """Detector that `save` wrote. Raises UserError if there is none."""
         try:
             stored = json.loads((folder / FILE).read_text())
-            known = Calibration(**stored["calibration"])
+            calibration = Calibration(**stored["calibration"])
             texts = stored["statement"], stored["contrary"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"there is no whole detector in {folder} ({type(error).__name__}); save one there"
+                f"there is no complete detector in {folder} ({type(error).__name__}); save one there"
             ) from error
-        return cls(TinyCLIP.from_pretrained(folder), *texts, known)
+        return cls(TinyCLIP.from_pretrained(folder), *texts, calibration)
 
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
-            raise UserError(f"the detector of '{self.statement}' is not calibrated; call calibrate(pictures, truth)")
+            raise UserError(f"the detector of '{self.statement}' is not calibrated; call calibrate(images, truth)")
         return self.calibration
 
 
 def fit_logistic(scores: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """Slope and shift of Platt's logistic fit, whose targets keep off 0 and 1 so that separable scores have one."""
+    """Slope and shift of Platt's logistic fit, with targets off 0 and 1 so that separable scores have a finite fit."""
     high, low = (true.sum() + 1) / (true.sum() + 2), 1 / ((~true).sum() + 2)
     targets, spread = np.where(true, high, low), scores.std() or 1.0
     standard = (scores - scores.mean()) / spread
@@ -148,18 +151,18 @@ def fit_logistic(scores: np.ndarray, true: np.ndarray) -> tuple[float, float]:
 
 
 def choose_threshold(probabilities: np.ndarray, true: np.ndarray, false_positive_rate: float | None) -> float:
-    """The threshold of the best F1 or, with a wanted rate, the lowest whose share of false positives keeps to it."""
+    """Threshold with the best F1, or the lowest one with at most the given rate of false positives."""
     between = np.unique(probabilities)
     between = np.r_[between[0], (between[1:] + between[:-1]) / 2, np.nextafter(between[-1], 2)]
     if false_positive_rate is None:
         return float(max(between, key=lambda bar: rates(probabilities >= bar, true)["f1"]))
-    kept = (bar for bar in between if (probabilities >= bar)[~true].mean() <= false_positive_rate)
-    return float(next(kept))
+    allowed = (bar for bar in between if (probabilities >= bar)[~true].mean() <= false_positive_rate)
+    return float(next(allowed))
 
 
-def rates(said: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """F1, share of false positives and recall of decisions (N,)."""
-    hits, alarms, missed = (said & true).sum(), (said & ~true).sum(), (~said & true).sum()
+def rates(decisions: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    """F1, false positive rate and recall of decisions (N,)."""
+    hits, alarms, missed = (decisions & true).sum(), (decisions & ~true).sum(), (~decisions & true).sum()
     return {
         "f1": float(2 * hits / max(2 * hits + alarms + missed, 1)),
         "false_positive_rate": float(alarms / max((~true).sum(), 1)),

@@ -1,7 +1,7 @@
-"""Segment everything: a grid of points over a picture, plain (SAM) or hierarchical (TinySAM).
+"""Segmentation of everything in an image: a grid of points, plain (SAM) or hierarchical (TinySAM).
 
-The picture is encoded once. Most of the time then goes into decoding the points, and the hierarchical way asks fewer
-of them: a sparse grid first, and of the dense one only the points that no confident mask of the first covers.
+The image is encoded once, and decoding the points takes most of the time. The hierarchical mode decodes fewer points:
+a sparse grid first, then the points of the dense grid that no confident mask of the first covers.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from torchvision.ops import masks_to_boxes, nms
 
 from ...errors import UserError
 from .model import Segmenter
-from .prompts import Encoded, Masks, to_picture
+from .prompts import EncodedImage, Masks, to_image_size
 
 
 @dataclass(frozen=True)
-class Everything:
-    """How everything is segmented; the defaults are those of the released models.
+class EverythingSettings:
+    """Settings of `segment_everything`. The defaults are those of the released models.
 
     Args:
         points_per_side: of the dense grid.
-        hierarchical: the sparse grid first, with a quarter of the points a side.
-        min_score: predicted IoU from which a mask is kept.
-        min_stability: least IoU of a mask's shapes at the logits `stability_offset` above and below 0.
-        max_overlap: IoU of two masks' boxes above which the one of the lower score goes.
-        certain_score: predicted IoU from which a mask of the sparse grid is believed where it is certain...
-        certain_logit: ...and the logit from which it is certain.
+        hierarchical: decode a sparse grid first, with a quarter of the points per side.
+        min_score: lowest predicted IoU of a mask.
+        min_stability: lowest IoU of a mask cut at `stability_offset` above and below 0.
+        stability_offset: in logits.
+        max_overlap: highest IoU of two masks' boxes; beyond it the mask with the lower score is dropped.
+        certain_score, certain_logit: predicted IoU and logit from which a mask of the sparse grid covers a point.
         batch_size: points decoded at once.
     """
 
@@ -41,7 +41,7 @@ class Everything:
     certain_logit: float = 8.5
     batch_size: int = 64
 
-    SPARSER = 4  # times fewer points a side in the first of two rounds
+    SPARSER = 4  # ratio of points per side of the dense and the sparse grid
 
     def __post_init__(self) -> None:
         if self.points_per_side < 1 or self.batch_size < 1:
@@ -54,65 +54,75 @@ class Everything:
 
 
 class _Candidates(NamedTuple):
-    """Masks that may be kept: logits (N, 4 s, 4 s), predicted IoUs (N,)."""
+    """Candidate masks: logits (N, 4 s, 4 s), predicted IoUs (N,)."""
 
     logits: Tensor
     scores: Tensor
 
 
 @torch.inference_mode()
-def segment_everything(segmenter: Segmenter, picture: Encoded, how: Everything | None = None) -> Masks:
-    """The masks of all that is in a picture, the best first; none where nothing is certain enough."""
-    how = how or Everything()
-    points = grid(picture, how.points_per_side)
-    found = []
-    if how.hierarchical:
-        found = _decode(segmenter, picture, grid(picture, how.points_per_side // how.SPARSER), how)
-        points = points[~_is_certain(segmenter, points, found, how)]
-    found += _decode(segmenter, picture, points, how)
-    return _keep_best(segmenter, picture, found, how)
+def segment_everything(
+    segmenter: Segmenter, encoded: EncodedImage, settings: EverythingSettings | None = None
+) -> Masks:
+    """Masks of everything in an image, the best first; empty if no mask passes the thresholds."""
+    settings = settings or EverythingSettings()
+    points = grid(encoded, settings.points_per_side)
+    candidates: list[_Candidates] = []
+    if settings.hierarchical:
+        candidates = _decode(segmenter, encoded, grid(encoded, settings.points_per_side // settings.SPARSER), settings)
+        points = points[~_is_certain(segmenter, points, candidates, settings)]
+    candidates += _decode(segmenter, encoded, points, settings)
+    return _keep_best(segmenter, encoded, candidates, settings)
 
 
-def _is_certain(segmenter: Segmenter, points: Tensor, found: list[_Candidates], how: Everything) -> Tensor:
-    """Which of N points of the square lie where a mask that has been found leaves no doubt, (N,) bool."""
+def _is_certain(
+    segmenter: Segmenter, points: Tensor, candidates: list[_Candidates], settings: EverythingSettings
+) -> Tensor:
+    """Flags (N,) of the N points of the square that a candidate mask covers with certainty."""
     side = 4 * segmenter.config.embedding_side
     certain = torch.zeros(side, side, dtype=torch.bool, device=points.device)
-    for logits, scores in found:
-        certain |= (logits[scores >= how.certain_score] > how.certain_logit).any(0)
+    for logits, scores in candidates:
+        certain |= (logits[scores >= settings.certain_score] > settings.certain_logit).any(0)
     cells = ((points + 0.5) * (side / segmenter.config.image_size)).long()
     return certain[cells[:, 1], cells[:, 0]]
 
 
-def grid(picture: Encoded, per_side: int) -> Tensor:
-    """Centres of per_side x per_side equal parts of the picture, (per_side², 2): x and y in the square's pixels."""
-    parts = (torch.arange(per_side, device=picture.embedding.device) + 0.5) / per_side
-    x, y = torch.meshgrid(parts * picture.fitted[1], parts * picture.fitted[0], indexing="xy")
+def grid(encoded: EncodedImage, per_side: int) -> Tensor:
+    """Centres of per_side x per_side equal parts of the image, (per_side², 2): x and y in pixels of the square."""
+    centres = (torch.arange(per_side, device=encoded.embedding.device) + 0.5) / per_side
+    x, y = torch.meshgrid(centres * encoded.fitted[1], centres * encoded.fitted[0], indexing="xy")
     return torch.stack([x, y], dim=-1).flatten(0, 1) - 0.5  # the prompt encoder adds half a pixel
 
 
-def _decode(segmenter: Segmenter, picture: Encoded, points: Tensor, how: Everything) -> list[_Candidates]:
-    """The masks of single points (N, 2) that are good and stable enough and not empty, a batch after the other."""
-    found = []
-    for part in points.split(how.batch_size) if len(points) else ():
-        logits, scores = segmenter.decode(picture.embedding, part[None, :, None], part.new_ones(1, len(part), 1))
+def _decode(
+    segmenter: Segmenter, encoded: EncodedImage, points: Tensor, settings: EverythingSettings
+) -> list[_Candidates]:
+    """Masks of single points (N, 2) that pass the thresholds and are not empty, in batches."""
+    candidates = []
+    for part in points.split(settings.batch_size) if len(points) else ():
+        logits, scores = segmenter.decode(encoded.embedding, part[None, :, None], part.new_ones(1, len(part), 1))
         logits, scores = logits[0].flatten(0, 1), scores[0].flatten()
-        good = scores >= how.min_score
+        good = scores >= settings.min_score
         logits, scores = logits[good], scores[good]
-        kept = (stability(logits, how.stability_offset) >= how.min_stability) & (logits > 0).flatten(1).any(1)
-        found.append(_Candidates(logits[kept], scores[kept]))
-    return found
+        stable = (stability(logits, settings.stability_offset) >= settings.min_stability) & (logits > 0).flatten(1).any(
+            1
+        )
+        candidates.append(_Candidates(logits[stable], scores[stable]))
+    return candidates
 
 
 def stability(logits: Tensor, offset: float) -> Tensor:
-    """IoU of a mask (..., h, w) cut `offset` above and below 0; 0 for one that is empty above."""
+    """IoU of a mask (..., h, w) cut at `offset` above and below 0; 0 if it is empty above."""
     inner, outer = (logits > offset).sum((-2, -1)), (logits > -offset).sum((-2, -1))
     return inner / outer.clamp(min=1)
 
 
-def _keep_best(segmenter: Segmenter, picture: Encoded, found: list[_Candidates], how: Everything) -> Masks:
-    """Of masks whose boxes overlap the best one, at the picture's size."""
-    logits, scores = torch.cat([each.logits for each in found]), torch.cat([each.scores for each in found])
+def _keep_best(
+    segmenter: Segmenter, encoded: EncodedImage, candidates: list[_Candidates], settings: EverythingSettings
+) -> Masks:
+    """Best of the masks whose boxes overlap, at the size of the image."""
+    logits, scores = (torch.cat(values) for values in zip(*candidates, strict=True))
     if len(scores) == 0:
-        return Masks(torch.zeros(0, *picture.size, dtype=torch.bool), scores.cpu())
-    best = nms(masks_to_boxes(logits > 0), scores, how.max_overlap)
-    return Masks((to_picture(segmenter, picture, logits[best]) > 0).cpu(), scores[best].cpu())
+        return Masks(torch.zeros(0, *encoded.size, dtype=torch.bool), scores.cpu())
+    best = nms(masks_to_boxes(logits > 0), scores, settings.max_overlap)
+    return Masks((to_image_size(segmenter, encoded, logits[best]) > 0).cpu(), scores[best].cpu())

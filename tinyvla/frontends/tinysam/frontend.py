@@ -1,4 +1,4 @@
-"""TinySAM as a front-end: usable alone, and as a plug-in of a policy."""
+"""TinySAM as a front-end: objects in an image, alone or beside a policy."""
 
 import json
 from collections.abc import Mapping
@@ -13,31 +13,31 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ...errors import UserError
-from ..base import Feature, Findings, Frontend, load_frontend
-from ..images import MIN_SIDE, Picture, check_image
-from .everything import Everything, segment_everything
+from ..base import Feature, Findings, Frontend
+from ..images import MIN_SIDE, RgbImage, check_image
+from ..registry import load_frontend
+from .everything import EverythingSettings, segment_everything
 from .model import Segmenter, TinySAMConfig
-from .prompts import Encoded, Masks, encode_picture, segment_box, segment_points
+from .prompts import EncodedImage, Masks, encode_image, segment_box, segment_points
 
 GIVES = ("tokens", "mask")
-PICKER = "picker"  # folder of a TinySAM's, with the TinyCLIP that it has
-BACKGROUND = 0.5  # share of a picture from which a mask is no object
+PICKER = "picker"  # folder in a TinySAM's folder, with its TinyCLIP
+BACKGROUND = 0.5  # share of the image from which a mask is background
 
 
 class TinySAM(Frontend):
-    """Cuts out objects. To a policy it adds what it finds in every camera's picture by itself, best first:
+    """Segmentation of objects. To a policy it adds the objects of every camera image, best first, in one of two forms:
 
-    `tokens`: `objects` (objects, 5 + C): box as shares of the picture's sides, predicted IoU, and the embedding's mean
-    within the mask; zeros where there are fewer. `mask`: a picture that is white on those objects.
+    `tokens`: `objects` (objects, 5 + C): box relative to the image, predicted IoU, and mean embedding within the mask;
+    zeros for missing objects. `mask`: an image that is white on the objects.
 
     Args:
         model: fields of `TinySAMConfig`.
-        everything: fields of `Everything`, the settings that suit the model's own scores.
+        everything: fields of `EverythingSettings` that suit the model's scores.
         gives: one of GIVES.
-        objects: how many, at most.
-        points_per_side: of the grid by which a policy's pictures are searched, when it acts and for every frame that it
-            trains on; None: as `everything` says.
-        picker: folder of a TinyCLIP, which then ranks the objects by how well they fit the instruction.
+        objects: largest number of objects.
+        points_per_side: of the grid for a policy's images, in training and when it acts; None: that of `everything`.
+        picker: folder of a TinyCLIP, which then ranks the objects by their fit to the instruction.
     """
 
     name = "tinysam"
@@ -53,23 +53,23 @@ class TinySAM(Frontend):
     ):
         super().__init__()
         if gives not in GIVES or objects < 1:
-            raise UserError(f"TinySAM gives {' or '.join(GIVES)} of at least one object; mend gives or objects")
+            raise UserError(f"TinySAM gives {' or '.join(GIVES)} of at least one object; fix gives or objects")
         self.options = {"model": model, "everything": everything or {}, "gives": gives, "objects": objects}
         self.options["points_per_side"] = points_per_side
-        self.options["picker"] = PICKER if picker else None  # where `save` puts it
+        self.options["picker"] = PICKER if picker else None  # the folder that `save` writes
         self.model = Segmenter(TinySAMConfig(**model))
-        self.everything = Everything(**self.options["everything"])
+        self.everything = EverythingSettings(**self.options["everything"])
         self._search = self.everything
         if points_per_side is not None:
             self._search = replace(self.everything, points_per_side=points_per_side)
-        self._picker = [load_frontend(picker)] if picker else []  # a list: its weights are no part of these
+        self._picker = [load_frontend(picker)] if picker else []  # a list keeps its weights out of this module's
 
     @classmethod
-    def of(cls, segmenter: Segmenter, everything: Everything) -> Self:
-        """A front-end around a segmenter."""
-        made = cls(json.loads(json.dumps(asdict(segmenter.config))), asdict(everything))
-        made.model = segmenter
-        return made
+    def of(cls, segmenter: Segmenter, everything: EverythingSettings) -> Self:
+        """Front-end with a given segmenter."""
+        frontend = cls(json.loads(json.dumps(asdict(segmenter.config))), asdict(everything))
+        frontend.model = segmenter
+        return frontend
 
     def save(self, folder: Path) -> None:
         for picker in self._picker:
@@ -78,8 +78,9 @@ class TinySAM(Frontend):
 
     @classmethod
     def load(cls, folder: Path, options: Mapping[str, Any]) -> Self:
-        own = {"picker": str(folder / PICKER)} if options.get("picker") == PICKER else {}
-        return super().load(folder, {**options, **own})
+        if options.get("picker") == PICKER:
+            options = {**options, "picker": str(folder / PICKER)}
+        return super().load(folder, options)
 
     def adds(self, image_size: tuple[int, int]) -> dict[str, Feature]:
         if self.options["gives"] == "mask":
@@ -87,30 +88,30 @@ class TinySAM(Frontend):
         return {"objects": Feature((self.options["objects"], 5 + self.model.config.hidden_size))}
 
     def see(self, images: Tensor, instructions: list[str]) -> dict[str, Tensor]:
-        pictures = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        seen = []
-        for picture, instruction in zip(pictures, instructions, strict=True):
-            encoded = encode_picture(self.model, picture)
-            masks = self._objects(picture, encoded, instruction, self._search)
+        arrays = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        features = []
+        for image, instruction in zip(arrays, instructions, strict=True):
+            encoded = encode_image(self.model, image)
+            masks = self._objects(image, encoded, instruction, self._search)
             if self.options["gives"] == "mask":
-                seen.append(masks.masks.any(0).float().expand(3, -1, -1))
+                features.append(masks.masks.any(0).float().expand(3, -1, -1))
             else:
-                seen.append(self._tokens(encoded, masks))
+                features.append(self._tokens(encoded, masks))
         name = "mask" if self.options["gives"] == "mask" else "objects"
-        return {name: torch.stack(seen).to(images.device)}
+        return {name: torch.stack(features).to(images.device)}
 
-    def _objects(self, picture: Picture, encoded: Encoded, text: str, how: Everything) -> Masks:
-        """Of everything in a picture the best objects, as the text asks for them if there is a picker."""
-        masks = segment_everything(self.model, encoded, how)
+    def _objects(self, image: RgbImage, encoded: EncodedImage, text: str, settings: EverythingSettings) -> Masks:
+        """Best objects of an image; with a picker, those that fit the text."""
+        masks = segment_everything(self.model, encoded, settings)
         order = (masks.masks.flatten(1).float().mean(1) < BACKGROUND).nonzero().flatten()
         if self._picker and len(order):
-            crops = [_crop(picture, box) for box in masks.boxes[order].long().tolist()]
+            crops = [_crop(image, box) for box in masks.boxes[order].long().tolist()]
             picker: Any = self._picker[0]
             order = order[picker.score(crops, [text])[:, 0].argsort(descending=True).to(order)]
         order = order[: self.options["objects"]]
         return Masks(masks.masks[order], masks.scores[order])
 
-    def _tokens(self, encoded: Encoded, masks: Masks) -> Tensor:
+    def _tokens(self, encoded: EncodedImage, masks: Masks) -> Tensor:
         embedding = encoded.embedding[0]
         tokens = embedding.new_zeros(self.options["objects"], 5 + len(embedding))
         if len(masks) == 0:
@@ -126,18 +127,20 @@ class TinySAM(Frontend):
         tokens[: len(masks)] = torch.cat([boxes, masks.scores[:, None].to(embedding), pooled], dim=1)
         return tokens
 
-    def find(self, image: Picture, **request: Any) -> Findings:
-        """Masks of a picture, as COCO's records; `request` is empty for everything, or has
+    def find(self, image: RgbImage, **request: Any) -> Findings:
+        """Masks of an image as COCO records.
 
-        points: [[x, y], ...] of one object, and labels: [1, 0, ...], 0 for a point beside it; or box: [x0, y0, x1, y1];
-        or text, if there is a picker; or fields of `Everything`.
+        Args:
+            image: the image.
+            request: empty for everything; or `points` [[x, y], ...] of one object with `labels` [1, 0, ...], 0 for a
+                point beside it; or `box` [x0, y0, x1, y1]; or `text`, with a picker; or fields of `EverythingSettings`.
         """
         image = check_image(image)
-        masks = self._ask(image, request)
+        masks = self._segment(image, request)
         return Findings(draw_masks(image, masks), masks.to_coco())
 
-    def _ask(self, image: Picture, request: dict[str, Any]) -> Masks:
-        encoded = encode_picture(self.model, image)
+    def _segment(self, image: RgbImage, request: dict[str, Any]) -> Masks:
+        encoded = encode_image(self.model, image)
         if request.keys() - {"labels"} == {"points"}:
             return segment_points(self.model, encoded, request["points"], request.get("labels")).best()
         if request.keys() == {"box"}:
@@ -158,22 +161,22 @@ class TinySAM(Frontend):
         return segment_everything(self.model, encoded, replace(self.everything, **request))
 
 
-def _crop(picture: Picture, box: list[int]) -> Picture:
-    """The part in a box, moved and widened to the least side of a picture."""
-    x0, y0 = min(box[0], picture.shape[1] - MIN_SIDE), min(box[1], picture.shape[0] - MIN_SIDE)
-    return picture[y0 : max(box[3], y0 + MIN_SIDE), x0 : max(box[2], x0 + MIN_SIDE)]
+def _crop(image: RgbImage, box: list[int]) -> RgbImage:
+    """Part of an image in a box, moved and widened to the smallest side of an image."""
+    x0, y0 = min(box[0], image.shape[1] - MIN_SIDE), min(box[1], image.shape[0] - MIN_SIDE)
+    return image[y0 : max(box[3], y0 + MIN_SIDE), x0 : max(box[2], x0 + MIN_SIDE)]
 
 
-def draw_masks(image: Picture, masks: Masks) -> Picture:
-    """A copy with every mask tinted in a colour of its own and its box drawn; the best on top."""
+def draw_masks(image: RgbImage, masks: Masks) -> RgbImage:
+    """Copy with every mask tinted in its own colour and its box drawn, the best on top."""
     drawn = image.astype(np.float32)
     hues = np.random.default_rng(0).permutation(256)
     colours: list[Any] = [Image.new("HSV", (1, 1), (int(h), 200, 255)).convert("RGB").getpixel((0, 0)) for h in hues]
     for index in reversed(range(len(masks))):
         inside = masks.masks[index].numpy()
         drawn[inside] = 0.5 * drawn[inside] + 0.5 * np.array(colours[index % len(colours)], np.float32)
-    picture = Image.fromarray(drawn.astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
+    canvas = Image.fromarray(drawn.astype(np.uint8))
+    pen = ImageDraw.Draw(canvas)
     for index, (x0, y0, x1, y1) in enumerate(masks.boxes.tolist()):
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colours[index % len(colours)])
-    return np.asarray(picture)
+    return np.asarray(canvas)

@@ -16,16 +16,16 @@ from ...errors import UserError
 
 @dataclass(frozen=True)
 class TinySAMConfig:
-    """Sizes of a model; the defaults are the released TinySAM's.
+    """Sizes of a model. The defaults are those of the released TinySAM.
 
     Args:
-        image_size: side in pixels of the square picture that the image encoder sees.
+        image_size: side in pixels of the image encoder's square input.
         hidden_size: channels of the image embedding, of the prompts and of the decoder.
-        embed_dims, depths, num_heads, window_sizes: TinyViT's, a number a stage.
-        stage_strides: by how much TinyViT's stages 2 to 4 shrink the map that the stem has shrunk by 4. TinySAM leaves
-            the last halving out, so that the embedding has a sixteenth of the picture's side, as SAM's has.
+        embed_dims, depths, num_heads, window_sizes: of TinyViT, one number per stage.
+        stage_strides: strides of TinyViT's stages 2 to 4, after the stem's stride of 4. TinySAM leaves the last halving
+            out, so that the embedding has a sixteenth of the image's side, as in SAM.
         prompts, decoder: options of transformers' SamPromptEncoderConfig and SamMaskDecoderConfig.
-        vit: options of transformers' SamVisionConfig; if given, SAM's own image encoder takes TinyViT's place.
+        vit: options of transformers' SamVisionConfig, for SAM's image encoder in place of TinyViT.
     """
 
     image_size: int = 1024
@@ -36,34 +36,34 @@ class TinySAMConfig:
     window_sizes: tuple[int, ...] = (7, 7, 14, 7)
     stage_strides: tuple[int, ...] = (2, 2, 1)
     prompts: dict[str, Any] = field(default_factory=dict)
-    # The authors' layers have PyTorch's own epsilon, transformers' SAM has another.
+    # The authors' layers have PyTorch's default epsilon, transformers' SAM has another.
     decoder: dict[str, Any] = field(default_factory=lambda: {"layer_norm_eps": 1e-5})
     vit: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.image_size % self.stride:
             raise UserError(
-                f"image_size={self.image_size} is no multiple of {self.stride}, by which the image encoder shrinks; "
+                f"image_size={self.image_size} is not a multiple of {self.stride}, the stride of the image encoder; "
                 f"use {max(1, round(self.image_size / self.stride)) * self.stride}"
             )
 
     @property
     def stride(self) -> int:
-        """Pixels a side of one cell of the image embedding."""
+        """Side in pixels of one cell of the image embedding."""
         return SamVisionConfig(**self.vit).patch_size if self.vit else 4 * prod(self.stage_strides)
 
     @property
     def embedding_side(self) -> int:
-        """Cells a side of the image embedding; masks come out four times as fine."""
+        """Cells per side of the image embedding; masks are four times as fine."""
         return self.image_size // self.stride
 
     def vision(self) -> SamVisionConfig:
-        """transformers' options of the image encoder, or of its neck and of the positions where that is TinyViT."""
+        """Options of transformers' image encoder; with TinyViT, of its neck and of the positions."""
         sizes = self.vit or {"hidden_size": self.embed_dims[-1], "num_pos_feats": self.hidden_size // 2}
         return SamVisionConfig(**sizes | {"image_size": self.image_size, "output_channels": self.hidden_size})
 
     def sam(self) -> SamConfig:
-        """The same as transformers' options of prompt encoder and mask decoder."""
+        """Options of transformers' prompt encoder and mask decoder."""
         prompts = {"hidden_size": self.hidden_size, "image_size": self.image_size, "patch_size": self.stride}
         return SamConfig(
             vision_config=self.vision(),
@@ -73,8 +73,8 @@ class TinySAMConfig:
 
 
 _NARROW_DECODER = {"mlp_dim": 128, "num_attention_heads": 4, "iou_head_hidden_dim": 64}
-# Models for pictures of 128 pixels that train on a CPU in minutes: cells of 8 pixels and masks of 2, where sixteenths
-# would lose the small things on a table. `base` is the teacher of `small`.
+# Models for images of 128 pixels that train on a CPU in minutes. Cells have 8 pixels and masks 2, because a stride of
+# 16 would lose the small objects on a table. `base` is the teacher of `small`.
 SIZES = {
     "small": TinySAMConfig(
         image_size=128,
@@ -101,7 +101,7 @@ SIZES = {
 
 
 class TinyViTEncoder(nn.Module):
-    """TinyViT without its last halving, then SAM's neck: (B, 3, S, S) normalised -> (B, hidden_size, s, s)."""
+    """TinyViT without the last halving, then SAM's neck: (B, 3, S, S) normalised -> (B, hidden_size, s, s)."""
 
     def __init__(self, config: TinySAMConfig):
         super().__init__()
@@ -122,7 +122,7 @@ class TinyViTEncoder(nn.Module):
 
 
 class ViTEncoder(nn.Module):
-    """SAM's own image encoder, neck and all: (B, 3, S, S) normalised -> (B, hidden_size, s, s)."""
+    """SAM's image encoder with its neck: (B, 3, S, S) normalised -> (B, hidden_size, s, s)."""
 
     def __init__(self, config: TinySAMConfig):
         super().__init__()
@@ -133,10 +133,10 @@ class ViTEncoder(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A picture is encoded once; any number of prompts are then decoded, each to several masks and their qualities.
+    """Segmentation model: encodes an image once, then decodes any number of prompts to several masks with scores.
 
-    As in TinySAM a prompt is always answered with the decoder's several masks (`num_multimask_outputs`), of which the
-    one with the highest predicted IoU is the answer; SAM's further output for single masks is not used.
+    As in TinySAM, the answer to a prompt is the mask with the highest predicted IoU among the decoder's several masks
+    (`num_multimask_outputs`). SAM's output for a single mask is not used.
     """
 
     mean: Tensor
@@ -150,19 +150,19 @@ class Segmenter(nn.Module):
         self.image_encoder = ViTEncoder(config) if config.vit else TinyViTEncoder(config)
         self.prompt_encoder = SamPromptEncoder(sam)
         self.mask_decoder = SamMaskDecoder(sam.mask_decoder_config)
-        # transformers leaves random frequencies hundreds of times SAM's own (of standard deviation 1), which no one
-        # can learn from, and would train them.
+        # transformers initialises the frequencies hundreds of times larger than SAM (standard deviation 1), too large
+        # to learn from, and would train them.
         frequencies = self.prompt_encoder.shared_embedding.positional_embedding
         nn.init.normal_(frequencies.requires_grad_(False))
         for name, values in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Colours in [0, 1] as the image encoder wants them."""
+        """Images in [0, 1], normalised for the image encoder."""
         return (images - self.mean) / self.std
 
     def encode(self, images: Tensor) -> Tensor:
-        """Embeddings (B, C, s, s) of square pictures (B, 3, S, S), float in [0, 1]."""
+        """Embeddings (B, C, s, s) of square images (B, 3, S, S), float in [0, 1]."""
         return self.image_encoder(self.normalise(images))
 
     def decode(
@@ -172,15 +172,15 @@ class Segmenter(nn.Module):
         labels: Tensor | None = None,
         boxes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mask logits (B, P, M, 4 s, 4 s) and predicted IoUs (B, P, M) for P prompts a picture.
+        """Mask logits (B, P, M, 4 s, 4 s) and predicted IoUs (B, P, M) for P prompts per image.
 
         Args:
             embeddings: (B, C, s, s) of `encode`.
-            points: (B, P, K, 2), x and y in pixels of the square picture.
-            labels: (B, P, K), 1 for a point on the object and 0 for one beside it.
+            points: (B, P, K, 2), x and y in pixels of the square image.
+            labels: (B, P, K), 1 for a point on the object, 0 for a point beside it.
             boxes: (B, P, 4), x0, y0, x1, y1 in the same pixels; alone or with as many rows of points.
         """
-        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would place points half a pixel off
+        with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 would move points by half a pixel
             positions = self._positions()
             sparse, dense = self.prompt_encoder(points, labels, boxes, None)
         return self.mask_decoder(
@@ -202,7 +202,7 @@ class Segmenter(nn.Module):
         return self.decode(self.encode(images), points, labels, boxes)
 
     def _positions(self) -> Tensor:
-        """Encoded centres of the embedding's cells, (1, C, s, s)."""
+        """Positional encoding of the embedding's cells, (1, C, s, s)."""
         side = self.config.embedding_side
         line = (torch.arange(side, device=self.mean.device) + 0.5) / side
         centres = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)

@@ -1,4 +1,4 @@
-"""Segmenters by name: a folder of ours, or checkpoints as the authors of TinySAM and SAM have released them."""
+"""Segmenters by name: folders of this repository, and the released checkpoints of TinySAM and SAM."""
 
 import json
 import math
@@ -15,15 +15,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import SamModel
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...files import model_in
-from ..base import load_frontend
+from ..base import NAME_KEY
+from ..registry import load_frontend
 from .model import Segmenter, TinySAMConfig
 
 FILES = ["config.json", "model*.safetensors*", "*.pth"]
 
-# TinySAM's names of tensors -> ours; the rules apply one after the other. Ours are timm's within the trunk and
-# transformers' everywhere else. In the authors' TinyViT a stage ends with the downsampling that begins timm's next one.
+# Tensor names of TinySAM -> names here, applied one after the other. The names here are timm's within the trunk and
+# transformers' elsewhere. In the authors' TinyViT a stage ends with the downsampling that begins timm's next stage.
 _RULES: list[tuple[str, str]] = [
     (r"^image_encoder\.patch_embed\.seq\.0\.", "image_encoder.trunk.patch_embed.conv1."),
     (r"^image_encoder\.patch_embed\.seq\.2\.", "image_encoder.trunk.patch_embed.conv2."),
@@ -53,16 +54,16 @@ _RULES: list[tuple[str, str]] = [
     (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.1\.", r"\1.layers.0."),
     (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.2\.", r"\1.proj_out."),
 ]
-# The classifier of the trunk's pretraining, and what is computed anew.
+# The classifier of the trunk's pretraining, and buffers that are computed anew.
 _UNUSED = re.compile(r"^image_encoder\.(norm_head|head)\.|attention_bias_idxs$|^pixel_(mean|std)$")
 
 
 def load_segmenter(name: str | Path) -> Segmenter:
-    """A segmenter in evaluation mode.
+    """Segmenter in evaluation mode.
 
     Args:
-        name: a folder of ours; TinySAM's file (`tinysam.pth`), or a folder or hub id that holds it (`merve/tinysam`);
-            SAM as transformers has it (`facebook/sam-vit-base`), a folder or a hub id.
+        name: a folder of this repository; TinySAM's file (`tinysam.pth`), or a folder or hub id that holds it
+            (`merve/tinysam`); SAM in the format of transformers (`facebook/sam-vit-base`), a folder or a hub id.
 
     Raises UserError if there is none, or if its files are damaged or of another kind.
     """
@@ -83,15 +84,15 @@ def load_segmenter(name: str | Path) -> Segmenter:
 
 
 def _kind(folder: Path) -> str | None:
-    """What a folder's config.json says is in it: `sam`, `tinysam` or something else."""
-    if (found := model_in(folder)) is None:
+    """Kind of model in a folder by its config.json: `sam`, `tinysam` or another; None without the file."""
+    if (checkpoint := model_in(folder)) is None:
         return None
-    file = found / "config.json"
+    file = checkpoint / "config.json"
     try:
         config = json.loads(file.read_text())
-        return config.get("front_end") or config.get("model_type")
+        return config.get(NAME_KEY) or config.get("model_type")
     except ValueError as error:
-        raise UserError(f"{file} is no JSON; fetch the checkpoint again") from error
+        raise UserError(f"{file} is not JSON; fetch the checkpoint again") from error
 
 
 def _fetch(name: str) -> Path:
@@ -99,7 +100,7 @@ def _fetch(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=FILES))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise UserError(
-            f"the segmenter '{name}' is no file or folder here and could not be fetched from the model hub "
+            f"the segmenter '{name}' is not a file or folder here and could not be fetched from the model hub "
             f"({type(error).__name__}); check its name and the network, or train one: "
             "python train.py task=perception/tinysam"
         ) from error
@@ -109,11 +110,10 @@ def _from_transformers(folder: Path) -> Segmenter:
     try:
         sam = SamModel.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the SAM in {folder} cannot be loaded ({reason}); fetch it again") from error
+        raise UserError(f"the SAM in {folder} cannot be loaded ({one_line(error)}); fetch it again") from error
     vision, prompts, decoder = (
-        part.to_dict()
-        for part in (sam.config.vision_config, sam.config.prompt_encoder_config, sam.config.mask_decoder_config)
+        section.to_dict()
+        for section in (sam.config.vision_config, sam.config.prompt_encoder_config, sam.config.mask_decoder_config)
     )
     config = TinySAMConfig(
         image_size=vision["image_size"],
@@ -162,30 +162,31 @@ _VIT_OPTIONS = [
 
 
 def _from_authors(file: Path) -> Segmenter:
-    """The model in TinySAM's own layout (MobileSAM's is the same), of whatever width its tensors tell."""
+    """Model in TinySAM's layout (MobileSAM has the same), with the widths of its tensors."""
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{file} is no whole checkpoint file ({type(error).__name__}); fetch it again") from error
+        raise UserError(f"{file} is not a complete checkpoint file ({type(error).__name__}); fetch it again") from error
     state = {rename(name): tensor for name, tensor in stored.items() if not _UNUSED.search(name)}
     try:
         segmenter = Segmenter(_sizes(state))
         segmenter.load_state_dict(state)
     except (KeyError, StopIteration, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file} is no checkpoint of TinySAM's layout ({reason}); give tinysam.pth") from error
+        raise UserError(
+            f"{file} is not a checkpoint in TinySAM's layout ({one_line(error)}); give tinysam.pth"
+        ) from error
     return segmenter.eval()
 
 
 def rename(name: str) -> str:
-    """A tensor's name in TinySAM's layout -> its name in a `Segmenter`."""
+    """Name of a tensor in a `Segmenter`, from its name in TinySAM's layout."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def _sizes(state: dict[str, Tensor]) -> TinySAMConfig:
-    """The sizes that a state dict's shapes tell; heads of the decoder and the picture's side are the released ones."""
+    """Sizes from the shapes of a state dict; heads of the decoder and image size are those of the released model."""
     stages = "image_encoder.trunk.stages"
     biases = [state[f"{stages}.{stage}.blocks.0.attn.attention_biases"] for stage in (1, 2, 3)]
 

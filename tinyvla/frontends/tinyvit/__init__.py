@@ -1,1 +1,4 @@
-"""TinyViT (arXiv 2207.10666): the networks and their training on a teacher's stored answers."""
+"""TinyViT (arXiv 2207.10666), and its training from the stored predictions of a teacher.
+
+The metrics are those of `cct/metrics.py`: both are classifiers.
+"""

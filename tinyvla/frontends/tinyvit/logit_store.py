@@ -1,8 +1,8 @@
-"""A teacher's answers on disk (fast pretraining distillation, arXiv 2207.10666, section 3): it answers once.
+"""A teacher's predictions on disk (fast pretraining distillation, arXiv 2207.10666, section 3).
 
-One file: a header (JSON, padded with blanks to HEADER bytes), a byte for every epoch (1 once it is whole), and a record
-for every epoch and picture: the seed of the view that the teacher saw, its K largest probabilities and their classes.
-Epochs are independent of each other: several processes may fill one store, and a killed one leaves whole epochs.
+The file holds a header (JSON, padded with blanks to HEADER bytes), one byte per epoch (1 when it is complete), and one
+record per epoch and image: the seed of the view, the K largest probabilities and their classes. Epochs are independent:
+several processes may fill one store, and a killed process leaves complete epochs.
 """
 
 import fcntl
@@ -26,15 +26,15 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True)
 class Contents:
-    """What a store holds, and what it was made from.
+    """Description of a store.
 
     Args:
-        images, epochs: how many.
-        classes, k: classes of the teacher, and how many of them are stored of a picture, 1 <= k <= classes.
+        images, epochs: their numbers.
+        classes, k: number of classes of the teacher, and number of stored classes per image, 1 <= k <= classes.
         teacher: its name.
-        checksum: of the pictures.
+        checksum: of the images.
         view: `RandomView.describe()`.
-        seed: what the views' seeds are drawn from.
+        seed: of the views' seeds.
     """
 
     images: int
@@ -52,20 +52,20 @@ class Contents:
 
     @property
     def record(self) -> np.dtype:
-        """A picture's record."""
+        """Data type of one record."""
         index = "<u2" if self.classes <= 2**16 else "<u4"
         return np.dtype([("seed", "<u4"), ("values", "<f2", (self.k,)), ("indices", index, (self.k,))])
 
     @property
     def bytes(self) -> int:
-        """Of the whole file."""
+        """Size of the file."""
         return HEADER + self.epochs + self.epochs * self.images * self.record.itemsize
 
 
 class LogitStore:
-    """An opened store, to be read unless it is `writable`. It may be pickled: every process maps the file for itself.
+    """An open store, read-only unless `writable`. It can be pickled: every process maps the file itself.
 
-    Raises UserError if the file is missing, cut short or no store.
+    Raises UserError if the file is missing, cut short or not a store.
     """
 
     def __init__(self, path: Path | str, writable: bool = False):
@@ -81,7 +81,7 @@ class LogitStore:
             raise UserError(f"there is no logit store at {self.path}; save the teacher's logits first") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"{self.path} is no logit store ({type(error).__name__}); delete it or name another"
+                f"{self.path} is not a logit store ({type(error).__name__}); delete it or name another"
             ) from error
         if (size := self.path.stat().st_size) != self.contents.bytes:
             raise UserError(
@@ -92,7 +92,7 @@ class LogitStore:
 
     @classmethod
     def create(cls, path: Path | str, contents: Contents) -> "LogitStore":
-        """The store at `path`, made if there is none; UserError if the one there is of something else."""
+        """Store at `path`, created where it is missing. Raises UserError if it holds something else."""
         path = Path(path)
         with alone_in(path.parent):
             if not path.exists():
@@ -101,7 +101,7 @@ class LogitStore:
                 try:
                     with temporary.open("wb") as file:
                         file.write(header.ljust(HEADER))
-                        for start in range(HEADER, contents.bytes, _BLOCK):  # a full disk shows now, not half-way
+                        for start in range(HEADER, contents.bytes, _BLOCK):  # a full disk fails now, not half-way
                             file.write(bytes(min(_BLOCK, contents.bytes - start)))
                 except OSError as error:
                     temporary.unlink(missing_ok=True)
@@ -113,26 +113,26 @@ class LogitStore:
         store.require(contents)
         return store
 
-    def require_pictures(self, pictures: Any) -> None:
-        """Raise UserError unless these are the pictures that the teacher saw."""
-        if len(pictures) != self.contents.images or pictures.checksum != self.contents.checksum:
+    def require_images(self, images: Any) -> None:
+        """Raise UserError unless these are the images of the store."""
+        if len(images) != self.contents.images or images.checksum != self.contents.checksum:
             raise UserError(f"{self.path}: {_CHANGED}; delete the store or name another one")
 
     def require_classes(self, classes: int, whose: str) -> None:
-        """Raise UserError unless it holds answers about so many classes; whose: the teacher's or the student's."""
+        """Raise UserError unless the store has this number of classes; whose: "teacher" or "student"."""
         if classes != self.contents.classes:
             raise UserError(
                 f"the {whose} has {classes} classes and {self.path} is for {self.contents.classes}; "
                 "choose one that it was made for, or another store"
             )
 
-    def require(self, wanted: Contents) -> None:
-        """Raise UserError unless the store holds what is wanted, saying what differs."""
-        mine, other = asdict(self.contents), asdict(wanted)
-        for name, told in _DIFFERENCES.items():
-            if mine[name] != other[name]:
-                values = "" if name == "checksum" else f" ({mine[name]} in the store, {other[name]} now)"
-                raise UserError(f"{self.path}: {told}{values}; delete the store or name another one")
+    def require(self, contents: Contents) -> None:
+        """Raise UserError unless the store has these contents, with the difference."""
+        stored, required = asdict(self.contents), asdict(contents)
+        for name, difference in _DIFFERENCES.items():
+            if stored[name] != required[name]:
+                values = "" if name == "checksum" else f" ({stored[name]} in the store, {required[name]} now)"
+                raise UserError(f"{self.path}: {difference}{values}; delete the store or name another one")
 
     def _map(self) -> None:
         contents = self.contents
@@ -148,54 +148,54 @@ class LogitStore:
         self._map()
 
     def epochs(self, whole: bool) -> list[int]:
-        """The epochs that are whole, or those that are not."""
+        """Numbers of the complete epochs, or of the incomplete ones."""
         return np.flatnonzero(self._done == whole).tolist()
 
     def seeds(self, epoch: int) -> np.ndarray:
-        """The seeds (images,) uint32 of an epoch's views, by picture."""
+        """Seeds (images,) uint32 of an epoch's views, by image."""
         return np.random.default_rng([self.contents.seed, epoch]).integers(
             2**32, size=self.contents.images, dtype=np.uint32
         )
 
     def read(self, epoch: int, index: int) -> tuple[int, Tensor, Tensor]:
-        """Seed of the view, probabilities (K,) float32 and classes (K,) long of a picture in an epoch."""
+        """Seed of the view, probabilities (K,) float32 and classes (K,) long of an image in an epoch."""
         record = self._records[epoch, index]
         values = torch.from_numpy(record["values"].astype(np.float32))
         return int(record["seed"]), values, torch.from_numpy(record["indices"].astype(np.int64))
 
     @contextmanager
     def claim(self, epoch: int) -> Iterator[bool]:
-        """Whether an epoch is this process's to fill: not whole yet, and no other process is at it."""
+        """Context with True if this process may fill an epoch: incomplete, and not claimed by another process."""
         with self.path.open("r+b") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, HEADER + epoch)
             except OSError:
                 yield False
                 return
-            yield not self._done[epoch]  # closing the file gives the lock back
+            yield not self._done[epoch]  # closing the file releases the lock
 
     def write(self, epoch: int, start: int, values: Tensor, indices: Tensor) -> None:
-        """Put down the probabilities and classes (B, K) of the pictures from number `start` on."""
+        """Write probabilities and classes (B, K) of the images from number `start` on."""
         rows = self._records[epoch, start : start + len(values)]
         rows["seed"] = self.seeds(epoch)[start : start + len(values)]
         rows["values"] = values.cpu().numpy()
         rows["indices"] = indices.cpu().numpy()
 
     def finish(self, epoch: int) -> None:
-        """Say that an epoch is whole, once it is on disk."""
+        """Flush an epoch to disk and mark it complete."""
         self._records.flush()
         self._done[epoch] = 1
         self._done.flush()
 
 
-_CHANGED = "the pictures have changed since the teacher saw them"
+_CHANGED = "the images have changed since the teacher saw them"
 _DIFFERENCES = {
     "checksum": _CHANGED,
     "classes": "the teacher's number of classes differs",
     "teacher": "it was made by another teacher",
-    "images": "the number of pictures differs",
+    "images": "the number of images differs",
     "view": "the teacher saw other views",
-    "k": "it holds another number of classes a picture",
+    "k": "it holds another number of classes per image",
     "epochs": "the number of epochs differs",
     "seed": "its views have other seeds",
 }

@@ -1,8 +1,8 @@
-"""TinyViT (arXiv 2207.10666) as timm has it, for pictures of any size.
+"""TinyViT (arXiv 2207.10666) from timm, for images of any size.
 
-Its attention looks at windows of 7 to 14 cells. Where a picture's map is not a multiple of that, timm pads it, and at a
-robot's 96 pixels most of a window is padding. Windows that divide the map cost less and see nothing that is not there;
-at 224 pixels they are the released ones, and elsewhere timm resizes the released attention biases to them.
+Its attention has windows of 7 to 14 cells. timm pads a map whose size is not a multiple of the window, and at a
+robot's 96 pixels most of a window is padding. The windows here divide the map, which is faster and has no padding. At
+224 pixels they are the released ones; for other sizes timm resizes the released attention biases.
 """
 
 from typing import Any
@@ -13,22 +13,22 @@ from timm.models.tiny_vit import Attention
 from torch import Tensor
 
 VARIANTS = {"tinyvit_5m": "tiny_vit_5m_224", "tinyvit_11m": "tiny_vit_11m_224", "tinyvit_21m": "tiny_vit_21m_224"}
-STRIDES = (4, 8, 16, 32)  # of the four stages' maps
-_WINDOWS = {"224": (7, 7, 14, 7), "384": (12, 12, 24, 12), "512": (16, 16, 32, 16)}  # as released, by their resolution
+STRIDES = (4, 8, 16, 32)  # of the maps of the four stages
+_WINDOWS = {"224": (7, 7, 14, 7), "384": (12, 12, 24, 12), "512": (16, 16, 32, 16)}  # released ones, by resolution
 
 
 def timm_name(name: str) -> str:
-    """What timm calls it: `tinyvit_5m` is short for `tiny_vit_5m_224`, other names are timm's."""
+    """timm's name of a network: `tinyvit_5m` is short for `tiny_vit_5m_224`; other names are returned unchanged."""
     return VARIANTS.get(name, name)
 
 
 def is_tinyvit(name: str) -> bool:
-    """Whether it is timm's name of a TinyViT, with or without the tag of released weights."""
+    """True for timm's name of a TinyViT, with or without the tag of released weights."""
     return name.startswith("tiny_vit_")
 
 
 def make_tinyvit(name: str, image_size: int, **kwargs: Any) -> Any:
-    """timm's model for pictures of `image_size` pixels; `kwargs` are those of `timm.create_model`."""
+    """timm's model for images of `image_size` pixels; `kwargs` are those of `timm.create_model`."""
     resolution = name.split(".")[0].rpartition("_")[2]
     windows = [window_of(side, most) for side, most in zip(map_sides(image_size), _WINDOWS[resolution], strict=True)]
     net = timm.create_model(name, window_sizes=windows, **kwargs)
@@ -39,25 +39,25 @@ def make_tinyvit(name: str, image_size: int, **kwargs: Any) -> Any:
 
 
 class _Attention(Attention):
-    """timm's, without its memory of biases: they would be the old ones after weights are loaded, cast or traced."""
+    """timm's attention without its cache of biases, which is stale after weights are loaded, cast or traced."""
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
         return self.attention_biases[:, self.attention_bias_idxs]
 
 
 def map_sides(image_size: int) -> list[int]:
-    """Sides of the four stages' maps of a picture with `image_size` pixels a side: every convolution rounds up."""
+    """Sides of the maps of the four stages for an image of `image_size` pixels: every convolution rounds up."""
     return [-(-image_size // stride) for stride in STRIDES]
 
 
 def window_of(side: int, most: int) -> int:
-    """Side of the windows that cover a map's side evenly, the fewest of at most `most` cells."""
+    """Side of the fewest windows of at most `most` cells that cover the side of a map evenly."""
     windows = -(-side // most)
     return -(-side // windows)
 
 
 def cut(net: Any, stride: int) -> Any:
-    """Drop a TinyViT's classifier and the stages behind the one whose map has this stride, in place; returns it."""
+    """Drop the classifier of a TinyViT and the stages after the one with this stride, in place; return the network."""
     stage = STRIDES.index(stride)
     net.prune_intermediate_layers([stage])
     net.num_features = net.feature_info[stage]["num_chs"]

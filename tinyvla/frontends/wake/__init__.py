@@ -1,7 +1,7 @@
-"""Person wake detection (Wake Vision, arXiv 2405.00892): is anybody in the picture?
+"""Person detection (Wake Vision, arXiv 2405.00892).
 
 wake = load_frontend("outputs/<run>")
-wake.probability(picture)  # uint8 (H, W, 3) -> 0 to 1
+wake.probability(image)  # uint8 (H, W, 3) -> 0 to 1
 """
 
 from .frontend import Wake

@@ -1,4 +1,4 @@
-"""Networks that say whether a person is in a picture: MobileNetV2, and one that fits a microcontroller."""
+"""Networks for person detection: MobileNetV2, and one for microcontrollers."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from ...errors import UserError
 
-SIZES = (48, 224)  # pixels a side, smallest and largest
+SIZES = (48, 224)  # side in pixels, smallest and largest
 WIDTHS = (0.1, 1.0)
 
-# Of `McuNet` at width 1, a row a block: expansion, channels, kernel, stride.
+# Blocks of `McuNet` at width 1: expansion, channels, kernel, stride.
 _PATCHED = ((1, 8, 3, 1), (3, 16, 3, 2), (3, 16, 3, 1), (3, 24, 3, 2))
 _WHOLE = (
     *((4, 24, 5, 1),),
@@ -45,13 +45,13 @@ class Inverted(nn.Module):
 
 
 class McuNet(nn.Module):
-    """A person detector for a microcontroller, in the spirit of MCUNetV2 (arXiv 2110.15352).
+    """Person detector for a microcontroller, modelled on MCUNetV2 (arXiv 2110.15352).
 
-    Its maps are large only in the first blocks, so these can be run patch by patch (`patches.py`). As in section 3.2,
-    these blocks are few and their kernels small, which keeps the patches' overlap small; the later blocks make up for
-    the receptive field with kernels of 5 and 7.
+    Only the first blocks have large maps, and they can be run patch by patch (`patches.py`). As in section 3.2 these
+    blocks are few and have small kernels, so that patches overlap little; later blocks restore the receptive field with
+    kernels of 5 and 7.
 
-    features: the blocks in order, of which the first `patched` make the patch stage.
+    features: the blocks in order; the first `patched` are the patch stage.
     """
 
     patched = 1 + len(_PATCHED)
@@ -81,10 +81,13 @@ NETWORKS: dict[str, Callable[[float], nn.Module]] = {"mcunet": McuNet, "mobilene
 
 
 def make_network(name: str, width: float = 1.0) -> nn.Module:
-    """A fresh network: normalised pictures (B, 3, S, S) in, logits (B, 1) out.
+    """New network: normalised images (B, 3, S, S) to logits (B, 1).
 
-    width: the share of channels in every layer but the last, which stays as wide as it is (as in the paper's Keras
-        model), rounded to eights.
+    Args:
+        name: one of NETWORKS.
+        width: share of channels, rounded to multiples of 8, in every layer but the last (as in the paper's Keras
+            model).
+
     Raises UserError for an unknown name or a width out of range.
     """
     if name not in NETWORKS:
@@ -95,16 +98,16 @@ def make_network(name: str, width: float = 1.0) -> nn.Module:
 
 
 def prepare(images: Tensor, size: int) -> Tensor:
-    """Pictures as the networks take them: (B, 3, H, W), uint8 or float in [0, 1], -> (B, 3, size, size) in [-1, 1].
+    """Input of the networks: images (B, 3, H, W), uint8 or float in [0, 1], to (B, 3, size, size) in [-1, 1].
 
-    The whole picture is squeezed into the square, so that nobody at its edge is cut away.
+    The whole image is resized to the square, so that a person at its edge is not cut away.
     """
     values = images.float() / 255 if images.dtype == torch.uint8 else images
     if values.shape[-2:] != (size, size):
         values = F.interpolate(values, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return (values * 2 - 1).contiguous(memory_format=torch.channels_last)  # a CPU's depthwise convolutions like it best
+    return (values * 2 - 1).contiguous(memory_format=torch.channels_last)  # fastest for depthwise convolutions on a CPU
 
 
 def _channels(full: int, width: float) -> int:
-    """A share of so many channels, a multiple of eight and at least eight."""
+    """Share of `full` channels, a multiple of 8 and at least 8."""
     return max(8, int(full * width + 4) // 8 * 8)

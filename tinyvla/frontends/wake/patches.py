@@ -1,9 +1,9 @@
-"""Patch-based inference (MCUNetV2, arXiv 2110.15352, section 3.1), and what memory and work it takes.
+"""Patch-based inference (MCUNetV2, arXiv 2110.15352, section 3.1), and its memory and compute.
 
-The first blocks of a network, whose maps are largest, are run on one patch of the picture after the other: each on as
-much of it as the patch's outputs depend on, its halo. What comes out is what the whole picture gives.
+The first blocks of a network have the largest maps. They are run on one patch of the image at a time, each with its
+halo: the pixels that the patch's outputs depend on. The result equals that of the whole image.
 
-Works for chains of convolutions and inverted residual blocks, as `McuNet.features` and torchvision's
+It works for chains of convolutions and inverted residual blocks, as `McuNet.features` and torchvision's
 `MobileNetV2.features` are.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Span(NamedTuple):
-    """Rows or columns of a map, from `start` up to but without `stop`."""
+    """Rows or columns of a map, from `start` up to `stop`, half-open."""
 
     start: int
     stop: int
@@ -33,9 +33,9 @@ Window = tuple[Span, Span]  # rows, columns
 
 
 def run_in_patches(blocks: Sequence[nn.Module], images: Tensor, patches: int) -> Tensor:
-    """What a chain of blocks in evaluation mode makes of pictures, computed on `patches` x `patches` patches in turn.
+    """Output of a chain of blocks in evaluation mode, computed on `patches` x `patches` patches in turn.
 
-    images: (B, C, H, W). Returns what `nn.Sequential(*blocks)(images)` does.
+    images: (B, C, H, W). The result equals `nn.Sequential(*blocks)(images)`.
     """
     sizes = _map_sizes(blocks, (images.shape[2], images.shape[3]))
     output: Tensor | None = None
@@ -54,7 +54,7 @@ def run_in_patches(blocks: Sequence[nn.Module], images: Tensor, patches: int) ->
 
 
 def classify_in_patches(network: nn.Module, images: Tensor, patches: int, patched: int) -> Tensor:
-    """The network's logits, (B, 1), with its first `patched` blocks run in patches. images: as it takes them."""
+    """Logits (B, 1) of a network whose first `patched` blocks run in patches. images: as the network takes them."""
     blocks = list(network.features)  # type: ignore[arg-type]
     maps = run_in_patches(blocks[:patched], images, patches)
     return network.classifier(nn.Sequential(*blocks[patched:])(maps).mean((2, 3)))  # type: ignore[operator]
@@ -62,41 +62,44 @@ def classify_in_patches(network: nn.Module, images: Tensor, patches: int, patche
 
 @dataclass(frozen=True)
 class Cost:
-    """What one picture takes. bytes: the most that activations take at one time, a byte each. macs: multiply-adds."""
+    """Cost of one image. bytes: peak memory of the activations, one byte each. macs: multiply-adds."""
 
     bytes: int
     macs: int
 
 
 def cost(blocks: Sequence[nn.Module], size: tuple[int, int], patches: int = 1, patched: int = 0) -> Cost:
-    """Memory and work of a chain of blocks on a picture of (height, width).
+    """Memory and compute of a chain of blocks on an image of (height, width), in int8.
 
-    Counted is, convolution by convolution, what it reads, what it writes and what a residual connection still needs,
-    int8. As in MCUNet (arXiv 2007.10319) a depthwise one works in place but for one channel, and what a residual
-    connection needs is where the sum is made. In the patch stage the stage's output counts too, which fills up patch by
-    patch. Of the picture itself only the window that is being worked on counts, as it can be read from where it lies.
+    The memory of a convolution is its input, its output, and the input of a residual connection. As in MCUNet (arXiv
+    2007.10319) a depthwise convolution works in place except for one channel, and the sum of a residual connection
+    overwrites one of its terms. In the patch stage the stage's output, which is filled patch by patch, is added. Only
+    the current window of the image counts, as it can be read in place.
 
     Args:
-        patches: into how many by how many patches the first `patched` blocks are split.
+        blocks: chain of blocks.
+        size: height and width of the image.
+        patches: patches per side that the first `patched` blocks are split into.
+        patched: number of blocks in the patch stage.
     """
     sizes = _map_sizes(blocks, size)
-    most, macs = 0, 0
+    peak, macs = 0, 0
     if patched:
         stage = blocks[:patched]
-        kept = _channels_of(stage[-1]) * sizes[patched][0] * sizes[patched][1]
+        output = _channels_of(stage[-1]) * sizes[patched][0] * sizes[patched][1]
         for window in _split(sizes[patched], patches):
             windows = _halos(stage, window, sizes[: patched + 1])
             for block, before, after in zip(stage, windows, windows[1:], strict=False):
                 used = _block_cost(block, _extent(before), _extent(after))
-                most, macs = max(most, used.bytes + kept), macs + used.macs
+                peak, macs = max(peak, used.bytes + output), macs + used.macs
     for block, size_in, size_out in zip(blocks[patched:], sizes[patched:], sizes[patched + 1 :], strict=False):
         used = _block_cost(block, size_in, size_out)
-        most, macs = max(most, used.bytes), macs + used.macs
-    return Cost(most, macs)
+        peak, macs = max(peak, used.bytes), macs + used.macs
+    return Cost(peak, macs)
 
 
 def parameters(module: nn.Module) -> int:
-    """How many numbers a module has learned."""
+    """Number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -113,16 +116,16 @@ def _channels_of(block: nn.Module) -> int:
 
 
 def _window_of(block: nn.Module) -> tuple[int, int, int]:
-    """Kernel, stride and padding of the one convolution in a block that looks beyond a pixel."""
-    found = [layer for layer in _layers(block) if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)]
-    if not found:
+    """Kernel, stride and padding of the only convolution in a block with a kernel larger than 1; (1, 1, 0) without."""
+    spatial = [layer for layer in _layers(block) if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)]
+    if not spatial:
         return 1, 1, 0
-    (layer,) = found
+    (layer,) = spatial
     return layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
 
 
 def _map_sizes(blocks: Sequence[nn.Module], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Height and width of the picture and of the maps after each block."""
+    """Height and width of the image and of the map after each block."""
     sizes = [size]
     for block in blocks:
         kernel, stride, padding = _window_of(block)
@@ -132,7 +135,7 @@ def _map_sizes(blocks: Sequence[nn.Module], size: tuple[int, int]) -> list[tuple
 
 
 def _split(size: tuple[int, int], patches: int) -> Iterator[Window]:
-    """A map's windows, row by row; they cover it without overlap."""
+    """Windows that cover a map without overlap, row by row."""
     for row in range(patches):
         for column in range(patches):
             rows, columns = (
@@ -144,12 +147,12 @@ def _split(size: tuple[int, int], patches: int) -> Iterator[Window]:
 
 
 def _needed(span: Span, kernel: int, stride: int, padding: int) -> Span:
-    """What a convolution reads to make a span of its output; beyond the map's edges too, where it is padded."""
+    """Input span of a convolution for a span of its output; it may reach beyond the map, into the padding."""
     return Span(span.start * stride - padding, (span.stop - 1) * stride - padding + kernel)
 
 
 def _halos(blocks: Sequence[nn.Module], window: Window, sizes: Sequence[tuple[int, int]]) -> list[Window]:
-    """The windows of the picture and of the maps after each block that a window of the last map depends on."""
+    """Windows of the image and of the map after each block that a window of the last map depends on."""
     windows = [window]
     for block, size in zip(reversed(blocks), reversed(sizes[:-1]), strict=True):
         rows, columns = (
@@ -160,15 +163,15 @@ def _halos(blocks: Sequence[nn.Module], window: Window, sizes: Sequence[tuple[in
 
 
 def _run_block(block: nn.Module, x: Tensor, before: Window, after: Window, size: tuple[int, int]) -> Tensor:
-    """One block on a window. x: the window `before` of its input map, whose whole size is `size`."""
-    kept = x
+    """Output window of one block. x: the window `before` of its input map, whose full size is `size`."""
+    skipped = x
     kernel, stride, padding = _window_of(block)
     for layer in _layers(block):
         if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-            # Zeros only where the map itself ends; elsewhere the halo has what lies there.
+            # Zeros only at the edge of the map; elsewhere the halo holds the neighbours.
             (top, bottom), (left, right) = (
-                (-min(0, wanted.start), max(0, wanted.stop - side))
-                for wanted, side in zip((_needed(span, kernel, stride, padding) for span in after), size, strict=True)
+                (-min(0, needed.start), max(0, needed.stop - side))
+                for needed, side in zip((_needed(span, kernel, stride, padding) for span in after), size, strict=True)
             )
             x = F.conv2d(
                 F.pad(x, (left, right, top, bottom)), layer.weight, layer.bias, layer.stride, groups=layer.groups
@@ -179,16 +182,16 @@ def _run_block(block: nn.Module, x: Tensor, before: Window, after: Window, size:
         (top, bottom), (left, right) = (
             (inner.start - outer.start, inner.stop - outer.start) for inner, outer in zip(after, before, strict=True)
         )
-        x = x + kept[..., top:bottom, left:right]
+        x = x + skipped[..., top:bottom, left:right]
     return x
 
 
 def _block_cost(block: nn.Module, before: tuple[int, int], after: tuple[int, int]) -> Cost:
-    """Of one block that makes maps of the size `after` from those of the size `before`."""
+    """Cost of one block, from maps of the size `before` to maps of the size `after`."""
     area, out_area = before[0] * before[1], after[0] * after[1]
-    convolutions = [layer for layer in _layers(block) if isinstance(layer, nn.Conv2d)]  # the rest is done in place
-    kept = convolutions[0].in_channels * area if _is_residual(block) else 0
-    most, macs = 0, 0
+    convolutions = [layer for layer in _layers(block) if isinstance(layer, nn.Conv2d)]  # other layers work in place
+    skipped = convolutions[0].in_channels * area if _is_residual(block) else 0
+    peak, macs = 0, 0
     for layer in convolutions:
         read = layer.in_channels * area
         if layer.kernel_size != (1, 1):
@@ -197,10 +200,10 @@ def _block_cost(block: nn.Module, before: tuple[int, int], after: tuple[int, int
         if layer.groups == layer.in_channels == layer.out_channels:
             used = max(read, written) + area
         else:
-            used = read + (0 if kept and layer is convolutions[-1] else written)
-        most = max(most, used + (0 if layer is convolutions[0] else kept))
+            used = read + (0 if skipped and layer is convolutions[-1] else written)
+        peak = max(peak, used + (0 if layer is convolutions[0] else skipped))
         macs += written * layer.weight[0].numel()
-    return Cost(most, macs)
+    return Cost(peak, macs)
 
 
 def _extent(window: Window) -> tuple[int, int]:

@@ -1,127 +1,159 @@
-"""How a person detector is trained: on Wake Vision as it streams in, or on generated rooms."""
+"""Training of person detection: on Wake Vision as a stream, or on generated rooms."""
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...augment import AugmentConfig, augment_images, random_noise
-from ...decoding import decode_section
+from ...augment import AugmentConfig, Part, augment_images, random_noise
+from ...training.settings import TrainerConfig
 from ...training.trainable import Batch, step_generator
-from .. import Picture, load_frontend
-from ..training import Figure, LabelledScenes, VisionTrainable
+from ..images import RgbImage
+from ..registry import load_frontend
+from ..training import ImageSplit, Metric, SceneSettings, VisionTask, VisionTrainable
 from .dataset import WakeVisionStream, take
 from .frontend import Wake, predict
+from .losses import WakeLoss
 from .metrics import find_thresholds, score
 
-_OPTIONS = ("network", "width", "image_size")  # of `Wake`
 
-
-class _Objective(nn.Module):
-    """Binary cross-entropy, and the share of the batch that is judged right."""
-
-    def __init__(self, wake: Wake):
-        super().__init__()
-        self.wake = wake
-
-    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        logits = self.wake(batch["images"])
-        loss = F.binary_cross_entropy_with_logits(logits, batch["person"])
-        return loss, {"accuracy": float(((logits > 0) == (batch["person"] > 0)).float().mean())}
-
-
-class WakeTrainable(VisionTrainable):
-    """Trains a `Wake`; the area under its ROC curve on validation pictures says which is the best.
+@dataclass(frozen=True)
+class WakeVisionSettings:
+    """The real dataset in place of generated rooms.
 
     Args:
-        options: network, width and image_size as of `Wake`; false_alarms, the share of empty validation pictures that
-            may reach the gate's threshold; augment, as of `augment_images`, and noise, as of `random_noise`, at
-            image_size; dataset, for the real Wake Vision in the place of `pictures`; trainer.batch_size.
-        pictures: of the splits train, validation and test, with labels as `tinyvla.frontends.wake.dataset` has them.
-        seed: of the weights and of every draw.
-        part: (index, of), where several processes train together.
+        split: train_quality, or train_large for pretraining; None: generated rooms.
+        image_size: side in pixels.
+        validation, test: number of images; None: all.
+        source: folder with a copy of the hub's repository; None: the hub.
+        buffer: rows in memory, from which batches are drawn.
     """
 
+    split: str | None = None
+    image_size: int = 160
+    validation: int | None = None
+    test: int | None = None
+    source: str | None = None
+    buffer: int = 2000
+
+
+@dataclass
+class WakeAugmentation(AugmentConfig):
+    """Augmentation at `image_size`; `noise` is that of `random_noise`, which generated images lack."""
+
+    shift: int = 4
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+    noise: float = 0.02
+
+
+@dataclass(frozen=True)
+class WakeTask(VisionTask):
+    """Settings of `task=perception/wake`.
+
+    Args:
+        network, width, image_size: of `Wake`.
+        false_alarms: share of empty validation images that may reach the gate's threshold.
+        augment: augmentation of the training images.
+        dataset: the real dataset.
+    """
+
+    name: str = "wake"
+    scenes: SceneSettings | None = field(default_factory=lambda: SceneSettings("room", 128, 20000, 1000, 2000))
+    network: str = "mcunet"
+    width: float = 1.0
+    image_size: int = 128
+    false_alarms: float = 0.01
+    augment: WakeAugmentation = field(default_factory=WakeAugmentation)
+    dataset: WakeVisionSettings = field(default_factory=WakeVisionSettings)
+
+
+class WakeTrainable(VisionTrainable[WakeTask]):
+    """A `Wake`; the area under the ROC curve on validation images selects the best.
+
+    Arguments are those of `VisionTrainable`. Labels of the images are those of `tinyvla.frontends.wake.dataset`.
+    """
+
+    settings = WakeTask
     score = "area under the ROC curve"
 
     def __init__(
         self,
-        options: Mapping[str, Any],
-        pictures: Mapping[str, LabelledScenes],
-        seed: int,
-        part: tuple[int, int] = (0, 1),
+        task: WakeTask,
+        data: Mapping[str, ImageSplit],
+        trainer: TrainerConfig,
+        seed: int = 0,
+        part: Part = (0, 1),
+        device: str = "cpu",
     ):
+        super().__init__(task, data, trainer, seed, part, device)
         torch.manual_seed(seed)
-        self.wake = Wake(**{name: options[name] for name in _OPTIONS})
-        self.module = _Objective(self.wake)
-        self._options, self._seed, self._part = options, seed, part
-        self._batch_size: int = options["trainer"]["batch_size"]
+        self.wake = Wake(task.network, task.width, task.image_size)
+        self.module = WakeLoss(self.wake)
         self._stream: WakeVisionStream | None = None
-        if options["dataset"]["split"] is not None:
-            self._stream, pictures = _wake_vision(options["dataset"], self._batch_size, seed)
+        if task.dataset.split is not None:
+            self._stream, self.data = _open_wake_vision(task.dataset, task.dataset.split, trainer.batch_size, seed)
         else:
-            self._train, self._persons = pictures["train"], _persons(pictures["train"].labels)
-        self._validation, self._test = pictures["validation"], pictures["test"]
+            self._persons = _persons(data["train"].labels)
 
     def batch(self, step: int) -> Batch:
         """images (B, 3, image_size, image_size) float in [0, 1], augmented; person (B,) 0 or 1."""
-        generator = step_generator(self._seed, step)
-        pictures, persons = self._draw(step, generator)
-        size = (self._options["image_size"],) * 2
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+        generator = step_generator(self.seed, step)
+        arrays, persons = self._draw(step, generator)
+        size = (self.task.image_size,) * 2
+        images = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-        mirrored = self._own(torch.rand(self._batch_size * self._part[1], 1, 1, 1, generator=generator))[: len(images)]
-        images = torch.where(mirrored < 0.5, images.flip(-1), images)
-        strengths = dict(self._options["augment"])
-        noise = strengths.pop("noise")
-        augment = decode_section(AugmentConfig, strengths, "task.augment")
-        images = augment_images(images, augment, generator, self._part)
-        images = random_noise(images, noise, generator, self._part)
+        draws = torch.rand(self.trainer.batch_size * self.of, 1, 1, 1, generator=generator)
+        images = torch.where(self._own_part(draws)[: len(images)] < 0.5, images.flip(-1), images)
+        images = augment_images(images, self.task.augment, generator, self.part)
+        images = random_noise(images, self.task.augment.noise, generator, self.part)
         return {"images": images, "person": torch.from_numpy(persons)}
 
     def evaluate(self) -> dict[str, float]:
-        """Scores on the validation pictures; `score` is the area under the ROC curve."""
-        found = score(self._predict(self.wake, self._validation), self._validation.labels)
-        recalls = {f"recall_{value}": kind["recall"] for value, kind in found["kinds"].get("distance", {}).items()}
-        figures = {"score": found["auroc"], "accuracy": found["accuracy"], "f1": found["f1"], **recalls}
-        return {name: float(figure) for name, figure in figures.items() if figure is not None}
+        """Metrics on the validation images; `score` is the area under the ROC curve."""
+        scores = score(self._predict(self.wake, "validation"), self.data["validation"].labels)
+        recalls = {f"recall_{value}": kind["recall"] for value, kind in scores["kinds"].get("distance", {}).items()}
+        metrics = {"score": scores["auroc"], "accuracy": scores["accuracy"], "f1": scores["f1"], **recalls}
+        return {name: float(value) for name, value in metrics.items() if value is not None}
 
-    def test(self) -> dict[str, Figure]:
-        """The benchmark suite on the test pictures (`tinyvla.frontends.wake.metrics`)."""
-        found = score(self._predict(self.wake, self._test), self._test.labels)
-        count = found["pictures"]
-        figures = {
-            self.score: Figure(found["auroc"], count, found["auroc_ci95"]),
-            "accuracy": Figure(found["accuracy"], count, found["accuracy_ci95"]),
-            "F1": Figure(found["f1"], count, found["f1_ci95"]),
+    def test(self) -> dict[str, Metric]:
+        """Benchmark suite on the test images (`tinyvla.frontends.wake.metrics`)."""
+        scores = score(self._predict(self.wake, "test"), self.data["test"].labels)
+        count = scores["images"]
+        metrics = {
+            self.score: Metric(scores["auroc"], count, scores["auroc_ci95"]),
+            "accuracy": Metric(scores["accuracy"], count, scores["accuracy_ci95"]),
+            "F1": Metric(scores["f1"], count, scores["f1_ci95"]),
         }
-        for name, values in found["kinds"].items():
+        for name, values in scores["kinds"].items():
             for value, kind in values.items():
-                figures[f"F1, {name} {value}"] = Figure(kind["f1"], kind["people"] + kind["empty"], kind["f1_ci95"])
-        return {name: figure for name, figure in figures.items() if figure.value is not None}
+                metrics[f"F1, {name} {value}"] = Metric(kind["f1"], kind["people"] + kind["empty"], kind["f1_ci95"])
+        return {name: metric for name, metric in metrics.items() if metric.value is not None}
 
-    def examples(self) -> dict[str, Picture]:
-        """An empty picture, and a person at each distance."""
-        found: dict[str, Picture] = {}
-        for image, label in zip(self._test.images, self._test.labels, strict=False):
+    def examples(self) -> dict[str, RgbImage]:
+        """An empty image, and one with a person per distance."""
+        examples: dict[str, RgbImage] = {}
+        for image, label in zip(self.data["test"].images, self.data["test"].labels, strict=False):
             caption = f"{label.get('distance') or 'some'} person" if label["person"] else "nobody"
-            if caption not in found:
-                found[caption] = self.wake.eval().find(np.asarray(image)).picture
-        return found
+            if caption not in examples:
+                examples[caption] = self.wake.eval().find(np.asarray(image)).image
+        return examples
 
-    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write a `Wake` with the thresholds that suit it."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write a `Wake` with thresholds chosen on the validation images."""
         wake = copy.deepcopy(self.wake)
         if weights is not None:
             wake.load_state_dict({name.removeprefix("wake."): value for name, value in weights.items()})
-        persons = _persons(self._validation.labels)
-        on, off = find_thresholds(self._predict(wake, self._validation), persons, self._options["false_alarms"])
+        persons = _persons(self.data["validation"].labels)
+        on, off = find_thresholds(self._predict(wake, "validation"), persons, self.task.false_alarms)
         wake.options |= {"on": on, "off": off}
         wake.save(folder)
 
@@ -131,35 +163,35 @@ class WakeTrainable(VisionTrainable):
         self.wake.options = saved.options
 
     def _draw(self, step: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A batch's pictures and whether a person is in each: this process's part of what all draw."""
-        index, of = self._part
+        """Images of this process's part of a batch, and 1 for each image with a person."""
         if self._stream is not None:
-            return self._stream.batch(step * of + index)
-        drawn = self._own(torch.randint(len(self._train), (of * self._batch_size,), generator=generator))
-        order = np.sort(drawn.numpy())  # as they lie on the disk
-        return np.asarray(self._train.images[order]), self._persons[order]
+            return self._stream.batch(step * self.of + self.index)
+        count = self.of * self.trainer.batch_size
+        numbers = self._own_part(torch.randint(len(self.data["train"]), (count,), generator=generator))
+        order = np.sort(numbers.numpy())  # the order on disk
+        return np.asarray(self.data["train"].images[order]), self._persons[order]
 
-    def _own(self, draws: Tensor) -> Tensor:
-        """This process's part of what all draw for a step."""
-        index = self._part[0]
-        return draws[index * self._batch_size : (index + 1) * self._batch_size]
+    def _own_part(self, draws: Tensor) -> Tensor:
+        """This process's part of the random draws of all processes."""
+        size = self.trainer.batch_size
+        return draws[self.index * size : (self.index + 1) * size]
 
-    def _predict(self, wake: Wake, pictures: LabelledScenes) -> np.ndarray:
+    def _predict(self, wake: Wake, split: str) -> np.ndarray:
         training = wake.training
         wake.eval()
         try:
-            return predict(wake, pictures.images)
+            return predict(wake, self.data[split].images)
         finally:
             wake.train(training)
 
 
-def _wake_vision(
-    dataset: Mapping[str, Any], batch_size: int, seed: int
-) -> tuple[WakeVisionStream, dict[str, LabelledScenes]]:
-    """The real dataset: its training split as a stream, the others in memory."""
-    size, source = dataset["image_size"], dataset["source"]
-    train = WakeVisionStream(dataset["split"], size, batch_size, seed, source, dataset["buffer"])
-    return train, {split: take(split, size, dataset[split], source) for split in ("validation", "test")}
+def _open_wake_vision(
+    dataset: WakeVisionSettings, split: str, batch_size: int, seed: int
+) -> tuple[WakeVisionStream, dict[str, ImageSplit]]:
+    """Training split of the real dataset as a stream, and the other splits in memory."""
+    train = WakeVisionStream(split, dataset.image_size, batch_size, seed, dataset.source, dataset.buffer)
+    counts = {"validation": dataset.validation, "test": dataset.test}
+    return train, {name: take(name, dataset.image_size, count, dataset.source) for name, count in counts.items()}
 
 
 def _persons(labels: list[Any]) -> np.ndarray:
