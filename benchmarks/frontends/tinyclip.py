@@ -30,7 +30,6 @@ from envs.workers import worker_pool
 from tinyvla.frontends.tinyclip import TinyCLIP
 from tinyvla.frontends.tinyclip.inherit import inherit
 from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recalls
-from tinyvla.frontends.tinyclip.training import TinyClipTrainable
 from tinyvla.training import Tracker, TrainerConfig, fit, make_accelerator
 from tinyvla.training.tracking import read_metrics
 
@@ -105,7 +104,7 @@ def train_model(settings: Settings, options: dict[str, Any], run_dir: Path, thre
     cfg.trainer.update(trainer | {"num_threads": threads, "bf16": False, "log_every": 50})
     cfg.trainer.validate_every = cfg.trainer.save_every = max(1, trainer["steps"] // settings.validations)
     if not (run_dir / "checkpoints" / f"{trainer['steps']:06d}").exists():
-        trainable = TinyClipTrainable(options, open_data(settings))
+        trainable = trainable_of(options, open_data(settings))
         accelerator = make_accelerator("cpu", False)
         with Tracker(run_dir, as_dict(cfg)) as tracker:
             trainer_config = (decode(TrainerConfig, cfg.trainer), run_dir, cfg.seed)
