@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.frontends.progressive import stage_shapes
+from benchmarks.frontends.vision_tasks import trainable_of
 from benchmarks.machine import Machine, keep, markdown, once
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, decode, load_config
