@@ -11,8 +11,7 @@ def main(cfg: DictConfig) -> None:
     from accelerate import PartialState
 
     from tinyvla.training import Stopped, find_run
-
-    from .vision_task import train_vision_task
+    from tinyvla_scripts.vision_task import train_vision_task
 
     cfg = find_run(cfg, load_config("train"))
     try:
