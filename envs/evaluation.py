@@ -155,13 +155,7 @@ def evaluate(
     setting = Setting(checkpoint, env_cfg, options.split, options.seed, _device(options), options.runner)
     jobs = evaluation_jobs(resolve_tasks(env_cfg), options.episodes, options.wrong_instructions)
     count = min(count_workers(options.workers, options.launcher), len(jobs))
-    with worker_pool(count, options.launcher) as pool:
-        sent_policy = send_folder(pool, checkpoint)
-        results = run_jobs(pool, sent_policy, setting, jobs)
-        if run_dir and options.videos:
-            # Rendering every frame of every episode would take longer than playing it: selected episodes are replayed.
-            run_jobs(pool, sent_policy, setting, jobs_to_film(results, options.videos), run_dir / "videos")
-            keep_videos(run_dir / "videos", results, options.videos)
+    results = _play(setting, jobs, options, count, run_dir)
     cluster = " of a Ray cluster" if options.launcher.name == "ray" else ""
     result = {"kind": POLICY} | summarise(results)
     result |= {
@@ -175,6 +169,20 @@ def evaluate(
         write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
         add_evaluation(checkpoint, env_cfg.name, result)
     return result
+
+
+def _play(
+    setting: Setting, jobs: list[Job], options: EvaluationOptions, workers: int, run_dir: Path | None
+) -> dict[Job, Rollout]:
+    """Play all episodes, then record those that `options.videos` selects."""
+    with worker_pool(workers, options.launcher) as pool:
+        policy = send_folder(pool, setting.checkpoint)
+        results = run_jobs(pool, policy, setting, jobs)
+        if run_dir and options.videos:
+            # Rendering every frame of every episode would take longer than playing it: selected episodes are replayed.
+            run_jobs(pool, policy, setting, jobs_to_film(results, options.videos), run_dir / "videos")
+            keep_videos(run_dir / "videos", results, options.videos)
+    return results
 
 
 def _env_of_policy(checkpoint: Path, name: str) -> EnvConfig:
