@@ -20,14 +20,14 @@ def main(cfg: DictConfig) -> None:
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
-    from robot_io.safety import SafetyLayer
+    from robot_io.safety import SafetyLayer, SafetyLimits
     from robot_io.takeover import connect_operator, decode_takeover
     from robot_io.twin import TwinSettings, start_twin
 
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
-    layer = SafetyLayer(as_dict(cfg.safety))
+    layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
     runner = load_runner(cfg.checkpoint, cfg.device, cfg.server, **as_dict(cfg.runner))
     cameras = cameras_of(runner)
     with contextlib.ExitStack() as stack:

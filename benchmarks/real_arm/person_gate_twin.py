@@ -46,7 +46,7 @@ from envs.so101.visitor import (
 from robot_io.arms import make_arm, with_twin_cameras
 from robot_io.deployment import Deployment, Episode, watch_for_people
 from robot_io.person_gate import PersonGateSettings, load_person_gate
-from robot_io.safety import Reaction, SafetyLayer
+from robot_io.safety import Reaction, SafetyLayer, SafetyLimits
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.frontends import load_frontend
 from tinyvla.frontends.wake import GateLimits, Wake
@@ -265,7 +265,7 @@ def main(settings: Settings) -> None:
     torch.set_num_threads(1)
     resume = ["safety.person.enabled=true", "safety.person.resume_s=0.5"]
     cfg = load_config("deploy", ["checkpoint=none", "robot=twin", f"person_gate.checkpoint={folder}", *resume])
-    layer = SafetyLayer(as_dict(cfg.safety))
+    layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
     robot = with_twin_cameras(as_dict(cfg.robot), {CAMERA: (SIZE, SIZE)})
     robot["twin"]["scene_options"] = {"visitors": VISITORS, "looks": LOOKS}
     gate = load_person_gate(decode(PersonGateSettings, cfg.person_gate), layer.limits, simulated=True)

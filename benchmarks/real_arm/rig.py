@@ -29,7 +29,7 @@ from robot_io.arms import make_arm, with_twin_cameras
 from robot_io.deployment import Deployment, cameras_of
 from robot_io.feetech.guard import let_go
 from robot_io.recording import Recorder
-from robot_io.safety import SafetyLayer
+from robot_io.safety import SafetyLayer, SafetyLimits
 from robot_io.twin import TwinControl, TwinSettings, start_twin
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
@@ -169,7 +169,9 @@ class Rig:
     def deployment(self, runner: AsynchronousRunner, *watchers: Any, **robot: Any) -> Deployment:
         """Deployment on the twin; `robot`: changes to its section of the configuration."""
         arm = make_arm({**self.robot, **robot}, None if robot else self.twin)
-        return Deployment(arm, runner, SafetyLayer(self.safety), list(watchers), approach_speed=0.6)
+        return Deployment(
+            arm, runner, SafetyLayer(SafetyLimits.decode(self.safety)), list(watchers), approach_speed=0.6
+        )
 
     def recorder(self, root: Path, runner: AsynchronousRunner) -> Recorder:
         joints = list(self.safety["joints"])

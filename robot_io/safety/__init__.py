@@ -1,6 +1,6 @@
-"""The safety layer of a real arm: every command passes it, in the stages that docs/safety.md describes.
+"""Safety layer of a real arm: every command passes its stages, see docs/safety.md.
 
-layer = SafetyLayer(cfg.safety)
+layer = SafetyLayer(SafetyLimits.decode(section))  # configs/safety/so101.yaml
 layer.start(time.monotonic(), state)
 command = layer.step(time.monotonic(), action, state)     # every tick
 """

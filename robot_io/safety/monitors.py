@@ -1,7 +1,7 @@
-"""What decides whether the arm may follow commands: servos, freshness, people, the emergency stop.
+"""Monitors that decide whether the arm may follow commands: servos, freshness, people, the emergency stop.
 
-A monitor looks at what is known at a time, in monotonic seconds which it is given, and asks for a reaction. None
-moves the arm: the layer carries the reaction out within the limits of motion.
+A monitor gets the time, in monotonic seconds, and the state, and asks for a reaction. The layer carries it out within
+the limits of motion.
 """
 
 import math
@@ -19,10 +19,13 @@ from .report import Cause, Interventions
 
 @dataclass
 class ArmState:
-    """A reading of the arm. What an arm does not report is NaN.
+    """Reading of the arm. Values that an arm does not report are NaN.
 
-    position: (joints,) in LeRobot's units; load: (joints,) shares of the greatest torque, either sign; temperature:
-    (joints,) in °C; time: of the reading, monotonic seconds.
+    Attributes:
+        position: (joints,) in LeRobot's units.
+        load: (joints,) shares of the greatest torque, of either sign.
+        temperature: (joints,) in °C.
+        time: of the reading, monotonic seconds.
     """
 
     position: np.ndarray
@@ -32,32 +35,32 @@ class ArmState:
 
     @classmethod
     def of(cls, position: np.ndarray, time: float) -> "ArmState":
-        """A reading of positions alone."""
+        """Reading of positions alone."""
         position = np.array(position, dtype=float)
         return cls(position, np.full_like(position, np.nan), np.full_like(position, np.nan), time)
 
 
 class PersonView(NamedTuple):
-    """What a detector says of a frame: how likely a person is in view, and when the frame was taken."""
+    """Judgement of a frame by a detector: probability that a person is in view, and the frame's time."""
 
     probability: float
     time: float
 
 
 class Reaction(IntEnum):
-    """From the mildest to the strictest; the strictest asked for is carried out."""
+    """Reactions from the mildest to the strictest; the strictest that a monitor asks for is carried out."""
 
     FOLLOW = 0
-    GIVE_WAY = 1  # overloaded and stuck joints go to where they are, the others stand still
+    GIVE_WAY = 1  # overloaded and stuck joints go to their position, the remaining ones stand still
     RETREAT = 2  # to the configured pose
     HOLD = 3
 
 
 @dataclass
 class Verdict:
-    """What the monitors ask for in a tick: a reaction, and the share of torque for it."""
+    """Reaction that the monitors ask for in a tick, and the share of torque for it."""
 
-    yielding: list[float | None]  # where joints that give way go to
+    yielding: list[float | None]  # goals of the joints that give way
     reaction: Reaction = Reaction.FOLLOW
     torque: float = 1.0
 
@@ -71,7 +74,7 @@ class Verdict:
 
 
 class _Patience:
-    """Joints that have been beyond a limit for too long, and for a while after they no longer are."""
+    """Joints that have been beyond a limit for too long, until `clear_s` after they no longer are."""
 
     def __init__(self, limit: float, patience_s: float, clear_s: float, cause: Cause, joints: int) -> None:
         self.limit, self.patience_s, self.clear_s, self.cause = limit, patience_s, clear_s, cause
@@ -82,10 +85,10 @@ class _Patience:
             self._since[joint], self._until[joint] = math.inf, -math.inf
 
     def judge(self, now: float, joint: int, value: float, report: Interventions) -> bool:
-        """Whether a joint with this value, of either sign, has to give way."""
+        """True if a joint with this value, of either sign, has to give way."""
         if abs(value) > self.limit:  # NaN, not reported, is not
             self._since[joint] = min(self._since[joint], now)
-            # One that yields already goes on until it has been well for a while.
+            # A joint that yields already goes on until it has been within the limit for `clear_s`.
             if now - self._since[joint] >= self.patience_s or self._until[joint] > now:
                 self._until[joint] = now + self.clear_s
         else:
@@ -97,7 +100,7 @@ class _Patience:
 
 
 class ServoMonitor:
-    """Loads, lags and temperatures: an overloaded or stuck joint gives way, a hot one stops the arm."""
+    """Monitor of loads, lags and temperatures: an overloaded or stuck joint gives way, a hot one stops the arm."""
 
     def __init__(self, limits: Servo, joints: int) -> None:
         self.limits = limits
@@ -113,7 +116,7 @@ class ServoMonitor:
     def judge(
         self, now: float, state: ArmState, sent: Sequence[float], verdict: Verdict, report: Interventions
     ) -> None:
-        """sent: (joints,), the last pose sent to the arm."""
+        """Judge a reading. sent: (joints,), the last pose sent to the arm."""
         limits = self.limits
         yields, missing, hottest = False, False, -math.inf
         for joint, here in enumerate(sent):
@@ -136,18 +139,18 @@ class ServoMonitor:
 
 
 class FreshnessMonitor:
-    """The watchdog: commands and readings have to keep coming."""
+    """Watchdog: commands and readings have to keep coming."""
 
     def __init__(self, limits: Watchdog) -> None:
         self.limits = limits
         self._commanded = self._read = -math.inf
 
     def restart(self, now: float) -> None:
-        """Count from now on."""
+        """Count from now."""
         self._commanded = self._read = now
 
     def judge(self, now: float, fresh: bool, state: ArmState | None, verdict: Verdict, report: Interventions) -> None:
-        """fresh: whether a new, finite command came with this tick."""
+        """Judge a tick. fresh: a new, finite command came with it."""
         if fresh:
             self._commanded = now
         if state is not None and math.isfinite(sum(state.position.tolist())):
@@ -166,19 +169,22 @@ class FreshnessMonitor:
 
 
 class PersonMonitor:
-    """Stops the arm while a person is in view, or while nobody can tell; see `person_watcher.py` for what feeds it."""
+    """Stops the arm while a person is in view, or while no recent frame was judged, and `resume_s` longer.
+
+    `person_watcher.PersonWatcher` feeds it. Probabilities are debounced before, by `tinyvla.frontends.wake.PersonGate`.
+    """
 
     def __init__(self, limits: Person) -> None:
         self.limits = limits
         self._blocked_until = -math.inf
 
     def judge(self, now: float, view: PersonView | None, verdict: Verdict, report: Interventions) -> None:
-        """view: of the newest frame that was judged, if any was."""
+        """Judge a tick. view: of the newest frame that was judged, if any was."""
         if not self.limits.enabled:
             return
         if view is None or not now - view.time <= self.limits.frame_s:
             cause = Cause.NO_FRAME
-        elif not view.probability < self.limits.probability:  # NaN is no all-clear
+        elif not view.probability < self.limits.probability:  # NaN is not an all-clear
             cause = Cause.PERSON
         elif now < self._blocked_until:
             cause = Cause.RESUMING
@@ -192,7 +198,7 @@ class PersonMonitor:
 
 @dataclass
 class EmergencyMonitor:
-    """Holds the arm once the emergency stop is pressed, and cuts its torque after a while."""
+    """Holds the arm once the emergency stop is pressed, and cuts its torque after `torque_off_s`."""
 
     limits: Emergency
     stop: EmergencyStop
@@ -204,7 +210,7 @@ class EmergencyMonitor:
             self._since = None
 
     def judge(self, now: float, verdict: Verdict, report: Interventions) -> None:
-        # Released, the stop stays in force until the layer is told where the arm has come to by then.
+        # Released, the stop stays in force until the layer is started again from the arm's position.
         if self._since is None and self.stop.pressed:
             self._since = now
         if self._since is None:

@@ -1,4 +1,4 @@
-"""Where the joints go next, and how they would brake from there: a plan, of which only the first pose is sent."""
+"""Planner of the next pose and the braking after it, of which only the first pose is sent."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from .limits import JointLimits
 from .motion import DONE, bounds, brake, ramp_from, towards
 from .report import Cause
 
-ON_TRACK = 1e-6  # in a joint's units: so near to the last target, the arm is on it
-INSIDE = 1e-6  # in the same: so far inside a limit that braking must not pass is braked for
+ON_TRACK = 1e-6  # in a joint's units: distance to the last target at which the joint counts as on it
+INSIDE = 1e-6  # in the same: distance inside a limit that braking aims for
 SAME = 1e-10
 
 
@@ -18,13 +18,13 @@ class Planner:
 
     Positions are in LeRobot's units for the joints. A plan is a pose for the next tick and then the poses of braking
     to a standstill, all within the limits of position, speed, acceleration and jerk. The next tick may always follow
-    the rest of the last plan (`braking`), so that a plan exists whatever is asked for.
+    the rest of the last plan (`braking`), so that a plan exists for every command.
     """
 
     def __init__(self, joints: Sequence[JointLimits], rate_hz: float) -> None:
         size = len(joints)
         self.joints = joints
-        # A joint's own unit of length, and its greatest velocity and acceleration in that; see motion.py.
+        # Unit of length of each joint, and its greatest velocity and acceleration in that unit; see motion.py.
         self._unit = [joint.jerk / rate_hz**3 for joint in joints]
         self._fastest = [joint.speed / rate_hz / unit for joint, unit in zip(joints, self._unit, strict=True)]
         self._greatest = [
@@ -40,7 +40,7 @@ class Planner:
         self.length = 0
 
     def start(self, position: Sequence[float] | np.ndarray) -> list[int]:
-        """Stand still at a pose; the joints that are outside their limits there, whose limits give way that far."""
+        """Stand still at a pose. Returns the joints that are outside their limits there, which give way that far."""
         outside = []
         for i, joint in enumerate(self.joints):
             here = float(position[i])
@@ -54,25 +54,25 @@ class Planner:
         return outside
 
     def stand(self) -> None:
-        """Forget the velocity: the arm had time to come to rest where it was sent last."""
+        """Forget the velocity: the arm had time to come to rest at the pose that was sent last."""
         for i, here in enumerate(self.position):
             self._target[i] = here
             self.velocity[i] = self.acceleration[i] = self._step[i] = 0.0
 
     def aim(self, i: int, target: float, out: list[float], share: float = 1.0) -> Cause | None:
-        """Put into out[i] the next acceleration of a joint that follows a target, and tell what keeps it from it.
+        """Put into out[i] the next acceleration of a joint that follows a target. Returns the limit that binds, if any.
 
-        A target that can be reached is reached exactly. Any other is approached as fast as the limits allow, without
-        passing it, and where it moves steadily, moving along.
+        A target that can be reached is reached exactly. Another one is approached as fast as the limits allow, without
+        passing it; a target that moves steadily is followed.
 
         Args:
-            target: where the joint should be after the tick, in its units, within its limits.
-            share: of the joint's speed limit to keep to.
+            target: position of the joint after the tick, in its units, within its limits.
+            share: of the joint's speed limit that may be used.
         """
         q, v, a, unit = self.position[i], self.velocity[i], self.acceleration[i], self._unit[i]
         fastest, greatest = self._fastest[i] * share, self._greatest[i]
         before, step = self._target[i], (target - self._target[i]) / unit
-        # What three steps in a row have in common is taken for motion, the rest for noise.
+        # The common share of three steps in a row counts as motion, the rest as noise.
         drift = min(step, self._step[i], self._step_before[i], key=abs)
         if step * self._step[i] <= 0 or step * self._step_before[i] <= 0:
             drift = 0.0
@@ -93,16 +93,16 @@ class Planner:
         return Cause.ACCELERATION if abs(direct) > greatest else Cause.JERK
 
     def brake(self, i: int, out: list[float]) -> None:
-        """Put into out[i] the next acceleration of a joint that comes to a standstill, whatever its target was."""
+        """Put into out[i] the next acceleration of a joint that comes to a standstill, for any target."""
         out[i] = self.braking(i)
         self._target[i], self._step[i] = self.position[i], 0.0
 
     def braking(self, i: int) -> float:
-        """The next acceleration of a joint that comes to a standstill."""
+        """Next acceleration of a joint that comes to a standstill."""
         return brake(self.velocity[i], self.acceleration[i], self._greatest[i])
 
     def make(self, accelerations: Sequence[float]) -> None:
-        """Plan a tick with these accelerations, each between that of braking and what `aim` gave, and braking after."""
+        """Plan a tick with these accelerations, between those of braking and of `aim`, and the braking after it."""
         self.length = 1
         for i, acceleration in enumerate(accelerations):
             if side := self._roll(i, acceleration):
@@ -128,7 +128,7 @@ class Planner:
                 self._high[i] = max(joint.max, float(self.plan[: self.length, i].max()))
 
     def _roll(self, i: int, acceleration: float, to_limits: bool = True) -> int:
-        """Plan one joint; 0, or at the limit that it would break 1 for the high one, -1 for the low one."""
+        """Plan one joint. Returns 1 if it would pass its upper limit, -1 for the lower one, else 0."""
         unit, greatest, low, high = self._unit[i], self._greatest[i], self._low[i], self._high[i]
         column = self.plan[:, i]
         self._next[i] = a = acceleration
@@ -146,8 +146,7 @@ class Planner:
             length += 1
             if -DONE < v < DONE and -DONE < a < DONE:
                 break
-            wanted = ramp_from(-v)
-            a = min(max(wanted, a - 1, -greatest), a + 1, greatest)
+            a = min(max(ramp_from(-v), a - 1, -greatest), a + 1, greatest)
             v += a
             q += unit * v
         column[length:] = q
@@ -171,6 +170,6 @@ def _longest_brake(fastest: float, greatest: float) -> int:
 
 
 def _ramp_after(a: float) -> float:
-    """Velocity that a ramp from an acceleration to zero, one a tick, still adds."""
+    """Velocity that a ramp from an acceleration to zero, 1 per tick, still adds."""
     full = int(a)
     return full * a - full * (full + 1) / 2

@@ -1,4 +1,4 @@
-"""What the safety layer did: how often it stepped in, why, and when."""
+"""Report of the safety layer: number, causes and times of its interventions."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class Cause(StrEnum):
-    """Why a command was changed, in the order of the stages."""
+    """Cause of a changed command, in the order of the stages."""
 
     NOT_FINITE = "not_finite"
     JOINT_LIMIT = "joint_limit"
@@ -35,37 +35,39 @@ class Cause(StrEnum):
     LATE_TICK = "late_tick"
 
 
-# Part of following any command, and too many to tell one by one.
+# Part of following any command, and too frequent to log one by one.
 QUIET = {Cause.JOINT_LIMIT, Cause.SPEED, Cause.ACCELERATION, Cause.JERK, Cause.EARLY_TICK, Cause.LATE_TICK}
 GAP_S = 0.3
-_TOLD_S = 1.0  # seconds between two warnings of one cause on the log
+_LOG_INTERVAL_S = 1.0  # seconds between two warnings of one cause on the log
 CAUSES = tuple(Cause)
 _INDEX = {cause: index for index, cause in enumerate(CAUSES)}
 
 
 class Interventions:
-    """Counts and times of every cause. All memory is taken at the start.
+    """Counts and times of every cause. All memory is allocated at the start.
 
-    An intervention is a run of ticks with the same cause, with gaps of up to GAP_S seconds. The last `kept` of them are
-    kept with their times.
+    An intervention is a sequence of ticks with the same cause, with gaps of up to GAP_S seconds.
+
+    Args:
+        log_size: number of interventions, the last ones, whose times are stored.
     """
 
-    def __init__(self, kept: int = 512) -> None:
+    def __init__(self, log_size: int = 512) -> None:
         self.ticks = 0
         self._ticks = [0] * len(CAUSES)
         self._interventions = [0] * len(CAUSES)
         self._now, self._last_s = [False] * len(CAUSES), [-math.inf] * len(CAUSES)
-        self._told_s = [-math.inf] * len(CAUSES)
-        self._number = [0] * len(CAUSES)  # of each cause's last intervention
-        self._log = np.zeros(kept, [("cause", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
+        self._warned_s = [-math.inf] * len(CAUSES)
+        self._number = [0] * len(CAUSES)  # number of each cause's last intervention
+        self._log = np.zeros(log_size, [("cause", np.int64), ("start_s", np.float64), ("end_s", np.float64)])
         self._logged = 0
 
     def note(self, cause: Cause) -> None:
-        """A cause has changed this tick's command."""
+        """Count a cause that has changed the command of this tick."""
         self._now[_INDEX[cause]] = True
 
     def close(self, time: float) -> None:
-        """End of a tick, at a time in monotonic seconds."""
+        """End a tick at a time in monotonic seconds."""
         self.ticks += 1
         for index, noted in enumerate(self._now):
             if noted:
@@ -81,8 +83,8 @@ class Interventions:
         self._number[index] = self._logged
         self._log[self._logged % len(self._log)] = (index, time, time)
         self._logged += 1
-        if CAUSES[index] not in QUIET and time - self._told_s[index] >= _TOLD_S:
-            self._told_s[index] = time
+        if CAUSES[index] not in QUIET and time - self._warned_s[index] >= _LOG_INTERVAL_S:
+            self._warned_s[index] = time
             logger.warning("safety: %s at %.3f s", CAUSES[index], time)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,8 +97,8 @@ class Interventions:
             for i, cause in enumerate(CAUSES)
             if self._ticks[i]
         }
-        kept = range(max(0, self._logged - len(self._log)), self._logged)
-        entries = [self._log[number % len(self._log)] for number in kept]
+        numbers = range(max(0, self._logged - len(self._log)), self._logged)
+        entries = [self._log[number % len(self._log)] for number in numbers]
         log = [
             {
                 "cause": str(CAUSES[entry["cause"]]),

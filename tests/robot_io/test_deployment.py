@@ -31,7 +31,7 @@ def safety():
 
 @pytest.fixture
 def layer(safety):
-    return SafetyLayer(safety)
+    return SafetyLayer(SafetyLimits.decode(safety))
 
 
 class Log:
@@ -107,9 +107,9 @@ def test_what_fits_passes_also_without_min_and_max(safety):
 
 
 def test_limits_of_another_arm_are_refused(safety, tmp_path):
-    joints = dict(reversed(safety["joints"].items()))
+    limits = SafetyLimits.decode(safety | {"joints": dict(reversed(safety["joints"].items()))})
     with pytest.raises(UserError, match=r"safety\.joints are gripper, .* choose the safety configuration of"):
-        Deployment(FakeArm(), FakeRunner(), SafetyLayer(safety | {"joints": joints})).run([], tmp_path)
+        Deployment(FakeArm(), FakeRunner(), SafetyLayer(limits)).run([], tmp_path)
 
 
 def test_a_slow_path_keeps_to_its_share_of_the_speed_limits(safety):
@@ -337,7 +337,8 @@ def somebody(picture):
 
 
 def test_the_arm_stands_still_while_a_person_is_in_view(safety, tmp_path):
-    layer = SafetyLayer(safety | {"person": safety["person"] | {"enabled": True, "resume_s": 0.1}})
+    person_limits = safety["person"] | {"enabled": True, "resume_s": 0.1}
+    layer = SafetyLayer(SafetyLimits.decode(safety | {"person": person_limits}))
     arm, log = FakeArm(), Log()
     log.at_tick = lambda tick: arm._picture.fill(255 if tick >= 10 else 0)
     with watch_for_people("test_deployment.somebody", "front", layer.limits) as person:

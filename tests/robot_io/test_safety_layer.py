@@ -244,7 +244,7 @@ def test_the_report_tells_what_happened_when():
 def test_a_long_report_keeps_its_end():
     from robot_io.safety import Interventions
 
-    report = Interventions(kept=4)
+    report = Interventions(log_size=4)
     for tick in range(20):
         if tick % 2:
             report.note(Cause.JERK)

@@ -26,10 +26,10 @@ def test_the_shipped_limits_are_within_the_arm_s_own_ranges():
     import mujoco
     import numpy as np
 
-    from robot_io.safety.geometry import model_file
+    from tinyvla.arms.so101 import SO101
 
     limits = SafetyLimits.decode(SHIPPED)
-    model = mujoco.MjSpec.from_file(str(model_file()))
+    model = mujoco.MjSpec.from_file(str(SO101.mjcf()))
     for joint in model.joints:
         low, high = np.rad2deg(joint.range) if joint.name != "gripper" else (0, 100)
         assert low <= limits.joints[joint.name].min < limits.joints[joint.name].max <= high, joint.name
@@ -46,8 +46,8 @@ def test_the_shipped_limits_are_within_the_arm_s_own_ranges():
         ("joints.elbow_flex.acceleration", 1, "raise it"),
         ("joints.elbow_flex.jerk", 1, "raise jerk"),
         ("joints.elbow_flex.speed", float("nan"), "finite number"),
-        ("joints.elbow_flex.speed", "fast", "finite number"),
-        ("joints.elbow_flex", 3, "not a section"),
+        ("joints.elbow_flex.speed", "fast", "is not a number"),
+        ("joints.elbow_flex", 3, "is a section, not a value"),
         ("joints", {}, "list every joint"),
         ("model", "so102", "so101"),
         ("rate_hz", 0, "control loop"),
@@ -66,18 +66,38 @@ def test_the_shipped_limits_are_within_the_arm_s_own_ranges():
         ("watchdog.retreat_pose", [0, 0, 0, 0, 0, 150], "gripper"),
         ("person.probability", 0, "share"),
         ("emergency_stop.torque_off_s", -1, "null"),
-        ("emergency_stop.delay", 1, "unknown setting safety.emergency_stop.delay"),
+        ("emergency_stop.delay", 1, "unknown setting 'safety.emergency_stop.delay'"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(where, value, words):
-    with pytest.raises(UserError, match=r"^(unknown setting )?safety\.") as refusal:
+    with pytest.raises(UserError, match=r"^(unknown setting ')?safety\.") as refusal:
         SafetyLimits.decode(changed(where, value))
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_missing_setting_is_named():
+def test_a_setting_without_a_default_is_named():
     cfg = copy.deepcopy(SHIPPED)
-    del cfg["watchdog"]["hold_s"]
-    with pytest.raises(UserError, match=r"safety\.watchdog\.hold_s is not given"):
+    del cfg["joints"]["elbow_flex"]["max"]
+    with pytest.raises(UserError, match=r"safety\.joints\.elbow_flex\.max is not given"):
+        SafetyLimits.decode(cfg)
+    del cfg["model"]
+    with pytest.raises(UserError, match=r"safety\.model is not given"):
+        SafetyLimits.decode(cfg)
+
+
+def test_a_file_from_before_a_limit_was_added_gets_its_default():
+    old = {
+        "joints": SHIPPED["joints"],
+        "model": "so101",
+        "watchdog": {"retreat_pose": SHIPPED["watchdog"]["retreat_pose"]},
+    }
+    assert SafetyLimits.decode(old) == SafetyLimits.decode(SHIPPED)
+
+
+def test_an_arm_that_never_retreats_needs_no_pose_for_that():
+    assert SafetyLimits.decode(changed("watchdog.retreat_pose", [])).watchdog.retreat_pose == ()
+    cfg = changed("watchdog.retreat_pose", [])
+    cfg["watchdog"]["then"] = "retreat"
+    with pytest.raises(UserError, match="retreat_pose has 0 numbers"):
         SafetyLimits.decode(cfg)
