@@ -133,6 +133,7 @@ def write_heat_map(
     html = template("heat_map.html.j2", Path(__file__).parent).render(
         caption=caption(cells),
         chart=to_svg(figure, "success by policy and shift"),
+        inches=round(figure.get_figwidth(), 2),
         policies=list(cells),
         columns=columns_of(cells),
         cells=cells,
