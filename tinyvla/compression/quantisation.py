@@ -64,7 +64,7 @@ class Quantised(nn.Module):
 
 
 class Int8Kernel(nn.Module):
-    """What a `Quantised` layer computes, by oneDNN's int8 kernels on a CPU. Its packed weights cannot be saved."""
+    """A `Quantised` layer with oneDNN's int8 kernels on a CPU. Its packed weights cannot be saved."""
 
     def __init__(self, layer: Quantised):
         super().__init__()
@@ -105,11 +105,11 @@ def with_kernels(module: nn.Module) -> nn.Module:
     """
     if not hasattr(torch.ops.onednn, "qlinear_pointwise") or not torch.backends.mkldnn.is_available():
         raise UserError("this PyTorch has no int8 kernels for its CPU; use the quantised module as it is")
-    made = copy.deepcopy(module)
-    for name, layer in list(made.named_modules()):
+    result = copy.deepcopy(module)
+    for name, layer in list(result.named_modules()):
         if isinstance(layer, Quantised) and layer.bits == 8 and _has_kernel(layer):
-            _replace(made, name, Int8Kernel(layer))
-    return made
+            _replace(result, name, Int8Kernel(layer))
+    return result
 
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -172,30 +172,30 @@ def _record(module: nn.Module, layers: Mapping[str, nn.Module], batches: Sequenc
     """The calls of layers by name while the module sees the batches; those that it does not use are left out."""
     calls: dict[str, list[Call]] = {}
     for index, batch in enumerate(batches):
-        seen: list[tuple[str, Tensor, Tensor]] = []
-        hooks = [layer.register_forward_hook(_leaf_adder(name, seen)) for name, layer in layers.items()]
+        leaves: list[tuple[str, Tensor, Tensor]] = []
+        hooks = [layer.register_forward_hook(_leaf_adder(name, leaves)) for name, layer in layers.items()]
         try:
             results = _call(module, batch)
         finally:
             for hook in hooks:
                 hook.remove()
-        if not seen:
+        if not leaves:
             continue
         generator = torch.Generator().manual_seed(index)
         total = torch.stack([_signed_sum(result, generator) for result in results]).sum()
-        gradients = torch.autograd.grad(total, [leaf for *_, leaf in seen], allow_unused=True)
-        for (name, inputs, leaf), gradient in zip(seen, gradients, strict=True):
+        gradients = torch.autograd.grad(total, [leaf for *_, leaf in leaves], allow_unused=True)
+        for (name, inputs, leaf), gradient in zip(leaves, gradients, strict=True):
             weight = torch.ones_like(leaf) if gradient is None else gradient.square()
             calls.setdefault(name, []).append((inputs, weight.detach()))
     return calls
 
 
-def _leaf_adder(name: str, seen: list[tuple[str, Tensor, Tensor]]) -> Callable[..., Tensor]:
+def _leaf_adder(name: str, leaves: list[tuple[str, Tensor, Tensor]]) -> Callable[..., Tensor]:
     """A forward hook that adds zeros to a layer's outputs, whose gradients are then the outputs'."""
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
         nothing = torch.zeros_like(outputs, requires_grad=True)
-        seen.append((name, inputs[0].detach(), nothing))
+        leaves.append((name, inputs[0].detach(), nothing))
         return outputs + nothing
 
     return add
@@ -232,12 +232,12 @@ def _search(layer: Layer, calls: Sequence[Call], bits: int) -> Quantised:
         scale = largest * share / (2 ** (bits - 1) - 1)
         return Quantised(layer, bits, quantise_weight(layer, scale, bits), scale, *inputs_at(inputs_share))
 
-    wanted = [layer(inputs) for inputs, _ in calls]
+    targets = [layer(inputs) for inputs, _ in calls]
 
     def errors(candidate: Quantised) -> Tensor:
-        """By output channel."""
+        """Weighted squared error per output channel."""
         total = torch.zeros_like(largest)
-        for (inputs, weight), right in zip(calls, wanted, strict=True):
+        for (inputs, weight), right in zip(calls, targets, strict=True):
             wrong = (candidate(inputs) - right).square() * weight
             channels = wrong.movedim(_output_axis(candidate.kind, wrong.ndim), 0)
             total += channels.flatten(1).sum(1)
@@ -245,9 +245,9 @@ def _search(layer: Layer, calls: Sequence[Call], bits: int) -> Quantised:
 
     shares, inputs_share = torch.ones_like(largest), 1.0
     for _ in range(ROUNDS):
-        tried = torch.stack([errors(make(torch.full_like(largest, each), inputs_share)) for each in CANDIDATES])
+        tried = torch.stack([errors(make(torch.full_like(largest, share), inputs_share)) for share in CANDIDATES])
         shares = largest.new_tensor(CANDIDATES)[tried.argmin(0)]
-        sums = [float(errors(make(shares, each)).sum()) for each in CANDIDATES]
+        sums = [float(errors(make(shares, share)).sum()) for share in CANDIDATES]
         inputs_share = CANDIDATES[sums.index(min(sums))]
     return make(shares, inputs_share)
 
@@ -265,7 +265,7 @@ def quantise_weight(layer: Layer, scale: Tensor, bits: int) -> Tensor:
 
 
 def _channel_axis(layer: Layer) -> int:
-    """Where in its weights a layer's output channels are."""
+    """Dimension of a layer's output channels in its weights."""
     if isinstance(layer, nn.ConvTranspose2d):
         if layer.groups != 1:
             raise UserError("a transposed convolution in groups cannot be quantised; use one without")

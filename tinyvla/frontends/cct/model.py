@@ -1,7 +1,7 @@
 """Compact Transformers (arXiv 2104.05704), registered with timm: `timm.create_model("cct_7_3x1", img_size=32)`.
 
 CCT-L/KxT has T convolutions with K x K kernels, L encoder layers, and SeqPool where a ViT has its class token. The
-paper gets there in two steps, which are here to be compared with: ViT-Lite-L/P cuts plain patches of P pixels and has a
+paper derives it in two steps, which are here for comparison: ViT-Lite-L/P cuts plain patches of P pixels and has a
 class token, CVT-L/P cuts patches and has SeqPool.
 """
 
@@ -16,7 +16,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-# Width, heads and MLP ratio of the variants with so many layers (table 1 of the paper).
+# Width, heads and MLP ratio by number of layers (table 1 of the paper).
 SHAPES = {2: (128, 2, 1.0), 4: (128, 2, 1.0), 6: (256, 4, 2.0), 7: (256, 4, 2.0), 14: (384, 6, 3.0)}
 
 
@@ -34,7 +34,7 @@ class ConvTokenizer(nn.Sequential):
         )
 
     def grid(self, side: int) -> int:
-        """Tokens along a side of so many pixels."""
+        """Tokens along a side of `side` pixels."""
         kernel, stride, padding = self.conv
         for _ in self:
             side = (side + 2 * padding - kernel) // stride + 1
@@ -43,19 +43,19 @@ class ConvTokenizer(nn.Sequential):
 
 
 class PatchTokenizer(nn.Sequential):
-    """Plain patches, as a ViT's: (B, 3, H, W) -> (B, D, H / patch, W / patch)."""
+    """Plain patches, as in a ViT: (B, 3, H, W) -> (B, D, H / patch, W / patch)."""
 
     def __init__(self, width: int, patch: int, in_chans: int = 3):
         self.patch = patch
         super().__init__(nn.Sequential(nn.Conv2d(in_chans, width, patch, patch)))
 
     def grid(self, side: int) -> int:
-        """Tokens along a side of so many pixels."""
+        """Tokens along a side of `side` pixels."""
         return side // self.patch
 
 
 class SeqPool(nn.Module):
-    """The mean of tokens (B, N, D), weighted as a linear map of each says (equation 4): (B, D)."""
+    """Mean of tokens (B, N, D), weighted by a linear map of each token (equation 4): (B, D)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -66,7 +66,7 @@ class SeqPool(nn.Module):
 
 
 class Block(nn.Module):
-    """An encoder layer. As in the released models, what passes by the MLP is normalised too."""
+    """Encoder layer. As in the released models, the residual of the MLP is normalised too."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, drop: float, attn_drop: float, drop_path: float):
         super().__init__()
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
 
 class CompactTransformer(nn.Module):
-    """Pictures (B, 3, img_size, img_size), normalised, to logits (B, num_classes).
+    """Normalised images (B, 3, img_size, img_size) to logits (B, num_classes).
 
     Args:
         img_size: side in pixels.
@@ -151,7 +151,7 @@ class CompactTransformer(nn.Module):
         return self.head
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """The encoder's tokens (B, N, embed_dim), row by row, behind the class token where there is one."""
+        """Tokens (B, N, embed_dim) of the encoder, row by row, after the class token if there is one."""
         tokens = self.tokenizer(pixels).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
@@ -167,7 +167,7 @@ class CompactTransformer(nn.Module):
         return self.forward_head(self.forward_features(pixels))
 
 
-# How the authors call what is called otherwise here.
+# Tensor names of the authors, and those here.
 _RENAMED = (
     (r"^tokenizer\.conv_layers\.", "tokenizer."),
     (r"^classifier\.positional_emb$", "positions"),
@@ -183,7 +183,7 @@ _RENAMED = (
 
 
 def _adapt_checkpoint(state: Mapping[str, Any], model: CompactTransformer) -> dict[str, Tensor]:
-    """A checkpoint of ours or the authors' under our names, its positional embeddings resized to the model's grid."""
+    """Checkpoint of this repository or of the authors under the names here, with positional embeddings resized."""
     adapted = {}
     for name, tensor in state.items():
         for pattern, ours in _RENAMED:
@@ -208,8 +208,8 @@ _LARGE = ("cct_7_7x2", "cct_14_7x2")
 
 
 def _cfg(side: int, **fields: Any) -> dict[str, Any]:
-    usual = {"fixed_input_size": True, "first_conv": "tokenizer.0.0", "classifier": "head", "license": "apache-2.0"}
-    return {"input_size": (3, side, side), "mean": (0.5,) * 3, "std": (0.5,) * 3} | usual | fields
+    common = {"fixed_input_size": True, "first_conv": "tokenizer.0.0", "classifier": "head", "license": "apache-2.0"}
+    return {"input_size": (3, side, side), "mean": (0.5,) * 3, "std": (0.5,) * 3} | common | fields
 
 
 default_cfgs = generate_default_cfgs(
@@ -226,20 +226,20 @@ default_cfgs = generate_default_cfgs(
 
 
 def _register(variant: str) -> None:
-    found = re.fullmatch(r"(?P<family>\D+)_(?P<depth>\d+)_(?P<kernel>\d+)(x(?P<layers>\d+))?", variant)
-    assert found is not None
-    depth = int(found["depth"])
+    match = re.fullmatch(r"(?P<family>\D+)_(?P<depth>\d+)_(?P<kernel>\d+)(x(?P<layers>\d+))?", variant)
+    assert match is not None
+    depth = int(match["depth"])
     width, heads, ratio = SHAPES[depth]
     shape: dict[str, Any] = {"embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": ratio}
-    shape |= {"kernel_size": int(found["kernel"]), "conv_layers": int(found["layers"] or 0)}
-    shape |= {"global_pool": "token" if found["family"] == "vit_lite" else "seq"}
+    shape |= {"kernel_size": int(match["kernel"]), "conv_layers": int(match["layers"] or 0)}
+    shape |= {"global_pool": "token" if match["family"] == "vit_lite" else "seq"}
 
     def make(pretrained: bool = False, **kwargs: Any) -> CompactTransformer:
         return build_model_with_cfg(
             CompactTransformer, variant, pretrained, pretrained_filter_fn=_adapt_checkpoint, **(shape | kwargs)
         )
 
-    make.__name__ = variant  # what timm registers it under
+    make.__name__ = variant  # the name in timm's registry
     register_model(make)
 
 

@@ -137,8 +137,8 @@ class MaskedClip(nn.Module):
             return _open_norm(args[0], module, self._masks[f"{name}_width"])
 
         tower.embeddings.register_forward_hook(narrow)
-        for each in _norms(tower):
-            each.register_forward_hook(norm)
+        for layer_norm in _norms(tower):
+            layer_norm.register_forward_hook(norm)
         for i, layer in enumerate(tower.encoder.layers):
             layer.self_attn.out_proj.register_forward_pre_hook(self._gate(f"{name}_heads_{i}", dim))
             layer.mlp.fc2.register_forward_pre_hook(self._gate(f"{name}_units_{i}", 1))

@@ -29,7 +29,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 1024, max_length:
     )
     backend.train_from_iterator(captions, trainer)
     merges = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
-    # Every byte may end a word, also one that no caption ends with: an unknown token would be read as the text's end.
+    # Every byte may end a word, also a byte that no caption ends with: an unknown token is read as the text's end.
     pieces = [*alphabet, *(byte + WORD_END for byte in alphabet), *("".join(pair) for pair in merges), BEGIN, END]
     vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)

@@ -123,7 +123,7 @@ class LogitStore:
         if classes != self.contents.classes:
             raise UserError(
                 f"the {whose} has {classes} classes and {self.path} is for {self.contents.classes}; "
-                "choose one that it was made for, or another store"
+                "choose a matching one, or another store"
             )
 
     def require(self, contents: Contents) -> None:
