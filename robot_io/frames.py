@@ -1,4 +1,4 @@
-"""The newest picture of a camera in a file that two processes map: one writes, any number read, nobody waits."""
+"""Newest frame of a camera in a file that processes map: one writes, any number read, and none waits."""
 
 import time
 from pathlib import Path
@@ -8,13 +8,19 @@ import numpy as np
 
 _HEADER = np.dtype(
     [("version", "<i8"), ("stamp", "<f8"), ("number", "<i8"), ("height", "<i4"), ("width", "<i4")]
-)  # version is odd while a picture is being written
+)  # version is odd while an image is being written
 
 
 class Frame(NamedTuple):
-    """picture: uint8 (H, W, 3). stamp: when it was taken, on time.perf_counter's clock. number: counts up."""
+    """Frame of a camera.
 
-    picture: np.ndarray
+    Attributes:
+        image: uint8 (H, W, 3).
+        stamp: time when it was taken, on time.perf_counter's clock.
+        number: of the frame, counted from 1.
+    """
+
+    image: np.ndarray
     stamp: float
     number: int
 
@@ -26,44 +32,44 @@ def _map(path: Path, mode: str, height: int, width: int) -> tuple[np.ndarray, np
 
 
 class FrameWriter:
-    """Creates the file and puts pictures of one size into it."""
+    """Creates the file and writes images of one size into it."""
 
     def __init__(self, path: Path, height: int, width: int):
-        self._header, self._picture = _map(path, "w+", height, width)
+        self._header, self._image = _map(path, "w+", height, width)
         self._header["height"], self._header["width"] = height, width
 
-    def write(self, picture: np.ndarray, stamp: float) -> None:
-        """Replace the picture; `stamp` is when it was taken, on time.perf_counter's clock."""
+    def write(self, image: np.ndarray, stamp: float) -> None:
+        """Replace the frame. stamp: time when it was taken, on time.perf_counter's clock."""
         self._header["version"] += 1
-        self._picture[:] = picture
+        self._image[:] = image
         self._header["stamp"] = stamp
         self._header["number"] += 1
         self._header["version"] += 1
 
 
 class FrameReader:
-    """Reads what a FrameWriter, most often of another process, has written last.
+    """Reads the newest frame of a FrameWriter, usually in another process.
 
-    Raises FileNotFoundError if no writer has made the file.
+    Raises FileNotFoundError if no writer has created the file.
     """
 
     def __init__(self, path: Path):
         header = np.fromfile(path, _HEADER, 1)
         if not len(header):
             raise FileNotFoundError(path)
-        self._header, self._picture = _map(path, "r", int(header["height"][0]), int(header["width"][0]))
+        self._header, self._image = _map(path, "r", int(header["height"][0]), int(header["width"][0]))
 
     @property
     def number(self) -> int:
-        """Of the newest picture; 0 before the first."""
+        """Number of the newest frame; 0 before the first."""
         return int(self._header["number"][0])
 
     def read(self) -> Frame:
-        """A copy of the newest picture."""
+        """Copy of the newest frame."""
         while True:
             before = int(self._header["version"][0])
             if before % 2 == 0:
-                frame = Frame(self._picture.copy(), float(self._header["stamp"][0]), self.number)
+                frame = Frame(self._image.copy(), float(self._header["stamp"][0]), self.number)
                 if int(self._header["version"][0]) == before:
                     return frame
             time.sleep(0.0001)

@@ -1,4 +1,4 @@
-"""Pictures to look at: of a file, a video, or a camera."""
+"""Images of a file, a video, or a camera."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +7,14 @@ import av
 from lerobot.cameras import make_cameras_from_configs
 from lerobot.cameras.opencv import OpenCVCameraConfig
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 from tinyvla.frontends import RgbImage, check_image, read_image
 
 _VIDEOS = {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v"}
 
 
 def read_images(source: str, count: int) -> Iterator[RgbImage]:
-    """At most `count` pictures, uint8 (H, W, 3), of `camera:<number or path>`, a video, or a picture's file.
+    """Read at most `count` images, uint8 (H, W, 3), of `camera:<number or path>`, a video, or an image file.
 
     Raises UserError if there is no such camera or file, or it cannot be read.
     """
@@ -26,7 +26,7 @@ def read_images(source: str, count: int) -> Iterator[RgbImage]:
 
 
 def is_video(source: str) -> bool:
-    """Whether it may have more than one picture."""
+    """True if the source may have more than one image."""
     return source.startswith("camera:") or Path(source).suffix.lower() in _VIDEOS
 
 
@@ -36,7 +36,7 @@ def _of_video(path: Path, count: int) -> Iterator[RgbImage]:
             for frame, _ in zip(container.decode(video=0), range(count), strict=False):
                 yield check_image(frame.to_ndarray(format="rgb24"), f"the video {path}")
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise UserError(f"{path} is no readable video ({error}); give source another file") from error
+        raise UserError(f"{path} is not a readable video ({error}); give source another file") from error
 
 
 def _of_camera(name: str, count: int) -> Iterator[RgbImage]:
@@ -45,7 +45,7 @@ def _of_camera(name: str, count: int) -> Iterator[RgbImage]:
     try:
         camera.connect()
     except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error, 150)
         raise UserError(
             f"the camera {name} cannot be opened ({reason}); robot_setup.py step=find lists them"
         ) from error

@@ -1,4 +1,4 @@
-"""What an arm sees and does, live in the Rerun viewer."""
+"""Live view of an arm's cameras and motion in the Rerun viewer."""
 
 import logging
 import queue
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from .deployment.episodes import Tick
 
 logger = logging.getLogger(__name__)
-_WAITING = 4  # ticks that may wait to be shown; more are left out, so that the view stays live
+_WAITING = 4  # ticks that may wait to be shown; more are dropped, so that the view stays live
 
 
 class LiveView:
-    """Pictures, joint positions, and the poses sent and wanted, by a thread of its own. Close it in the end.
+    """Shows images, joint positions, and the poses of arm and policy, from a thread of its own. Close it in the end.
 
     Args:
-        joints: names of a pose's numbers.
-        file: an .rrd file to write in place of opening the viewer.
+        joints: names of the joints.
+        file: .rrd file to write instead of opening the viewer.
 
     Raises UserError if Rerun is not installed or its viewer does not start.
     """
@@ -69,7 +69,7 @@ class LiveView:
         return {"display": {"left_out": self._left_out}}
 
     def close(self) -> None:
-        """Show what still waits, and let go of the viewer, which stays open."""
+        """Show the ticks that still wait, and disconnect from the viewer, which stays open."""
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()

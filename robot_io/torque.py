@@ -1,19 +1,19 @@
-"""Cutting the torque of servos over a line that may be bad."""
+"""Torque cut of servos over an unreliable serial line."""
 
 import time
 from typing import Any
 
-BROADCAST = 0xFE  # Feetech's and Dynamixel's
-TIMES, GAP_S = 30, 0.0005  # of one cut: all are lost in one of 10,000 where one byte in ten is
+BROADCAST = 0xFE  # id of all servos, for Feetech and Dynamixel
+TIMES, GAP_S = 30, 0.0005  # packets of one cut: all are lost once in 10,000 cuts if one byte in ten is lost
 
 
 def cut_torque(bus: Any) -> None:
-    """Tell all servos on LeRobot's bus at once to let go, time and again, without waiting for an answer.
+    """Switch off the torque of all servos on LeRobot's bus at once, repeatedly, without waiting for an answer.
 
-    A short packet to everybody gets through a bad line far sooner than one for each servo. And LeRobot's own
-    `disable_torque` unlocks the servos' EEPROM as well, where garbage on the line could then change their calibration.
+    A short packet to all servos passes a bad line far sooner than one per servo. And LeRobot's `disable_torque` also
+    unlocks the servos' EEPROM, where garbage on the line could then change their calibration.
     """
-    from lerobot.motors.motors_bus import get_address  # seconds, which a guard and a twin are spared
+    from lerobot.motors.motors_bus import get_address  # takes seconds, which guard and twin do not need
 
     model = next(iter(bus.motors.values())).model
     address, _ = get_address(bus.model_ctrl_table, model, "Torque_Enable")

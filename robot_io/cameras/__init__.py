@@ -1,4 +1,4 @@
-"""Cameras beyond LeRobot's own, by the names of their types: `twin`, a camera of the simulated arm; `video_file`."""
+"""Cameras beyond those of LeRobot: `twin`, a camera of the simulated arm, and `video_file`; see `registry`."""
 
 from .twin import TwinCamera, TwinCameraConfig
 from .video_file import VideoFileCamera, VideoFileCameraConfig

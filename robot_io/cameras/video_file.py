@@ -15,17 +15,24 @@ from tinyvla.errors import UserError
 @CameraConfig.register_subclass("video_file")
 @dataclass(kw_only=True)
 class VideoFileCameraConfig(CameraConfig):
-    """path: a file that FFmpeg reads. loop: begin anew at the end; without it the last picture grows old."""
+    """Configuration of a video file as a camera.
+
+    Args:
+        path: file that FFmpeg reads.
+        loop: begin again at the end; without it the last image grows old.
+    """
 
     path: str
     loop: bool = True
 
 
 class VideoFileCamera(Camera):
-    """Plays a video in real time, `fps` pictures a second (by default the file's), scaled to width and height if they
-    are given. RGB uint8 (height, width, 3).
+    """Plays a video in real time as RGB uint8 (height, width, 3).
 
-    latest_timestamp: when the last picture returned was due, on time.perf_counter's clock.
+    It plays `fps` images per second, by default the rate of the file, scaled to width and height if they are given.
+
+    Attributes:
+        latest_timestamp: time at which the last returned image was due, on time.perf_counter's clock.
     """
 
     def __init__(self, config: VideoFileCameraConfig):
@@ -37,8 +44,8 @@ class VideoFileCamera(Camera):
         self.latest_timestamp: float | None = None
         self._container: Any = None
         self._frames: Any = None
-        self._picture: np.ndarray | None = None
-        self._shown = self._returned = -1  # pictures since the start: the one at hand, and the last given out
+        self._image: np.ndarray | None = None
+        self._shown = self._returned = -1  # numbers of the current image and of the last one returned
         self._start = 0.0
         self._ended = False
 
@@ -51,11 +58,11 @@ class VideoFileCamera(Camera):
 
     @staticmethod
     def find_cameras() -> list[dict[str, Any]]:
-        """None: any file may be one."""
+        """Empty list: any video file may be a camera."""
         return []
 
     def connect(self, warmup: bool = True) -> None:
-        """Raises UserError if the file is no video."""
+        """Connect. Raises UserError if the file is not a video."""
         if self.is_connected:
             raise DeviceAlreadyConnectedError(f"{self} is already connected.")
         try:
@@ -63,7 +70,9 @@ class VideoFileCamera(Camera):
             stream = self._container.streams.video[0]
         except (av.FFmpegError, OSError, IndexError) as error:
             self._container = None
-            raise UserError(f"{self.config.path} is no readable video; give the camera's path another file") from error
+            raise UserError(
+                f"{self.config.path} is not a readable video; give the camera's path another file"
+            ) from error
         self.fps = self.fps or round(float(stream.average_rate or 30))
         self.width, self.height = self.width or stream.width, self.height or stream.height
         self._frames = self._container.decode(video=0)
@@ -73,11 +82,11 @@ class VideoFileCamera(Camera):
         self._advance()
 
     def read(self) -> np.ndarray:
-        """The next picture."""
+        """Next image."""
         return self.async_read(2000)
 
     def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """A picture that was not returned before. Raises TimeoutError if none is due in time."""
+        """Image that was not returned before. Raises TimeoutError if none is due in time."""
         deadline = time.perf_counter() + timeout_ms / 1000
         self._advance()
         while self._shown == self._returned:
@@ -88,7 +97,7 @@ class VideoFileCamera(Camera):
         return self._take()
 
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
-        """The picture that is due now. Raises TimeoutError if the file ended more than `max_age_ms` ago."""
+        """Image that is due now. Raises TimeoutError if the file ended more than `max_age_ms` ago."""
         self._advance()
         age = (time.perf_counter() - self._due(self._shown)) * 1000
         if self._ended and age > max_age_ms:
@@ -104,11 +113,11 @@ class VideoFileCamera(Camera):
         return self._start + number / (self.fps or 30)
 
     def _advance(self) -> None:
-        """Decode up to the picture that is due."""
+        """Decode up to the image that is due."""
         self._check()
         while not self._ended and self._due(self._shown + 1) <= time.perf_counter():
             frame = next(self._frames, None)
-            if frame is None and self.config.loop and self._picture is not None:
+            if frame is None and self.config.loop and self._image is not None:
                 self._container.seek(0)
                 self._frames = self._container.decode(video=0)
                 frame = next(self._frames, None)
@@ -116,12 +125,12 @@ class VideoFileCamera(Camera):
                 self._ended = True
                 return
             self._shown += 1
-            self._picture = frame.to_ndarray(format="rgb24", width=self.width, height=self.height)
+            self._image = frame.to_ndarray(format="rgb24", width=self.width, height=self.height)
 
     def _take(self) -> np.ndarray:
-        assert self._picture is not None
+        assert self._image is not None
         self._returned, self.latest_timestamp = self._shown, self._due(self._shown)
-        return self._picture
+        return self._image
 
     def _check(self) -> None:
         if self._container is None:

@@ -1,4 +1,4 @@
-"""Recordings of what an arm did, as LeRobotDatasets, written by a process of their own."""
+"""Recordings of an arm's runs as LeRobotDatasets, written by a process of their own."""
 
 from .recorder import Recorder
 

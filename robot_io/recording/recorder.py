@@ -1,4 +1,4 @@
-"""Records the episodes of a run while they are played; the control loop only puts each tick into a queue."""
+"""Recorder of a run's episodes while they are played; the control loop only puts every tick into a queue."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from tinyvla.errors import UserError
 from tinyvla.processes import ChildProcess
 
-from .writer import EPISODE_ENDS, READY, Plan, serve
+from .writer import EPISODE_ENDS, READY, RecordingPlan, serve
 
 if TYPE_CHECKING:  # the writer's process needs none of it
     from ..deployment.episodes import Episode, Tick
@@ -24,18 +24,19 @@ _WAITING = 900  # ticks that may wait for the writer; more are lost, and counted
 
 
 class Recorder:
-    """A LeRobotDataset of a run: pictures, observation.state, action (as sent), policy_action (as the policy wanted it)
-    and intervention (whether a person had taken over). One episode of the run is one of the dataset.
+    """Writes a run as a LeRobotDataset; one episode of the run is one episode of the dataset.
 
-    A process of its own writes it, so that a tick never waits for a disk or an encoder, and so that the recording is
-    complete and readable whatever ends the run: an error, Ctrl-C, or a kill. Close it, or use it as a context.
+    Features: images, observation.state, action (as sent), policy_action (command of the policy) and intervention (true
+    while a person had taken over). A process of its own writes it, so that a tick never waits for a disk or an encoder,
+    and so that the recording is complete and readable after any end of the run: an error, Ctrl-C, or a kill. Close it,
+    or use it as a context.
 
     Args:
-        root: the dataset's folder, which must not exist.
-        joints: of state and action.
+        root: folder of the dataset, which must not exist.
+        joints: names of the numbers in state and action.
         cameras: height and width by name.
         rate_hz: of the control loop.
-        robot_type: the robot's name.
+        robot_type: name of the robot.
 
     Raises UserError if it cannot be written.
     """
@@ -55,13 +56,13 @@ class Recorder:
         self._lost = 0
         self._result: dict[str, Any] | None = None
         self._instruction = ""
-        plan = Plan(root.absolute(), tuple(joints), dict(cameras), round(rate_hz), robot_type)
+        plan = RecordingPlan(root.absolute(), tuple(joints), dict(cameras), round(rate_hz), robot_type)
         self._process = ChildProcess(serve)
         self._queue: queue.Queue[Any] = queue.Queue(_WAITING)
         self._sender = threading.Thread(target=self._send, name="recorder", daemon=True)
         self._queue.put(plan)
         self._sender.start()
-        # Only now may an arm move: the process takes seconds to start, and nothing of what it does is to be lost.
+        # Wait before the arm may move: the process takes seconds to start, and no tick is to be lost.
         if (answer := self._process.stdout.readline().decode().strip()) != READY:
             self.close()
             raise UserError(f"{root} cannot be recorded: {_error_in(answer)}; choose another run_dir, or record=false")
@@ -76,7 +77,7 @@ class Recorder:
         self._instruction = episode.instruction
 
     def observe(self, tick: "Tick") -> None:
-        """Record a tick; a full queue loses it rather than have the arm wait."""
+        """Record a tick; with a full queue the tick is lost, so that the arm does not wait."""
         frame = {f"observation.images.{camera}": tick.observation[camera] for camera in self._cameras}
         frame |= {
             "observation.state": tick.position.astype(np.float32),
@@ -94,7 +95,7 @@ class Recorder:
         self._queue.put(EPISODE_ENDS)
 
     def close(self) -> dict[str, Any]:
-        """Wait until all is written; episodes, frames, ticks lost, and the error, if there was one."""
+        """Wait until everything is written. Returns episodes, frames, lost ticks, and the error, if there was one."""
         if self._result is None:
             self._queue.put(None)
             self._sender.join()

@@ -1,4 +1,4 @@
-"""The process that writes a recording: frames from stdin into a LeRobotDataset, until stdin ends, whatever ended it."""
+"""Process that writes a recording: frames from stdin into a LeRobotDataset, until stdin ends."""
 
 import contextlib
 import json
@@ -11,14 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from tinyvla.errors import one_line
+
 EPISODE_ENDS, READY = "episode ends", "ready"
-# Almost without loss, since policies are trained on it; a key frame every few for random access.
+# Almost lossless, since policies are trained on it; frequent key frames for random access.
 _VIDEO = {"vcodec": "h264", "pix_fmt": "yuv444p", "crf": 10, "preset": "ultrafast", "g": 5}
-_WAITING = 3000  # pictures of a camera that may wait for the encoder
+_WAITING = 3000  # images of a camera that may wait for the encoder
 
 
-class Plan(NamedTuple):
-    """What is recorded, see `Recorder`. cameras: height and width by name."""
+class RecordingPlan(NamedTuple):
+    """Content of a recording, see `Recorder`. cameras: height and width by name."""
 
     root: Path
     joints: tuple[str, ...]
@@ -27,10 +29,10 @@ class Plan(NamedTuple):
     robot_type: str
 
     def features(self) -> dict[str, dict[str, Any]]:
-        """Of the dataset."""
+        """Features of the dataset."""
         names = [f"{joint}.pos" for joint in self.joints]
         pose = {"dtype": "float32", "shape": (len(names),), "names": names}
-        pictures = {
+        images = {
             f"observation.images.{camera}": {
                 "dtype": "video",
                 "shape": (height, width, 3),
@@ -39,22 +41,22 @@ class Plan(NamedTuple):
             for camera, (height, width) in self.cameras.items()
         }
         flag = {"dtype": "bool", "shape": (1,), "names": None}
-        return pictures | {"observation.state": pose, "action": pose, "policy_action": pose, "intervention": flag}
+        return images | {"observation.state": pose, "action": pose, "policy_action": pose, "intervention": flag}
 
 
 def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Write what a `Recorder` sends: a Plan, then frames, and EPISODE_ENDS after each episode.
+    """Write the messages of a `Recorder`: a RecordingPlan, then frames, and EPISODE_ENDS after each episode.
 
-    The end of the stream, also in the middle of an episode or of a frame, ends the recording, which is whole then; one
-    without a frame is none, and its folder is removed.
-    Calls `ready` once it can take frames, and returns how many episodes and frames were written.
+    The end of the stream, also in the middle of an episode or of a frame, ends the recording, which is complete then;
+    the folder of a recording without frames is removed.
+    Calls `ready` once it can take frames, and returns the numbers of episodes and frames.
     """
-    plan: Plan = pickle.load(stream)
-    plan.root.parent.mkdir(parents=True, exist_ok=True)  # what is wrong with the place is told before what takes long
+    plan: RecordingPlan = pickle.load(stream)
+    plan.root.parent.mkdir(parents=True, exist_ok=True)  # a faulty place is reported before the slow imports
     from lerobot.configs.video import RGBEncoderConfig
     from lerobot.datasets import LeRobotDataset
 
-    _hush_libraries()
+    _silence_libraries()
     dataset = LeRobotDataset.create(
         f"local/{plan.root.name}",
         plan.fps,
@@ -79,7 +81,7 @@ def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[st
             dataset.save_episode()
     finally:
         dataset.finalize()
-        if not dataset.meta.total_frames:  # which nothing could open
+        if not dataset.meta.total_frames:  # such a dataset cannot be opened
             shutil.rmtree(plan.root)
     return {"episodes": dataset.meta.total_episodes, "frames": dataset.meta.total_frames}
 
@@ -93,20 +95,20 @@ def _messages(stream: BinaryIO) -> Any:
 
 
 def serve() -> None:
-    """The process. Its last line on stdout is what `write` returns, or the error."""
+    """Run the process. Its last line on stdout is the result of `write`, or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself when the run does
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the run does
     try:
         answer = write(sys.stdin.buffer, lambda: print(READY, flush=True))
     except Exception as error:
-        answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        answer = {"error": f"{type(error).__name__}: {one_line(error, None)}"}
     with contextlib.suppress(BrokenPipeError):  # a run that was killed does not listen
         os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
     while sys.stdin.buffer.read(1 << 20):  # after an error the run goes on without a recording
         pass
 
 
-def _hush_libraries() -> None:
+def _silence_libraries() -> None:
     import av
     import datasets
 

@@ -1,6 +1,6 @@
 """Emergency stop: a latch, and the signals, keys and buttons that press it.
 
-It stops the arm through its servos and is no substitute for a switch in the arm's power supply.
+It stops the arm through its servos and does not replace a switch in the arm's power supply.
 """
 
 import logging

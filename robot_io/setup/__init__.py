@@ -1,4 +1,4 @@
-"""Setting an arm up: what is plugged in, ids of the servos, calibration, and whether that can be right."""
+"""Setup of an arm: connected devices, ids of the servos, calibration and its check."""
 
 from .assistant import Assistant
 from .calibration import check_calibration, joint_travel

@@ -1,4 +1,4 @@
-"""Walks a person through setting an arm up: what is plugged in, ids, calibration, and a check of both."""
+"""Assistant that guides a person through the setup of an arm: devices, ids, calibration, and their check."""
 
 import time
 from collections.abc import Callable
@@ -14,34 +14,34 @@ from .calibration import check_calibration, joint_travel, moved_joint, turned
 from .search import find_arms, find_cameras
 
 _POLL = 0.05  # seconds between two readings while a joint is moved by hand
-_REST, _AT_REST = 0.3, 1.0  # an arm that turns by fewer degrees in so many seconds is at rest
+_REST, _AT_REST = 0.3, 1.0  # seconds between two readings; degrees of turn below which the arm is at rest
 
 
 class Assistant:
-    """The steps of setting up one arm. LeRobot does the work, so what it stores is where its own programs look.
+    """Steps of the setup of one arm. LeRobot does the work, and stores the results where its own programs look.
 
     Args:
-        robot: LeRobot's, not connected; None if none is chosen yet, which is enough for `find`.
+        robot: of LeRobot, not connected; None if none is chosen yet, which is enough for `find`.
         say: shows a line to the person.
-        patience: seconds that a person gets to move a joint.
+        patience: seconds that a person has to move a joint.
     """
 
     def __init__(self, robot: Robot | None, say: Callable[[str], None] = print, patience: float = 60.0):
         self._robot, self._say, self._patience = robot, say, patience
 
-    def find(self, pictures: Path) -> None:
-        """Ports with servos, and cameras, of which a picture each is written to a folder."""
+    def find(self, images: Path) -> None:
+        """List ports with servos, and cameras; an image of each camera is written to a folder."""
         arms = find_arms()
         self._say("Serial ports:" if arms else "No USB serial port; plug the arm's controller board in.")
         for arm in arms:
             self._say(f"  {arm}" + (f"  -> robot.port={arm.port}" if arm.ids else ""))
-        cameras = find_cameras(pictures)
-        self._say("Cameras, as robot.cameras takes them:" if cameras else "No camera gives a picture.")
+        cameras = find_cameras(images)
+        self._say("Cameras, as robot.cameras takes them:" if cameras else "No camera gives an image.")
         for camera in cameras:
             self._say(f"  {camera}")
 
     def name_motors(self) -> None:
-        """Give every servo its id, one plugged in at a time. Once for a new arm; the ids stay in the servos."""
+        """Give every servo its id, with one plugged in at a time. Once for a new arm; the ids stay in the servos."""
         robot: Any = self._arm()
         if not hasattr(robot, "setup_motors"):
             raise UserError(f"LeRobot has no way to give the motors of {robot} their ids; use their maker's program")
@@ -52,7 +52,7 @@ class Assistant:
                 self._close()
 
     def calibrate(self) -> None:
-        """LeRobot's calibration, then its check; stored under robot.id where LeRobot keeps it, and in the servos."""
+        """Calibrate with LeRobot, which stores the result under robot.id and in the servos, then check it."""
         robot: Any = self._arm()
         with arm_errors(robot, connecting=True):
             try:
@@ -72,7 +72,7 @@ class Assistant:
         self._say(f"The ranges in {robot.calibration_fpath} are plausible.")
 
     def check_joints(self) -> None:
-        """Have every joint moved by hand, and see that the servo of that name turns and no other does."""
+        """Ask for every joint to be moved by hand, and check that only the servo of that name turns."""
         robot: Any = self._arm()
         with arm_errors(robot, connecting=True):
             try:
@@ -82,7 +82,7 @@ class Assistant:
                     self._check_joint(robot.bus, joint)
             finally:
                 self._close()
-        self._say("Every joint is the one that its servo is named after.")
+        self._say("Every servo moves the joint that it is named after.")
 
     def _check_joint(self, bus: Any, joint: str) -> None:
         before = self._still(bus)
@@ -91,7 +91,7 @@ class Assistant:
         while (moved := moved_joint(before, _read(bus))) is None:
             if time.monotonic() > end:
                 raise UserError(
-                    f"no servo turned alone in {self._patience:.0f} s; move the {joint} and hold the others, or check "
+                    f"no servo turned alone in {self._patience:.0f} s; move the {joint} and hold the rest, or check "
                     "that its horn is screwed on"
                 )
             time.sleep(_POLL)
@@ -102,7 +102,7 @@ class Assistant:
             )
 
     def _still(self, bus: Any) -> dict[str, float]:
-        """A reading of the arm at rest: the last joint may still be in somebody's hand."""
+        """Reading of the arm at rest: a person may still hold the last joint."""
         end = time.monotonic() + self._patience
         before: dict[str, float] = {}
         now = _read(bus)
@@ -127,5 +127,5 @@ class Assistant:
 
 
 def _read(bus: Any) -> dict[str, float]:
-    """Positions in encoder steps, whatever the calibration says."""
+    """Positions in encoder steps, independent of the calibration."""
     return bus.sync_read("Present_Position", normalize=False, num_retry=5)

@@ -1,4 +1,4 @@
-"""What is plugged in: serial ports with the servos that answer on them, and cameras with a picture each."""
+"""Search for connected devices: serial ports with the servos that answer, and cameras with an image each."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _IDS = range(1, 8)  # of the servos of the arms that LeRobot knows, and one beyo
 
 
 class FoundArm(NamedTuple):
-    """A serial port. ids: of the Feetech servos that answer on it; trouble: why it could not be asked."""
+    """Serial port. ids: of the Feetech servos that answer on it. trouble: reason why it could not be used."""
 
     port: str
     ids: list[int]
@@ -31,46 +31,46 @@ class FoundArm(NamedTuple):
 
 
 class FoundCamera(NamedTuple):
-    """A camera that gives pictures. setting: what to write for it in robot.cameras; picture: the file of one."""
+    """Camera that gives images. setting: its section in robot.cameras. image: file of one image."""
 
     setting: str
-    picture: Path
+    image: Path
 
     def __str__(self) -> str:
-        return f"{self.setting}  # see {self.picture}"
+        return f"{self.setting}  # see {self.image}"
 
 
 def find_arms(ports: Sequence[str] | None = None) -> list[FoundArm]:
-    """Ask every USB serial port, or `ports`, for servos. Only such ports are written to, a ping an id."""
-    found = []
+    """Ping servos on every USB serial port, or on `ports`, once per id. Other ports are not written to."""
+    arms = []
     for port in usb_ports() if ports is None else ports:
         if not os.access(port, os.R_OK | os.W_OK):
-            found.append(FoundArm(port, [], f"no permission; {GET_PERMISSION}"))
+            arms.append(FoundArm(port, [], f"no permission; {GET_PERMISSION}"))
             continue
         try:
-            found.append(FoundArm(port, [number for number in _IDS if ping(port, number) != "silent"]))
+            arms.append(FoundArm(port, [number for number in _IDS if ping(port, number) != "silent"]))
         except (serial.SerialException, OSError) as error:
-            found.append(FoundArm(port, [], f"cannot be opened ({error}); does another program use it?"))
-    return found
+            arms.append(FoundArm(port, [], f"cannot be opened ({error}); does another program use it?"))
+    return arms
 
 
 def find_cameras(folder: Path) -> list[FoundCamera]:
-    """Every OpenCV camera that gives a picture, which is written to `folder`, so that one sees which is which."""
+    """Find every OpenCV camera that gives an image, which is written to `folder` to tell the cameras apart."""
     import cv2
     from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 
-    found = []
+    cameras = []
     for number, about in enumerate(OpenCVCamera.find_cameras()):
         profile = about["default_stream_profile"]
         width, height, fps = profile["width"], profile["height"], round(profile["fps"]) or 30
         camera = OpenCVCamera(OpenCVCameraConfig(about["id"], fps=fps, width=width, height=height))
         with contextlib.suppress(ConnectionError, TimeoutError, RuntimeError, OSError):
-            camera.connect()  # a device that gives no picture is none: many cameras show up twice
+            camera.connect()  # a device without images is left out: many cameras are listed twice
             try:
-                picture = cv2.imencode(".png", cv2.cvtColor(camera.read(), cv2.COLOR_RGB2BGR))[1].tobytes()
+                image = cv2.imencode(".png", cv2.cvtColor(camera.read(), cv2.COLOR_RGB2BGR))[1].tobytes()
             finally:
                 camera.disconnect()
             size = f"width: {width}, height: {height}, fps: {fps}"
             setting = f"{{type: opencv, index_or_path: {about['id']}, {size}}}"
-            found.append(FoundCamera(setting, write_whole(folder / f"camera{number}.png", picture)))
-    return found
+            cameras.append(FoundCamera(setting, write_whole(folder / f"camera{number}.png", image)))
+    return cameras

@@ -1,8 +1,5 @@
 """Twin of an arm: one loop that answers the bus, advances the simulation in real time and obeys commands."""
 
-import contextlib
-import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +9,7 @@ import numpy as np
 
 from tinyvla.arms.so101 import SO101
 
+from ..real_time import raise_priority
 from .bus import Bus
 from .camera_rendering import CameraProcess
 from .commands import Commands, CommandServer
@@ -20,7 +18,6 @@ from .physics import ArmPhysics
 from .serial_port import SerialPort, wait
 from .settings import TwinSettings, write_calibration
 
-_PRIORITY = -10  # of the loop's thread; 0 is the default of a program
 _STEPS_PER_TICK = 2  # physics steps between two looks at the clock while the bus is silent
 _MOST_BEHIND = 0.25  # seconds of delay that are made up for; a longer delay is counted as missed
 
@@ -72,8 +69,7 @@ class Twin:
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Run until `stop`, then close everything that the twin has opened. `ready` is called at the start."""
-        with contextlib.suppress(OSError):  # where the system allows it: servos do not wait for other programs
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PRIORITY)
+        raise_priority()  # servos do not wait for other programs
         try:
             self._simulated = self.now
             ready()

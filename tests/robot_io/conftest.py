@@ -10,10 +10,10 @@ def patient(monkeypatch):
     """LeRobot gives a servo 50 ms, which a test machine without a core to spare may miss; here it gives it longer."""
     from lerobot.motors.feetech import feetech
 
-    usual = feetech.patch_setPacketTimeout
+    set_timeout = feetech.patch_setPacketTimeout
 
     def longer(self, length):
-        usual(self, length)
+        set_timeout(self, length)
         self.packet_timeout += 300
 
     monkeypatch.setattr(feetech, "patch_setPacketTimeout", longer)

@@ -21,7 +21,7 @@ class FakeArm:
         )
         self.pose = dict(zip([f"{joint}.pos" for joint in JOINTS], FOLDED, strict=True))
         self.sent, self.connected, self.fail_after = [], False, fail_after
-        self._picture = np.zeros((size, size, 3), np.uint8)
+        self._image = np.zeros((size, size, 3), np.uint8)
         self._cameras = cameras
 
     def connect(self, calibrate):
@@ -35,7 +35,7 @@ class FakeArm:
             self.fail_after -= 1
             if self.fail_after < 0:
                 raise ConnectionError("no status packet")
-        return self.pose | {camera: self._picture.copy() for camera in self._cameras}
+        return self.pose | {camera: self._image.copy() for camera in self._cameras}
 
     def send_action(self, action):
         self.sent.append(list(action.values()))
@@ -48,13 +48,13 @@ class FakeRunner:
 
     def __init__(self, size=16, cameras=("front",), low=LOW, high=HIGH, step=0.2, numbers=6):
         feature = SimpleNamespace(shape=(numbers,))
-        pictures = {f"observation.images.{camera}": SimpleNamespace(shape=(3, size, size)) for camera in cameras}
-        config = SimpleNamespace(image_features=pictures, robot_state_feature=feature, action_feature=feature)
+        images = {f"observation.images.{camera}": SimpleNamespace(shape=(3, size, size)) for camera in cameras}
+        config = SimpleNamespace(image_features=images, robot_state_feature=feature, action_feature=feature)
         self.policy = SimpleNamespace(config=config)
         statistics = {"min": np.array(low), "max": np.array(high)}
         self.preprocessor = SimpleNamespace(steps=[SimpleNamespace(stats={"observation.state": statistics})])
         self.postprocessor = SimpleNamespace(steps=[SimpleNamespace(), SimpleNamespace(stats={"action": statistics})])
-        self.seen, self.seeds, self.held, self.needs_observation = [], [], 0, True
+        self.observations, self.seeds, self.held, self.needs_observation = [], [], 0, True
         self._step = step
 
     def reset(self, seed):
@@ -62,7 +62,7 @@ class FakeRunner:
         self._pose = None
 
     def act(self, observation):
-        self.seen.append(observation)
+        self.observations.append(observation)
         if self._pose is None:
             self._pose = np.array(observation["observation.state"], dtype=float)
         self._pose = self._pose + self._step

@@ -1,4 +1,4 @@
-"""An arm in the layer's hands, for tests: time that only ticks, and servos that are where they were told to be."""
+"""An arm in the layer's hands, for tests: time that only ticks, and servos that reach every pose."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Arm:
         return sent
 
     def moved(self, ticks=1):
-        """How far the joint that moved most has in the last ticks."""
+        """Greatest distance that a joint moved in the last ticks."""
         return np.abs(self.poses[-1] - self.poses[-1 - ticks]).max()
 
     def causes(self):

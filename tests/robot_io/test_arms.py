@@ -274,7 +274,7 @@ def test_other_errors_are_left_alone(arm):
 
 
 def test_naming_fresh_servos_one_at_a_time():
-    """What lerobot-setup-motors does, with one servo plugged in at a time, all of them with the factory's id."""
+    """The steps of lerobot-setup-motors, with one servo plugged in at a time, all of them with the factory's id."""
     with start_twin(TwinSettings(ids=(1,) * 6, calibrated=False), in_thread=True) as twin:
         arm = make_arm(settings("robot.id=fresh", f"robot.port={twin.port}", f"robot.calibration_dir={twin.folder}"))
         for joint in reversed(SO101.joints):

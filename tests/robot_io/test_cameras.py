@@ -35,14 +35,14 @@ def camera(twin):
 
 def test_frames_pass_between_processes(tmp_path):
     writer = FrameWriter(tmp_path / "c.frames", 4, 6)
-    picture = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
-    writer.write(picture, 12.5)
+    image = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    writer.write(image, 12.5)
     code = (
         "import sys; from pathlib import Path; from robot_io.frames import FrameReader\n"
-        "frame = FrameReader(Path(sys.argv[1])).read(); print(frame.picture.sum(), frame.stamp, frame.number)"
+        "frame = FrameReader(Path(sys.argv[1])).read(); print(frame.image.sum(), frame.stamp, frame.number)"
     )
     out = subprocess.run([sys.executable, "-c", code, tmp_path / "c.frames"], capture_output=True, text=True)
-    assert out.stdout.split() == [str(picture.sum()), "12.5", "1"], out.stderr
+    assert out.stdout.split() == [str(image.sum()), "12.5", "1"], out.stderr
     with pytest.raises(FileNotFoundError):
         FrameReader(tmp_path / "other.frames")
 
@@ -121,19 +121,19 @@ def test_lerobot_makes_both_by_their_types(twin, video):
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """Ten pictures, each brighter than the one before, a second long."""
+    """Ten images, each brighter than the one before, a second long."""
     path = tmp_path_factory.mktemp("video") / "film.mp4"
-    pictures = np.repeat(np.arange(0, 250, 25, dtype=np.uint8), 64 * 64 * 3).reshape(10, 64, 64, 3)
-    iio.imwrite(path, pictures, fps=10, codec="libx264")
+    images = np.repeat(np.arange(0, 250, 25, dtype=np.uint8), 64 * 64 * 3).reshape(10, 64, 64, 3)
+    iio.imwrite(path, images, fps=10, codec="libx264")
     return path
 
 
 def test_a_video_plays_in_real_time_and_begins_anew(video):
     with VideoFileCamera(VideoFileCameraConfig(path=str(video), **SIZE)) as camera:
         assert camera.fps == 10
-        pictures = [camera.read() for _ in range(13)]
-        assert pictures[0].shape == (32, 48, 3)
-        brightness = [picture.mean() for picture in pictures]
+        images = [camera.read() for _ in range(13)]
+        assert images[0].shape == (32, 48, 3)
+        brightness = [image.mean() for image in images]
         assert max(brightness) > 150
         assert min(np.diff(brightness)) < -100  # the end, and the beginning again
         assert 0 <= time.perf_counter() - camera.latest_timestamp < 10

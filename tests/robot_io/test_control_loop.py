@@ -17,7 +17,7 @@ JOINTS = list(make_limits().joints)
 
 
 class FakeArm:
-    """Goes where it is told, with a clock that sleeping moves; may fail at reads or sends that are listed."""
+    """Goes where it is sent, with a clock that sleeping moves; may fail at reads or sends that are listed."""
 
     def __init__(self, limits=None):
         self.layer = SafetyLayer(limits or make_limits())
@@ -59,18 +59,18 @@ class FakeArm:
         return ControlLoop(self, policy, self.layer, clock=self.clock, sleep=self.sleep, **kwargs)
 
     def at_rest(self):
-        """Whether it stands still, and came to that within its limits of acceleration."""
+        """True if it stands still, and came to that within its limits of acceleration."""
         acceleration = np.abs(np.diff(self.sent, n=2, axis=0)).max() / TICK**2
         return np.array_equal(self.sent[-1], self.sent[-2]) and acceleration <= 1800.001
 
 
 def test_it_follows_a_policy_on_time():
-    arm, told = FakeArm(), []
-    loop = arm.loop(lambda observation: AWAY, observer=lambda *tick: told.append(tick))
+    arm, ticks = FakeArm(), []
+    loop = arm.loop(lambda observation: AWAY, observer=lambda *tick: ticks.append(tick))
     assert loop.run(3.0) == "time"
     assert np.array_equal(arm.position, AWAY)
-    assert len(told) == 90
-    assert np.allclose(np.diff([due for due, *_ in told]), TICK)
+    assert len(ticks) == 90
+    assert np.allclose(np.diff([due for due, *_ in ticks]), TICK)
     assert loop.timing.to_dict() | {"worst_ms": 0} == {
         "ticks": 90, "late": 0, "missed": 0, "p50_ms": 0.0, "p99_ms": 0.0, "worst_ms": 0,
     }  # fmt: skip
@@ -214,8 +214,8 @@ def test_percentiles_of_delays():
     timing = Timing(late_s=0.003)
     for tick in range(1000):
         timing.add(0.02 if tick % 50 == 0 else 0.00015)
-    told = timing.to_dict()
-    assert told == {"ticks": 1000, "late": 20, "missed": 0, "p50_ms": 0.2, "p99_ms": 20.0, "worst_ms": 20.0}
+    counts = timing.to_dict()
+    assert counts == {"ticks": 1000, "late": 20, "missed": 0, "p50_ms": 0.2, "p99_ms": 20.0, "worst_ms": 20.0}
 
 
 class FakeBus:
@@ -265,8 +265,8 @@ def test_feetech_servos_are_read_and_limited():
     assert bus.reads.count("Present_Temperature") == 2
     for share in (0.5, 0.0, 1.0):
         servos.set_torque(share)
-    each = [("Torque_Enable", joint, 0) for joint in JOINTS]
-    assert bus.written == [("Torque_Limit", 500, 250), (0xFE, 40, 0), *each, ("Torque_Limit", 1000, 500), "on"]
+    per_servo = [("Torque_Enable", joint, 0) for joint in JOINTS]
+    assert bus.written == [("Torque_Limit", 500, 250), (0xFE, 40, 0), *per_servo, ("Torque_Limit", 1000, 500), "on"]
 
 
 def test_a_gripper_that_holds_something_is_eased_before_it_counts_as_overloaded(monkeypatch):

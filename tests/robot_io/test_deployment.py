@@ -174,8 +174,11 @@ def test_episodes_from_the_approach_to_the_report(layer, tmp_path, capsys):
     assert report["timing"]["ticks"] == len(log.ticks) > 4
     assert runner.seeds == [7, 8]
     assert list(laid_out[0].values()) == pytest.approx(START, abs=0.1)
-    assert [seen["task"] for seen in (runner.seen[0], runner.seen[-1])] == ["reach it", "lift it"]
-    # What the policy saw first and what it wanted first belong together.
+    assert [observation["task"] for observation in (runner.observations[0], runner.observations[-1])] == [
+        "reach it",
+        "lift it",
+    ]
+    # The first observation and the first command of the policy belong together.
     assert log.ticks[0].policy_pose == pytest.approx(np.array(START) + 0.2, abs=0.1)
     assert list(arm.pose.values()) == pytest.approx(np.clip(FOLDED, *ends(layer)), abs=0.1)  # where it was found
     assert not arm.connected
@@ -233,7 +236,9 @@ def test_whatever_fails_the_arm_is_let_go_and_the_report_written(where, layer, t
         arm.fail_after = 60
     if where == "policy":
         act = runner.act
-        monkeypatch.setattr(runner, "act", lambda seen: act(seen) if len(runner.seen) < 4 else {}["missing"])
+        monkeypatch.setattr(
+            runner, "act", lambda observation: act(observation) if len(runner.observations) < 4 else {}["missing"]
+        )
     with pytest.raises((UserError, ConnectionError, ZeroDivisionError, KeyError)):
         Deployment(arm, runner, layer, [log], approach_speed=1.0).run([Episode("go", 30, START)], tmp_path)
     report = json.loads((tmp_path / "deploy.json").read_text())
@@ -284,7 +289,7 @@ def test_pictures_that_cannot_be_believed_are_no_reading():
         now[0] += 0.1
         arm.cameras["front"].latest_timestamp = now[0] - age
         arm.pose["elbow_flex.pos"] += moved
-        arm._picture += new
+        arm._image += new
         return robot_arm.get_observation()
 
     for _ in range(20):
@@ -303,13 +308,13 @@ def test_a_person_takes_over_and_the_policy_goes_on_predicting(layer, tmp_path):
     arm, runner, log = FakeArm(), FakeRunner(), Log()
     wished = np.add(START, (10, 0, 0, 0, 0, 0))
     run = Deployment(
-        arm, runner, layer, [log], lambda seen: wished if 3 <= len(log.ticks) < 6 else None, approach_speed=1.0
+        arm, runner, layer, [log], lambda observation: wished if 3 <= len(log.ticks) < 6 else None, approach_speed=1.0
     )
     run.run([Episode("go", 0.35, START)], tmp_path)
     assert [tick.intervention for tick in log.ticks[:8]] == [False] * 3 + [True] * 3 + [False] * 2
     assert log.ticks[5].sent[0] > log.ticks[2].sent[0] + 2
-    wanted = np.array([tick.policy_pose[1] for tick in log.ticks])
-    assert np.diff(wanted) == pytest.approx(0.2)
+    policy_poses = np.array([tick.policy_pose[1] for tick in log.ticks])
+    assert np.diff(policy_poses) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -332,16 +337,16 @@ def test_settings_that_make_no_sense(layer, tmp_path):
         Deployment(FakeArm(), FakeRunner(), layer).run([Episode("go", 1, (1.0, 2.0))], tmp_path)
 
 
-def somebody(picture):
-    return float(picture.mean() > 100)
+def bright_as_person(image):
+    return float(image.mean() > 100)
 
 
 def test_the_arm_stands_still_while_a_person_is_in_view(safety, tmp_path):
     person_limits = safety["person"] | {"enabled": True, "resume_s": 0.1}
     layer = SafetyLayer(SafetyLimits.decode(safety | {"person": person_limits}))
     arm, log = FakeArm(), Log()
-    log.at_tick = lambda tick: arm._picture.fill(255 if tick >= 10 else 0)
-    with watch_for_people("test_deployment.somebody", "front", layer.limits) as person:
+    log.at_tick = lambda tick: arm._image.fill(255 if tick >= 10 else 0)
+    with watch_for_people("test_deployment.bright_as_person", "front", layer.limits) as person:
         run = Deployment(arm, FakeRunner(step=1.0), layer, [log], approach_speed=1.0, person=person)
         run.run([Episode("go", 1.5, START)], tmp_path)
     sent = np.array([tick.sent[0] for tick in log.ticks])

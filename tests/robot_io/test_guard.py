@@ -42,13 +42,13 @@ def test_a_guard_and_a_twin_start_without_lerobot():
     """Which takes seconds, in which nobody would guard the arm, and most of a gigabyte."""
     names = "robot_io.feetech.guard, robot_io.twin.client, robot_io.recording.writer"
     heavy = "{name for name in ('lerobot', 'torch') if name in sys.modules}"
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", f"import sys, {names}; print({heavy})"], capture_output=True, text=True
     )
-    assert told.stdout == "set()\n", told.stderr
+    assert result.stdout == "set()\n", result.stderr
 
 
-def test_servos_are_told_until_they_have_let_go(powered):
+def test_servos_are_asked_until_they_have_let_go(powered):
     powered.send("drop 0.1")
     assert let_go(powered.port, IDS, PATIENCE) == []
     assert torques(powered) == [0] * 6

@@ -46,13 +46,13 @@ class Clock:
         return self.now
 
 
-def picture(value):
+def image(value):
     return np.full((16, 16, 3), value, np.uint8) + np.random.default_rng().integers(0, 5, (16, 16, 3), dtype=np.uint8)
 
 
 def test_what_the_gate_says_is_what_the_watcher_is_told():
     detector = GatedDetector(lambda image: image.mean() / 255, PersonGate(GateLimits(0.6, 0.4, 2, hold_s=0.0)), Clock())
-    assert [detector(picture(value)) for value in (10, 200, 200, 120, 10)] == [0, 0, 1, 1, 0]
+    assert [detector(image(value)) for value in (10, 200, 200, 120, 10)] == [0, 0, 1, 1, 0]
     assert not detector.person_in_view(detector._clock.now)
     assert detector.person_in_view(detector._clock.now + 1)  # no frame since
 
@@ -64,9 +64,9 @@ def test_a_detector_that_fails_and_a_camera_that_is_frozen_are_people():
         return 0.0
 
     detector = GatedDetector(detect, PersonGate(GateLimits(hold_s=0.0, repeat_s=0.25)), Clock())
-    assert [detector(picture(value)) for value in (10, 200, 10)] == [0, 1, 0]
+    assert [detector(image(value)) for value in (10, 200, 10)] == [0, 1, 0]
     assert detector.gate.reason(detector._clock.now) == Reason.EMPTY
-    same = picture(10)
+    same = image(10)
     assert [detector(same) for _ in range(5)] == [0, 0, 0, 1, 1]
 
 
@@ -106,7 +106,7 @@ class Log:
 
     def observe(self, tick):
         self.sent.append(tick.sent[0])
-        self.arm._picture[:] = picture(200 if len(self.sent) >= self.tick else 10)
+        self.arm._image[:] = image(200 if len(self.sent) >= self.tick else 10)
 
     def end(self, result):
         pass

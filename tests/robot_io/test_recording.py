@@ -9,7 +9,7 @@ import pytest
 from fake_arm import JOINTS
 
 from robot_io.recording import Recorder
-from robot_io.recording.writer import EPISODE_ENDS, Plan, write
+from robot_io.recording.writer import EPISODE_ENDS, RecordingPlan, write
 from tinyvla.errors import UserError
 
 SIZE = 32
@@ -28,7 +28,9 @@ def frame(number):
 
 
 def stream_of(root, *messages, cut=0):
-    content = b"".join(map(pickle.dumps, [Plan(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower"), *messages]))
+    content = b"".join(
+        map(pickle.dumps, [RecordingPlan(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower"), *messages])
+    )
     return io.BytesIO(content[: len(content) - cut])
 
 
@@ -76,8 +78,8 @@ def test_the_recorders_process_writes_what_the_loop_saw(tmp_path):
         for number in range(5):
             pose = np.full(6, float(number))
             tick = {"position": pose, "sent": pose + 1, "policy_pose": pose + 2, "intervention": False}
-            picture = np.zeros((SIZE, SIZE, 3), np.uint8)
-            recorder.observe(SimpleNamespace(observation={"front": picture}, **tick))
+            image = np.zeros((SIZE, SIZE, 3), np.uint8)
+            recorder.observe(SimpleNamespace(observation={"front": image}, **tick))
     # No `end`: as when an error ended the run.
     assert recorder.report() == {"recording": {"folder": str(root), "lost": 0, "episodes": 1, "frames": 5}}
     assert opened(root)[4]["action"].tolist() == [5.0] * 6

@@ -91,7 +91,7 @@ def test_a_start_on_the_table_leads_up_and_not_down_again(auditor):
 
 
 def deepest(auditor, pose):
-    """How far anything is inside the table at a pose, in metres."""
+    """Greatest depth of a link inside the table at a pose, in metres."""
     auditor.collisions(pose[None])
     return max((-contact.dist for contact in auditor._data.contact), default=0.0)
 

@@ -1,4 +1,4 @@
-"""What presses the emergency stop, and what watches for people."""
+"""Inputs of the emergency stop, and the thread that watches for people."""
 
 import os
 import signal
@@ -93,10 +93,10 @@ def test_a_view_is_of_the_frame_that_was_judged():
 
 
 def test_a_slow_detector_is_given_the_newest_frame():
-    busy, go, seen = threading.Event(), threading.Event(), []
+    busy, go, numbers = threading.Event(), threading.Event(), []
 
     def detector(frame):
-        seen.append(int(frame[0, 0, 0]))
+        numbers.append(int(frame[0, 0, 0]))
         busy.set()
         go.wait(20)
         return 0.0
@@ -108,7 +108,7 @@ def test_a_slow_detector_is_given_the_newest_frame():
             watcher.show(image(number), float(number))
         go.set()
         wait_for(lambda: watcher.view is not None and watcher.view.time == 3)
-    assert seen == [0, 3]
+    assert numbers == [0, 3]
 
 
 def test_a_detector_that_fails_gives_no_view_and_goes_on():

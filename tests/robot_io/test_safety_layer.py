@@ -232,10 +232,10 @@ def test_the_report_tells_what_happened_when():
     for _ in range(2):
         arm.run(None, 10)
         arm.run(REST, 5)
-    told = arm.layer.report.to_dict()
-    assert told["ticks"] == 30
-    assert told["causes"] == {"no_command": {"ticks": 8, "interventions": 2}}
-    first, second = told["log"]
+    report_dict = arm.layer.report.to_dict()
+    assert report_dict["ticks"] == 30
+    assert report_dict["causes"] == {"no_command": {"ticks": 8, "interventions": 2}}
+    first, second = report_dict["log"]
     assert first["cause"] == second["cause"] == "no_command"
     assert first["end_s"] - first["start_s"] == pytest.approx(3 * TICK)
     assert second["start_s"] - first["start_s"] == pytest.approx(15 * TICK)
@@ -249,9 +249,9 @@ def test_a_long_report_keeps_its_end():
         if tick % 2:
             report.note(Cause.JERK)
         report.close(float(tick))
-    told = report.to_dict()
-    assert told["causes"]["jerk"] == {"ticks": 10, "interventions": 10}
-    assert [entry["start_s"] for entry in told["log"]] == [13, 15, 17, 19]
+    report_dict = report.to_dict()
+    assert report_dict["causes"]["jerk"] == {"ticks": 10, "interventions": 10}
+    assert [entry["start_s"] for entry in report_dict["log"]] == [13, 15, 17, 19]
 
 
 def test_the_log_is_told_of_a_cause_once_a_second(caplog):

@@ -11,7 +11,7 @@ JOINT = JointLimits(min=-100, max=100, speed=120, acceleration=900, jerk=15000)
 
 
 def follow(commands, joint=JOINT, start=0.0, rate=30.0):
-    """Where one joint goes for these commands, the start first."""
+    """Positions of one joint for these commands, the start first."""
     planner, out = Planner([joint], rate), [0.0]
     planner.start([start])
     poses = [start]
@@ -25,11 +25,11 @@ def follow(commands, joint=JOINT, start=0.0, rate=30.0):
 
 def shares(poses, joint=JOINT, rate=30.0):
     """Greatest speed, acceleration and jerk as shares of their limits."""
-    differences, found = np.concatenate([[poses[0]] * 3, poses]), []
+    differences, values = np.concatenate([[poses[0]] * 3, poses]), []
     for most in (joint.speed, joint.acceleration, joint.jerk):
         differences = np.diff(differences) * rate
-        found.append(np.abs(differences).max() / most)
-    return np.array(found)
+        values.append(np.abs(differences).max() / most)
+    return np.array(values)
 
 
 def test_braking_goes_as_far_as_foretold_within_its_limits():

@@ -80,11 +80,11 @@ class Person:
 
 
 def test_ports_with_their_servos(sound_twin, tmp_path):
-    (found,) = find_arms([sound_twin.port])
-    assert found.ids == [1, 2, 3, 4, 5, 6]
+    (arm,) = find_arms([sound_twin.port])
+    assert arm.ids == [1, 2, 3, 4, 5, 6]
     (missing,) = find_arms([str(tmp_path / "ttyACM9")])
     assert not missing.ids
-    assert str(missing) != str(found)
+    assert str(missing) != str(arm)
 
 
 def test_a_sound_arm_passes_the_check(sound_twin, patient):

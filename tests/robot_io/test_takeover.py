@@ -63,20 +63,20 @@ def test_a_gamepad_moves_the_hand_while_its_button_is_held():
     pad, now, hand = Pad(), [0.0], HandKinematics(JOINTS)
     person = GamepadOperator(pad, JOINTS, clock=lambda: now[0])
     start = np.array((10.0, -40.0, 40.0, 50.0, 5.0, 20.0))
-    seen = dict(zip(NAMES, start, strict=True))
+    observation = dict(zip(NAMES, start, strict=True))
 
     def hold(stick, seconds=0.5, gripper=1):
         pad.stick, pad.gripper = stick, gripper
         for _ in range(round(seconds * 30)):
             now[0] += 1 / 30
-            pose = person(seen)
+            pose = person(observation)
         return pose
 
     assert hold((1.0, 0, 0)) is None
     pad.held = True
-    assert person(seen).tolist() == start.tolist()
+    assert person(observation).tolist() == start.tolist()
     for stick in ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (-1.0, -1.0, -1.0)):
-        before = person(seen)
+        before = person(observation)
         pose = hold(stick)
         assert hand.at(pose) - hand.at(before) == pytest.approx(0.06 * np.array(stick), abs=0.015)
         assert pose[[1, 2, 3]].sum() == pytest.approx(start[[1, 2, 3]].sum(), abs=10)  # the hand's tilt
@@ -86,9 +86,9 @@ def test_a_gamepad_moves_the_hand_while_its_button_is_held():
     far = hold((1.0, 0, 0), 20.0)  # further than the arm reaches
     assert np.isfinite(far).all()
     pad.held = False
-    assert person(seen) is None
+    assert person(observation) is None
     pad.held = True
-    assert person(seen).tolist() == start.tolist()
+    assert person(observation).tolist() == start.tolist()
 
 
 def test_a_gamepad_that_is_not_there(monkeypatch):
