@@ -15,8 +15,9 @@ def main(cfg: DictConfig) -> None:
     from envs import decode_env
     from envs.feature_names import trained_feature_names
     from envs.so101.twin import TwinScene, twin_episodes
+    from policies import RunnerConfig
     from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Printer, cameras_of, load_runner, real_episodes
+    from robot_io.deployment import Deployment, Printer, load_arm_runner, real_episodes
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
@@ -28,14 +29,13 @@ def main(cfg: DictConfig) -> None:
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
-    runner = load_runner(cfg.checkpoint, cfg.device, cfg.server, **as_dict(cfg.runner))
-    cameras = cameras_of(runner)
+    runner = load_arm_runner(cfg.checkpoint, cfg.device, cfg.server, decode(RunnerConfig, cfg.runner))
     with contextlib.ExitStack() as stack:
         if needs_twin(robot):
-            robot = with_twin_cameras(robot, cameras)
+            robot = with_twin_cameras(robot, runner.cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
-            env_cfg, rate = decode_env(as_dict(cfg.env)), layer.limits.rate_hz
-            episodes = twin_episodes(env_cfg, cfg.episodes, cfg.seed, rate, twin)
+            env, rate_hz = decode_env(as_dict(cfg.env)), layer.limits.rate_hz
+            episodes = twin_episodes(env, cfg.episodes, cfg.seed, rate_hz, twin)
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, trained = make_arm(robot, twin), trained_feature_names(cfg.checkpoint)
@@ -43,12 +43,12 @@ def main(cfg: DictConfig) -> None:
         operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop))
         detector = load_person_gate(gate_settings, layer.limits, twin is not None) or cfg.person_detector
         camera, speed, printer = gate_settings.camera, cfg.approach_speed, Printer(layer.joints, cfg.dry_run)
-        person = stack.enter_context(watch_for_people(detector, camera or next(iter(cameras)), layer.limits))
+        person = stack.enter_context(watch_for_people(detector, camera or next(iter(runner.cameras)), layer.limits))
         run = Deployment(arm, runner, layer, [printer], operator, speed, cfg.dry_run, trained, person)
         if cfg.display:
             run.observers.append(stack.enter_context(LiveView(layer.joints)))
         if cfg.record:
-            recording = Recorder(run_dir / "recording", layer.joints, cameras, layer.limits.rate_hz, arm.name)
+            recording = Recorder(run_dir / "recording", layer.joints, runner.cameras, layer.limits.rate_hz, arm.name)
             run.observers.append(stack.enter_context(recording))
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, run_dir / "config.yaml")

@@ -26,7 +26,7 @@ from policies import AsynchronousRunner, load_checkpoint
 from policies.asynchronous import Chunk
 from policies.remote import RemoteRunner
 from robot_io.arms import make_arm, with_twin_cameras
-from robot_io.deployment import Deployment, cameras_of
+from robot_io.deployment import Deployment
 from robot_io.feetech.guard import let_go
 from robot_io.recording import Recorder
 from robot_io.safety import SafetyLayer, SafetyLimits
@@ -175,7 +175,7 @@ class Rig:
 
     def recorder(self, root: Path, runner: AsynchronousRunner) -> Recorder:
         joints = list(self.safety["joints"])
-        return Recorder(root, joints, cameras_of(runner), RATE, "so_follower")
+        return Recorder(root, joints, runner.cameras, RATE, "so_follower")
 
     def section(self, **changes: Any) -> dict[str, Any]:
         """Robot section of the configuration for an arm that another process has started."""

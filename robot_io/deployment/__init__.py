@@ -1,8 +1,8 @@
 """Running a policy on an arm: checks, a slow approach, the control loop, and the report of how it went."""
 
 from ..person_gate import watch_for_people
-from .checks import cameras_of, check_fit
-from .command_sources import load_runner
+from .checks import check_fit
+from .command_sources import load_arm_runner
 from .deployment import Deployment
 from .episodes import Episode, Printer, real_episodes
 
@@ -10,9 +10,8 @@ __all__ = [
     "Deployment",
     "Episode",
     "Printer",
-    "cameras_of",
     "check_fit",
-    "load_runner",
+    "load_arm_runner",
     "real_episodes",
     "watch_for_people",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies import Runner
 from tinyvla.errors import UserError
@@ -39,16 +39,8 @@ def check_fit(
         _check_statistics(key, statistics, limits)
 
 
-def cameras_of(runner: Runner) -> dict[str, tuple[int, int]]:
-    """Cameras of a policy: height and width of their images by name."""
-    return {
-        key.removeprefix(f"{OBS_IMAGES}."): (int(feature.shape[1]), int(feature.shape[2]))
-        for key, feature in runner.policy.config.image_features.items()
-    }
-
-
 def _check_cameras(runner: Runner, cameras: Mapping[str, tuple]) -> None:
-    needed = cameras_of(runner)
+    needed = runner.cameras
     if missing := sorted(set(needed) - set(cameras)):
         available = ", ".join(sorted(cameras)) or "none"
         raise UserError(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import torch
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 
-from policies import Runner, load_policy
+from policies import Runner, RunnerConfig
+from policies.loading import load_runner
 from tinyvla.errors import UserError
 from tinyvla.machine import count_cores
 
 from ..safety import SafetyLimits
-from .checks import cameras_of
 
 # Of a minimum-jerk motion over a distance d in time T: greatest speed 1.875 d/T, greatest acceleration 5.774 d/T^2.
 _SPEED, _ACCELERATION = 1.875, 5.774
@@ -28,12 +29,14 @@ _HANGING_S = 5.0  # seconds without a chunk after which a policy counts as hangi
 Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
 
 
-def load_runner(checkpoint: Path | str, device: str = "auto", server: str | None = None, **options: Any) -> Runner:
+def load_arm_runner(
+    checkpoint: Path | str, device: str = "auto", server: str | None = None, config: RunnerConfig | None = None
+) -> Runner:
     """Load a policy that computes its chunks beside the control loop, for which it leaves a core free.
 
     Args:
         server: host:port of a policy server to compute on instead of this machine, see `policies.remote`.
-        options: see `policies.runtimes.adapt_policy`; without effect on a server.
+        config: runtime and denoising of the policy; without effect on a server.
 
     Raises UserError for a checkpoint that cannot be loaded, or a server that does not answer.
     """
@@ -43,7 +46,8 @@ def load_runner(checkpoint: Path | str, device: str = "auto", server: str | None
         return RemoteRunner.connect(checkpoint, server, "cuda" if device == "auto" else device)
     torch.set_num_threads(max(1, count_cores() - 1))
     device_name = None if device == "auto" else device
-    return load_policy(checkpoint, device_name, asynchronous=True, latency_steps=None, **options)
+    config = replace(config or RunnerConfig(), asynchronous=True, latency_steps=None)
+    return load_runner(checkpoint, device_name, config)
 
 
 class ArmPolicy:
@@ -62,7 +66,7 @@ class ArmPolicy:
         self.policy_pose: np.ndarray | None = None
         self.taken_over = False
         self._keys = [f"{joint}.pos" for joint in joints]
-        self._cameras = list(cameras_of(runner))
+        self._cameras = list(runner.cameras)
         self._instruction = ""
         self._first_action: np.ndarray | None = None
         self._max_held = round(_HANGING_S * rate_hz)

@@ -27,7 +27,7 @@ JOGS = ("qa", "ws", "ed", "rf", "yh", "uj")  # keys that turn a joint up and dow
 _JOG = 2.0  # LeRobot's units per key press; terminals repeat a key that is held about 30 times per second
 
 # Decoded section `takeover`: keyboard, gamepad, LeRobot's configuration of a leader arm, or None for no operator.
-Takeover = Literal["keyboard", "gamepad"] | TeleoperatorConfig | None
+type Takeover = Literal["keyboard", "gamepad"] | TeleoperatorConfig | None
 
 
 class KeyedOperator(Protocol):

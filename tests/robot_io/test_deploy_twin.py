@@ -12,7 +12,7 @@ from envs import decode_env
 from envs.feature_names import trained_feature_names
 from envs.so101.twin import TwinScene, twin_episodes
 from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-from robot_io.deployment import Deployment, Episode, Printer, cameras_of, load_runner
+from robot_io.deployment import Deployment, Episode, Printer, load_arm_runner
 from robot_io.safety import SafetyLayer, SafetyLimits
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.errors import UserError
@@ -38,8 +38,8 @@ def test_which_robots_need_a_twin():
 def wired(checkpoint):
     """A policy, limits, and a running twin in the scene of the tasks: (cfg, runner, layer, robot, twin)."""
     cfg = load_config("deploy", ["checkpoint=x", "env.tasks=[reach]", "env.max_steps=20"])
-    runner, layer = load_runner(checkpoint, "cpu"), SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
-    robot = with_twin_cameras(as_dict(cfg.robot), cameras_of(runner))
+    runner, layer = load_arm_runner(checkpoint, "cpu"), SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
+    robot = with_twin_cameras(as_dict(cfg.robot), runner.cameras)
     with start_twin(TwinSettings.from_config(robot, scene=TwinScene), in_thread=True) as twin:
         yield cfg, runner, layer, robot, twin
     runner.close()

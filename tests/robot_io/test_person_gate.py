@@ -72,6 +72,7 @@ def test_a_detector_that_fails_and_a_camera_that_is_frozen_are_people():
 
 def test_it_comes_from_a_checkpoint(cfg, checkpoint):
     limits, settings = SafetyLimits.decode(cfg["safety"]), decode(PersonGateSettings, cfg["person_gate"])
+    assert settings == PersonGateSettings()  # deploy.yaml lists the defaults
     assert load_person_gate(settings, limits) is None
     gate = load_person_gate(replace(settings, checkpoint=checkpoint), limits).gate
     assert gate.limits == GateLimits(0.7, 0.6, 2, hold_s=0.0, stale_s=0.5, repeat_s=1.0)
