@@ -22,7 +22,7 @@ from .report import Cause, Interventions
 
 EARLY, LATE = 0.5, 2.5  # ticks: an earlier call gets the last answer; after a longer gap the arm stands still
 MIN_SHARE, GROWTH = 1 / 64, 1.4  # smallest share of a command tried next to an obstacle, and its growth per tick
-REST = MIN_SHARE / 16  # a share that counts as 0, and grows to one that is tried again in some ticks
+REST = MIN_SHARE / 16  # counts as 0, and grows to a share that is tried again after some ticks
 
 
 class SafeCommand(NamedTuple):

@@ -197,7 +197,7 @@ class SafetyLimits:
     def decode(cls, section: Mapping[str, Any]) -> "SafetyLimits":
         """Decode a `safety` section; what it leaves out has its default.
 
-        Raises UserError, naming the setting, for one that is unknown, of another type, or without sense.
+        Raises UserError, naming the setting, for an unknown setting, another type, or a value without sense.
         """
         if "model" not in section:  # without it, nothing would keep the arm from the table and from itself
             raise UserError(f"safety.model is not given; there is {', '.join(MODELS)}, or null")

@@ -18,7 +18,7 @@ class PersonWatcher:
     """Runs a detector on the newest frame, without holding up the control loop.
 
     The loop (or a camera's thread) hands frames to `show` and reads `view`; a frame that comes while the detector is
-    busy replaces the one that waits. A view has the time of its frame, so that a slow or dead detector makes views old,
+    busy replaces the waiting one. A view has the time of its frame, so that a slow or dead detector makes views old,
     which the safety layer treats like a person.
 
         with PersonWatcher(detector) as watcher:

@@ -60,7 +60,7 @@ def test_a_camera_shows_what_the_arm_does(camera, twin):
     twin.send("hand release")
 
 
-def test_pictures_are_new_and_know_their_age(camera):
+def test_images_are_new_and_know_their_age(camera):
     stamps = []
     for _ in range(3):
         camera.async_read(timeout_ms=10_000)
@@ -93,9 +93,9 @@ def test_a_camera_that_repeats_looks_new_and_is_not(camera, twin):
     twin.send("hand release")
 
 
-def test_a_camera_whose_pictures_come_late_says_how_old_they_are(camera, twin):
+def test_a_camera_whose_images_come_late_says_how_old_they_are(camera, twin):
     twin.send("camera_late front 0.4")
-    camera.read()  # one that was on its way
+    camera.read()  # this image was on its way
     for _ in range(3):
         camera.read()
     assert time.perf_counter() - camera.latest_timestamp >= 0.4
@@ -149,5 +149,31 @@ def test_a_video_that_ends_grows_old(video):
 def test_a_file_that_is_no_video(tmp_path):
     (tmp_path / "film.mp4").write_text("no film")
     for path in (tmp_path / "film.mp4", tmp_path / "none.mp4"):
-        with pytest.raises(UserError, match="is no readable video"):
+        with pytest.raises(UserError, match="is not a readable video"):
             VideoFileCamera(VideoFileCameraConfig(path=str(path))).connect()
+
+
+def test_an_installed_package_adds_a_camera_type(tmp_path, monkeypatch):
+    from robot_io.arms import make_arm
+
+    (tmp_path / "grey_camera.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import numpy as np\n"
+        "from lerobot.cameras import CameraConfig\n"
+        "from robot_io.cameras import VideoFileCamera\n"
+        "@dataclass(kw_only=True)\n"
+        "class GreyCameraConfig(CameraConfig):\n"
+        "    level: int = 7\n"
+        "class GreyCamera(VideoFileCamera):\n"
+        "    def __init__(self, config):\n"
+        "        self.config = config\n"
+    )
+    metadata = tmp_path / "grey_camera-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: grey-camera\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[tinyvla.cameras]\ngrey = grey_camera:GreyCameraConfig\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cameras = {"front": {"type": "grey", "level": 9, "width": 8, "height": 6, "fps": 30}}
+    robot = {"type": "so101_follower", "id": "x", "port": "/dev/none", "calibration_dir": str(tmp_path)}
+    arm = make_arm(robot | {"cameras": cameras})
+    assert (type(arm.cameras["front"]).__name__, arm.cameras["front"].config.level) == ("GreyCamera", 9)

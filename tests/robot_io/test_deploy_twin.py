@@ -121,7 +121,7 @@ def test_a_cable_that_is_pulled_is_one_line_and_a_report(wired, tmp_path, patien
         run.run([Episode("reach", 30, pose)], tmp_path)
     report = json.loads((tmp_path / "deploy.json").read_text())
     assert (report["ended"], puller.result["ended"]) == ("UserError", "error")
-    assert report["problems"]  # nobody could tell the servos to let go
+    assert report["problems"]  # the servos could not be asked to let go
     twin.send("clear")
 
 
@@ -143,8 +143,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, what, checkpoint, t
     import deploy
 
     monkeypatch.setattr("robot_io.twin.client._process", fake_process)
-    given = [] if arguments[0].startswith("checkpoint") else [f"checkpoint={checkpoint}"]
-    monkeypatch.setattr(sys, "argv", ["deploy.py", "device=cpu", *given, *arguments])
+    checkpoint_argument = [] if arguments[0].startswith("checkpoint") else [f"checkpoint={checkpoint}"]
+    monkeypatch.setattr(sys, "argv", ["deploy.py", "device=cpu", *checkpoint_argument, *arguments])
     with pytest.raises(SystemExit) as leaving:
         deploy.main()
     lines = capsys.readouterr().err.splitlines()

@@ -146,7 +146,7 @@ def test_a_slow_path_waits_for_an_arm_that_is_held_up(safety):
         now[0] += 1 / 30
     assert patient.is_done()
     path.command(named(np.zeros(6)))
-    now[0] += 60  # a computer that slept is no reason to hurry
+    now[0] += 60  # a computer that slept does not make the arm hurry
     assert path.command(named(pose))[0] - pose[0] < 0.25 * 120 * 2 / 30
 
 
@@ -280,7 +280,7 @@ class Camera:
     latest_timestamp = 0.0
 
 
-def test_pictures_that_cannot_be_believed_are_no_reading():
+def test_stale_images_fail_the_reading():
     arm, now = FakeArm(), [10.0]
     arm.cameras = {"front": Camera()}
     robot_arm = RobotArm(arm, 0.5, clock=lambda: now[0])
