@@ -225,13 +225,13 @@ def _space_violations(env: Any, embodiment: Embodiment | None) -> list[str]:
     observations, actions, violations = env.observation_space, env.action_space, list[str]()
     if not isinstance(observations, spaces.Dict):
         return [f"observation_space is {type(observations).__name__}; use a gymnasium spaces.Dict"]
-    images = {key: space for key, space in observations.items() if key.startswith(IMAGES)}
+    images: dict[str, Any] = {key: space for key, space in observations.items() if key.startswith(IMAGES)}
     if not images:
         violations.append(f"observation_space has no {IMAGES}<camera>; add one or more")
     for key, space in images.items():
         if not _is_box(space, np.uint8) or len(space.shape) != 3 or space.shape[2] != 3:
             violations.append(f"{key} is {space}; use a Box of uint8 with shape (H, W, 3)")
-    state = observations.spaces.get(STATE)
+    state: Any = observations.spaces.get(STATE)
     if not _is_box(state, np.float32) or len(state.shape) != 1:
         violations.append(f"{STATE} is {state}; use a Box of float32 with shape (S,)")
     if not isinstance(observations.spaces.get(TASK), spaces.Text):

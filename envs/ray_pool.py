@@ -165,7 +165,8 @@ def start_job(main: Callable[[Any], None], cfg: Any) -> Any:
 
     A job that loses its node continues elsewhere from its last checkpoint, if all nodes share the disk of `run_dir`.
     """
-    launcher = decode_section(LauncherConfig, OmegaConf.to_container(cfg.launcher, resolve=True), "launcher")
+    section: Any = OmegaConf.to_container(cfg.launcher, resolve=True)
+    launcher = decode_section(LauncherConfig, section, "launcher")
     connect(launcher)
     fresh = not (Path(cfg.get("run_dir", "")) / "config.yaml").exists()
     options = {"num_cpus": launcher.job_cpus, "num_gpus": launcher.job_gpus, "max_retries": RETRIES}
