@@ -47,20 +47,20 @@ class TinyBackbone(Backbone):
         return self.words
 
     def encode(self, images, words):
-        seen = self.see(images.flatten(0, 1).to(self.words.weight.dtype)).unflatten(0, images.shape[:2])
-        mask = torch.cat([words.mask.new_ones(seen.shape[:2]), words.mask], dim=1)
-        return Features(torch.cat([seen, words.embedded.to(seen.dtype)], dim=1), mask)
+        image_tokens = self.see(images.flatten(0, 1).to(self.words.weight.dtype)).unflatten(0, images.shape[:2])
+        mask = torch.cat([words.mask.new_ones(image_tokens.shape[:2]), words.mask], dim=1)
+        return Features(torch.cat([image_tokens, words.embedded.to(image_tokens.dtype)], dim=1), mask)
 
 
 def write_dataset(root: Path, video: bool = False) -> Path:
     """A LeRobotDataset of four episodes: two tasks, two cameras of 32 pixels, 4-d state and action."""
-    picture = {
+    image_feature = {
         "dtype": "video" if video else "image",
         "shape": (SIZE, SIZE, 3),
         "names": ["height", "width", "channels"],
     }
     vector = {"dtype": "float32", "shape": (4,), "names": ["x", "y", "z", "gripper"]}
-    features = {f"observation.images.{camera}": picture for camera in CAMERAS}
+    features = {f"observation.images.{camera}": image_feature for camera in CAMERAS}
     dataset = LeRobotDataset.create(
         f"local/{root.name}",
         FPS,
@@ -71,13 +71,13 @@ def write_dataset(root: Path, video: bool = False) -> Path:
     rng = np.random.default_rng(0)
     for episode, length in enumerate(LENGTHS):
         for step in range(length):
-            # Pictures and actions depend on each other and on the task, so that there is something to learn.
+            # Images and actions depend on each other and on the task, so that there is something to learn.
             phase = np.float32(step / length)
             state = rng.normal(5, 2, 4).astype(np.float32)
             action = np.array([phase, 1 - phase, episode % 2, rng.random()], np.float32)
-            pictures = rng.integers(0, 80, (2, SIZE, SIZE, 3), dtype=np.uint8)
-            pictures[:, :, : int(phase * SIZE)] += 100 + 50 * (episode % 2)
-            frame = {f"observation.images.{camera}": pictures[i] for i, camera in enumerate(CAMERAS)}
+            camera_images = rng.integers(0, 80, (2, SIZE, SIZE, 3), dtype=np.uint8)
+            camera_images[:, :, : int(phase * SIZE)] += 100 + 50 * (episode % 2)
+            frame = {f"observation.images.{camera}": camera_images[i] for i, camera in enumerate(CAMERAS)}
             dataset.add_frame(frame | {"observation.state": state, "action": action, "task": TASKS[episode % 2]})
         dataset.save_episode()
     dataset.finalize()
@@ -117,8 +117,8 @@ SETTINGS = {
 
 def run_config(policy: str = "tinyvla", *settings: str):
     """The configuration of train.py for a policy small enough for tests."""
-    usual = ["trainer.batch_size=4", "trainer.bf16=false", "trainer.num_threads=1", "wandb.mode=disabled"]
-    cfg = load_config("train", [f"policy={policy}", "preset=cpu", *SETTINGS[policy], *usual, *settings])
+    defaults = ["trainer.batch_size=4", "trainer.bf16=false", "trainer.num_threads=1", "wandb.mode=disabled"]
+    cfg = load_config("train", [f"policy={policy}", "preset=cpu", *SETTINGS[policy], *defaults, *settings])
     if policy == "tinyvla":
         cfg.policy.backbone = {"type": "tiny"}
     return cfg
@@ -128,8 +128,8 @@ def tiny_policy(dataset: LeRobotDataset, policy: str = "tinyvla", *settings: str
     """A fresh policy with its two pipelines, always the same weights."""
     torch.manual_seed(0)
     config = decode_policy_config(as_dict(run_config(policy, *settings).policy), "cpu")
-    made = make_policy(config, dataset.meta).eval()
-    return made, *make_processors(made, dataset.meta.stats)
+    fresh_policy = make_policy(config, dataset.meta).eval()
+    return fresh_policy, *make_processors(fresh_policy, dataset.meta.stats)
 
 
 def write_metaworld_policy(folder: Path) -> Path:

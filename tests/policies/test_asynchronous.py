@@ -17,7 +17,7 @@ from tinyvla.errors import UserError
 
 
 class Script:
-    """A policy without pictures: `predict(step)` is its chunk (H, 1) for what it sees at a step."""
+    """A policy without images: `predict(step)` is its chunk (H, 1) for what it sees at a step."""
 
     def __init__(self, predict, interval=8, n_obs_steps=1):
         self.config = SimpleNamespace(n_obs_steps=n_obs_steps, n_action_steps=interval, image_features={}, device="cpu")
@@ -273,12 +273,12 @@ def observation(seed=0, task="open the drawer"):
 
 @pytest.fixture(scope="module")
 def tiny(dataset):
-    made = {}
+    runs = {}
 
     def get(name, *settings):
-        if (name, settings) not in made:
-            made[name, settings] = tiny_policy(dataset, name, *settings)
-        return made[name, settings]
+        if (name, settings) not in runs:
+            runs[name, settings] = tiny_policy(dataset, name, *settings)
+        return runs[name, settings]
 
     return get
 
@@ -326,8 +326,8 @@ def test_what_a_policy_sees_at_once_are_successive_steps(dataset, monkeypatch):
     monkeypatch.setattr(policy.diffusion, "generate_actions", spy)
     play(runner, 20, observation)
     prepared = [pipelines[0]({OBS_STATE: torch.as_tensor(observation(step)[OBS_STATE]).float()}) for step in range(20)]
-    asked = [(0, 0), (6, 7), (13, 14)]  # a chunk has 15 actions here, not the 8 that synchronous execution uses
-    for pair, expected in zip(states, asked, strict=True):
+    request_steps = [(0, 0), (6, 7), (13, 14)]  # a chunk has 15 actions here, not the 8 that synchronous execution uses
+    for pair, expected in zip(states, request_steps, strict=True):
         torch.testing.assert_close(pair, torch.cat([prepared[step][OBS_STATE] for step in expected]))
     assert len(runner._plan.actions) == 15
 
@@ -361,16 +361,16 @@ def test_tinyvla_continues_what_is_being_executed(decoder, tiny):
 def test_a_guided_policy_is_given_what_will_be_executed(dataset, monkeypatch):
     policy, *pipelines = tiny_policy(dataset)
     runner = AsynchronousRunner(policy, *pipelines, latency_steps=2)
-    given, predict = [], policy.predict_action_chunk
+    guidances, predict = [], policy.predict_action_chunk
 
     def spy(batch, **guidance):
-        given.append(guidance)
+        guidances.append(guidance)
         return predict(batch, **guidance)
 
     monkeypatch.setattr(policy, "predict_action_chunk", spy)
     taken = play(runner, 12, observation)
-    assert given[0] == {}
-    for step, guidance in zip((4, 8), given[1:], strict=True):
+    assert guidances[0] == {}
+    for step, guidance in zip((4, 8), guidances[1:], strict=True):
         assert (guidance["inference_delay"], guidance["execution_horizon"]) == (2, 4)
         will_be = runner._unnormalise(guidance["prev_chunk_left_over"][0])
         np.testing.assert_allclose(will_be[:2], taken[step : step + 2], rtol=1e-4, atol=1e-5)

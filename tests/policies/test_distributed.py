@@ -30,11 +30,11 @@ STRENGTHS = AugmentConfig(shift=4, brightness=0.2, contrast=0.2, saturation=0.2)
 def test_parts_of_a_batch_are_augmented_as_in_the_whole(frames):
     images = torch.rand(12, *frames, 3, 16, 16)
     whole = augment_images(images, STRENGTHS, torch.Generator().manual_seed(1))
-    parts = [
+    batch_parts = [
         augment_images(part, STRENGTHS, torch.Generator().manual_seed(1), (index, 3))
         for index, part in enumerate(images.chunk(3))
     ]
-    torch.testing.assert_close(torch.cat(parts), whole)
+    torch.testing.assert_close(torch.cat(batch_parts), whole)
     assert not torch.equal(whole, images)
 
 
@@ -52,12 +52,12 @@ def test_parts_of_a_batch_draw_the_noise_of_the_whole():
             ),
         ]
 
-    whole, parts = draw(8), []
+    whole, batch_parts = draw(8), []
     for index in range(2):
         with DrawsOfWholeBatch(4, index, 2):
-            parts.append(draw(4))
+            batch_parts.append(draw(4))
     for number, values in enumerate(whole):
-        torch.testing.assert_close(torch.cat([part[number] for part in parts]), values, rtol=0, atol=0)
+        torch.testing.assert_close(torch.cat([part[number] for part in batch_parts]), values, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("decoder", ["diffusion", "flow"])

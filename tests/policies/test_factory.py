@@ -51,10 +51,10 @@ def test_a_checkpoint_knows_the_names_of_its_numbers(dataset, saved, tmp_path):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_loaded_policy_does_what_the_saved_one_did(name, dataset, tmp_path):
-    made = tiny_policy(dataset, name)
-    assert made[0].config.type == name
-    before = act(*made)
-    save_checkpoint_files(*made, tmp_path)
+    saved_policy = tiny_policy(dataset, name)
+    assert saved_policy[0].config.type == name
+    before = act(*saved_policy)
+    save_checkpoint_files(*saved_policy, tmp_path)
     loaded = load_checkpoint(tmp_path, device="cpu")
     torch.testing.assert_close(act(*loaded), before)
     # In the robot's units: with other statistics the same network does something else.

@@ -81,7 +81,7 @@ def test_a_disk_without_room_for_features_is_one_line_and_leaves_nothing(train, 
     assert list((root.parent / "features" / root.name).glob("[!.]*")) == []
 
 
-def test_features_do_not_go_with_a_tower_that_learns_or_pictures_that_vary(pretrained):
+def test_features_do_not_go_with_a_tower_that_learns_or_images_that_vary(pretrained):
     with pytest.raises(ValueError, match=r"set backbone.freeze_vision=true as well"):
         LlavaPythiaConfig(cache_features=True)
     chosen = ["backbone=llava_pythia", f"backbone.pretrained={pretrained}", "backbone.cache_features=true"]

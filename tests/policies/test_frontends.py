@@ -25,7 +25,7 @@ LEFT = "observation.images.left"
 
 
 class Redness(Frontend):
-    """A mask of what is brighter than a learned level, and the picture's mean colour as a token."""
+    """A mask of what is brighter than a learned level, and the image's mean colour as a token."""
 
     name = "redness"
 
@@ -75,14 +75,14 @@ def train(monkeypatch, root, tmp_path):
 
 def observation(**changes):
     torch.manual_seed(0)
-    seen = {f"observation.images.{camera}": torch.rand(1, 3, SIZE, SIZE) for camera in CAMERAS}
-    return seen | {"observation.state": torch.zeros(1, 4), "task": ["open the drawer"]} | changes
+    camera_images = {f"observation.images.{camera}": torch.rand(1, 3, SIZE, SIZE) for camera in CAMERAS}
+    return camera_images | {"observation.state": torch.zeros(1, 4), "task": ["open the drawer"]} | changes
 
 
 def test_a_policy_carries_its_frontends(train, tmp_path, monkeypatch):
     Redness(0.3).save(tmp_path / "redness")
     folder, _ = train("run", redness={"checkpoint": str(tmp_path / "redness")})
-    shutil.rmtree(tmp_path / "redness")  # nobody else has it
+    shutil.rmtree(tmp_path / "redness")  # no one else has it
     policy, *_ = load_checkpoint(folder, "cpu")
     assert policy.frontends.frontends["redness"].level.item() == pytest.approx(0.3)
     assert not any("level" in name for name in load_file(folder / "model.safetensors"))
@@ -91,10 +91,12 @@ def test_a_policy_carries_its_frontends(train, tmp_path, monkeypatch):
 
     noise = torch.randn(1, *policy.model.chunk_shape)
     chunk = policy.predict_action_chunk(observation(), noise=noise)
-    own = policy.frontends.see({key: observation()[key] for key in policy.cameras}, ["open the drawer"])
-    assert_same(policy.predict_action_chunk(observation(**own), noise=noise), chunk)
-    for key in own:  # every one of them counts
-        other = policy.predict_action_chunk(observation(**own | {key: own[key] + 0.5}), noise=noise)
+    added_features = policy.frontends.see({key: observation()[key] for key in policy.cameras}, ["open the drawer"])
+    assert_same(policy.predict_action_chunk(observation(**added_features), noise=noise), chunk)
+    for key in added_features:  # every one of them counts
+        other = policy.predict_action_chunk(
+            observation(**added_features | {key: added_features[key] + 0.5}), noise=noise
+        )
         assert not torch.allclose(other, chunk), key
 
 
@@ -117,15 +119,15 @@ def test_none_changes_nothing(dataset):
 
 
 @pytest.mark.parametrize(
-    ("frontends", "told"),
+    ("frontends", "message"),
     [
         ({"rednes": {}}, "unknown front-end 'rednes'; did you mean redness"),
         ({"redness": {"levle": 1}}, "does not take these options"),
         ({"redness": {"checkpoint": "nowhere"}}, "no front-end at nowhere"),
     ],
 )
-def test_mistakes_are_one_line(frontends, told):
-    with pytest.raises(UserError, match=told):
+def test_mistakes_are_one_line(frontends, message):
+    with pytest.raises(UserError, match=message):
         Frontends(frontends, [LEFT], (SIZE, SIZE))
 
 

@@ -89,9 +89,9 @@ def test_what_cannot_be_fetched_is_one_line(fields, what, monkeypatch):
 
 @pytest.mark.parametrize("name", AROUND_A_MODEL)
 def test_a_checkpoint_carries_the_model_it_is_built_around(name, dataset, home, tmp_path):
-    made = tiny_policy(dataset, name)
-    before = act(*made)
-    save_checkpoint_files(*made, tmp_path / "run")
+    fresh = tiny_policy(dataset, name)
+    before = act(*fresh)
+    save_checkpoint_files(*fresh, tmp_path / "run")
     shutil.rmtree(home)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
     loaded = load_checkpoint(tmp_path / "elsewhere", "cpu")
@@ -110,9 +110,9 @@ def test_offline_models_are_made_once_and_drawn_from_the_seed(dataset, home):
 
     first = weights()
     (folder,) = home.iterdir()
-    made = folder.stat().st_mtime_ns
+    written_at = folder.stat().st_mtime_ns
     assert_same(first, weights())
-    assert [path.stat().st_mtime_ns for path in home.iterdir()] == [made]
+    assert [path.stat().st_mtime_ns for path in home.iterdir()] == [written_at]
 
 
 @pytest.mark.parametrize("name", AROUND_A_MODEL)
@@ -176,23 +176,23 @@ def test_smolvla_looks_when_a_chunk_is_used_up(dataset):
 @pytest.mark.parametrize(
     ("name", "optimizer", "rates"),
     [
-        ("act", torch.optim.AdamW, [3e-4, 1e-4]),  # the rest, the pictures' encoder
+        ("act", torch.optim.AdamW, [3e-4, 1e-4]),  # the rest, the images' encoder
         ("diffusion", torch.optim.Adam, [3e-4]),
         ("vqbet", torch.optim.Adam, [3e-4, 1e-3, 3e-4]),  # the rest, the action coder, what decays not
         ("smolvla", torch.optim.AdamW, [3e-4]),
-        ("multi_task_dit", torch.optim.Adam, [3e-4, 6e-5]),  # the rest, the pictures' encoder at a fifth
+        ("multi_task_dit", torch.optim.Adam, [3e-4, 6e-5]),  # the rest, the images' encoder at a fifth
     ],
 )
 def test_optimizers_are_lerobots_own(name, optimizer, rates, dataset):
     extra = ["policy.vision_encoder_lr_multiplier=0.2"] if name == "multi_task_dit" else []
     cfg = run_config(name, *extra, "trainer.lr=3e-4", "trainer.warmup_ratio=0")
     policy, *_ = tiny_policy(dataset, name, *extra)
-    made = make_optimizer(policy, cfg.trainer.lr, cfg.trainer.weight_decay)
-    assert type(made) is optimizer
-    assert [group["lr"] for group in made.param_groups] == pytest.approx(rates)
-    own = policy.config.get_optimizer_preset()
-    assert {group["betas"] for group in made.param_groups} == {tuple(own.betas)}
-    assert made.param_groups[0]["weight_decay"] == dataclasses.asdict(own)["weight_decay"]
+    trained = make_optimizer(policy, cfg.trainer.lr, cfg.trainer.weight_decay)
+    assert type(trained) is optimizer
+    assert [group["lr"] for group in trained.param_groups] == pytest.approx(rates)
+    preset = policy.config.get_optimizer_preset()
+    assert {group["betas"] for group in trained.param_groups} == {tuple(preset.betas)}
+    assert trained.param_groups[0]["weight_decay"] == dataclasses.asdict(preset)["weight_decay"]
 
 
 class TestVQBeT:

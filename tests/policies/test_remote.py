@@ -37,10 +37,10 @@ def server(tmp_path, monkeypatch):
 
 
 def observation(number):
-    pictures = np.random.default_rng(number).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
+    camera_images = np.random.default_rng(number).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
     return {
-        "observation.images.front": pictures[0],
-        "observation.images.wrist": pictures[1],
+        "observation.images.front": camera_images[0],
+        "observation.images.wrist": camera_images[1],
         "observation.state": np.array([0, -50, 30, 70, 5, 40], np.float32) + number,
         "task": "pick up the cube",
     }

@@ -11,8 +11,8 @@ from tinyvla.errors import UserError
 
 
 def space(cameras=("left", "right"), size=32, state=4):
-    picture = spaces.Box(0, 255, (size, size, 3), np.uint8)
-    images = {f"observation.images.{camera}": picture for camera in cameras}
+    image = spaces.Box(0, 255, (size, size, 3), np.uint8)
+    images = {f"observation.images.{camera}": image for camera in cameras}
     return spaces.Dict(images | {"observation.state": spaces.Box(-1, 1, (state,)), "task": spaces.Text(99)})
 
 
@@ -75,7 +75,7 @@ def test_a_seed_fixes_every_draw(name, dataset):
     assert not np.allclose(first, play(runner, 10, seed=2), atol=1e-3)
 
 
-def test_pictures_state_and_instruction_reach_the_policy(runner):
+def test_images_state_and_instruction_reach_the_policy(runner):
     reference = play(runner, 1)
     assert not np.allclose(play(runner, 1, task="close the window"), reference, atol=1e-4)
     for key, value in {"observation.images.left": 0, "observation.images.right": 255, "observation.state": 0.0}.items():

@@ -74,7 +74,7 @@ class TestSamplers:
         torch.testing.assert_close(chunk(runner), chunk(expected))
 
     @pytest.mark.parametrize(
-        ("how", "what"),
+        ("options", "what"),
         [
             ({"inference_steps": 0}, "between 1 and train_steps 100, got 0; change runner.scheduler or runner.infer"),
             ({"inference_steps": 101}, "between 1 and train_steps 100, got 101"),
@@ -84,9 +84,9 @@ class TestSamplers:
             ({"runtime": "tensorrt"}, "unknown runner.runtime 'tensorrt'; use one of torch, compile"),
         ],
     )
-    def test_what_cannot_be_is_one_line(self, checkpoint, how, what):
+    def test_what_cannot_be_is_one_line(self, checkpoint, options, what):
         with pytest.raises(UserError, match=what) as mistake:
-            load_policy(checkpoint, "cpu", **how)
+            load_policy(checkpoint, "cpu", **options)
         assert "\n" not in str(mistake.value)
 
     def test_a_flow_has_no_scheduler(self, dataset):
@@ -96,9 +96,9 @@ class TestSamplers:
     def test_other_policies_are_left_alone(self, dataset):
         policy, *_ = tiny_policy(dataset, "act")
         adapt_policy(policy)  # the defaults ask for nothing
-        for how in ({"runtime": "onnx"}, {"inference_steps": 3}, {"scheduler": "DDIMScheduler"}):
+        for options in ({"runtime": "onnx"}, {"inference_steps": 3}, {"scheduler": "DDIMScheduler"}):
             with pytest.raises(UserError, match="for TinyVLA policies, and this one has type 'act'; leave them out"):
-                adapt_policy(policy, **how)
+                adapt_policy(policy, **options)
 
 
 class TestEngines:
@@ -180,8 +180,8 @@ class TestExport:
         return export_policy(checkpoint, tmp_path_factory.mktemp("exports") / "drawer")
 
     def test_runs_without_pytorch(self, folder, checkpoint, tmp_path):
-        seen = observation()
-        np.savez(tmp_path / "in.npz", noise=NOISE[0].numpy(), **{k: v for k, v in seen.items() if k != "task"})
+        sample = observation()
+        np.savez(tmp_path / "in.npz", noise=NOISE[0].numpy(), **{k: v for k, v in sample.items() if k != "task"})
         code = f"""
 import sys
 for name in ("torch", "lerobot", "transformers", "diffusers"):
@@ -191,7 +191,7 @@ from tinyvla.inference.exported import ExportedPolicy
 given = dict(np.load({str(tmp_path / "in.npz")!r}))
 noise = given.pop("noise")
 policy = ExportedPolicy({str(folder)!r})
-np.save({str(tmp_path / "out.npy")!r}, policy.predict_chunk(given | {{"task": {seen["task"]!r}}}, noise=noise))
+np.save({str(tmp_path / "out.npy")!r}, policy.predict_chunk(given | {{"task": {sample["task"]!r}}}, noise=noise))
 """
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
         runner = load_policy(checkpoint, "cpu")
@@ -201,10 +201,10 @@ np.save({str(tmp_path / "out.npy")!r}, policy.predict_chunk(given | {{"task": {s
     def test_what_lies_in_the_folder(self, folder):
         assert sorted(file.name for file in folder.iterdir()) == ["model.onnx", "policy.json"]
         assert not list(folder.parent.glob(".*"))
-        told = json.loads((folder / "policy.json").read_text())
-        assert told["inputs"]["images"]["shape"] == [1, 2, 3, 32, 32]
-        assert told["cameras"] == ["observation.images.left", "observation.images.right"]
-        assert told["sampler"] == {"scheduler": "DDIMScheduler", "inference_steps": 2}
+        description = json.loads((folder / "policy.json").read_text())
+        assert description["inputs"]["images"]["shape"] == [1, 2, 3, 32, 32]
+        assert description["cameras"] == ["observation.images.left", "observation.images.right"]
+        assert description["sampler"] == {"scheduler": "DDIMScheduler", "inference_steps": 2}
 
     def test_bad_input_loses_nothing(self, folder, checkpoint, dataset, tmp_path):
         before = (folder / "model.onnx").read_bytes()

@@ -76,9 +76,14 @@ def test_frames_of_a_later_video_file_are_its_own(tmp_path):
 
 
 def stream_config(root, run_dir, *settings, policy="tinyvla"):
-    own = ["trainer.streaming=true", f"dataset.root={root}", "dataset.shuffle_buffer=30", f"run_dir={run_dir}"]
-    usual = ["trainer.steps=6", "trainer.save_every=3", "trainer.validate_every=0", "trainer.log_every=1"]
-    return run_config(policy, *own, *usual, *settings)
+    stream_settings = [
+        "trainer.streaming=true",
+        f"dataset.root={root}",
+        "dataset.shuffle_buffer=30",
+        f"run_dir={run_dir}",
+    ]
+    run_settings = ["trainer.steps=6", "trainer.save_every=3", "trainer.validate_every=0", "trainer.log_every=1"]
+    return run_config(policy, *stream_settings, *run_settings, *settings)
 
 
 def test_a_streamed_run_learns_stops_and_goes_on(root, tmp_path):
@@ -96,11 +101,11 @@ def test_a_streamed_run_learns_stops_and_goes_on(root, tmp_path):
     assert not (root.parent / "frames" / root.name / "stream").exists()
 
 
-@pytest.mark.parametrize("given", ["dataset.repo_id=no/such", "dataset.root=no/where"])
-def test_no_dataset_is_one_line(given, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dataset_setting", ["dataset.repo_id=no/such", "dataset.root=no/where"])
+def test_no_dataset_is_one_line(dataset_setting, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no readable LeRobotDataset no/.*dataset.repo_id=user/name") as mistake:
-        check_settings(decode_run(as_dict(run_config("tinyvla", "trainer.streaming=true", given))))
+        check_settings(decode_run(as_dict(run_config("tinyvla", "trainer.streaming=true", dataset_setting))))
     assert "\n" not in str(mistake.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -54,8 +54,8 @@ def test_lerobot_finds_the_policy_by_its_plug_in():
 
 def test_lerobot_makes_the_pipelines(dataset, policy):
     preprocess, postprocess = make_pre_post_processors(policy.config, dataset_stats=dataset.meta.stats)
-    wanted = {"action": "max", "observation.state": "mean"}
-    stats = {key: torch.tensor(dataset.meta.stats[key][name]).float() for key, name in wanted.items()}
+    expected = {"action": "max", "observation.state": "mean"}
+    stats = {key: torch.tensor(dataset.meta.stats[key][name]).float() for key, name in expected.items()}
     action = stats["action"]
     batch = preprocess(stats)
     torch.testing.assert_close(batch["action"].flatten(), torch.ones(4))  # actions by their range

@@ -25,7 +25,7 @@ def video_root(tmp_path_factory):
 
 @pytest.fixture
 def copy(dataset_root, tmp_path):
-    """A dataset of pictures that a test may damage."""
+    """A dataset of images that a test may damage."""
     return shutil.copytree(dataset_root, tmp_path / "data" / "tiny")
 
 
@@ -72,7 +72,7 @@ def test_demonstrations_shorter_than_a_chunk_are_refused(dataset):
 @pytest.mark.parametrize("kind", ["copy", "video_copy"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cached_frames_are_the_decoded_ones(kind, workers, request, monkeypatch):
-    monkeypatch.setattr(reading, "_RUN", 7)  # runs that do not divide the episodes
+    monkeypatch.setattr(reading, "_SPAN", 7)  # runs that do not divide the episodes
     stored = open_dataset(request.getfixturevalue(kind))
     frames = cache_frames(stored, workers)
     assert set(frames) == {"observation.images.left", "observation.images.right"}
@@ -110,12 +110,12 @@ def test_a_cache_cut_short_is_made_again(copy, monkeypatch):
 @contextmanager
 def files_limited_to(size):
     """No file may grow beyond `size` bytes: writing fails as it does on a full disk."""
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_while_decoding_is_one_line_and_leaves_nothing(copy):

@@ -47,8 +47,8 @@ class FatefulTracker(Tracker):
 
 def run(run_dir, root, *settings, policy="tinyvla", at=None, fate=None, validate=validate):
     """Begin a run, or go on with the one in `run_dir`; the folder of its best policy."""
-    usual = ["trainer.save_every=5", "trainer.validate_every=4", "trainer.log_every=1", f"trainer.steps={STEPS}"]
-    cfg = run_config(policy, f"run_dir={run_dir}", *usual, *settings)
+    defaults = ["trainer.save_every=5", "trainer.validate_every=4", "trainer.log_every=1", f"trainer.steps={STEPS}"]
+    cfg = run_config(policy, f"run_dir={run_dir}", *defaults, *settings)
     run_dir.mkdir(exist_ok=True)
     accelerator = make_accelerator("cpu", cfg.trainer.bf16)
     with FatefulTracker(run_dir, as_dict(cfg), at, fate) as tracker:
@@ -231,10 +231,10 @@ def test_nan_stops_the_run_and_saves_the_batch(dataset_root, tmp_path, monkeypat
     batch = TrainingData.batch
 
     def poisoned(self, samples):
-        made = batch(self, samples)
+        drawn = batch(self, samples)
         if samples.tolist() == bad:
-            made["observation.state"][1] = torch.nan
-        return made
+            drawn["observation.state"][1] = torch.nan
+        return drawn
 
     bad = sample_order(99, 0)(6 * 4, 4).tolist()  # what the seventh step sees
     monkeypatch.setattr(TrainingData, "batch", poisoned)

@@ -1,4 +1,4 @@
-"""Augmentation: what moves, what stays together, and what no augmentation may do to a picture."""
+"""Augmentation: what moves, what stays together, and what no augmentation may do to an image."""
 
 import pytest
 import torch
@@ -12,14 +12,14 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(*shape):
-    """Pictures whose every pixel has a value of its own."""
+def distinct_images(*shape):
+    """Images whose every pixel has a value of its own."""
     size = torch.Size(shape).numel()
     return torch.randperm(size, generator=seeded()).view(shape).float() / size
 
 
-def test_a_shift_moves_whole_pictures_by_whole_pixels():
-    images = pictures(32, 3, 9, 7)
+def test_a_shift_moves_whole_images_by_whole_pixels():
+    images = distinct_images(32, 3, 9, 7)
     shifted = random_shift(images, 2, seeded())
     assert shifted.shape == images.shape
     offsets = set()
@@ -33,31 +33,31 @@ def test_a_shift_moves_whole_pictures_by_whole_pixels():
 
 
 def test_time_steps_of_a_sample_move_and_change_colour_together():
-    images = pictures(8, 1, 3, 6, 6).expand(-1, 4, -1, -1, -1)
+    images = distinct_images(8, 1, 3, 6, 6).expand(-1, 4, -1, -1, -1)
     changed = augment_images(images, AugmentConfig(shift=2, brightness=0.3, contrast=0.3, saturation=0.3), seeded())
     assert changed.shape == images.shape
     torch.testing.assert_close(changed, changed[:, :1].expand_as(changed))
     assert not torch.allclose(changed, images)
 
 
-def test_nothing_to_do_returns_the_pictures_themselves():
-    images = pictures(2, 3, 4, 4)
+def test_nothing_to_do_returns_the_images_themselves():
+    images = distinct_images(2, 3, 4, 4)
     assert augment_images(images, NONE) is images
 
 
 @pytest.mark.parametrize("kind", ["brightness", "contrast", "saturation"])
 def test_colours_stay_in_range_and_differ_between_samples(kind):
-    images = pictures(1, 3, 5, 5).expand(16, -1, -1, -1)
+    images = distinct_images(1, 3, 5, 5).expand(16, -1, -1, -1)
     changed = random_colour(
         images, **{"brightness": 0, "contrast": 0, "saturation": 0} | {kind: 0.8}, generator=seeded()
     )
     assert changed.min() >= 0
     assert changed.max() <= 1
-    assert len({round(float(picture.std()), 6) for picture in changed}) == 16
+    assert len({round(float(image.std()), 6) for image in changed}) == 16
 
 
 def test_what_each_colour_change_keeps():
-    images = pictures(4, 3, 5, 5) * 0.2 + 0.4  # far from 0 and 1, so that nothing is cut
+    images = distinct_images(4, 3, 5, 5) * 0.2 + 0.4  # far from 0 and 1, so that nothing is cut
     brighter = random_colour(images, 0.2, 0, 0, seeded())
     factors = brighter / images
     torch.testing.assert_close(factors, factors[:, :1, :1, :1].expand_as(factors))
@@ -69,7 +69,7 @@ def test_what_each_colour_change_keeps():
 
 
 def test_draws_follow_the_generator_or_the_global_seed():
-    images, options = pictures(4, 3, 8, 8), AugmentConfig(shift=2, brightness=0.1, contrast=0.1, saturation=0.1)
+    images, options = distinct_images(4, 3, 8, 8), AugmentConfig(shift=2, brightness=0.1, contrast=0.1, saturation=0.1)
     first = augment_images(images, options, seeded(1))
     assert torch.equal(first, augment_images(images, options, seeded(1)))
     assert not torch.equal(first, augment_images(images, options, seeded(2)))
@@ -86,6 +86,6 @@ def test_noise_is_as_strong_as_each_sample_draws():
     assert (noisy - images).mean().abs() < 1e-3
     dark = random_noise(torch.zeros(4, 3, 8, 8), 0.05, seeded())
     assert dark.min() == 0 < dark.max()
-    parts = [random_noise(part, 0.05, seeded(), (index, 4)) for index, part in enumerate(images.chunk(4))]
-    assert torch.equal(torch.cat(parts), noisy)
+    batch_parts = [random_noise(part, 0.05, seeded(), (index, 4)) for index, part in enumerate(images.chunk(4))]
+    assert torch.equal(torch.cat(batch_parts), noisy)
     assert random_noise(images, 0) is images

@@ -155,10 +155,10 @@ def test_a_sample_is_fixed_by_its_noise(name):
 @pytest.mark.parametrize("config", [DiffusionConfig, FlowConfig])
 def test_more_noise_draws_share_one_pass_of_the_backbone(config):
     decoder = build(config(network=UNET, noise_repeats=5))
-    seen = []
-    decoder.network.register_forward_hook(lambda _, inputs, __: seen.append(inputs))
+    conditions = []
+    decoder.network.register_forward_hook(lambda _, inputs, __: conditions.append(inputs))
     decoder.loss(*observations(2), TARGETS, torch.zeros(2, CHUNK, dtype=torch.bool))
-    ((noisy, steps, condition),) = seen
+    ((noisy, steps, condition),) = conditions
     assert len(noisy) == len(steps) == len(condition) == 10
     assert len(set(noisy[:, 0, 0].tolist())) == 10  # each draw is its own
     torch.testing.assert_close(condition, condition[::5].repeat_interleave(5, 0))  # a sample's draws side by side

@@ -1,4 +1,4 @@
-"""Image encoders: the paper's parameter counts, released layouts, pictures of any size, and saved classifiers."""
+"""Image encoders: the paper's parameter counts, released layouts, images of any size, and saved classifiers."""
 
 import copy
 
@@ -44,8 +44,8 @@ class TestCompactTransformers:
     def test_parameters_are_the_papers(self, variant):
         published, side, classes = PUBLISHED[variant]
         positions = variant != "cct_6_3x1"
-        made = on_meta(variant, img_size=side, num_classes=classes, positions=positions)
-        assert count(made) == pytest.approx(published, rel=0.01)
+        encoder = on_meta(variant, img_size=side, num_classes=classes, positions=positions)
+        assert count(encoder) == pytest.approx(published, rel=0.01)
 
     def test_seqpool_is_a_weighted_mean(self):
         net = timm.create_model("cct_2_3x2", num_classes=3).eval()
@@ -81,12 +81,12 @@ class TestCompactTransformers:
         }
         authors = {}
         for name, tensor in net.state_dict().items():
-            parts = name.split(".")
-            if parts[0] == "tokenizer":
-                renamed = ".".join(["tokenizer", "conv_layers", *parts[1:]])
-            elif parts[0] == "blocks":
-                inner = ".".join(parts[2:4]) if parts[2] == "mlp" else parts[2]
-                renamed = ".".join(["classifier", *parts[:2], name.split(".", 2)[2].replace(inner, names[inner], 1)])
+            modules = name.split(".")
+            if modules[0] == "tokenizer":
+                renamed = ".".join(["tokenizer", "conv_layers", *modules[1:]])
+            elif modules[0] == "blocks":
+                inner = ".".join(modules[2:4]) if modules[2] == "mlp" else modules[2]
+                renamed = ".".join(["classifier", *modules[:2], name.split(".", 2)[2].replace(inner, names[inner], 1)])
             else:
                 old = name if name == "positions" else name.rpartition(".")[0]
                 renamed = name.replace(old, names[old])

@@ -19,15 +19,15 @@ def test_a_folder_is_filled_once_however_many_want_it(tmp_path):
 
     def want():
         fill_folder(folder, (folder / "last").exists, fill)
-        seen.append(sorted(path.name for path in folder.iterdir()))
+        results.append(sorted(path.name for path in folder.iterdir()))
 
-    seen: list[list[str]] = []
+    results: list[list[str]] = []
     threads = [threading.Thread(target=want) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=10)
-    assert seen == [["first", "last"]] * 3
+    assert results == [["first", "last"]] * 3
     assert len(fills) == 1
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["cache"]
 

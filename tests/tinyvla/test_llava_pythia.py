@@ -108,7 +108,7 @@ def test_every_camera_adds_its_tokens_and_matters(tmp_path, images):
     assert (two.tokens[:, -1] - swapped.tokens[:, -1]).abs().max() > 1e-3
 
 
-def test_pictures_are_padded_to_a_square_in_the_middle():
+def test_images_are_padded_to_a_square_in_the_middle():
     wide = torch.rand(1, 2, 3, 18, 32)
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
     square = square_images(wide, 32, (mean, std))

@@ -87,7 +87,7 @@ def test_lora_and_the_rest_have_their_own_learning_rates(policy):
 
 
 def test_training_lowers_the_loss_and_changes_only_what_it_should(policy):
-    """Actions depend on instruction and pictures, so that the backbone has something to learn as well."""
+    """Actions depend on instruction and images, so that the backbone has something to learn as well."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(8, 2, 3, 28, 28, generator=generator)
     batch = {

@@ -67,7 +67,7 @@ def test_what_features_depend_on(backbone, images):
 
 
 @pytest.mark.parametrize("size", [(48, 48), (17, 40)])
-def test_pictures_of_any_size_are_resized(backbone, size):
+def test_images_of_any_size_are_resized(backbone, size):
     tokens = encode(backbone, torch.rand(1, 2, 3, *size), "open").tokens
     assert tokens.shape == encode(backbone, torch.rand(1, 2, 3, SIZE, SIZE), "open").tokens.shape
     plain = torch.full((1, 1, 3, 1, 1), 0.3)
