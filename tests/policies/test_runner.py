@@ -49,7 +49,7 @@ def test_an_environment_that_fits(runner):
             actions(),
             "needs the cameras left, right but there are above, left; add right",
         ),
-        (space(size=48), actions(), "pictures of 32x32 pixels but .* has 48x48; set env.image_size=32"),
+        (space(size=48), actions(), "images of 32x32 pixels but .* has 48x48; set env.image_size=32"),
         (space(state=7), actions(), "trained with a 4-d observation.state but the environment has 7"),
         (space(), actions(6), "trained with a 4-d action but the environment has 6"),
     ],

@@ -79,7 +79,7 @@ class TestSamplers:
             ({"inference_steps": 0}, "between 1 and train_steps 100, got 0; change runner.scheduler or runner.infer"),
             ({"inference_steps": 101}, "between 1 and train_steps 100, got 101"),
             ({"inference_steps": 2.5}, "inference_steps=2.5 is not a whole number"),
-            ({"scheduler": "DDIMSchedular"}, "no scheduler of diffusers; did you mean DDIMScheduler"),
+            ({"scheduler": "DDIMSchedular"}, "not a scheduler of diffusers; did you mean DDIMScheduler"),
             ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "does not suit action chunks"),
             ({"runtime": "tensorrt"}, "unknown runner.runtime 'tensorrt'; use one of torch, compile"),
         ],
@@ -208,7 +208,7 @@ np.save({str(tmp_path / "out.npy")!r}, policy.predict_chunk(given | {{"task": {s
 
     def test_bad_input_loses_nothing(self, folder, checkpoint, dataset, tmp_path):
         before = (folder / "model.onnx").read_bytes()
-        with pytest.raises(UserError, match="exists already; choose another export_dir"):
+        with pytest.raises(UserError, match="exists already; choose another folder"):
             export_policy(checkpoint, folder)
         assert (folder / "model.onnx").read_bytes() == before
         with pytest.raises(UserError, match="no policy checkpoint"):

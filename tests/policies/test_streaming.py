@@ -122,6 +122,6 @@ def test_a_stream_that_breaks_is_one_line(tmp_path):
     config = config_of(root)
     next_batch = stream_batches(source(root), config, 4, 0)
     shutil.rmtree(root / "videos")
-    with pytest.raises(UserError, match=r"cannot be streamed .*resume=true goes on") as mistake:
+    with pytest.raises(UserError, match=r"cannot be streamed .*then resume the run") as mistake:
         next_batch()
     assert "\n" not in str(mistake.value)
