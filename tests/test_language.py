@@ -23,8 +23,13 @@ PATTERNS = {
 }
 # The lists themselves, results and files of earlier commits, and texts by other authors.
 SKIPPED = re.compile(r"tests/(language\.yaml|test_language\.py|data/)|benchmarks/results/|CHANGELOG\.md")
-# The most places of each kind that may be left. Only ever lower these numbers.
-AT_MOST = {"docstring_starts": 20, "phrases": 46, "retired": 337, "names": 117}
+# The most places of each kind that may be left per folder; 0 for a folder that is not listed. Only lower these numbers.
+AT_MOST: dict[str, dict[str, int]] = {
+    "docstring_starts": {"tests": 10},
+    "phrases": {"envs": 3, "tests": 19, "tinyvla": 3},
+    "retired": {"benchmarks": 3, "configs": 1, "docs": 1, "envs": 3, "robot_io": 3, "tests": 199, "tinyvla": 2},
+    "names": {"tests": 65, "tinyvla": 1},
+}
 
 
 class Place(NamedTuple):
@@ -85,6 +90,11 @@ def describe(refused: list[Place]) -> str:
     return "\n".join(f"{place.file}:{place.line}: '{place.text}' ({place.hint})" for place in refused)
 
 
+def count_by_folder(refused: list[Place]) -> Counter[str]:
+    """Number of places per top-level folder; "." for the files of the root."""
+    return Counter(place.file.split("/")[0] if "/" in place.file else "." for place in refused)
+
+
 @pytest.fixture(scope="module")
 def refused() -> dict[str, list[Place]]:
     if not (ROOT / ".git").exists():
@@ -94,7 +104,9 @@ def refused() -> dict[str, list[Place]]:
 
 @pytest.mark.parametrize("kind", AT_MOST)
 def test_language(refused, kind):
-    assert len(refused[kind]) <= AT_MOST[kind], f"\n{describe(refused[kind])}"
+    counts = count_by_folder(refused[kind])
+    above = {folder: count for folder, count in counts.items() if count > AT_MOST[kind].get(folder, 0)}
+    assert not above, f"{above}\n{describe(refused[kind])}"
 
 
 def test_the_check_finds_each_kind():
@@ -108,5 +120,4 @@ def test_the_check_finds_each_kind():
 if __name__ == "__main__":
     for kind, listed in places().items():
         print(describe(listed))
-        counts = Counter(place.file.split("/")[0] if "/" in place.file else "." for place in listed)
-        print(f"{kind}: {len(listed)} {dict(counts)}\n")
+        print(f"{kind}: {len(listed)} {dict(count_by_folder(listed))}\n")
