@@ -27,7 +27,7 @@ def entry(low, high):
         (300, 3900, "impossible, its stops are 200 apart"),
         (2000, 2400, "only 35 degrees of 200"),
         (3000, 1000, "the range 3000 to 1000 is empty"),
-        (0, 5000, "the range 0 to 5000 is none"),
+        (0, 5000, "the range 0 to 5000 is empty"),
         (0, 4095, None),  # a full turn: LeRobot gives the joint no range
     ],
 )
