@@ -81,7 +81,9 @@ def run(name: str, chosen: str, seed: int, settings: Settings) -> dict[str, Any]
     model, network = MODELS[name]
     trainer = {"steps": settings.steps, "lr": 1e-3}
     task = options("cct", model=model, network=network, source=chosen, trainer=trainer, **SETS[chosen])
-    trainable = trainable_of(task, open_data(chosen, settings.scenes, settings.test_scenes, settings.data_dir), seed)
+    trainable: Any = trainable_of(
+        task, open_data(chosen, settings.scenes, settings.test_scenes, settings.data_dir), seed
+    )
     spent = train(trainable, task["trainer"], seed)
     return {
         "model": name,

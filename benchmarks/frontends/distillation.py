@@ -107,7 +107,7 @@ def train_teacher(settings: Settings) -> dict[str, Any]:
     from benchmarks.frontends.vision_tasks import trainable_of
 
     trainer = {"steps": settings.teacher_steps, "lr": 1e-3}
-    trainable = trainable_of(
+    trainable: Any = trainable_of(
         options("cct", trainer=trainer, **common_options(settings), **TEACHER), open_images(settings), 0
     )
     start = time.perf_counter()

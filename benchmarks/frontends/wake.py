@@ -126,7 +126,7 @@ def int8(bench: Bench, wake: Wake) -> dict[str, Any]:
 def entries(bench: Bench, wake: Wake, ms: float) -> dict[str, Any]:
     """Delay until the gate closes when a person walks into an empty room."""
     trials = []
-    for number in range(bench.args.entries):
+    for number in range(bench.settings.entries):
         came, frames = int(EMPTY_BEFORE_S * FPS), int((EMPTY_BEFORE_S + ENTRY_S) * FPS)
         images, labels = zip(*generate_room_video("test", number, frames, came, 128, FPS), strict=True)
         wide = np.array([label["box"][2] - label["box"][0] if label["box"] else 0 for label in labels])
@@ -172,12 +172,12 @@ def empty_rooms(bench: Bench, wake: Wake) -> dict[str, Any]:
     """False alarms in empty rooms, one after the other; some rooms have people on posters."""
 
     def probabilities() -> Iterator[float]:
-        for room in range(bench.args.minutes):
+        for room in range(bench.settings.minutes):
             stream = generate_room_video("test", 1000 + room, int(ROOM_S * FPS), None, 128, FPS)
             while images := [image for image, _ in islice(stream, 60)]:
                 yield from predict(wake, np.stack(images))
 
-    return {"minutes": bench.args.minutes} | count_false_alarms(limits_of(wake), probabilities(), FPS)
+    return {"minutes": bench.settings.minutes} | count_false_alarms(limits_of(wake), probabilities(), FPS)
 
 
 def limits_of(wake: Wake) -> GateLimits:
