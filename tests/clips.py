@@ -1,4 +1,4 @@
-"""Small CLIPs and pictures with captions for tests."""
+"""Small CLIPs and images with captions for tests."""
 
 import json
 from types import SimpleNamespace
@@ -50,11 +50,11 @@ def tiny_clip(seed: int = 0, **sizes) -> TinyCLIP:
     """A fresh model of a few thousand weights, none of which is small enough for a mistake to hide in."""
     torch.manual_seed(seed)
     captions = [text for label in fake_scenes(50).labels for text in label["captions"]]
-    made = TinyCLIP.new(
+    model = TinyCLIP.new(
         captions, **({"vision": VISION, "text": TEXT, "image_size": 32, "width": 20, "max_tokens": 24} | sizes)
     )
-    _spread(made.clip)
-    return made.eval()
+    _spread(model.clip)
+    return model.eval()
 
 
 def _spread(clip: nn.Module) -> None:

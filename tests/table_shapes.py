@@ -1,4 +1,4 @@
-"""Labelled pictures for tests: discs and squares in colours of their own on a table of noise."""
+"""Labelled images for tests: discs and squares, each in a colour of its own, on a table of noise."""
 
 import numpy as np
 

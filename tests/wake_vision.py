@@ -2,8 +2,8 @@
 
 import io
 
+import PIL.Image
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from PIL import Image as Picture
 
 from tinyvla.frontends.wake.dataset import COLUMNS
 
@@ -24,13 +24,13 @@ configs:
 
 def encode(colour, size=(60, 40)):
     buffer = io.BytesIO()
-    Picture.new("RGB", size, colour).save(buffer, "PNG")
+    PIL.Image.new("RGB", size, colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def rows(count, known=True):
-    """Every other picture with a person in it, which is bright; one is damaged, one is labelled neither way."""
-    made = []
+    """Rows of which every other image is bright and has a person; one image is damaged, one has no label."""
+    rows = []
     for index in range(count):
         person = index % 2
         row = dict.fromkeys(FLAGS, 0 if known else -1) | {"person": person, "filename": f"{index}.png"}
@@ -38,24 +38,24 @@ def rows(count, known=True):
         if known:
             row["far" if person else "non-person_depiction"] = 1
             row["dark"] = 1
-        made.append(row)
+        rows.append(row)
     if count > 5:
-        made[4]["image"] = {"bytes": b"no picture", "path": None}
-        made[5]["person"] = -1
-    return made
+        rows[4]["image"] = {"bytes": b"not an image", "path": None}
+        rows[5]["person"] = -1
+    return rows
 
 
 def write_wake_vision(folder):
-    """22 training pictures, 4 of validation, 10 of test; one file a split."""
+    """Write 22 training, 4 validation and 10 test images, one file per split."""
     (folder / "data").mkdir(parents=True)
     (folder / "README.md").write_text(CARD)
     features = Features(
         {flag: ClassLabel(names=["No", "Yes"]) for flag in FLAGS} | {"filename": Value("string"), "image": Image()}
     )
-    for name, made in (
+    for name, split_rows in (
         ("train_quality_part_0-00000-of-00001", rows(22, known=False)),
         ("validation-00000-of-00001", rows(4)),
         ("test-00000-of-00001", rows(10)),
     ):
-        Dataset.from_list(made, features=features).to_parquet(folder / f"data/{name}.parquet")
+        Dataset.from_list(split_rows, features=features).to_parquet(folder / f"data/{name}.parquet")
     return folder

@@ -34,7 +34,7 @@ def make_scenes(count, seed):
                 inside = (columns - x) ** 2 + (rows - y) ** 2 <= half**2
             image[inside] = CATEGORIES[name]
             box = [columns[inside].min(), rows[inside].min(), columns[inside].max() + 1, rows[inside].max() + 1]
-            objects.append({"category": name, "box": [int(each) for each in box], "pixels": int(inside.sum())})
+            objects.append({"category": name, "box": [int(value) for value in box], "pixels": int(inside.sum())})
         images.append(image)
         labels.append({"objects": objects})
     return SimpleNamespace(images=np.array(images), labels=labels)
@@ -91,11 +91,11 @@ class TestImages:
             cut_objects(make_scenes(2, 0))
 
     def test_digits(self):
-        parts = [digits(split) for split in ("train", "validation", "test")]
-        assert sum(map(len, parts)) == 1797
-        assert all(set(part.labels) == set(range(10)) for part in parts)
-        assert len({part.checksum for part in parts}) == 3
-        assert parts[0].images.max() == 255
+        splits = [digits(split) for split in ("train", "validation", "test")]
+        assert sum(map(len, splits)) == 1797
+        assert all(set(split.labels) == set(range(10)) for split in splits)
+        assert len({split.checksum for split in splits}) == 3
+        assert splits[0].images.max() == 255
 
     def test_folders(self, tmp_path):
         for split in ("train", "validation"):
@@ -154,9 +154,9 @@ class TestClassification:
             trainable.start(3)
             return [trainable.batch(step)["images"] for step in (3, 4)]
 
-        parts = [batches(8, (rank, 2)) for rank in range(2)]
-        for whole, *own in zip(batches(16, (0, 1)), *parts, strict=True):
-            assert torch.equal(whole, torch.cat(own))
+        halves = [batches(8, (rank, 2)) for rank in range(2)]
+        for whole, *shares in zip(batches(16, (0, 1)), *halves, strict=True):
+            assert torch.equal(whole, torch.cat(shares))
 
     def test_every_epoch_has_every_image(self, scenes):
         trainable = cct(scenes, "trainer.batch_size=20")
@@ -175,15 +175,21 @@ class TestDistillation:
         return folder
 
     def settings(self, teacher, folder, *more):
-        own = (f"task.teacher={teacher}", f"task.store={folder}/logits", "task.k=2", "task.epochs=4", "task.check=4")
-        return options("tinyvit", *own, *more)
+        overrides = (
+            f"task.teacher={teacher}",
+            f"task.store={folder}/logits",
+            "task.k=2",
+            "task.epochs=4",
+            "task.check=4",
+        )
+        return options("tinyvit", *overrides, *more)
 
     def test_a_student_of_stored_answers(self, scenes, teacher, tmp_path, monkeypatch):
         trainable = student(self.settings(teacher, tmp_path), scenes)
         assert trainable.store.epochs(whole=True) == [0, 1, 2, 3]
         train(trainable, 40)
         assert trainable.evaluate()["score"] > 0.8
-        # Once its answers are there, nobody asks the teacher again.
+        # Once its answers are stored, the teacher is not used again.
         monkeypatch.setattr("tinyvla.frontends.tinyvit.training.load_teacher", None)
         again = student(self.settings(teacher, tmp_path, "task.check=0"), scenes)
         again.start(2)

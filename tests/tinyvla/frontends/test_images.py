@@ -1,4 +1,4 @@
-"""Pictures of every usual kind become uint8 RGB; what is none is one line."""
+"""Images of every usual kind become uint8 RGB; anything else is refused in one line."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ GREY = RGB[..., 0]
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("image", "expected"),
     [
         (RGB, RGB),
         (np.dstack([RGB, GREY]), RGB),
@@ -26,14 +26,14 @@ GREY = RGB[..., 0]
     ],
     ids=["rgb", "rgba", "grey", "one channel", "grey and alpha", "16 bit", "integers", "floats", "bool"],
 )
-def test_every_usual_kind_of_picture_is_taken(given, wanted):
-    taken = check_image(given)
-    assert taken.dtype == np.uint8
-    np.testing.assert_array_equal(taken, wanted)
+def test_every_usual_kind_of_image_is_accepted(image, expected):
+    checked = check_image(image)
+    assert checked.dtype == np.uint8
+    np.testing.assert_array_equal(checked, expected)
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         (np.zeros((1, 1, 3), np.uint8), "1x1 pixels"),
         (np.zeros((12, 16, 5), np.uint8), "shape"),
@@ -44,13 +44,13 @@ def test_every_usual_kind_of_picture_is_taken(given, wanted):
     ],
     ids=["1 pixel", "5 channels", "a batch", "nan", "floats above 1", "negative"],
 )
-def test_what_is_no_picture_is_one_line(bad, told):
-    with pytest.raises(UserError, match=told):
+def test_what_is_not_an_image_is_refused_in_one_line(bad, message):
+    with pytest.raises(UserError, match=message):
         check_image(bad)
 
 
 @pytest.mark.parametrize(
-    ("picture", "name"),
+    ("image", "name"),
     [
         (Image.fromarray(RGB), "a.png"),
         (Image.fromarray(GREY), "grey.png"),
@@ -60,14 +60,14 @@ def test_what_is_no_picture_is_one_line(bad, told):
     ],
     ids=["png", "grey", "16 bit", "palette", "cmyk"],
 )
-def test_files_of_every_usual_kind_are_read(picture, name, tmp_path):
-    picture.save(tmp_path / name)
+def test_files_of_every_usual_kind_are_read(image, name, tmp_path):
+    image.save(tmp_path / name)
     read = read_image(tmp_path / name)
-    wanted = np.dstack([GREY] * 3) if name in ("grey.png", "deep.png") else RGB
-    assert np.abs(read.astype(int) - wanted).mean() < (12 if name == "palette.png" else 2)
+    expected = np.dstack([GREY] * 3) if name in ("grey.png", "deep.png") else RGB
+    assert np.abs(read.astype(int) - expected).mean() < (12 if name == "palette.png" else 2)
 
 
-def test_a_picture_taken_sideways_is_upright(tmp_path):
+def test_an_image_taken_sideways_is_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     Image.fromarray(RGB).save(tmp_path / "sideways.png", exif=exif)

@@ -1,4 +1,4 @@
-"""Stored answers of a teacher: what a student reads is what the teacher said, whatever happens in between."""
+"""Stored answers of a teacher: a student reads exactly the teacher's answers, even after interruptions."""
 
 import multiprocessing
 import pickle
@@ -20,7 +20,7 @@ CLASSES, SIZE = 6, 12
 VIEW = RandomView(SIZE)
 
 
-class Pictures:
+class Images:
     def __init__(self, number=10, checksum="one"):
         self.images = torch.randint(256, (number, 3, 16, 20), dtype=torch.uint8, generator=torch.manual_seed(1))
         self.checksum = checksum
@@ -33,21 +33,21 @@ class Pictures:
 
 
 class Network(nn.Module):
-    """A teacher that counts what it is asked."""
+    """A teacher that counts the images it is called with."""
 
     def __init__(self, classes=CLASSES, seed=0):
         super().__init__()
         torch.manual_seed(seed)
-        self.layer, self.asked = nn.Linear(3 * SIZE * SIZE, classes), 0
+        self.layer, self.n_images = nn.Linear(3 * SIZE * SIZE, classes), 0
 
     def forward(self, images):
-        self.asked += len(images)
+        self.n_images += len(images)
         return 30 * self.layer(images.flatten(1))
 
 
 @pytest.fixture
-def pictures():
-    return Pictures()
+def images():
+    return Images()
 
 
 @pytest.fixture
@@ -55,22 +55,22 @@ def teacher():
     return Teacher(Network())
 
 
-def contents(pictures, **changes):
-    usual = {"images": len(pictures), "epochs": 3, "classes": CLASSES, "k": 2, "teacher": "linear"}
-    return Contents(**usual | {"checksum": pictures.checksum, "view": VIEW.describe()} | changes)
+def contents(dataset, **changes):
+    defaults = {"images": len(dataset), "epochs": 3, "classes": CLASSES, "k": 2, "teacher": "linear"}
+    return Contents(**defaults | {"checksum": dataset.checksum, "view": VIEW.describe()} | changes)
 
 
-def saved(tmp_path, pictures, teacher, **changes):
-    store = LogitStore.create(tmp_path / "logits", contents(pictures, **changes))
-    save_logits(store, pictures, teacher, batch_size=4)
+def saved(tmp_path, dataset, teacher, **changes):
+    store = LogitStore.create(tmp_path / "logits", contents(dataset, **changes))
+    save_logits(store, dataset, teacher, batch_size=4)
     return store
 
 
 class TestViews:
-    def test_a_seed_stands_for_a_view(self, pictures):
+    def test_a_seed_stands_for_a_view(self, images):
         torch.manual_seed(3)
         state = torch.get_rng_state()
-        first, again, other = VIEW(pictures[0], 5), VIEW(pictures[0], 5), VIEW(pictures[0], 6)
+        first, again, other = VIEW(images[0], 5), VIEW(images[0], 5), VIEW(images[0], 6)
         assert torch.equal(torch.get_rng_state(), state)  # torch's own draws are left alone
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
@@ -79,15 +79,15 @@ class TestViews:
         assert first.max() <= 1
 
     @pytest.mark.parametrize("size", [(8, 8), (1, 40), (40, 3)])
-    def test_pictures_of_any_shape(self, size):
-        picture = torch.randint(256, (3, *size), dtype=torch.uint8)
+    def test_images_of_any_shape(self, size):
+        image = torch.randint(256, (3, *size), dtype=torch.uint8)
         for seed in range(20):
-            assert VIEW(picture, seed).isfinite().all()
+            assert VIEW(image, seed).isfinite().all()
 
-    def test_nothing_random_is_the_whole_picture(self):
-        picture = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
+    def test_nothing_random_is_the_whole_image(self):
+        image = torch.randint(256, (3, SIZE, SIZE), dtype=torch.uint8)
         still = RandomView(SIZE, scale=1, ratio=1, flip=False, colour=0)
-        torch.testing.assert_close(still(picture, 0), plain_view(picture, SIZE))
+        torch.testing.assert_close(still(image, 0), plain_view(image, SIZE))
 
 
 class TestLosses:
@@ -111,62 +111,62 @@ class TestLosses:
 
 class TestStore:
     @pytest.mark.parametrize("k", [1, 2, CLASSES])
-    def test_students_read_what_the_teacher_said(self, tmp_path, pictures, teacher, k):
-        store = saved(tmp_path, pictures, teacher, k=k)
-        answers = StoredLogits(LogitStore(store.path), pictures)
+    def test_students_read_what_the_teacher_said(self, tmp_path, images, teacher, k):
+        store = saved(tmp_path, images, teacher, k=k)
+        answers = StoredLogits(LogitStore(store.path), images)
         assert len(answers) == 30
-        seen = set()
+        view_sums = set()
         for position in range(30):
             sample = answers[position]
             values, indices = top_probabilities(teacher(sample["images"][None]), k)
             torch.testing.assert_close(sample["values"], values[0], atol=1e-3, rtol=1e-3)
             assert torch.equal(sample["indices"], indices[0]) or (values[0].diff().abs() < 1e-3).any()
-            seen.add(sample["images"].sum().item())
-        assert len(seen) == 30  # every epoch has views of its own
+            view_sums.add(sample["images"].sum().item())
+        assert len(view_sums) == 30  # every epoch has views of its own
 
-    def test_the_file_is_as_small_as_it_says(self, tmp_path, pictures, teacher):
-        store = saved(tmp_path, pictures, teacher)
+    def test_the_file_is_as_small_as_it_says(self, tmp_path, images, teacher):
+        store = saved(tmp_path, images, teacher)
         assert store.path.stat().st_size == store.contents.bytes == 4096 + 3 + 30 * (4 + 2 * (2 + 2))
-        many = contents(pictures, classes=21841, k=100, images=14_000_000, epochs=90)
+        many = contents(images, classes=21841, k=100, images=14_000_000, epochs=90)
         assert many.record.itemsize == 404  # dense float16 answers would take 43,682 bytes
 
-    def test_answers_come_once_and_epochs_are_resumed(self, tmp_path, pictures, teacher):
-        store = LogitStore.create(tmp_path / "logits", contents(pictures))
-        save_logits(store, pictures, teacher, epochs=[1])
+    def test_answers_come_once_and_epochs_are_resumed(self, tmp_path, images, teacher):
+        store = LogitStore.create(tmp_path / "logits", contents(images))
+        save_logits(store, images, teacher, epochs=[1])
         assert (store.epochs(whole=True), store.epochs(whole=False)) == ([1], [0, 2])
         with pytest.raises(UserError, match="lacks 2 of 3 epochs"):
-            StoredLogits(store, pictures)
+            StoredLogits(store, images)
         before = store.read(1, 4)
-        save_logits(LogitStore.create(tmp_path / "logits", contents(pictures)), pictures, teacher)
-        assert teacher.network.asked == 30
+        save_logits(LogitStore.create(tmp_path / "logits", contents(images)), images, teacher)
+        assert teacher.network.n_images == 30
         assert store.read(1, 4)[0] == before[0]
         assert torch.equal(store.read(1, 4)[1], before[1])
 
-    def test_what_was_interrupted_is_done_again(self, tmp_path, pictures, teacher):
+    def test_what_was_interrupted_is_done_again(self, tmp_path, images, teacher):
         calls = iter(range(5))
 
-        def dies(images):
+        def dies(batch):
             if next(calls) == 4:
                 raise KeyboardInterrupt
-            return teacher(images)
+            return teacher(batch)
 
-        store = LogitStore.create(tmp_path / "logits", contents(pictures))
+        store = LogitStore.create(tmp_path / "logits", contents(images))
         with pytest.raises(KeyboardInterrupt):
-            save_logits(store, pictures, dies, batch_size=4)
+            save_logits(store, images, dies, batch_size=4)
         assert store.epochs(whole=True) == [0]
-        save_logits(store, pictures, teacher, batch_size=4)
-        assert check_logits(store, pictures, teacher) < 1e-3
+        save_logits(store, images, teacher, batch_size=4)
+        assert check_logits(store, images, teacher) < 1e-3
 
-    def test_processes_fill_different_epochs(self, tmp_path, pictures, teacher):
-        store = LogitStore.create(tmp_path / "logits", contents(pictures))
+    def test_processes_fill_different_epochs(self, tmp_path, images, teacher):
+        store = LogitStore.create(tmp_path / "logits", contents(images))
         with store.claim(0) as mine:
             assert mine
             with multiprocessing.get_context("fork").Pool(1) as other:
                 assert other.apply(_may_fill, (store.path, 0)) is False
                 assert other.apply(_may_fill, (store.path, 1)) is True
 
-    def test_loaders_with_workers_read_the_same(self, tmp_path, pictures, teacher):
-        answers = StoredLogits(saved(tmp_path, pictures, teacher), pictures)
+    def test_loaders_with_workers_read_the_same(self, tmp_path, images, teacher):
+        answers = StoredLogits(saved(tmp_path, images, teacher), images)
         assert pickle.loads(pickle.dumps(answers.store)).read(2, 3)[0] == answers.store.read(2, 3)[0]
         alone, many = (
             list(DataLoader(answers, batch_size=7, num_workers=n, multiprocessing_context="fork" if n else None))
@@ -176,8 +176,8 @@ class TestStore:
             for key, value in one.items():
                 assert torch.equal(value, other[key])
 
-    def test_a_student_needs_no_right_to_write(self, tmp_path, pictures, teacher):
-        store = saved(tmp_path, pictures, teacher)
+    def test_a_student_needs_no_right_to_write(self, tmp_path, images, teacher):
+        store = saved(tmp_path, images, teacher)
         reading = LogitStore(store.path)
         with pytest.raises(ValueError, match="read-only"):
             reading.finish(0)
@@ -190,8 +190,8 @@ def _may_fill(path, epoch):
 
 class TestMistakes:
     @pytest.fixture
-    def store(self, tmp_path, pictures, teacher):
-        return saved(tmp_path, pictures, teacher)
+    def store(self, tmp_path, images, teacher):
+        return saved(tmp_path, images, teacher)
 
     def test_a_truncated_file(self, store):
         content = store.path.read_bytes()
@@ -208,8 +208,8 @@ class TestMistakes:
         with pytest.raises(UserError, match="there is no logit store"):
             LogitStore(tmp_path / "nowhere")
 
-    def test_changed_pictures(self, store, teacher):
-        for changed in (Pictures(checksum="two"), Pictures(number=9)):
+    def test_changed_images(self, store, teacher):
+        for changed in (Images(checksum="two"), Images(number=9)):
             for use in (
                 lambda p: StoredLogits(store, p),
                 lambda p: check_logits(store, p, teacher),
@@ -219,19 +219,19 @@ class TestMistakes:
                 with pytest.raises(UserError, match=r"the images have changed|the number of images differs"):
                     use(changed)
 
-    def test_a_teacher_with_other_classes(self, tmp_path, store, pictures):
+    def test_a_teacher_with_other_classes(self, tmp_path, store, images):
         other = Teacher(Network(classes=CLASSES + 1))
         with pytest.raises(UserError, match=r"the teacher has 7 classes and .* is for 6"):
-            save_logits(LogitStore.create(tmp_path / "new", contents(pictures)), pictures, other)
+            save_logits(LogitStore.create(tmp_path / "new", contents(images)), images, other)
         with pytest.raises(UserError, match="the teacher has 7 classes"):
-            check_logits(store, pictures, other)
+            check_logits(store, images, other)
         with pytest.raises(UserError, match="the student has 7 classes"):
             store.require_classes(7, "student")
 
-    def test_another_teacher_is_noticed(self, store, pictures, teacher):
-        assert check_logits(store, pictures, teacher) < 1e-3
+    def test_another_teacher_is_noticed(self, store, images, teacher):
+        assert check_logits(store, images, teacher) < 1e-3
         with pytest.raises(UserError, match=r"differs by .* from what the teacher says now"):
-            check_logits(store, pictures, Teacher(Network(seed=1)))
+            check_logits(store, images, Teacher(Network(seed=1)))
 
     @pytest.mark.parametrize(
         ("changes", "what"),
@@ -243,11 +243,11 @@ class TestMistakes:
             ({"seed": 1}, "other seeds"),
         ],
     )
-    def test_a_store_of_something_else(self, store, pictures, changes, what):
+    def test_a_store_of_something_else(self, store, images, changes, what):
         with pytest.raises(UserError, match=what):
-            LogitStore.create(store.path, contents(pictures, **changes))
+            LogitStore.create(store.path, contents(images, **changes))
 
     @pytest.mark.parametrize("k", [0, CLASSES + 1])
-    def test_impossible_k(self, pictures, k):
+    def test_impossible_k(self, images, k):
         with pytest.raises(UserError, match="use 1 to 6"):
-            contents(pictures, k=k)
+            contents(images, k=k)

@@ -19,7 +19,7 @@ def clip():
 
 @pytest.fixture
 def detector(clip, monkeypatch):
-    """One whose score of a picture is its brightness, with noise that the picture decides."""
+    """Detector whose score of an image is its brightness."""
 
     def score(images, texts):
         bright = torch.tensor([float(image.mean()) / 25 for image in images])
@@ -29,8 +29,8 @@ def detector(clip, monkeypatch):
     return SuccessDetector(clip, "the drawer is open", "the drawer is closed")
 
 
-def pictures(count, seed=0):
-    """Brightness is a logistic variable about 120 that tells nearly, but not quite, whether the statement is true."""
+def make_images(count, seed=0):
+    """Images, and whether the statement is true of them: a logistic function of the brightness, centred at 120."""
     rng = np.random.default_rng(seed)
     levels = rng.uniform(60, 180, count)
     truth = rng.random(count) < 1 / (1 + np.exp(-(levels - 120) / 10))
@@ -38,10 +38,10 @@ def pictures(count, seed=0):
 
 
 def test_probabilities_are_calibrated(detector):
-    detector.calibrate(*pictures(2000))
+    detector.calibrate(*make_images(2000))
     assert detector.calibration.temperature == pytest.approx(10 / 25, rel=0.15)
     assert detector.calibration.offset == pytest.approx(120 / 25, rel=0.03)
-    images, truth = pictures(2000, seed=1)
+    images, truth = make_images(2000, seed=1)
     said = detector.probability(images)
     for low in (0.1, 0.4, 0.7):
         inside = (said > low) & (said < low + 0.2)
@@ -49,11 +49,11 @@ def test_probabilities_are_calibrated(detector):
 
 
 def test_the_threshold_keeps_to_the_wanted_rate(detector):
-    images, truth = pictures(1000)
+    images, truth = make_images(1000)
     strict = detector.calibrate(images, truth, false_positive_rate=0.02).calibration
     assert 0 < strict.false_positive_rate <= 0.02
     assert strict.recall > 0.3
-    fresh_images, fresh_truth = pictures(2000, seed=1)
+    fresh_images, fresh_truth = make_images(2000, seed=1)
     assert detector(fresh_images)[~fresh_truth].mean() < 0.05
     best = detector.calibrate(images, truth).calibration
     assert best.threshold < strict.threshold
@@ -65,7 +65,7 @@ def test_the_best_f1_is_the_best_of_all_thresholds():
     true = rng.random(60) < 0.3
     said = np.round(np.clip(0.3 * true + rng.random(60) * 0.7, 0, 1), 2)
     bar = choose_threshold(said, true, None)
-    best = max(rates(said >= each, true)["f1"] for each in np.linspace(0, 1.01, 400))
+    best = max(rates(said >= threshold, true)["f1"] for threshold in np.linspace(0, 1.01, 400))
     assert rates(said >= bar, true)["f1"] == pytest.approx(best)
 
 
@@ -93,7 +93,7 @@ def test_it_is_saved_beside_the_weights(clip, tmp_path):
 
 
 def test_what_it_refuses(detector, clip, tmp_path):
-    images, truth = pictures(50)
+    images, truth = make_images(50)
     with pytest.raises(UserError, match="is not calibrated"):
         detector(images)
     with pytest.raises(UserError, match="at least two images of success"):

@@ -23,22 +23,22 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return [Image.fromarray(picture) for picture in fake_scenes(3, size=32).images]
+def images():
+    return [Image.fromarray(image) for image in fake_scenes(3, size=32).images]
 
 
-def test_a_released_checkpoint_scores_as_transformers_does(clip, pictures, tmp_path):
+def test_a_released_checkpoint_scores_as_transformers_does(clip, images, tmp_path):
     reference = save_released(tmp_path, clip)
     loaded = TinyCLIP.from_pretrained(str(tmp_path))
-    large = [picture.resize((50, 41), Image.Resampling.BICUBIC) for picture in pictures]
+    large = [image.resize((50, 41), Image.Resampling.BICUBIC) for image in images]
     processor = CLIPProcessor(CLIPImageProcessor.from_pretrained(tmp_path), CLIPTokenizer.from_pretrained(tmp_path))
     with torch.no_grad():
-        wanted = reference(**processor(text=TEXTS, images=large, return_tensors="pt", padding=True))
-    ours = loaded.score([np.asarray(picture) for picture in large], TEXTS)
-    torch.testing.assert_close(ours, wanted.logits_per_image, atol=1e-4, rtol=0)
-    images = loaded.embed_images([np.asarray(picture) for picture in large])
-    torch.testing.assert_close(images, wanted.image_embeds, atol=1e-4, rtol=0)
-    torch.testing.assert_close(loaded.embed_texts(TEXTS), wanted.text_embeds, atol=1e-4, rtol=0)
+        expected = reference(**processor(text=TEXTS, images=large, return_tensors="pt", padding=True))
+    ours = loaded.score([np.asarray(image) for image in large], TEXTS)
+    torch.testing.assert_close(ours, expected.logits_per_image, atol=1e-4, rtol=0)
+    image_embeds = loaded.embed_images([np.asarray(image) for image in large])
+    torch.testing.assert_close(image_embeds, expected.image_embeds, atol=1e-4, rtol=0)
+    torch.testing.assert_close(loaded.embed_texts(TEXTS), expected.text_embeds, atol=1e-4, rtol=0)
 
 
 def test_what_is_saved_loads_with_transformers_and_as_a_frontend(clip, tmp_path):
@@ -55,17 +55,17 @@ def test_a_run_folder_will_do(clip, tmp_path):
     torch.testing.assert_close(TinyCLIP.from_pretrained(tmp_path).embed_texts(TEXTS), clip.embed_texts(TEXTS))
 
 
-def test_pictures_of_all_kinds_score_alike(clip):
-    picture = fake_scenes(1).images[0]
-    wanted = clip.embed_images([picture])
-    grey = picture[..., 1]
-    alpha = np.dstack([picture, np.full(picture.shape[:2], 7, np.uint8)])
-    for same in (alpha, picture.astype(np.uint16) * 257):
-        torch.testing.assert_close(clip.embed_images([same]), wanted)
-    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-    torch.testing.assert_close(clip.embed_images(tensor), wanted, atol=1e-5, rtol=1e-5)
+def test_images_of_all_kinds_score_alike(clip):
+    image = fake_scenes(1).images[0]
+    expected = clip.embed_images([image])
+    grey = image[..., 1]
+    alpha = np.dstack([image, np.full(image.shape[:2], 7, np.uint8)])
+    for same in (alpha, image.astype(np.uint16) * 257):
+        torch.testing.assert_close(clip.embed_images([same]), expected)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    torch.testing.assert_close(clip.embed_images(tensor), expected, atol=1e-5, rtol=1e-5)
     assert clip.embed_images([grey, np.zeros((90, 40, 3), np.uint8)]).shape == (2, 20)
-    torch.testing.assert_close(wanted.norm(dim=-1), torch.ones(1))
+    torch.testing.assert_close(expected.norm(dim=-1), torch.ones(1))
 
 
 def test_padding_does_not_change_a_text(clip):
@@ -96,7 +96,7 @@ def test_texts_that_cannot_be_read(clip, texts, says):
         ([], "no image"),
     ],
 )
-def test_pictures_that_cannot_be_seen(clip, images, says):
+def test_images_that_cannot_be_seen(clip, images, says):
     with pytest.raises(UserError, match=says):
         clip.score(images, ["a mug"])
 
@@ -146,20 +146,22 @@ def test_to_a_policy_it_adds_two_tokens_a_camera(clip):
     torch.testing.assert_close(features["match"][:, 0], clip.embed_images(images))
 
 
-def test_it_says_which_text_fits_a_picture(clip):
-    picture = fake_scenes(1).images[0]
-    found = clip.find(picture, texts=TEXTS)
-    assert found.image.shape == picture.shape
-    assert sum(record["share"] for record in found.records) == pytest.approx(1)
-    assert [record["share"] for record in found.records] == sorted((r["share"] for r in found.records), reverse=True)
+def test_it_says_which_text_fits_an_image(clip):
+    image = fake_scenes(1).images[0]
+    findings = clip.find(image, texts=TEXTS)
+    assert findings.image.shape == image.shape
+    assert sum(record["share"] for record in findings.records) == pytest.approx(1)
+    assert [record["share"] for record in findings.records] == sorted(
+        (r["share"] for r in findings.records), reverse=True
+    )
     with pytest.raises(UserError, match="compares an image with texts"):
-        clip.find(picture)
+        clip.find(image)
 
 
 def test_instructions_are_read_once(clip, monkeypatch):
     encoder = InstructionEncoder(tiny_clip())
-    wanted = encoder(TEXTS)
-    assert wanted.shape == (3, encoder.width)
+    expected = encoder(TEXTS)
+    assert expected.shape == (3, encoder.width)
     assert not list(encoder.parameters())
     monkeypatch.setattr(TinyCLIP, "embed_texts", None)
-    torch.testing.assert_close(encoder([TEXTS[1], TEXTS[0]]), wanted[[1, 0]])
+    torch.testing.assert_close(encoder([TEXTS[1], TEXTS[0]]), expected[[1, 0]])

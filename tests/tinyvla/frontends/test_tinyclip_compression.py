@@ -25,9 +25,9 @@ def clip():
 
 @pytest.fixture(scope="module")
 def batch():
-    made = tiny_clip()
+    model = tiny_clip()
     scenes = fake_scenes(4)
-    return made.pixels(scenes.images), made.ids([label["caption"] for label in scenes.labels])
+    return model.pixels(scenes.images), model.ids([label["caption"] for label in scenes.labels])
 
 
 def pairs(seed: int, width: int) -> Pairs:
@@ -52,13 +52,13 @@ def test_affinity_mimicking_is_the_papers_sum_over_pairs():
         terms = [torch.exp(some.scale * some.image[a] @ some.text[b]) for a, b in over]
         return torch.exp(some.scale * some.image[i] @ some.text[j]) / sum(terms)
 
-    wanted = torch.tensor(0.0)
+    expected = torch.tensor(0.0)
     for i in range(5):
         for j in range(5):
             row, column = [(i, k) for k in range(5)], [(k, j) for k in range(5)]
             for over in (row, column):
-                wanted = wanted - affinity(teacher, i, j, over) * affinity(student, i, j, over).log() / 10
-    torch.testing.assert_close(affinity_loss(student, teacher), wanted)
+                expected = expected - affinity(teacher, i, j, over) * affinity(student, i, j, over).log() / 10
+    torch.testing.assert_close(affinity_loss(student, teacher), expected)
 
 
 def test_mimicking_teaches_nothing_to_the_teacher_itself():
@@ -78,8 +78,8 @@ def test_the_contrastive_loss_is_that_of_transformers():
 
 def test_losses_are_weighed():
     student, teacher = pairs(0, 8), pairs(1, 12)
-    loss, told = distillation_loss(student, teacher, 0.75)
-    assert loss.item() == pytest.approx(0.75 * told["affinity"] + 0.25 * told["contrastive"])
+    loss, metrics = distillation_loss(student, teacher, 0.75)
+    assert loss.item() == pytest.approx(0.75 * metrics["affinity"] + 0.25 * metrics["contrastive"])
     assert distillation_loss(student, None, 0.75)[0] == distillation_loss(student, teacher, 0)[0]
 
 
@@ -138,25 +138,25 @@ def test_stages_lead_to_the_shape(clip):
 
 
 def masked(clip, target: float) -> MaskedClip:
-    made = MaskedClip(copy.deepcopy(clip.clip), target)
+    masked_clip = MaskedClip(copy.deepcopy(clip.clip), target)
     generator = torch.Generator().manual_seed(0)
-    for odds in made.log_odds.values():
+    for odds in masked_clip.log_odds.values():
         odds.data.copy_(3 * torch.randn(odds.shape, generator=generator))
-    return made.eval()
+    return masked_clip.eval()
 
 
 @pytest.mark.parametrize("target", [0.25, 0.5, 0.75])
 def test_the_compressed_model_gives_what_the_masked_one_gives(clip, batch, tmp_path, target):
     thin = masked(clip, target)
     thin.draw()
-    wanted = embed(thin.clip, batch)
-    assert (wanted[0] - embed(clip.clip, batch)[0]).abs().max() > 0.01
+    expected = embed(thin.clip, batch)
+    assert (expected[0] - embed(clip.clip, batch)[0]).abs().max() > 0.01
     small = thin.compress()
     assert target - 0.08 < parameters(small) / parameters(clip.clip) <= target
     TinyCLIP(small, clip.tokenizer, clip.processor).save(tmp_path)
     loaded = TinyCLIP.from_pretrained(tmp_path).clip
     for model in (small, loaded):
-        for ours, theirs in zip(embed(model, batch), wanted, strict=True):
+        for ours, theirs in zip(embed(model, batch), expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 

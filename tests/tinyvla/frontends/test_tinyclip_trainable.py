@@ -170,15 +170,15 @@ def test_options_that_do_not_go_together(data, changed, says):
         make_trainable(data, **changed)
 
 
-def test_in_a_gallery_a_caption_is_true_of_one_picture():
+def test_in_a_gallery_a_caption_is_true_of_one_image():
     labels = fake_scenes(400).labels
     galleries = make_galleries(labels, 10)
     assert len(galleries) >= 30
-    for pictures, captions in galleries:
-        shown = [{thing["name"] for thing in labels[number]["objects"]} for number in pictures]
+    for numbers, captions in galleries:
+        shown = [{thing["name"] for thing in labels[number]["objects"]} for number in numbers]
         assert not any(one <= other for i, one in enumerate(shown) for j, other in enumerate(shown) if i != j)
-        assert all(text in labels[number]["captions"] for number, text in zip(pictures, captions, strict=True))
-    everywhere = [number for pictures, _ in galleries for number in pictures]
+        assert all(text in labels[number]["captions"] for number, text in zip(numbers, captions, strict=True))
+    everywhere = [number for numbers, _ in galleries for number in numbers]
     assert len(set(everywhere)) == len(everywhere)
 
 

@@ -82,17 +82,17 @@ def test_sam_as_transformers(sam, kind):
     points = torch.rand(2, 3, 2, 2, generator=generator) * 127
     labels = torch.tensor([[[1, 0], [1, 1], [0, 1]]] * 2)
     boxes = torch.tensor([[[10.0, 20, 60, 90], [0, 0, 128, 128], [30, 30, 50, 40]]] * 2)
-    given = {"input_points": points, "input_labels": labels} if kind != "boxes" else {}
-    given |= {"input_boxes": boxes} if kind != "points" else {}
-    wanted = reference(pixel_values=model.normalise(images), multimask_output=True, **given)
+    prompts = {"input_points": points, "input_labels": labels} if kind != "boxes" else {}
+    prompts |= {"input_boxes": boxes} if kind != "points" else {}
+    expected = reference(pixel_values=model.normalise(images), multimask_output=True, **prompts)
     logits, scores = model(
         images,
         **({"points": points, "labels": labels} if kind != "boxes" else {}),
         **({"boxes": boxes} if kind != "points" else {}),
     )
     assert logits.shape == (2, 3, 3, 32, 32)
-    torch.testing.assert_close(logits, wanted.pred_masks, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(scores, wanted.iou_scores, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, expected.pred_masks, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scores, expected.iou_scores, atol=1e-4, rtol=1e-4)
 
 
 DOWNSCALING = {"conv1": 0, "layer_norm1": 1, "conv2": 3, "layer_norm2": 4, "conv3": 6}
@@ -161,7 +161,7 @@ RELEASED_NAMES = {
 
 
 def save_as_authors(model, file):
-    """Write a checkpoint in the layout of tinysam.pth, with what the authors' trunk has and nobody needs."""
+    """Write a checkpoint in the layout of tinysam.pth, with the unused layers of the authors' trunk."""
     state = {}
     for name, tensor in model.state_dict().items():
         for pattern, replacement in TO_AUTHORS:
@@ -183,7 +183,7 @@ def test_tinysams_file(tmp_path):
     assert len(state) == len(model.state_dict()) + 4
     loaded = load_segmenter(tmp_path)  # a folder that holds it, as the hub's does
     sizes = ("hidden_size", "embed_dims", "depths", "window_sizes", "image_size")
-    assert [getattr(loaded.config, each) for each in sizes] == [getattr(model.config, each) for each in sizes]
+    assert [getattr(loaded.config, name) for name in sizes] == [getattr(model.config, name) for name in sizes]
     assert loaded.config.num_heads[1:] == model.config.num_heads[1:]
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], tensor)
@@ -203,7 +203,7 @@ def test_damaged_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match="neither a TinySAM nor a SAM"):
         load_segmenter(tmp_path / "empty")
     with pytest.raises(UserError, match="model hub"):
-        load_segmenter("nobody/no-such-sam")
+        load_segmenter("no-one/no-such-sam")
     with pytest.raises(UserError, match="multiple of 16"):
         TinySAMConfig(image_size=100)
 
@@ -221,7 +221,7 @@ def test_frontend_saves_and_loads(tmp_path):
 
 
 def test_positions_are_readable():
-    """What an untrained model encodes places with must change slowly enough to learn from."""
+    """The position encoding of an untrained model must change slowly enough to learn from."""
     torch.manual_seed(0)
     embed = Segmenter(SIZES["small"]).prompt_encoder.shared_embedding
     here, near, far = (embed(torch.tensor([[x, 0.5]])) for x in (0.5, 0.51, 0.8))

@@ -1,4 +1,4 @@
-"""Prompts on pictures and segment-everything, with a stand-in that knows the answer where what is right matters."""
+"""Prompts on images and segment-everything; a stand-in that knows the right masks where they matter."""
 
 import json
 from dataclasses import asdict
@@ -45,7 +45,7 @@ class Knowing(nn.Module):
 
     def __init__(self, regions, config=SIZES["small"], score=0.95):
         super().__init__()
-        self.regions, self.config, self.score, self.asked = torch.as_tensor(regions), config, score, 0
+        self.regions, self.config, self.score, self.n_points = torch.as_tensor(regions), config, score, 0
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.image_encoder = lambda images: torch.zeros(1, 1, 16, 16)
 
@@ -53,7 +53,7 @@ class Knowing(nn.Module):
         return images
 
     def decode(self, embeddings, points=None, labels=None, boxes=None):
-        self.asked += points.shape[1]
+        self.n_points += points.shape[1]
         cells = ((points[0, :, 0] + 0.5) / 2).long()
         inside = self.regions[cells[:, 1], cells[:, 0]][:, None, None] == self.regions
         logits = torch.where(inside, 10.0, -10.0).unsqueeze(0).unsqueeze(2)
@@ -62,18 +62,18 @@ class Knowing(nn.Module):
 
 @pytest.fixture
 def regions():
-    """Three things of 64x64 cells: two that the sparse grid of four points a side meets, one that it misses."""
+    """Three things of 64x64 cells: the sparse grid of four points per side meets two and misses the third."""
     regions = np.zeros((64, 64), np.int64)
     regions[4:28, 4:28], regions[36:60, 36:60], regions[30:34, 4:10] = 1, 2, 3
     return regions
 
 
-def test_masks_have_the_pictures_size_and_order(model, image):
-    picture = encode_image(model, image)
-    assert picture.fitted == (96, 128)
+def test_masks_have_the_image_size_and_order(model, image):
+    encoded = encode_image(model, image)
+    assert encoded.fitted == (96, 128)
     for masks in (
-        segment_points(model, picture, [(5, 80), (100, 3)], [1, 0]),
-        segment_box(model, picture, (3, 4, 50, 60)),
+        segment_points(model, encoded, [(5, 80), (100, 3)], [1, 0]),
+        segment_box(model, encoded, (3, 4, 50, 60)),
     ):
         assert masks.masks.shape == (3, 90, 120)
         assert masks.masks.dtype == torch.bool
@@ -83,12 +83,12 @@ def test_masks_have_the_pictures_size_and_order(model, image):
 
 def test_prompts_matter(model, image):
     """Even untrained: another point or label or box, another answer."""
-    picture = encode_image(model, image)
+    encoded = encode_image(model, image)
     with torch.no_grad():
         ask = model.decode
-        reference = ask(picture.embedding, torch.tensor([[[[20.0, 20]]]]), torch.ones(1, 1, 1))[0]
-        elsewhere = ask(picture.embedding, torch.tensor([[[[90.0, 60]]]]), torch.ones(1, 1, 1))[0]
-        negative = ask(picture.embedding, torch.tensor([[[[20.0, 20]]]]), torch.zeros(1, 1, 1))[0]
+        reference = ask(encoded.embedding, torch.tensor([[[[20.0, 20]]]]), torch.ones(1, 1, 1))[0]
+        elsewhere = ask(encoded.embedding, torch.tensor([[[[90.0, 60]]]]), torch.ones(1, 1, 1))[0]
+        negative = ask(encoded.embedding, torch.tensor([[[[20.0, 20]]]]), torch.zeros(1, 1, 1))[0]
     assert not torch.allclose(reference, elsewhere, atol=1e-3)
     assert not torch.allclose(reference, negative, atol=1e-3)
 
@@ -120,9 +120,9 @@ def test_box_without_area(model, image, box):
         segment_box(model, encode_image(model, image), box)
 
 
-def test_box_is_cut_to_the_picture(model, image):
-    picture = encode_image(model, image)
-    beyond, cut = segment_box(model, picture, (-50, 10, 500, 60)), segment_box(model, picture, (0, 10, 120, 60))
+def test_box_is_cut_to_the_image(model, image):
+    encoded = encode_image(model, image)
+    beyond, cut = segment_box(model, encoded, (-50, 10, 500, 60)), segment_box(model, encoded, (0, 10, 120, 60))
     assert torch.equal(beyond.masks, cut.masks)
 
 
@@ -136,12 +136,12 @@ def test_box_is_cut_to_the_picture(model, image):
     ],
     ids=["tiny", "narrow grey", "16 bits", "wide with alpha"],
 )
-def test_unusual_pictures(model, image):
-    picture = encode_image(model, image)
-    masks = segment_points(model, picture, [(2, 3)])
+def test_unusual_images(model, image):
+    encoded = encode_image(model, image)
+    masks = segment_points(model, encoded, [(2, 3)])
     assert masks.masks.shape[1:] == image.shape[:2]
     assert masks.scores.isfinite().all()
-    everything = segment_everything(model, picture, EverythingSettings(4, min_score=-9, min_stability=0))
+    everything = segment_everything(model, encoded, EverythingSettings(4, min_score=-9, min_stability=0))
     assert everything.scores.isfinite().all()
 
 
@@ -163,9 +163,9 @@ def test_coco_round_trip():
     assert again.boxes.tolist() == [[4, 3, 20, 9], [0, 0, 1, 1], [0, 0, 0, 0]]
 
 
-def test_grid_covers_the_picture_and_not_the_padding(model, image):
-    picture = encode_image(model, image)
-    points = grid(picture, 4)
+def test_grid_covers_the_image_and_not_the_padding(model, image):
+    encoded = encode_image(model, image)
+    points = grid(encoded, 4)
     assert points.shape == (16, 2)
     assert points[0].tolist() == [15.5, 11.5]
     assert points[-1].tolist() == [111.5, 83.5]
@@ -186,12 +186,12 @@ def masks_of(regions):
 @pytest.mark.parametrize("hierarchical", [False, True])
 def test_everything_finds_all_regions_once(regions, hierarchical):
     knowing = Knowing(regions)
-    picture = encode_image(knowing, np.zeros((128, 128, 3), np.uint8))
-    masks = segment_everything(knowing, picture, EverythingSettings(16, hierarchical, max_overlap=0.9))
-    wanted = masks_of(regions)
-    assert len(masks) == len(wanted)
-    for mask in wanted.values():
-        ious = [(mask & each).sum() / (mask | each).sum() for each in masks.masks]
+    encoded = encode_image(knowing, np.zeros((128, 128, 3), np.uint8))
+    masks = segment_everything(knowing, encoded, EverythingSettings(16, hierarchical, max_overlap=0.9))
+    expected = masks_of(regions)
+    assert len(masks) == len(expected)
+    for mask in expected.values():
+        ious = [(mask & other).sum() / (mask | other).sum() for other in masks.masks]
         assert max(ious) > 0.9
 
 
@@ -203,9 +203,9 @@ def test_hierarchy_asks_fewer_points_and_only_where_it_is_not_sure(regions):
         (unsure, EverythingSettings(16, certain_score=0.9)),
     ):
         segment_everything(model, encode_image(model, np.zeros((128, 128, 3), np.uint8)), settings)
-    assert plain.asked == 256
-    assert hierarchical.asked < 30  # all but the third thing is certain after 16
-    assert unsure.asked == 16 + 256
+    assert plain.n_points == 256
+    assert hierarchical.n_points < 30  # all but the third thing is certain after 16
+    assert unsure.n_points == 16 + 256
 
 
 def test_nothing_certain_enough(regions):
@@ -230,10 +230,10 @@ def test_frontend_answers_requests(image):
     torch.manual_seed(0)
     frontend = TinySAM.of(Segmenter(SIZES["small"]), EverythingSettings(4, min_score=-9, min_stability=0)).eval()
     for request in ({}, {"points": [(3, 4)]}, {"points": [(3, 4), (9, 9)], "labels": [1, 0]}, {"box": (3, 4, 50, 60)}):
-        found = frontend.find(image, **request)
-        assert found.image.shape == image.shape
-        assert json.loads(json.dumps(found.records)) == found.records
-        assert len(found.records) == 1 or request == {}
+        findings = frontend.find(image, **request)
+        assert findings.image.shape == image.shape
+        assert json.loads(json.dumps(findings.records)) == findings.records
+        assert len(findings.records) == 1 or request == {}
     with pytest.raises(UserError, match="point_per_side"):
         frontend.find(image, point_per_side=3)
     with pytest.raises(UserError, match="box, points together"):
@@ -249,18 +249,18 @@ class Reader:
 
 @pytest.fixture
 def scene(regions):
-    """A front-end that knows the regions, and a picture in which the third thing is the brightest."""
+    """A front-end that knows the regions, and an image in which the third thing is the brightest."""
     frontend = TinySAM.of(Segmenter(SIZES["small"]), EverythingSettings(16, max_overlap=0.9))
     knowing = Knowing(regions)
     knowing.image_encoder = lambda images: torch.arange(64 * 256.0).view(1, 64, 16, 16)
     frontend.model = knowing
-    picture = (masks_of(regions)[3][..., None].numpy() * 200).repeat(3, -1).astype(np.uint8)
-    return frontend, picture
+    image = (masks_of(regions)[3][..., None].numpy() * 200).repeat(3, -1).astype(np.uint8)
+    return frontend, image
 
 
 def test_what_a_policy_gets(scene):
-    frontend, picture = scene
-    images = torch.tensor(picture).permute(2, 0, 1)[None] / 255
+    frontend, image = scene
+    images = torch.tensor(image).permute(2, 0, 1)[None] / 255
     feature = frontend.adds((128, 128))["objects"]
     tokens = frontend.see(images, ["push it"])["objects"]
     assert tokens.shape == (1, *feature.shape) == (1, 8, 69)
@@ -272,33 +272,33 @@ def test_what_a_policy_gets(scene):
 
 
 def test_what_the_text_names(scene, regions):
-    frontend, picture = scene
+    frontend, image = scene
     with pytest.raises(UserError, match="picker"):
-        frontend.find(picture, text="the bright one")
+        frontend.find(image, text="the bright one")
     frontend._picker = [Reader()]
-    (record,) = frontend.find(picture, text="the bright one").records
+    (record,) = frontend.find(image, text="the bright one").records
     assert record["bbox"] == [8, 60, 12, 8]
     frontend.options |= {"gives": "mask", "objects": 1}
-    images = torch.tensor(picture).permute(2, 0, 1)[None] / 255
+    images = torch.tensor(image).permute(2, 0, 1)[None] / 255
     mask = frontend.see(images, ["the bright one"])["mask"]
     assert mask.shape == (1, *frontend.adds((128, 128))["mask"].shape)
     assert torch.equal(mask[0, 0] > 0, masks_of(regions)[3])
 
 
-def test_a_policys_pictures_may_be_searched_by_a_coarser_grid(scene):
-    frontend, picture = scene
-    images = torch.tensor(picture).permute(2, 0, 1)[None] / 255
+def test_a_policys_images_may_be_searched_by_a_coarser_grid(scene):
+    frontend, image = scene
+    images = torch.tensor(image).permute(2, 0, 1)[None] / 255
 
-    def asked(look):
-        before = frontend.model.asked
+    def count_points(look):
+        before = frontend.model.n_points
         look()
-        return frontend.model.asked - before
+        return frontend.model.n_points - before
 
-    fine = asked(lambda: frontend.see(images, ["push it"]))
+    fine = count_points(lambda: frontend.see(images, ["push it"]))
     frontend._search = TinySAM(frontend.options["model"], {"max_overlap": 0.9}, points_per_side=8)._search
-    assert asked(lambda: frontend.see(images, ["push it"])) < fine / 2
+    assert count_points(lambda: frontend.see(images, ["push it"])) < fine / 2
     assert (frontend.see(images, ["push it"])["objects"][0, 0] != 0).any()
-    assert asked(lambda: frontend.find(picture)) == fine  # alone it looks as closely as before
+    assert count_points(lambda: frontend.find(image)) == fine  # alone it looks as closely as before
 
 
 def test_the_picker_goes_where_the_segmenter_goes(tmp_path):

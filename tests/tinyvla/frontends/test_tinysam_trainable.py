@@ -70,7 +70,7 @@ def test_batches(scenes):
     assert (batch["masks"][:, 3:].float().mean((-1, -2)) < 0.5).all()
 
 
-def test_mirrored_pictures_keep_their_masks(scenes):
+def test_mirrored_images_keep_their_masks(scenes):
     """An object of one colour stays so, mirrored or not."""
     batch = make_trainable(scenes).batch(0)
     for image, mask in zip(batch["images"], batch["masks"][:, 4], strict=True):
@@ -181,12 +181,12 @@ def test_interior_points_and_best_masks():
     assert best_ious(Masks(torch.zeros(0, 20, 20).bool(), torch.zeros(0)), truths) == [0.0, 0.0]
 
 
-def test_intervals_are_over_pictures():
-    """Objects of one picture fail together: it is the pictures that are drawn."""
+def test_intervals_are_over_images():
+    """Objects of one image fail together, so the bootstrap draws images."""
     rng = np.random.default_rng(0)
-    pictures = [np.full(10, value) for value in rng.uniform(0.5, 1.0, 20)]
-    together = summarise(pictures)
-    apart = summarise([each[:1] for each in np.concatenate(pictures).reshape(-1, 1)])
+    ious = [np.full(10, value) for value in rng.uniform(0.5, 1.0, 20)]
+    together = summarise(ious)
+    apart = summarise([iou[:1] for iou in np.concatenate(ious).reshape(-1, 1)])
     assert together["mean_iou"] == pytest.approx(apart["mean_iou"])
     assert together["objects"] == 200
     widths = [high - low for low, high in (together["ci95"], apart["ci95"])]

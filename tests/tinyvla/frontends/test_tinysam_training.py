@@ -1,4 +1,4 @@
-"""What a segmenter learns from: losses, hard prompts and a teacher."""
+"""Training of a segmenter: losses, hard prompts and a teacher."""
 
 import pytest
 import torch
@@ -96,14 +96,14 @@ def test_draws_lie_in_their_region():
 
 
 class Fixed(Segmenter):
-    """Answers every prompt with one mask, and remembers what it was asked."""
+    """Answers every prompt with one mask, and remembers the prompts."""
 
     def fix(self, mask):
-        self.fixed, self.asked = torch.where(mask, 5.0, -5.0), []
+        self.fixed, self.prompts = torch.where(mask, 5.0, -5.0), []
         return self
 
     def decode(self, embeddings, points=None, labels=None, boxes=None):
-        self.asked.append((points, labels))
+        self.prompts.append((points, labels))
         logits = self.fixed.expand(*points.shape[:2], 3, -1, -1)
         return logits, torch.ones(logits.shape[:3])
 
@@ -111,9 +111,9 @@ class Fixed(Segmenter):
 def test_hard_prompts_lie_where_the_answer_is_wrong():
     targets = torch.zeros(1, 1, 32, 32)
     targets[..., 4:20, 4:20] = 1
-    given = torch.zeros(32, 32, dtype=torch.bool)
-    given[4:20, 4:12], given[24:28, 24:28] = True, True  # misses the right half, and takes something else as well
-    training = TinySamLoss(Fixed(TINY).fix(given), None, WEIGHTS)
+    answer = torch.zeros(32, 32, dtype=torch.bool)
+    answer[4:20, 4:12], answer[24:28, 24:28] = True, True  # misses the right half, and takes something else as well
+    training = TinySamLoss(Fixed(TINY).fix(answer), None, WEIGHTS)
     drawn, kinds = [], set()
     for seed in range(40):
         torch.manual_seed(seed)
@@ -137,7 +137,7 @@ def test_random_prompts_are_anywhere_on_the_object():
     training = TinySamLoss(model, None, WEIGHTS, hard_prompts=False)
     torch.manual_seed(0)
     prompt = training.draw_points(torch.zeros(1, 32, 8, 8), targets, rounds=3)
-    assert model.asked == []
+    assert model.prompts == []
     cells = ((prompt["points"] + 0.5) / 2).floor()
     assert ((cells >= 4) & (cells < 20)).all()
     assert (prompt["labels"] == 1).all()
@@ -149,12 +149,12 @@ def test_it_learns(batch):
     losses = []
     for step in range(30):
         torch.manual_seed(step)
-        loss, told = training(batch)
-        losses.append(told["mask"])
+        loss, metrics = training(batch)
+        losses.append(metrics["mask"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert set(told) == {"mask", "iou"}
+    assert set(metrics) == {"mask", "iou"}
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
 
 
@@ -162,16 +162,16 @@ def test_distillation_pulls_towards_the_teacher(batch):
     teacher, student = model(1), model(2)
     training = TinySamLoss(student, teacher, WEIGHTS)
     torch.manual_seed(0)
-    loss, told = training(batch)
-    assert set(told) == {"embedding", "mask", "iou", "token", "output"}
+    loss, metrics = training(batch)
+    assert set(metrics) == {"embedding", "mask", "iou", "token", "output"}
     loss.backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert student.image_encoder.trunk.patch_embed.conv1.conv.weight.grad.abs().sum() > 0
     assert not any("teacher" in name for name in training.state_dict())
     # A student that is its teacher has nothing to learn from it.
     same = TinySamLoss(teacher.requires_grad_(True).eval(), model(1), WEIGHTS).eval()
-    told = same(batch)[1]
-    assert told["embedding"] == told["token"] == told["output"] == 0
+    metrics = same(batch)[1]
+    assert metrics["embedding"] == metrics["token"] == metrics["output"] == 0
 
 
 def test_decoder_is_inherited():
@@ -192,6 +192,6 @@ def test_tokens_are_those_of_the_outputs(batch):
     segmenter = model().eval()
     with torch.no_grad(), record_tokens(segmenter) as tokens:
         segmenter(batch["images"], boxes=batch["boxes"])
-    assert [each.shape for each in tokens] == [(2, 4, 5, 32)]
+    assert [token.shape for token in tokens] == [(2, 4, 5, 32)]
     segmenter(batch["images"], boxes=batch["boxes"])
     assert len(tokens) == 1  # nothing is left behind

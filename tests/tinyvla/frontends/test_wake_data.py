@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image as Picture
+from PIL import Image
 from wake_vision import rows, write_wake_vision
 
 from benchmarks.frontends.wake_analysis import leverage, quantisation_effect, sweep
@@ -18,25 +18,25 @@ def copy(tmp_path_factory):
     return write_wake_vision(tmp_path_factory.mktemp("hub") / "Wake-Vision")
 
 
-def test_pictures_and_labels_are_read(copy):
-    found = take("test", 16, source=copy)
-    assert found.images.shape == (8, 16, 16, 3)
-    assert found.images[0, 0, 0].tolist() == [5, 10, 0]
-    assert [label["person"] for label in found.labels] == [0, 1, 0, 1, 0, 1, 0, 1]
-    assert found.labels[0] == {
+def test_images_and_labels_are_read(copy):
+    subset = take("test", 16, source=copy)
+    assert subset.images.shape == (8, 16, 16, 3)
+    assert subset.images[0, 0, 0].tolist() == [5, 10, 0]
+    assert [label["person"] for label in subset.labels] == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert subset.labels[0] == {
         "person": 0, "distance": None, "lighting": "dark", "depiction": "non_person", "gender": None, "age": None,
     }  # fmt: skip
-    assert found.labels[1]["distance"] == "far"
+    assert subset.labels[1]["distance"] == "far"
     assert len(take("test", 16, 3, copy)) == 3
     assert next(iter(open_wake_vision("train_quality", copy)))["near"] == -1
     assert read_label(rows(2, known=False)[1]) == {"person": 1} | dict.fromkeys(COLUMNS)
 
 
-def test_the_middle_of_a_picture_is_what_counts(tmp_path):
+def test_the_middle_of_an_image_is_what_counts(tmp_path):
     wide = np.zeros((20, 60, 3), np.uint8)
     wide[:, 20:40] = 255
     buffer = io.BytesIO()
-    Picture.fromarray(wide).save(buffer, "PNG")
+    Image.fromarray(wide).save(buffer, "PNG")
     assert (_read({"person": 1, "image": {"bytes": buffer.getvalue()}}, 20) == 255).all()
 
 
@@ -48,13 +48,13 @@ def test_the_stream_is_the_same_again_and_goes_on_where_it_stopped(copy):
     batches = [first.batch(step) for step in range(7)]  # one and a half times through
     assert batches[0][0].dtype == np.uint8
     assert batches[0][0].shape[1:] == (16, 16, 3)
-    for pictures, persons in batches:
-        assert 3 <= len(pictures) == len(persons) <= 5
-        assert ((pictures[:, 0, 0, 0] > 100) == persons).all()
-    for made, start in ((stream(), 0), (stream(), 5), (first, 2)):
+    for images, persons in batches:
+        assert 3 <= len(images) == len(persons) <= 5
+        assert ((images[:, 0, 0, 0] > 100) == persons).all()
+    for resumed, start in ((stream(), 0), (stream(), 5), (first, 2)):
         for step in range(start, 7):
-            pictures, persons = made.batch(step)
-            assert (pictures == batches[step][0]).all()
+            images, persons = resumed.batch(step)
+            assert (images == batches[step][0]).all()
             assert (persons == batches[step][1]).all()
     assert not np.array_equal(stream(1).batch(0)[0], batches[0][0])
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_one_line(copy, tmp_path):
 
 
 def labelled(count=400):
-    """Pictures' labels, and probabilities of a detector that misses half of the far people and falls for posters."""
+    """Labels of images, and probabilities of a detector that misses half of the far people and falls for posters."""
     labels, probabilities = [], []
     for index in range(count):
         person = index % 2
@@ -90,11 +90,11 @@ def labelled(count=400):
 def test_scores_of_all_and_of_each_kind():
     probabilities, labels = labelled()
     probabilities = np.where(probabilities > 0.65, 0.9, 0.1)
-    found = score(probabilities, labels)
+    scores = score(probabilities, labels)
     person = np.array([label["person"] for label in labels], bool)
-    assert found["accuracy"] == pytest.approx(((probabilities > 0.5) == person).mean())
-    assert found["accuracy_ci95"][0] < found["accuracy"] < found["accuracy_ci95"][1]
-    kinds = found["kinds"]
+    assert scores["accuracy"] == pytest.approx(((probabilities > 0.5) == person).mean())
+    assert scores["accuracy_ci95"][0] < scores["accuracy"] < scores["accuracy_ci95"][1]
+    kinds = scores["kinds"]
     assert list(kinds) == ["distance", "lighting", "depiction", "build"]
     assert kinds["distance"]["near"]["recall"] > kinds["distance"]["far"]["recall"]
     assert kinds["depiction"]["person"]["false_alarms"] > kinds["depiction"]["none"]["false_alarms"]
@@ -103,7 +103,7 @@ def test_scores_of_all_and_of_each_kind():
     assert far["empty"] == 200
     assert far["f1"] == pytest.approx(2 * far["recall"] / (2 * far["recall"] + far["false_alarms"] + 1 - far["recall"]))
     assert far["f1_ci95"][0] < far["f1"] < far["f1_ci95"][1]
-    assert score(probabilities, labels) == found
+    assert score(probabilities, labels) == scores
 
 
 def test_the_area_under_the_roc_curve():
@@ -111,8 +111,8 @@ def test_the_area_under_the_roc_curve():
     labels = [{"person": person} for person in (0, 0, 1, 1)]
     assert score(probabilities, labels)["auroc"] == 0.75  # as in scikit-learn's manual
     assert score(np.full(4, 0.5), labels)["auroc"] == 0.5
-    found = score(probabilities[:2], labels[:2])
-    assert (found["auroc"], found["recall"], found["f1"], found["kinds"]) == (None, None, None, {})
+    scores = score(probabilities[:2], labels[:2])
+    assert (scores["auroc"], scores["recall"], scores["f1"], scores["kinds"]) == (None, None, None, {})
     assert score(np.zeros(0), [])["accuracy"] is None
 
 
@@ -140,18 +140,18 @@ def test_sweeps_and_what_matters_more(monkeypatch):
     test = type("Test", (), {"images": np.arange(len(labels)), "labels": labels})
 
     def fake_predict(wake, images):
-        seen = np.array([label["person"] for label in labels], float)
+        probabilities = np.array([label["person"] for label in labels], float)
         far = [index for index, label in enumerate(labels) if label.get("distance") == "far"]
         missed = {48: 48, 96: 32, 192: 16}[wake.size] - (8 if wake.width == 1.0 else 0)  # of 64
-        seen[far[:missed]] = 0
-        return seen
+        probabilities[far[:missed]] = 0
+        return probabilities
 
     monkeypatch.setattr("benchmarks.frontends.wake_analysis.predict", fake_predict)
-    found = sweep(Fake, (0.5, 1.0), (48, 96, 192), test)
-    assert [(row["width"], row["image_size"]) for row in found[:3]] == [(0.5, 48), (0.5, 96), (0.5, 192)]
-    assert found[0]["distance"] == {"near": {"f1": 1.0, "auroc": 1.0}, "far": {"f1": 0.4, "auroc": 0.625}}
-    assert leverage(found) == pytest.approx({"image_size": 12.5, "width": 6.25})  # each missed one is a draw
-    assert leverage(found, "near") == pytest.approx({"image_size": 0.0, "width": 0.0}, abs=1e-9)
+    sweep_rows = sweep(Fake, (0.5, 1.0), (48, 96, 192), test)
+    assert [(row["width"], row["image_size"]) for row in sweep_rows[:3]] == [(0.5, 48), (0.5, 96), (0.5, 192)]
+    assert sweep_rows[0]["distance"] == {"near": {"f1": 1.0, "auroc": 1.0}, "far": {"f1": 0.4, "auroc": 0.625}}
+    assert leverage(sweep_rows) == pytest.approx({"image_size": 12.5, "width": 6.25})  # each missed one is a draw
+    assert leverage(sweep_rows, "near") == pytest.approx({"image_size": 0.0, "width": 0.0}, abs=1e-9)
 
 
 def test_the_effect_of_quantisation():
@@ -173,8 +173,8 @@ def test_the_effect_of_quantisation():
         changed.network.classifier[-1].bias.data += 100
         return changed
 
-    found = quantisation_effect(wake, shift_bias, [torch.zeros(1, 3, 48, 48)], test)
-    assert found["quantised"]["recall"] == 1.0
-    assert found["largest_difference"] > 0.3
-    assert found["changed"] in (0.0, 1.0)
-    assert found["float"]["images"] == 4
+    effect = quantisation_effect(wake, shift_bias, [torch.zeros(1, 3, 48, 48)], test)
+    assert effect["quantised"]["recall"] == 1.0
+    assert effect["largest_difference"] > 0.3
+    assert effect["changed"] in (0.0, 1.0)
+    assert effect["float"]["images"] == 4

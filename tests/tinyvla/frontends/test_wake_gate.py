@@ -24,14 +24,14 @@ class Stream:
     def __init__(self, limits=LIMITS):
         self.gate, self.now = PersonGate(limits), 100.0
 
-    def see(self, *probabilities, pictures=None):
-        """What the gate says after each frame."""
-        found = []
+    def see(self, *probabilities, images=None):
+        """Reason of the gate after each frame."""
+        reasons = []
         for index, probability in enumerate(probabilities):
             self.now += 1 / FPS
-            self.gate.see(self.now, probability, frame() if pictures is None else pictures[index])
-            found.append(self.gate.reason(self.now))
-        return found
+            self.gate.see(self.now, probability, frame() if images is None else images[index])
+            reasons.append(self.gate.reason(self.now))
+        return reasons
 
     @classmethod
     def open(cls, limits=LIMITS):
@@ -57,18 +57,18 @@ def test_once_seen_it_takes_less_to_stay_so():
     stream = Stream.open()
     assert stream.see(0.5, 0.5, 0.5) == [Reason.EMPTY] * 3
     assert stream.see(0.9, 0.9, 0.5, 0.4, 0.39) == [Reason.EMPTY] + [Reason.PERSON] * 3 + [Reason.HOLDING]
-    # Nobody for less than the hold time, then somebody who is hard to see.
+    # No person for less than the hold time, then a person who is hard to see.
     assert stream.see(*[0.0] * 6, 0.45)[-1] == Reason.PERSON
-    # Nobody for as long as it takes: from then on it takes `on` again.
+    # No person for the whole hold time: from then on a probability of `on` is needed again.
     assert stream.see(*[0.0] * 12, 0.45)[-2:] == [Reason.EMPTY, Reason.EMPTY]
 
 
-def test_it_opens_when_nobody_was_seen_for_the_hold_time():
+def test_it_opens_when_no_person_was_seen_for_the_hold_time():
     stream = Stream.open()
     stream.see(0.9, 0.9)
     assert stream.see(*[0.0] * 9) == [Reason.HOLDING] * 7 + [Reason.EMPTY] * 2
-    asked = [stream.gate.person_in_view(stream.now + late) for late in (0.0, 0.3, 0.4)]
-    assert asked == [False, False, True]  # asking changes nothing
+    in_view = [stream.gate.person_in_view(stream.now + late) for late in (0.0, 0.3, 0.4)]
+    assert in_view == [False, False, True]  # asking changes nothing
 
 
 def test_without_a_hold_time_hysteresis_still_works():
@@ -86,11 +86,11 @@ def test_frames_that_stop():
 
 def test_frames_that_repeat():
     stream, same = Stream.open(), frame()
-    found = stream.see(*[0.0] * 6, pictures=[same.copy() for _ in range(6)])
-    assert found == [Reason.EMPTY] * 4 + [Reason.FROZEN] * 2
+    reasons = stream.see(*[0.0] * 6, images=[same.copy() for _ in range(6)])
+    assert reasons == [Reason.EMPTY] * 4 + [Reason.FROZEN] * 2
     assert stream.see(*[0.0] * 8) == [Reason.HOLDING] * 7 + [Reason.EMPTY]
     drawn = Stream.open(replace(LIMITS, repeat_s=None))
-    assert set(drawn.see(*[0.0] * 20, pictures=[same] * 20)) == {Reason.EMPTY}
+    assert set(drawn.see(*[0.0] * 20, images=[same] * 20)) == {Reason.EMPTY}
 
 
 def test_a_detector_that_fails():

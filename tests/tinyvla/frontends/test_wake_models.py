@@ -32,7 +32,7 @@ def test_parameters():
 
 @pytest.mark.parametrize("network", ["mcunet", "mobilenet_v2"])
 @pytest.mark.parametrize(("size", "patches"), [((96, 96), 3), ((50, 70), 4)])
-def test_patches_give_what_the_whole_picture_gives(network, size, patches):
+def test_patches_give_what_the_whole_image_gives(network, size, patches):
     blocks = list(lively(make_network(network, 0.35)).double().features)[:5]
     images = torch.rand(2, 3, *size, dtype=torch.float64) * 2 - 1
     with torch.inference_mode():
@@ -52,7 +52,7 @@ def test_patches_give_the_same_logits():
 def test_memory_is_what_the_paper_has_for_mobilenet_v2():
     blocks = list(make_network("mobilenet_v2").features)
     whole, patched = cost(blocks, (224, 224)), cost(blocks, (224, 224), patches=4, patched=5)
-    assert [round(each.bytes / 1024) for each in (whole, patched)] == [1372, 172]  # MCUNetV2, figure 1
+    assert [round(usage.bytes / 1024) for usage in (whole, patched)] == [1372, 172]  # MCUNetV2, figure 1
     assert 299e6 < whole.macs < 301e6
     assert 1.05 < patched.macs / whole.macs < 1.15  # 10%, figure 4
 
@@ -79,34 +79,34 @@ def test_mistakes_are_refused(options, what):
         Wake(**options)
 
 
-def test_any_picture_will_do():
+def test_any_image_is_accepted():
     torch.manual_seed(0)
     wake = Wake(width=0.1, image_size=48).eval()
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
-    grey = np.repeat(picture[..., :1], 3, axis=2)
-    assert wake.probability(picture) == pytest.approx(predict(wake, picture[None])[0], abs=1e-6)
+    image = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    assert wake.probability(image) == pytest.approx(predict(wake, image[None])[0], abs=1e-6)
     assert wake.probability(grey[..., 0]) == wake.probability(grey)
     assert wake.probability(grey[..., 0].astype(np.uint16) * 257) == wake.probability(grey)
     with pytest.raises(UserError, match="need at least 8x8"):
-        wake.probability(picture[:1, :1])
+        wake.probability(image[:1, :1])
 
 
 def test_as_a_frontend(tmp_path):
     torch.manual_seed(0)
     wake = lively(Wake("mobilenet_v2", 0.1, 48, on=0.0, off=0.0))
-    picture = np.full((40, 60, 3), 128, np.uint8)
+    image = np.full((40, 60, 3), 128, np.uint8)
     wake.save(tmp_path)
     again = load_frontend(tmp_path)
     assert (again.on, again.image_size, again.training) == (0.0, 48, False)
-    assert again.probability(picture) == pytest.approx(wake.probability(picture), abs=1e-6)
-    findings = again.find(picture)
-    assert findings.records == [{"person": True, "probability": round(wake.probability(picture), 4)}]
+    assert again.probability(image) == pytest.approx(wake.probability(image), abs=1e-6)
+    findings = again.find(image)
+    assert findings.records == [{"person": True, "probability": round(wake.probability(image), 4)}]
     assert (findings.image[0, 0] == (220, 30, 30)).all()
     assert (findings.image[20, 30] == 128).all()
-    assert (picture == 128).all()
+    assert (image == 128).all()
     with pytest.raises(UserError, match="takes no points"):
-        again.find(picture, points=[])
+        again.find(image, points=[])
     images = torch.rand(2, 3, 64, 64)
     features = again.see(images, ["", ""])
     assert {name: tuple(value.shape[1:]) for name, value in features.items()} == {
