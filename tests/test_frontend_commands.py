@@ -25,11 +25,11 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("pictures")
+    return tmp_path_factory.mktemp("images")
 
 
 @pytest.fixture(scope="module")
-def picture(data_dir):
+def image_path(data_dir):
     path = data_dir / "room.png"
     imageio.imwrite(
         path, np.asarray(open_labelled_images("room", "test", 1, 48, data_dir=data_dir, workers=1).images[0])
@@ -42,8 +42,8 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def test_a_frontend_is_trained_to_the_page_and_looks_at_pictures(
-    command, data_dir, runs, picture, tmp_path, monkeypatch
+def test_a_frontend_is_trained_to_the_page_and_looks_at_images(
+    command, data_dir, runs, image_path, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     run_dir = runs / "wake"
@@ -69,12 +69,12 @@ def test_a_frontend_is_trained_to_the_page_and_looks_at_pictures(
     assert OmegaConf.load(run_dir / "config.yaml").task.name == "wake"
 
     look = ["frontend=wake", f"frontend.wake.checkpoint={run_dir}"]
-    assert command("perceive", *look, f"source={picture}", "output=seen.png")[0] == 0
+    assert command("perceive", *look, f"source={image_path}", "output=seen.png")[0] == 0
     (record,) = json.loads((tmp_path / "seen.json").read_text())
-    assert record["probability"] == round(load_frontend(run_dir).probability(imageio.imread(picture)), 4)
-    seen, plain = imageio.imread(tmp_path / "seen.png"), imageio.imread(picture)
-    assert (seen[4:-4, 4:-4] == plain[4:-4, 4:-4]).all()
-    assert (seen != plain).any()
+    assert record["probability"] == round(load_frontend(run_dir).probability(imageio.imread(image_path)), 4)
+    drawn, plain = imageio.imread(tmp_path / "seen.png"), imageio.imread(image_path)
+    assert (drawn[4:-4, 4:-4] == plain[4:-4, 4:-4]).all()
+    assert (drawn != plain).any()
 
     film = np.stack([plain] * 5)
     write_video(tmp_path / "film.mp4", list(film))
@@ -98,7 +98,7 @@ def test_a_frontend_is_trained_to_the_page_and_looks_at_pictures(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("source=a.png",), "give one front-end"),
         (("frontend=wake", "source=a.png"), "frontend.wake.checkpoint is not given"),
@@ -106,10 +106,10 @@ def test_a_frontend_is_trained_to_the_page_and_looks_at_pictures(
         (("frontend=wake", "frontend.wake.checkpoint=nowhere", "source=a.png"), "no front-end at nowhere"),
     ],
 )
-def test_perceive_refuses_in_one_line(command, arguments, told):
+def test_perceive_refuses_in_one_line(command, arguments, message):
     code, _, err = command("perceive", *arguments)
     assert code == 2
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""What tests train and run instead of the real thing: a small dataset, a backbone of a few thousand weights."""
+"""Small stand-ins that tests train and run: a dataset, a backbone of a few thousand weights."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -133,7 +133,7 @@ def tiny_policy(dataset: LeRobotDataset, policy: str = "tinyvla", *settings: str
 
 
 def write_metaworld_policy(folder: Path) -> Path:
-    """A fresh policy for Meta-World with one camera of 32 pixels, one that worker processes can load."""
+    """A fresh policy for Meta-World with one camera of 32 pixels. Worker processes can load it."""
     return _write_fresh_policy(folder, ["corner2"], -torch.ones(4), torch.ones(4), "policy.n_action_steps=4")
 
 

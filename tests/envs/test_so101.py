@@ -58,7 +58,7 @@ def test_joints_are_those_of_the_package_and_of_lerobot():
     assert [model.joint(number).name for number in range(model.njnt)] == list(SO101.joints)
     np.testing.assert_allclose(SO101.from_radians(model.jnt_range[:, 0]), LOW, atol=0.01)
     np.testing.assert_allclose(SO101.from_radians(model.jnt_range[:, 1]), HIGH, atol=0.01)
-    robot = SO101Follower(SO101FollowerConfig(port="none", id="nobody"))
+    robot = SO101Follower(SO101FollowerConfig(port="none", id="unused"))
     assert list(robot.action_features) == FEATURE_NAMES
     assert robot.config.use_degrees
 
@@ -76,7 +76,7 @@ def test_gymnasium_accepts_the_environment():
     env.close()
 
 
-def test_an_observation_is_pictures_joint_positions_and_the_instruction(lift):
+def test_an_observation_is_images_joint_positions_and_the_instruction(lift):
     observation, info = lift.reset(seed=3)
     assert set(observation) == {"observation.images.front", "observation.images.wrist", "observation.state", "task"}
     for camera in lift.cameras:
@@ -100,7 +100,7 @@ def move_objects(env):
     mujoco.mj_forward(env.model, env.data)
 
 
-def test_only_pictures_tell_where_cube_and_disc_are(lift):
+def test_only_images_show_where_cube_and_disc_are(lift):
     lift.reset(seed=0)
     before = lift.observe()
     move_objects(lift)
@@ -126,7 +126,7 @@ def test_cube_and_disc_are_seen_wherever_they_start():
 
 
 @pytest.mark.parametrize("camera", ["front", "top"])
-def test_pictures_are_upright_and_not_mirrored(camera):
+def test_images_are_upright_and_not_mirrored(camera):
     """The cube moves in the image as it does on the table: away from the camera is up, to its right is right."""
     env = make_env(config(cameras=[camera], image_size=96), "reach")
     env.reset(seed=0)

@@ -43,7 +43,7 @@ def test_in_view_they_are_seen_and_touch_nothing(scenes):
     assert (visited.draw(data, "front", 64, 64) == before).all()
 
 
-def test_pictures_of_the_table_with_and_without_them():
+def test_images_of_the_table_with_and_without_visitors():
     images, labels = visitor_images(6, "front", 48, seed=3, visitors=2)
     assert images.shape == (6, 48, 48, 3)
     assert [label["person"] for label in labels] == [0, 1] * 3

@@ -1,6 +1,6 @@
 """Run by test_distributed.py under `torchrun`: train.py's loop with FSDP, on CPUs.
 
-Accelerate shards on accelerators only, so its state is told here that this is one; all that follows is as on GPUs.
+Accelerate shards on accelerators only, so its state is changed to report one. All later code runs as on GPUs.
 """
 
 import contextlib

@@ -122,14 +122,14 @@ def test_the_fade_by_hand():
 @pytest.mark.parametrize(("latency", "overlap"), [(0, 8), (3, 5), (4, 4), (7, 4)])
 def test_chunks_that_disagree_are_joined_without_a_jerk(latency, overlap):
     taken = play(scripted(modes, latency), 200).squeeze(1)
-    # The modes are 2 apart (less what a chunk drifts meanwhile), and each chunk moves by 0.02 a step itself.
+    # The modes are 2 apart (less the drift of a chunk meanwhile). Each chunk itself moves by 0.02 per step.
     assert np.abs(np.diff(taken)).max() <= 2 / (overlap + 1) + 0.05
     assert taken.max() > 0.9  # each mode is really followed
     assert taken.min() < -0.7
 
 
 class Guided(Script):
-    """One that continues what it is given, with a jump where its own begins."""
+    """Policy that continues the previous chunk and jumps where its new actions begin."""
 
     def supports_rtc(self):
         return True

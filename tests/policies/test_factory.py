@@ -162,7 +162,7 @@ DAMAGE = {
     "weights empty": lambda folder: (folder / "model.safetensors").write_bytes(b""),
     "weights missing": lambda folder: (folder / "model.safetensors").unlink(),
     "config cut short": lambda folder: truncate(folder / "config.json"),
-    "config of another policy": lambda folder: rewrite(folder / "config.json", lambda c: c.update(type="nobody")),
+    "config of another policy": lambda folder: rewrite(folder / "config.json", lambda c: c.update(type="unknown")),
     "config without a type": lambda folder: rewrite(folder / "config.json", lambda c: c.pop("type")),
     "config with a strange field": lambda folder: rewrite(folder / "config.json", lambda c: c.update(strange=1)),
     "config of another size": lambda folder: rewrite(folder / "config.json", lambda c: c["backbone"].update(width=48)),

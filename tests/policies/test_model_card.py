@@ -45,7 +45,7 @@ def test_a_checkpoint_without_a_card_gets_none(tmp_path):
     assert not (tmp_path / CARD).exists()
 
 
-def test_a_front_end_has_a_card_with_its_test(tmp_path):
+def test_a_frontend_has_a_card_with_its_test(tmp_path):
     run = {"trainer": {"steps": 10, "batch_size": 4}, "seed": 3, "task": {"scenes": {"kind": "table", "train": 400}}}
     result = {"task": "tinysam", "figures": {"iou_point": {"value": 0.69, "n": 571, "ci95": [0.668, 0.712]}}}
     text = write_frontend_card(tmp_path, run, result).read_text()

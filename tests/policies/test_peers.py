@@ -35,7 +35,7 @@ AROUND_A_MODEL = ["smolvla", "multi_task_dit"]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Where this machine keeps the models that are made offline."""
+    """Folder for the models that are made offline."""
     monkeypatch.setattr(offline_models, "HOME", tmp_path / "home")
     return tmp_path / "home"
 

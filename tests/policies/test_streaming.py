@@ -15,7 +15,7 @@ from tinyvla.errors import UserError
 FRAMES = sum(LENGTHS)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["pictures", "videos"])
+@pytest.fixture(scope="module", params=[False, True], ids=["images", "videos"])
 def root(request, tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("stream") / "tiny", video=request.param)
 
@@ -61,10 +61,10 @@ def test_frames_of_a_later_video_file_are_its_own(tmp_path):
     """LeRobot 0.6.1 takes a frame's time in the dataset for that in its file."""
     from lerobot.datasets.aggregate import aggregate_datasets
 
-    parts = [write_dataset(tmp_path / name, video=True) for name in ("a", "b")]
+    folders = [write_dataset(tmp_path / name, video=True) for name in ("a", "b")]
     root = tmp_path / "both"
-    names = [f"local/{part.name}" for part in parts]
-    aggregate_datasets(names, "local/both", roots=parts, aggr_root=root, video_files_size_in_mb=0.001)
+    names = [f"local/{folder.name}" for folder in folders]
+    aggregate_datasets(names, "local/both", roots=folders, aggr_root=root, video_files_size_in_mb=0.001)
     assert len(list(root.rglob("*.mp4"))) > 2
     dataset, config = open_dataset(root), config_of(root)
     data = TrainingData(dataset, config, cache_frames(dataset, 0))

@@ -91,7 +91,7 @@ def test_the_cache_is_made_once_and_again_for_another_dataset(copy, monkeypatch)
         patch.setattr(reading, "_decode", lambda *_: pytest.fail("decoded again"))
         again = cache_frames(open_dataset(copy), 0)
     np.testing.assert_array_equal(first["observation.images.left"], again["observation.images.left"])
-    # Somebody collected anew under the same name.
+    # The dataset is collected again under the same name.
     shutil.rmtree(copy)
     write_dataset(copy, video=True)
     other = cache_frames(open_dataset(copy), 0)

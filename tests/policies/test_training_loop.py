@@ -56,7 +56,7 @@ def run(run_dir, root, *settings, policy="tinyvla", at=None, fate=None, validate
 
 
 def curve(run_dir):
-    """What does not depend on the clock, in the order of metrics.jsonl."""
+    """Metrics that do not depend on the clock, in the order of metrics.jsonl."""
     clocks = ("train/samples_per_s", "train/data_share")
     return [
         {key: value for key, value in record.items() if key not in clocks}

@@ -39,7 +39,7 @@ def wait_until(condition):
 
 
 def test_a_guard_and_a_twin_start_without_lerobot():
-    """Which takes seconds, in which nobody would guard the arm, and most of a gigabyte."""
+    """Importing LeRobot takes seconds without a guard for the arm, and most of a gigabyte."""
     names = "robot_io.feetech.guard, robot_io.twin.client, robot_io.recording.writer"
     heavy = "{name for name in ('lerobot', 'torch') if name in sys.modules}"
     result = subprocess.run(

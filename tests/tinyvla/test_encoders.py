@@ -153,7 +153,7 @@ class TestEncoders:
         assert [key for key, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
     def test_rows_and_columns_are_where_they_were(self):
-        """What changes below on the left changes the map below on the left most."""
+        """A change below on the left changes the map most below on the left."""
         torch.manual_seed(0)
         encoder = make_encoder("cct_2_3x2", 32).eval()
         images = torch.rand(1, 3, 32, 32)
@@ -163,7 +163,7 @@ class TestEncoders:
             difference = (encoder(changed) - encoder(images)).square().sum(1)[0]
         assert difference[4:, :4].sum() > 0.9 * difference.sum()
 
-    def test_pictures_are_normalised_inside(self):
+    def test_images_are_normalised_inside(self):
         encoder = make_encoder("tinyvit_5m", 32, stride=4).eval()
         images = torch.rand(1, 3, 32, 32)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

@@ -1,4 +1,4 @@
-"""Folders that several processes want at once, and what is left of one that could not be filled."""
+"""Folders that several processes need at once, and the state after filling a folder has failed."""
 
 import threading
 import time

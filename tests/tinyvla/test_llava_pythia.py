@@ -43,11 +43,11 @@ def expected_tokens(reference, folder, images, instruction):
     patches = reference.vision((images - mean) / std, output_hidden_states=True).hidden_states[-2]
     if patches.shape[1] == 17:  # CLIP's class token comes first
         patches = patches[:, 1:]
-    parts = [reference.projector(patches).flatten(0, 1)]
+    embeddings = [reference.projector(patches).flatten(0, 1)]
     for place, text in ((0, OPENING), (2, f"\n{instruction} ASSISTANT: <|endoftext|>")):
         ids = torch.tensor(tokenizer.encode(text).ids)
-        parts.insert(place, reference.language.embed_in(ids))
-    return reference.language(inputs_embeds=torch.cat(parts)[None]).last_hidden_state[0]
+        embeddings.insert(place, reference.language.embed_in(ids))
+    return reference.language(inputs_embeds=torch.cat(embeddings)[None]).last_hidden_state[0]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_truncated_pickled_checkpoint_is_noticed(tmp_path):
         build(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["released", "nobody/no-such-model", "no/such/folder"])
+@pytest.mark.parametrize("name", ["released", "no-one/no-such-model", "no/such/folder"])
 def test_a_hub_id_without_network_is_one_line(monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="backbone=nano") as caught:

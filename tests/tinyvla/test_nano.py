@@ -147,7 +147,7 @@ class TestVision:
 
 
 class TestRememberedTexts:
-    """What was read is not read again, and is never what it was before the weights changed."""
+    """A text is encoded once, and encoded again after the weights have changed."""
 
     @pytest.fixture
     def backbone(self):

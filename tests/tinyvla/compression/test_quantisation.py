@@ -47,9 +47,9 @@ def error(one, other):
 def test_little_is_lost_and_less_with_more_bits(net, batches):
     fresh = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(9))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    wanted = net.eval()(fresh)
+    expected = net.eval()(fresh)
     net.train()
-    errors = [error(quantise(net, batches, bits)(fresh), wanted) for bits in (8, 6, 4)]
+    errors = [error(quantise(net, batches, bits)(fresh), expected) for bits in (8, 6, 4)]
     assert errors[0] < 1e-3
     assert errors[0] < errors[1] < errors[2]
     assert net.training  # the module itself is as it was
@@ -85,9 +85,9 @@ def test_arithmetic_is_that_of_integers(net, batches, name):
     }[layer.kind]
     sums = function(integers.double(), layer.weight.double(), **layer.geometry)
     shape = (-1,) if layer.kind == "Linear" else (-1, 1, 1)
-    wanted = sums * (layer.step * layer.scale).double().view(shape)
-    wanted = wanted if layer.bias is None else wanted + layer.bias.double().view(shape)
-    torch.testing.assert_close(layer(inputs), wanted.float(), rtol=1e-5, atol=1e-5)
+    expected = sums * (layer.step * layer.scale).double().view(shape)
+    expected = expected if layer.bias is None else expected + layer.bias.double().view(shape)
+    torch.testing.assert_close(layer(inputs), expected.float(), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -96,11 +96,15 @@ def test_search_beats_the_largest_values(net, batches, monkeypatch):
     net.one.weight[3, 2] = 5.0
     for batch in batches:
         batch[0, 0, 0, 0] = 60.0
-    wanted = [net.eval()(batch) for batch in batches]
-    found = [error(quantise(net, batches, bits=4)(batch), right) for batch, right in zip(batches, wanted, strict=True)]
+    expected = [net.eval()(batch) for batch in batches]
+    searched_errors = [
+        error(quantise(net, batches, bits=4)(batch), right) for batch, right in zip(batches, expected, strict=True)
+    ]
     monkeypatch.setattr("tinyvla.compression.quantisation.CANDIDATES", (1.0,))
-    plain = [error(quantise(net, batches, bits=4)(batch), right) for batch, right in zip(batches, wanted, strict=True)]
-    assert sum(found) < 0.9 * sum(plain)
+    plain_errors = [
+        error(quantise(net, batches, bits=4)(batch), right) for batch, right in zip(batches, expected, strict=True)
+    ]
+    assert sum(searched_errors) < 0.9 * sum(plain_errors)
 
 
 def test_saves_and_calls(net, batches, tmp_path):
@@ -132,9 +136,11 @@ def test_kernels_compute_the_same(net, batches):
     assert {name for name, child in fast.named_children() if isinstance(child, Int8Kernel)} == {"stem", "one", "two"}
     for name, shape in (("stem", (2, 3, 16, 16)), ("one", (2, 5, 6)), ("two", (2, 5, 5, 16))):
         inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        wanted = getattr(quantised, name)(inputs)
+        expected = getattr(quantised, name)(inputs)
         # An input in the middle of two steps may be rounded the other way.
-        torch.testing.assert_close(getattr(fast, name)(inputs), wanted, atol=0.02 * float(wanted.abs().max()), rtol=0)
-        assert (getattr(fast, name)(inputs) - wanted).abs().mean() < 1e-4
+        torch.testing.assert_close(
+            getattr(fast, name)(inputs), expected, atol=0.02 * float(expected.abs().max()), rtol=0
+        )
+        assert (getattr(fast, name)(inputs) - expected).abs().mean() < 1e-4
     assert error(fast(batches[0]), quantised(batches[0])) < 1e-4
     assert isinstance(quantised.stem, Quantised)

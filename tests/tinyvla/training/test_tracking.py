@@ -1,4 +1,4 @@
-"""Where figures go: metrics.jsonl, each step once however often a run is killed, and wandb without an account."""
+"""Tracking of metrics: metrics.jsonl has each step once, even after a run is killed; wandb works without an account."""
 
 import json
 import sys
@@ -126,7 +126,7 @@ def test_wandb_offline_needs_no_account_and_asks_nothing(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(sys, "stdin", None)  # nobody could answer a prompt
+    monkeypatch.setattr(sys, "stdin", None)  # a prompt could not be answered
     with Tracker(tmp_path, {"wandb": OFF["wandb"] | {"mode": "offline"}, "seed": 3}) as tracker:
         tracker.log(1, {"train/loss": 0.5})
     (stored,) = tmp_path.glob("wandb/offline-run-*")
