@@ -18,12 +18,12 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 def model_in(folder: Path | str) -> Path | None:
     """The folder with a model's config.json: the given one, a checkpoint's, or that of a run's best, else last one."""
     below = ("", "pretrained_model", "checkpoints/best/pretrained_model", "checkpoints/last/pretrained_model")
-    return next((place for each in below if ((place := Path(folder) / each) / "config.json").is_file()), None)
+    return next((place for suffix in below if ((place := Path(folder) / suffix) / "config.json").is_file()), None)
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time: another one that wants the folder waits here. A killed one leaves it free."""
+    """Lock a folder for one process at a time; a second process waits here. A killed process leaves it free."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

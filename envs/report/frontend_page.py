@@ -13,7 +13,7 @@ from .page import data_url, read_run, template
 def write_frontend_report(run_dir: Path) -> Path:
     """Write report.html into a run folder and return its path.
 
-    It shows eval.json and, where they exist, config.yaml, metrics.jsonl and pictures/*.png.
+    It shows eval.json and, where they exist, config.yaml, metrics.jsonl and the example images.
 
     Raises UserError if the run has no eval.json.
     """

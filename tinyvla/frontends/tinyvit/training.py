@@ -112,7 +112,7 @@ def load_teacher(name: str, images: ClassificationImages) -> Teacher:
     if released.num_classes != len(images.classes):
         raise UserError(
             f"the teacher {name} knows {released.num_classes} classes and the images have {len(images.classes)}; "
-            "give the folder of one that was trained on them: python train.py task=perception/cct"
+            "give the folder of a model that was trained on them: python train.py task=perception/cct"
         )
     size = released.input_size[-1]
     return Teacher(Classifier(name, images.classes, size, pretrained=True), size)
