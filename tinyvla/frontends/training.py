@@ -110,6 +110,12 @@ class VisionTrainable[Task: VisionTask](Trainable):
     ):
         self.task, self.data, self.trainer, self.seed, self.device = task, data, trainer, seed, device
         self.index, self.of = part
+        torch.manual_seed(seed)
+        self.build()
+
+    def build(self) -> None:
+        """Make `module`, with its first weights drawn from torch's generator, and the sources of the batches."""
+        raise NotImplementedError
 
     @property
     def part(self) -> Part:

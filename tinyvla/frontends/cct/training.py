@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...augment import Part
 from ...training.sample_order import sample_order
-from ...training.settings import TrainerConfig
 from ...training.trainable import Batch
 from ..classification_images import ClassificationImages, load_classification_images
 from ..classifier import Classifier
@@ -113,21 +112,12 @@ class ClassifierTrainable[Task: CctTask](VisionTrainable[Task]):
     module: ClassifierLoss
     score = "accuracy"
 
-    def __init__(
-        self,
-        task: Task,
-        data: Mapping[str, Any],
-        trainer: TrainerConfig,
-        seed: int = 0,
-        part: Part = (0, 1),
-        device: str = "cpu",
-    ):
-        super().__init__(task, data, trainer, seed, part, device)
-        self.train_images = load_classification_images(task.source, "train", data.get("train"))
+    def build(self) -> None:
+        task = self.task
+        self.train_images = load_classification_images(task.source, "train", self.data.get("train"))
         self.classes = self.train_images.classes
         self.validation_images = self._images("validation")
         self.view = RandomView(task.image_size, **asdict(task.view))
-        torch.manual_seed(seed)
         pretrained = task.pretrained or False
         classifier = Classifier(task.model, self.classes, task.image_size, pretrained, **task.network)
         self.module = self._make_loss(classifier)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from ...augment import AugmentConfig, Part, augment_images
+from ...augment import AugmentConfig, augment_images
 from ...errors import UserError
 from ...training.sample_order import sample_order
-from ...training.settings import TrainerConfig
 from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
 from ..training import Metric, SceneSettings, VisionTask, VisionTrainable
@@ -87,25 +86,16 @@ class TinyClipTrainable(VisionTrainable[TinyClipTask]):
     score = "recall@1, image to text and text to image"
     module: TinyClipLoss
 
-    def __init__(
-        self,
-        task: TinyClipTask,
-        data: Mapping[str, Any],
-        trainer: TrainerConfig,
-        seed: int = 0,
-        part: Part = (0, 1),
-        device: str = "cpu",
-    ):
-        super().__init__(task, data, trainer, seed, part, device)
+    def build(self) -> None:
+        task = self.task
         _check(task)
-        torch.manual_seed(seed)
         teacher = TinyCLIP.from_pretrained(task.teacher) if task.teacher else None
         self.frontend = self._initial_model(teacher)
         clip = self.frontend.clip
         student = MaskedClip(clip, task.keep) if task.inherit == "masks" else clip
         self.module = TinyClipLoss(student, teacher.clip if teacher else None, task.affinity)
-        self._order = sample_order(len(data["train"].labels), seed)
-        self._galleries = make_galleries(data["validation"].labels, task.gallery)
+        self._order = sample_order(len(self.data["train"].labels), self.seed)
+        self._galleries = make_galleries(self.data["validation"].labels, task.gallery)
 
     def _initial_model(self, teacher: TinyCLIP | None) -> TinyCLIP:
         """Model before the first step."""

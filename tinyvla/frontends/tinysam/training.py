@@ -3,17 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...augment import Part, random_colour
+from ...augment import random_colour
 from ...errors import UserError
 from ...masks import mask_to_box
 from ...training.sample_order import sample_order
-from ...training.settings import TrainerConfig
 from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
 from ..training import Metric, SceneSettings, VisionTask, VisionTrainable
@@ -74,19 +72,10 @@ class TinySamTrainable(VisionTrainable[TinySamTask]):
     score = "mean IoU for a point and for a box"
     module: TinySamLoss
 
-    def __init__(
-        self,
-        task: TinySamTask,
-        data: Mapping[str, Any],
-        trainer: TrainerConfig,
-        seed: int = 0,
-        part: Part = (0, 1),
-        device: str = "cpu",
-    ):
-        super().__init__(task, data, trainer, seed, part, device)
-        torch.manual_seed(seed)
+    def build(self) -> None:
+        task = self.task
         model = load_segmenter(task.pretrained) if task.pretrained else _new_segmenter(task.size)
-        side, image_size = model.config.image_size, data["train"].images.shape[1]
+        side, image_size = model.config.image_size, self.data["train"].images.shape[1]
         if side != image_size:
             raise UserError(
                 f"the images have {image_size} pixels per side and the segmenter takes {side}; "
@@ -96,7 +85,7 @@ class TinySamTrainable(VisionTrainable[TinySamTask]):
         self.module = TinySamLoss(model, teacher, task.weights, task.hard_prompts)
         if teacher and not task.pretrained:
             inherit_decoder(model, teacher)
-        self._order = sample_order(len(data["train"]), seed)
+        self._order = sample_order(len(self.data["train"]), self.seed)
 
     def batch(self, step: int) -> Batch:
         size = self.trainer.batch_size

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...augment import AugmentConfig, Part, augment_images, random_noise
-from ...training.settings import TrainerConfig
+from ...augment import AugmentConfig, augment_images, random_noise
 from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
 from ..registry import load_frontend
@@ -84,24 +83,17 @@ class WakeTrainable(VisionTrainable[WakeTask]):
     settings = WakeTask
     score = "area under the ROC curve"
 
-    def __init__(
-        self,
-        task: WakeTask,
-        data: Mapping[str, ImageSplit],
-        trainer: TrainerConfig,
-        seed: int = 0,
-        part: Part = (0, 1),
-        device: str = "cpu",
-    ):
-        super().__init__(task, data, trainer, seed, part, device)
-        torch.manual_seed(seed)
+    def build(self) -> None:
+        task = self.task
         self.wake = Wake(task.network, task.width, task.image_size)
         self.module = WakeLoss(self.wake)
         self._stream: WakeVisionStream | None = None
         if task.dataset.split is not None:
-            self._stream, self.data = _open_wake_vision(task.dataset, task.dataset.split, trainer.batch_size, seed)
+            self._stream, self.data = _open_wake_vision(
+                task.dataset, task.dataset.split, self.trainer.batch_size, self.seed
+            )
         else:
-            self._persons = _persons(data["train"].labels)
+            self._persons = _persons(self.data["train"].labels)
 
     def batch(self, step: int) -> Batch:
         """images (B, 3, image_size, image_size) float in [0, 1], augmented; person (B,) 0 or 1."""
