@@ -114,11 +114,11 @@ def test_an_evaluation_is_the_same(folder, command, in_process):
 
 
 def test_settings_of_an_old_deployment_are_accepted(folder):
-    from robot_io.safety import SafetyLayer
+    from robot_io.safety import SafetyLimits
 
     stored = OmegaConf.load("deploy/config.yaml")
-    layer = SafetyLayer(as_dict(stored.safety))
-    assert layer.limits == SafetyLayer(as_dict(load_config("deploy", ["checkpoint=x"]).safety)).limits
+    current = load_config("deploy", ["checkpoint=x"])
+    assert SafetyLimits.decode(as_dict(stored.safety)) == SafetyLimits.decode(as_dict(current.safety))
 
 
 def run_app(arguments, main, config_name):

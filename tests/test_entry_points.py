@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import SETTINGS
 
-from tinyvla.training import make_accelerator, read_metrics
+from tinyvla.training import Stopped, make_accelerator, read_metrics
 
 ROOT = Path(__file__).parents[1]
 TASK = "drawer-close-v3"
@@ -52,6 +52,16 @@ def check_run(run_dir, episodes=1):
     assert re.findall(r"url\(.?https?:|@import", page) == []
     assert OmegaConf.load(run_dir / "config.yaml").command.startswith("python ")
     assert len(list((run_dir / "videos").glob("*.mp4"))) == 1
+
+
+def test_a_stopped_run_prints_the_command_that_continues_it(command, monkeypatch):
+    def stop(cfg):
+        raise Stopped
+
+    monkeypatch.setattr("tinyvla_scripts.train.train_policy", stop)
+    code, out, err = command("train", "run_dir=outputs/run", "preset=cpu")
+    assert code == 130, err
+    assert "saved; go on with: python train.py run_dir=outputs/run resume=true" in out
 
 
 @pytest.mark.parametrize(

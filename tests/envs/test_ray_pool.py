@@ -91,7 +91,7 @@ def test_the_local_launcher_needs_no_ray(monkeypatch):
     monkeypatch.delitem(sys.modules, "envs.ray_pool", raising=False)
     with worker_pool(1, LOCAL) as pool:
         assert pool.submit(abs, -1).result() == 1
-    with pytest.raises(ImportError), worker_pool(1, RAY):
+    with pytest.raises(UserError, match=r"launcher=ray needs ray; install it"), worker_pool(1, RAY):
         pass
 
 
