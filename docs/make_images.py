@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from envs import decode_env, make_env
@@ -19,6 +20,9 @@ from envs.scenes import open_labelled_images
 from envs.scenes.contact_sheet import draw_contact_sheet
 from envs.shifts.examples import example_frames
 from tinyvla.frontends import load_frontend
+from tinyvla.frontends.tinysam.frontend import draw_masks
+from tinyvla.frontends.tinysam.prompts import Masks, encode_image, segment_box
+from tinyvla.masks import mask_to_box
 
 FOLDER = Path(__file__).parent / "images"
 SIDE, CAPTION, WIDTH = 220, 20, 660
@@ -85,11 +89,18 @@ def draw_scenes() -> None:
     save(sheet, "scenes.png")
 
 
-def draw_masks(run_dir: str) -> None:
-    """Everything that a trained TinySAM segments on generated tables of the test split."""
+def draw_segmentation(run_dir: str) -> None:
+    """Masks that a trained TinySAM gives for the boxes of the objects, on generated tables of the test split."""
     frontend: Any = load_frontend(run_dir)
     scenes = open_labelled_images("table", "test", 3, seed=5)
-    save(tile(((frontend.find(np.array(scenes.images[i]))[0], "") for i in range(3)), 3), "tinysam.png")
+    tiles = []
+    for image, instances in zip(scenes.images, scenes.instances, strict=True):
+        encoded = encode_image(frontend.model, np.array(image))
+        boxes = [mask_to_box(instances == number) for number in np.unique(instances) if number > 0]
+        best = [segment_box(frontend.model, encoded, box).best() for box in boxes]
+        masks = Masks(torch.cat([mask.masks for mask in best]), torch.cat([mask.scores for mask in best]))
+        tiles.append((draw_masks(np.array(image), masks), f"{len(boxes)} objects, one mask per box"))
+    save(tile(tiles, 3), "tinysam.png")
 
 
 def draw_report(run_dir: str) -> None:
@@ -111,7 +122,7 @@ if __name__ == "__main__":
     if unknown := settings.keys() - {"tinysam", "report"}:
         sys.exit(f"error: there is no setting {unknown.pop()}; use tinysam=outputs/<run>, report=outputs/<run>")
     if "tinysam" in settings:
-        draw_masks(settings["tinysam"])
+        draw_segmentation(settings["tinysam"])
     if "report" in settings:
         draw_report(settings["report"])
     if not settings:
