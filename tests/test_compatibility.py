@@ -6,16 +6,15 @@ first checkpoint, and in `expected.json` the results of the same runs when versi
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from app_run import run_app
 from old_files import OLD_FILES, extract_old_files
 from omegaconf import OmegaConf
 from pycocotools import mask
 
-from configs.app import app
 from configs.composing import as_dict, groups, load_config
 from policies import load_policy
 from tinyvla.training import read_metrics
@@ -119,17 +118,6 @@ def test_settings_of_an_old_deployment_are_accepted(folder):
     stored = OmegaConf.load("deploy/config.yaml")
     current = load_config("deploy", ["checkpoint=x"])
     assert SafetyLimits.decode(as_dict(stored.safety)) == SafetyLimits.decode(as_dict(current.safety))
-
-
-def run_app(arguments, main, config_name):
-    """Exit code of an entry point whose work is replaced by `main`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{config_name}.py", *arguments])
-        try:
-            app(config_name)(main)()
-        except SystemExit as leaving:
-            return leaving.code
-    return 0
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -5,25 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from app_run import run_app
 from omegaconf import OmegaConf
 
 from configs import composing
-from configs.app import app
 from configs.composing import CONFIG_DIR, groups, load_config
 from tinyvla.errors import UserError
 
 ROOT = CONFIG_DIR.parent
-
-
-def run_app(arguments, main=lambda cfg: None, config_name="train"):
-    """Run an entry point in this process, with `main` in place of its work; its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{config_name}.py", *arguments])
-        try:
-            app(config_name)(main)()
-        except SystemExit as leaving:
-            return leaving.code
-    return 0
 
 
 @pytest.fixture(autouse=True)
