@@ -1,0 +1,67 @@
+"""Files from strangers, read as data: of bounded size, of a checked form, and with no way out of their folder."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, one_line
+
+MAX_JSON_BYTES = 64 << 20  # the largest JSON of a checkpoint, a tokenizer's vocabulary, has 20 MB
+
+
+def inside(folder: Path | str, name: str) -> Path:
+    """Path of the file or folder `name` below `folder`.
+
+    Raises UserError for a name that leads out of the folder: absolute, with "..", or through a symbolic link. The one
+    exception is a snapshot of the model hub's cache, whose files are links to the blobs of the same repository.
+    """
+    folder = Path(folder)
+    home = folder.resolve()
+    homes = [home, *([home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [])]
+    path = folder / name.replace("\0", "")
+    if "\0" in name or not any(path.resolve().is_relative_to(place) for place in homes):
+        raise UserError(f"{folder} refers to {name}, which is outside of it; get a copy without such paths and links")
+    return path
+
+
+def check_links(folder: Path | str) -> None:
+    """Raise UserError if a symbolic link at any depth of `folder` leads out of it."""
+    folder = Path(folder)
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            inside(folder, str(path.relative_to(folder)))
+
+
+def check_regular(file: Path, limit: int | None = None) -> None:
+    """Raise UserError unless `file` is a regular file of at most `limit` bytes; a pipe or a device never ends."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({one_line(error)}); get a complete copy") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{file} is not a regular file; get a copy that is")
+    if limit is not None and status.st_size > limit:
+        raise UserError(f"{file} has {status.st_size / 1e6:.0f} MB, more than {limit / 1e6:.0f}; get the right file")
+
+
+def read_json(file: Path, limit: int = MAX_JSON_BYTES) -> Any:
+    """Content of a JSON file.
+
+    Raises UserError if it is not a regular file, is larger than `limit` bytes, or is not JSON.
+    """
+    check_regular(file, limit)
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is damaged ({type(error).__name__}: {one_line(error)}); get a complete copy"
+        ) from error
+
+
+def read_json_object(file: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Content of a JSON file that holds an object. Raises UserError as `read_json`, and for any other content."""
+    content = read_json(file, limit)
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds a {type(content).__name__} where an object belongs; get a complete copy")
+    return content
