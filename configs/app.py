@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinyvla.errors import UserError, one_line
 
+from .common import check_common
 from .composing import CONFIG_DIR
 from .mistakes import check_arguments, check_values, explain
 
@@ -110,6 +111,7 @@ def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
             raise UserError(f"{missing[0]} is not given; add {missing[0]}=... to the command")
         check_values(cfg, config_name, overrides)
         OmegaConf.resolve(cfg)
+        check_common(cfg)
     except OmegaConfBaseException as error:
         raise UserError(f"a setting refers to a setting that does not exist: {str(error).splitlines()[0]}") from error
     return cfg

@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium import spaces
 
 from tinyvla.errors import UserError, one_line
+from tinyvla.ranges import check_range
 
 from .shifts.axes import Shift
 from .task_suites import expand_tasks
@@ -78,6 +79,10 @@ class NoiseConfig:
 
     share: int | float = 0.75
     std: int | float = 0.8
+
+    def __post_init__(self) -> None:
+        check_range(self, "share", low=0, high=1)
+        check_range(self, "std", low=0)
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,8 @@ class EnvironmentSpec:
         instructions: sentence that tells a policy the task, by task name. Its keys are the tasks.
         make: makes the environment of one task, from the configuration and the task's name.
         config: class of the configuration; its defaults are those of the simulator.
+        cameras: names of the cameras; None: any, which the environment itself checks.
+        max_steps: longest episode in control steps; None: any.
         suites: task names by the name of a group of tasks. `default` (all tasks, unless given) is the usual choice.
         paraphrases: YAML file with other wordings of the instructions, see `envs.task_suites.read_paraphrases`.
         expert, mujoco, scene_elements: only for a plain `gymnasium.Env`, which has no such members. The expert's action
@@ -190,6 +197,8 @@ class EnvironmentSpec:
     instructions: Mapping[str, str]
     make: Callable[[Any, str], gym.Env]
     config: type[EnvConfig] = EnvConfig
+    cameras: Sequence[str] | None = None
+    max_steps: int | None = None
     suites: Mapping[str, Sequence[str]] = field(default_factory=dict)
     paraphrases: Path | None = None
     expert: Callable[[Any], np.ndarray] | None = None

@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from policies import Runner, find_checkpoint, load_policy
+from policies import Runner, RunnerConfig, find_checkpoint, load_policy
 from policies.model_card import add_evaluation
 from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
-from tinyvla.machine import count_cores
+from tinyvla.machine import check_workers, count_cores
+from tinyvla.ranges import check_range
 
 from .contract import IMAGES, EnvConfig
 from .eval_results import POLICY, Job, summarise
 from .launcher import LOCAL, LauncherConfig
 from .registry import decode_env, instruction_of, make_env, resolve_tasks
 from .rollout import Rollout, roll_out
-from .seeds import EpisodeSplit, episode_seed
+from .seeds import EPISODES_PER_SEED, SEEDS, EpisodeSplit, episode_seed
 from .workers import count_workers, send_folder, worker_pool
 
 
@@ -52,6 +53,12 @@ class EvaluationOptions:
     runner: dict[str, Any] = field(default_factory=dict)
     wrong_instructions: int = 0
     videos: int = 0
+
+    def __post_init__(self) -> None:
+        check_range(self, "episodes", "wrong_instructions", "videos", low=0, high=EPISODES_PER_SEED)
+        check_range(self, "seed", low=0, high=SEEDS - 1)
+        check_workers(self.workers)
+        decode_section(RunnerConfig, self.runner, "runner")
 
     @classmethod
     def from_section(cls, section: Mapping[str, Any], **changes: Any) -> "EvaluationOptions":

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyvla.ranges import RangeError, check_range
+
+LAUNCHERS = ("local", "ray")
+
 
 @dataclass(frozen=True)
 class LauncherConfig:
@@ -24,6 +28,12 @@ class LauncherConfig:
     job_cpus: int | float = 2
     job_gpus: int | float = 0
     start_job: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in LAUNCHERS:
+            raise RangeError("name", self.name, f"use {' or '.join(LAUNCHERS)}")
+        check_range(self, "gpus", "job_gpus", low=0)
+        check_range(self, "job_cpus", above=0)
 
 
 LOCAL = LauncherConfig()

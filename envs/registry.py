@@ -17,6 +17,7 @@ from tinyvla.errors import UserError
 from tinyvla.registry import Registry
 
 from .contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
+from .env_checks import check_images, check_max_steps
 from .shifts import Shift
 from .task_suites import read_paraphrases
 
@@ -44,7 +45,11 @@ def decode_env(section: Mapping[str, Any]) -> EnvConfig:
         values["tasks"] = [tasks]
     if isinstance(shift := values.get("shift"), Mapping):
         values["shift"] = Shift(tuple(shift["names"]), shift["severity"])
-    return decode_section(spec_of(values["name"]).config, values, "env")
+    spec = spec_of(values["name"])
+    env_cfg = decode_section(spec.config, values, "env")
+    check_images(env_cfg.cameras, spec.cameras, env_cfg.image_size, env_cfg.render, spec.title)
+    check_max_steps(env_cfg.max_steps, spec.max_steps, spec.title)
+    return env_cfg
 
 
 def embodiment_of(name: str) -> Embodiment:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyvla.errors import UserError
-from tinyvla.machine import count_cores
+from tinyvla.machine import check_workers, count_cores
 
 from .launcher import LOCAL, FolderSender, LauncherConfig
 
@@ -23,9 +23,8 @@ def count_workers(workers: int | str | None, launcher: LauncherConfig = LOCAL) -
 
     Raises UserError if it is not a positive number, or the cluster cannot be reached.
     """
+    check_workers(workers)
     if workers not in (None, "auto"):
-        if not str(workers).isdecimal() or int(workers) < 1:
-            raise UserError(f"workers is {workers!r}; use auto or a number from 1")
         return int(workers)
     if launcher.name == "ray":
         from .ray_pool import count_cluster_cores

@@ -4,13 +4,14 @@ import contextlib
 import copy
 import dataclasses
 import io
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import draccus
 import torch
 from draccus.utils import DraccusException, ParsingError
-from lerobot.configs import PolicyFeature, PreTrainedConfig
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 
 from tinyvla.errors import UserError, did_you_mean, one_line
 from tinyvla.model import TinyVLA
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lerobot.datasets import LeRobotDatasetMetadata
     from lerobot.policies import PreTrainedPolicy
     from lerobot.processor import PolicyProcessorPipeline
+
+_MAY_BE_ZERO = ("drop_", "optimizer_", "scheduler_", "empty_")  # beginnings of names
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
 
@@ -74,6 +77,7 @@ def check_policy(config: PreTrainedConfig, steps: int | None = None) -> None:
     """
     from .hub_models import fetch_pretrained, resolve_models
 
+    check_numbers(config)
     config = copy.deepcopy(config)
     resolve_models(config)
     fetch_pretrained(config)
@@ -82,14 +86,45 @@ def check_policy(config: PreTrainedConfig, steps: int | None = None) -> None:
             f"of {steps} training steps the first {config.n_vqvae_training_steps} only learn VQ-BeT's action codes; "
             "raise trainer.steps or lower policy.n_vqvae_training_steps"
         )
+    try:
+        with torch.device("meta"), quiet_libraries():  # neither computes nor takes memory
+            _build_example(config)
+    except (ValueError, AssertionError, ArithmeticError, RuntimeError, TypeError, IndexError) as error:
+        raise UserError(
+            f"the configuration of policy '{config.type}' does not fit: {one_line(error)}; change that field"
+        ) from error
+
+
+def check_numbers(config: PreTrainedConfig) -> None:
+    """Raise UserError for a number of a policy's options that cannot be: not finite, negative, or 0 where it counts.
+
+    LeRobot's dataclasses state no ranges. A number whose default is 0 or more is never negative, and a whole number
+    whose default is positive counts layers, steps or sizes, of which there is at least one.
+    """
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(default, int | float):
+            continue
+        least = 1 if isinstance(default, int) and default > 0 and not field.name.startswith(_MAY_BE_ZERO) else 0
+        if not math.isfinite(value) or (default >= 0 and value < least):
+            raise UserError(f"policy.{field.name}={value} does not fit; use {least} or more")
+
+
+def _build_example(config: Any) -> None:
+    """Build a policy for one small camera; one whose models come from the hub is built when the dataset is known."""
+    from lerobot.policies import get_policy_class
+
+    from .hub_models import MODELS
+
     if isinstance(config, TinyVLAConfig):
-        try:
-            with torch.device("meta"):  # neither computes nor takes memory
-                TinyVLA(config.backbone, config.decoder, state_dim=1, action_dim=1, chunk_size=config.chunk_size)
-        except ValueError as error:
-            raise UserError(
-                f"the configuration of policy 'tinyvla' does not fit: {error}; change that field"
-            ) from error
+        TinyVLA(config.backbone, config.decoder, state_dim=1, action_dim=1, chunk_size=config.chunk_size)
+    elif config.type not in MODELS:
+        config.input_features = {
+            "observation.images.camera": PolicyFeature(FeatureType.VISUAL, (3, 96, 96)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
+        }
+        config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (4,))}
+        get_policy_class(config.type)(config)
 
 
 def make_policy(

@@ -18,7 +18,7 @@ FOLDER = "models"  # of a checkpoint
 
 # By policy: the fields of its configuration that name a model, and the model's folder in a checkpoint. The last one has
 # the tokenizer. LeRobot needs "clip" in the name of a CLIP.
-_MODELS = {
+MODELS = {
     "smolvla": {"vlm_model_name": "smolvlm"},
     "multi_task_dit": {"vision_encoder_name": "clip_vision", "text_encoder_name": "clip_text"},
 }
@@ -29,7 +29,7 @@ def resolve_models(config: PreTrainedConfig) -> None:
 
     Raises UserError for an unknown one.
     """
-    for field in _MODELS.get(config.type, ()):
+    for field in MODELS.get(config.type, ()):
         from .offline_models import PREFIX, offline_model  # imports transformers, and most policies need none
 
         name = getattr(config, field)
@@ -65,7 +65,7 @@ def use_checkpoint_models(config: PreTrainedConfig, directory: Path) -> dict[str
     if hasattr(config, "pretrained_backbone_weights"):
         config.pretrained_backbone_weights = None  # the policy's own weights follow
     overrides = {}
-    for field, name in _MODELS.get(config.type, {}).items():
+    for field, name in MODELS.get(config.type, {}).items():
         folder = directory / FOLDER / name
         if folder.is_dir():
             setattr(config, field, str(folder))
@@ -90,7 +90,7 @@ def fetch_pretrained(config: PreTrainedConfig) -> None:
                 f"torchvision's weights '{weights}' could not be downloaded ({_reason(error)}); check the network, or "
                 "start from scratch with policy.pretrained_backbone_weights=null, as preset=cpu does"
             ) from error
-    for field in _MODELS.get(config.type, ()):
+    for field in MODELS.get(config.type, ()):
         name = getattr(config, field)
         try:
             for kind in _loaders(config, field):

@@ -10,12 +10,15 @@ import torch
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from torch import Tensor
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, did_you_mean
+from tinyvla.ranges import MAX_STEPS, RangeError, check_range
 
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
 
     from .factory import Pipeline
+
+RUNTIMES = ("torch", "compile", "bf16", "int8", "onnx", "openvino")
 
 
 @dataclass
@@ -36,6 +39,12 @@ class RunnerConfig:
     runtime: str = "torch"
     scheduler: str | None = None
     inference_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, "latency_steps", low=0)
+        check_range(self, "inference_steps", low=1, high=MAX_STEPS)
+        if self.runtime not in RUNTIMES:
+            raise RangeError("runtime", self.runtime, did_you_mean(self.runtime, RUNTIMES))
 
 
 class Runner:

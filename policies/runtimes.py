@@ -12,9 +12,8 @@ from tinyvla.errors import UserError, one_line
 from tinyvla.inference.eager import compile_chunks, quantise, to_bfloat16
 from tinyvla.training.device import computes_bf16
 
+from .runner import RUNTIMES
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
-
-RUNTIMES = ("torch", "compile", "bf16", "int8", "onnx", "openvino")
 
 
 def adapt_policy(

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ranges import check_range
+
 Part = tuple[int, int]  # (index, of): the images are one of `of` equal parts of a batch
 
 
@@ -23,6 +25,10 @@ class AugmentConfig:
     brightness: float = 0.1
     contrast: float = 0.1
     saturation: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range(self, "shift", low=0)
+        check_range(self, "brightness", "contrast", "saturation", low=0, high=1)
 
 
 def _draws(draw: Callable[[int], Tensor], images: Tensor, part: Part) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError, nearest_names, one_line
+from .ranges import RangeError
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -40,6 +41,8 @@ def decode_section[T](cls: type[T], section: Mapping[str, Any] | None, name: str
             raise UserError(f"{_key(name, field.name)} is not given; add {_key(name, field.name)}=...")
     try:
         return cls(**decoded)
+    except RangeError as error:
+        raise UserError(f"{_key(name, error.field)}={_text(error.value)} does not fit; {error.fault}") from error
     except ValueError as error:
         raise UserError(f"{name or cls.__name__} does not fit: {one_line(error)}; change that setting") from error
 

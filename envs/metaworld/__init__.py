@@ -4,4 +4,5 @@ STATE_NAMES = ["x", "y", "z", "gripper"]
 ACTION_NAMES = ["dx", "dy", "dz", "gripper"]
 STATE_DIM = ACTION_DIM = 4
 CONTROL_HZ = 80
+CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 MAX_EPISODE_STEPS = 500  # Meta-World's own limit

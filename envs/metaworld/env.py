@@ -11,7 +11,7 @@ from gymnasium import spaces
 from ..contract import Environment, SceneElements
 from ..env_checks import check_images, check_max_steps, checked_action, observation_space
 from ..rendering import CameraRenderers  # before metaworld, which imports mujoco
-from . import ACTION_DIM, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
+from . import ACTION_DIM, CAMERAS, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
 from .sawyer_scene import describe_scene, start_outside
 from .tasks import INSTRUCTIONS, resolve_tasks
 
@@ -21,7 +21,6 @@ from metaworld.policies import ENV_POLICY_MAP  # isort: skip
 # The experts warn about actions outside [-1, 1], which are clipped here on purpose.
 warnings.filterwarnings("ignore", "Constant", module="metaworld.policies")
 
-CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 _UPSIDE_DOWN = {"corner", "corner2", "corner3", "corner4"}  # as mounted in Meta-World's model
 _CORNER2_POSITION = (0.75, 0.075, 0.7)  # shows the whole table; LeRobot moves it likewise
 

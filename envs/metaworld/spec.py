@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
-from . import ACTION_NAMES, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_NAMES
+from . import ACTION_NAMES, CAMERAS, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_NAMES
 from .tasks import INSTRUCTIONS, SUITES
 
 
@@ -37,6 +37,8 @@ METAWORLD = EnvironmentSpec(
     instructions=INSTRUCTIONS,
     make=_make,
     config=MetaWorldConfig,
+    cameras=CAMERAS,
+    max_steps=MAX_EPISODE_STEPS,
     suites=SUITES,
     paraphrases=Path(__file__).with_name("paraphrases.yaml"),
 )

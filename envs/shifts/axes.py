@@ -78,4 +78,6 @@ def _in_order(names: Iterable[str], setting: str) -> list[str]:
         near = nearest_names(unknown[0], AXES)
         guess = f"did you mean {' or '.join(near)}? There is" if near else "there is"
         raise UserError(f"unknown axis '{unknown[0]}' in {setting}; {guess}: {', '.join(AXES)}")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{setting} names {repeated[0]} twice; name each axis once")
     return [axis for axis in AXES if axis in names]

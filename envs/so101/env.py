@@ -10,10 +10,10 @@ from gymnasium import spaces
 from ..contract import Environment, SceneElements
 from ..env_checks import check_images, check_max_steps, checked_action, observation_space
 from ..rendering import CameraRenderers  # before anything that imports mujoco
-from . import ACTION_DIM, CONTROL_HZ, HIGH, LOW, MAX_EPISODE_STEPS, STATE_DIM
+from . import ACTION_DIM, CAMERAS, CONTROL_HZ, HIGH, LOW, MAX_EPISODE_STEPS, STATE_DIM
 from .expert import Expert
 from .scene_elements import describe_scene
-from .simulation import CAMERAS, Simulation
+from .simulation import Simulation
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 

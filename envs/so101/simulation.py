@@ -15,7 +15,6 @@ from . import CONTROL_HZ
 from .arm import TIP, arm_spec
 
 CUBE, DISC, TABLE, ROOM = "cube", "disc", "table", ("floor", "wall")
-CAMERAS = ("front", "top", "wrist")
 HOME = (0.0, -48.0, 30.0, 85.0, 3.0, 45.0)  # LeRobot's units; episodes start near it
 SURFACE = (0.06, -0.26, 0.42, 0.26, 0.0)  # part of the table that the cameras show: x, y, x, y, z in metres
 _HOME_NOISE = 2.0  # LeRobot's units, either way

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
-from . import CONTROL_HZ, FEATURE_NAMES, HIGH, LOW, ROBOT_TYPE
+from . import CAMERAS, CONTROL_HZ, FEATURE_NAMES, HIGH, LOW, MAX_EPISODE_STEPS, ROBOT_TYPE
 from .tasks import INSTRUCTIONS, SUITES
 
 
@@ -37,6 +37,8 @@ SO101 = EnvironmentSpec(
     instructions=INSTRUCTIONS,
     make=_make,
     config=SO101Config,
+    cameras=CAMERAS,
+    max_steps=MAX_EPISODE_STEPS,
     suites=SUITES,
     paraphrases=Path(__file__).with_name("paraphrases.yaml"),
 )

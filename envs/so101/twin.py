@@ -19,7 +19,8 @@ from tinyvla.errors import UserError
 from ..contract import EnvConfig
 from ..rendering import CameraRenderers  # before anything that imports mujoco
 from ..seeds import episode_seed
-from .simulation import CAMERAS, Simulation
+from . import CAMERAS
+from .simulation import Simulation
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 

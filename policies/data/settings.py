@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tinyvla.ranges import check_range
+
 
 @dataclass
 class DatasetConfig:
@@ -16,6 +18,9 @@ class DatasetConfig:
     repo_id: str | None = None
     root: str | None = None
     shuffle_buffer: int = 1000
+
+    def __post_init__(self) -> None:
+        check_range(self, "shuffle_buffer", low=1)
 
     @property
     def is_given(self) -> bool:

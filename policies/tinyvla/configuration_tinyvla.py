@@ -8,6 +8,9 @@ from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 
 from tinyvla.backbones import BackboneConfig, NanoConfig
 from tinyvla.decoders import DecoderConfig, DiffusionConfig
+from tinyvla.ranges import check_range
+
+MAX_CHUNK = 4096  # actions
 
 
 @PreTrainedConfig.register_subclass("tinyvla")
@@ -56,6 +59,12 @@ class TinyVLAConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_range(self, "chunk_size", low=1, high=MAX_CHUNK)
+        check_range(self, "optimizer_lr", "optimizer_lr_lora", "optimizer_grad_clip_norm", above=0)
+        check_range(self, "optimizer_weight_decay", "scheduler_warmup_steps", low=0)
+        check_range(self, "temporal_ensemble_coeff")
+        if any(not 0 <= beta < 1 for beta in self.optimizer_betas):
+            raise ValueError(f"optimizer_betas is {list(self.optimizer_betas)}; give two numbers from 0 to below 1")
         if self.n_obs_steps != 1:
             raise ValueError(f"TinyVLA sees one observation at a time, n_obs_steps must be 1 (got {self.n_obs_steps})")
         if not 1 <= self.n_action_steps <= self.chunk_size:

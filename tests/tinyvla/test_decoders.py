@@ -218,7 +218,7 @@ def test_settings_that_cannot_be():
     for steps in (0, 101):
         with pytest.raises(ValueError, match=f"inference_steps must lie between 1 and train_steps 100, got {steps}"):
             DiffusionConfig(inference_steps=steps)
-    with pytest.raises(ValueError, match="inference_steps must be 1 or more"):
+    with pytest.raises(ValueError, match="inference_steps is 0; use a number from 1 to"):
         FlowConfig(inference_steps=0)
     with pytest.raises(ValueError, match="prediction_type is 'eps'; use epsilon"):
         DiffusionConfig(prediction_type="eps")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..ranges import MAX_WIDTH, check_range
+
 
 @dataclass
 class LoRAConfig:
@@ -18,6 +20,11 @@ class LoRAConfig:
     r: int = 64
     alpha: int = 256
     dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_range(self, "r", low=0, high=MAX_WIDTH)
+        check_range(self, "alpha", low=0)
+        check_range(self, "dropout", low=0, high=1)
 
 
 def add_lora(tower: nn.Module, config: LoRAConfig) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ranges import MAX_LAYERS, MAX_WIDTH, check_range
 from .base import Backbone, BackboneConfig, Features, Words
 from .tokenizer import HashTokenizer
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..encoders import Encoder
 
 KEYPOINTS = "keypoints"
+MAX_SIDE, MAX_VOCABULARY = 2048, 1_000_000  # pixels, buckets
 TINYVIT_STRIDE = 16  # of the map with the keypoints; TinyViT's last map has 3 x 3 cells for a 96-pixel image
 
 
@@ -51,6 +53,14 @@ class NanoConfig(BackboneConfig):
     layers: int = 2
     heads: int = 4
     vocab_size: int = 8192
+
+    def __post_init__(self) -> None:
+        check_range(self, "image_size", low=8, high=MAX_SIDE)
+        check_range(self, "layers", low=1, high=MAX_LAYERS)
+        check_range(self, "vision_width", "keypoints", "image_tokens", "hidden_size", "heads", low=1, high=MAX_WIDTH)
+        check_range(self, "vocab_size", low=1, high=MAX_VOCABULARY)
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must divide by heads {self.heads}")
 
     def build(self) -> "NanoBackbone":
         return NanoBackbone(self)

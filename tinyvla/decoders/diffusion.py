@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..backbones import Features
 from ..errors import did_you_mean
+from ..ranges import MAX_STEPS, check_range
 from .base import ActionDecoder, DecoderConfig, GlobalCondition, Known, masked_mse
 from .denoiser import DenoiserConfig
 from .unet1d import UNet1dConfig
@@ -41,6 +42,7 @@ class DiffusionConfig(DecoderConfig):
     noise_repeats: int = 1
 
     def __post_init__(self) -> None:
+        check_range(self, "train_steps", "noise_repeats", low=1, high=MAX_STEPS)
         if self.prediction_type not in PREDICTIONS:
             raise ValueError(f"prediction_type is '{self.prediction_type}'; use {', '.join(PREDICTIONS)}")
         if not 1 <= self.inference_steps <= self.train_steps:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ranges import MAX_LAYERS, MAX_WIDTH, check_range
 from .denoiser import Denoiser, DenoiserConfig
 
 
@@ -25,6 +26,14 @@ class DiTConfig(DenoiserConfig):
     layers: int = 6
     heads: int = 4
     step_embedding: int = 256
+
+    def __post_init__(self) -> None:
+        check_range(self, "layers", low=1, high=MAX_LAYERS)
+        check_range(self, "width", "heads", "step_embedding", low=1, high=MAX_WIDTH)
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must divide by heads {self.heads}")
+        if self.step_embedding % 2:
+            raise ValueError(f"step_embedding is {self.step_embedding}; give an even number")
 
     def build(self, action_dim: int, chunk_size: int, condition_dim: int) -> "DiT":
         return DiT(self, action_dim, chunk_size, condition_dim)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..backbones import Features
+from ..ranges import MAX_STEPS, check_range
 from .base import ActionDecoder, DecoderConfig, GlobalCondition, Known, masked_mse
 from .denoiser import DenoiserConfig
 from .unet1d import UNet1dConfig
@@ -27,8 +28,7 @@ class FlowConfig(DecoderConfig):
     noise_repeats: int = 1
 
     def __post_init__(self) -> None:
-        if self.inference_steps < 1:
-            raise ValueError(f"inference_steps must be 1 or more, got {self.inference_steps}")
+        check_range(self, "inference_steps", "noise_repeats", low=1, high=MAX_STEPS)
 
     @property
     def sampler_name(self) -> str:

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ranges import MAX_WIDTH, check_range
 from .denoiser import Denoiser, DenoiserConfig
+
+MAX_RESOLUTIONS = 6
 
 
 @DenoiserConfig.register_subclass("unet")
@@ -27,6 +30,17 @@ class UNet1dConfig(DenoiserConfig):
     kernel_size: int = 5
     groups: int = 8
     step_embedding: int = 64
+
+    def __post_init__(self) -> None:
+        check_range(self, "kernel_size", "groups", "step_embedding", low=1, high=MAX_WIDTH)
+        if not 1 <= len(self.widths) <= MAX_RESOLUTIONS:
+            raise ValueError(f"widths has {len(self.widths)} numbers; give 1 to {MAX_RESOLUTIONS}")
+        if wrong := [width for width in self.widths if not 1 <= width <= MAX_WIDTH or width % self.groups]:
+            raise ValueError(f"widths has {wrong[0]}; give multiples of groups {self.groups} from 1 to {MAX_WIDTH}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {self.kernel_size}; give an odd number")
+        if self.step_embedding % 2:
+            raise ValueError(f"step_embedding is {self.step_embedding}; give an even number")
 
     def build(self, action_dim: int, chunk_size: int, condition_dim: int) -> "UNet1d":
         if chunk_size % 2 ** (len(self.widths) - 1):

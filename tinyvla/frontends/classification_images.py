@@ -74,6 +74,12 @@ class ImagesInFolders(ClassificationImages):
         return torch.from_numpy(read_image(self.files[index]).transpose(2, 0, 1).copy())
 
 
+def check_source(source: str) -> None:
+    """Raise UserError unless a source is `digits`, `objects` or a folder with train/ and validation/."""
+    if source not in (DIGITS, OBJECTS) and not (Path(source).expanduser() / "train").is_dir():
+        raise UserError(f"task.source={source} is not {DIGITS}, {OBJECTS} or a folder with train/<class>/; change it")
+
+
 def load_classification_images(
     source: str, split: str, scenes: Any = None, classes: Sequence[str] | None = None
 ) -> ClassificationImages:

@@ -18,6 +18,7 @@ from ..decoding import decode_section
 from ..errors import UserError
 from ..files import model_in, write_whole
 from ..intervals import wilson_interval
+from ..ranges import RangeError, check_range
 from ..training.device import device_of
 from ..training.loop import fit
 from ..training.settings import TrainerConfig
@@ -26,6 +27,8 @@ from ..training.trainable import Trainable
 from .base import EXAMPLES
 from .images import RgbImage
 from .registry import TRAINABLES
+
+SCENE_KINDS, SCENE_SIDES = ("table", "room"), (32, 1024)  # of generated images; sides in pixels
 
 
 class ImageSplit(Protocol):
@@ -52,6 +55,12 @@ class SceneSettings:
     train: int
     validation: int
     test: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCENE_KINDS:
+            raise RangeError("kind", self.kind, f"use {' or '.join(SCENE_KINDS)}")
+        check_range(self, "image_size", low=SCENE_SIDES[0], high=SCENE_SIDES[1])
+        check_range(self, "train", "validation", "test", low=1)
 
 
 @dataclass(frozen=True)

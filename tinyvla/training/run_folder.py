@@ -3,13 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import write_whole
+from ..untrusted import check_regular
 
 CONFIG = "config.yaml"
+MAX_CONFIG_BYTES = 1 << 20
 _OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ when a run is resumed
+# Settings that belong to the machine and may change when a run is resumed. The curve stays the same; another number of
+# threads, another device or another precision may change its last digits.
+OF_THE_MACHINE = {
+    *("device", "workers", "data_dir", "trainer.num_threads", "trainer.bf16", "trainer.compile"),
+    *("eval.workers", "task.workers", "wandb.mode", "wandb.entity"),
+}
 
 
 def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
@@ -34,12 +43,13 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
         return cfg
     if not file.exists():
         raise UserError(f"there is no run in {run_dir} to resume; give the run_dir of one, or leave out resume=true")
-    stored = OmegaConf.load(file)
-    assert isinstance(stored, DictConfig)
+    stored = read_config(file)
     stored_leaves, leaves, default_leaves = (_leaves(OmegaConf.to_container(c)) for c in (stored, cfg, defaults))
     for name, value in leaves.items():
         changed = value != default_leaves.get(name) and value != stored_leaves.get(name)
-        if changed and name.split(".")[0] not in _OF_THE_COMMAND:
+        if changed and name in OF_THE_MACHINE:
+            OmegaConf.update(stored, name, value)
+        elif changed and name.split(".")[0] not in _OF_THE_COMMAND:
             raise UserError(
                 f"resume=true goes on with the run's own settings, and its {name} is {stored_leaves.get(name)}, "
                 f"not {value}; leave {name} out, or start a new run"
@@ -54,6 +64,38 @@ def open_run(cfg: DictConfig) -> DictConfig:
     if not file.exists():
         write_whole(file, OmegaConf.to_yaml(cfg))
     return cfg
+
+
+def read_config(file: Path) -> DictConfig:
+    """Stored configuration of a run, as data: plain YAML, of which nothing is resolved, imported or called.
+
+    Raises UserError if it is damaged, or holds more than plain values.
+    """
+    check_regular(file, MAX_CONFIG_BYTES)
+    fix = "restore the file, or start a new run in another run_dir"
+    try:
+        content = yaml.load(file.read_text(), Loader=_PlainLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {one_line(error, 120)}); {fix}") from error
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{file} holds no settings; {fix}")
+    if isinstance(command := content.get("command"), str):
+        content["command"] = command.replace("${", r"\${")  # as the user wrote it, never resolved
+    for name, value in _leaves({key: value for key, value in content.items() if key != "command"}).items():
+        if isinstance(value, str) and "${" in value:
+            raise UserError(f"{file} refers to another setting in {name}, which a stored run never does; {fix}")
+        if "_target_" in name:
+            raise UserError(f"{file} names something to call in {name}, which a stored run never does; {fix}")
+    return OmegaConf.create(content)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which could make a small file fill the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 
 from ..augment import AugmentConfig
+from ..ranges import RangeError, check_range
+
+MAX_DECAY = 0.999999  # with 1 the average would stay at the first weights
 
 
 @dataclass
@@ -44,3 +47,13 @@ class TrainerConfig:
     save_every: int = 500
     log_every: int = 10
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        check_range(self, "steps", "batch_size", "num_threads", low=1)
+        check_range(self, "lr", "grad_clip", above=0)
+        check_range(self, "weight_decay", "validate_every", "validate_episodes", "save_every", "log_every", low=0)
+        check_range(self, "warmup_ratio", low=0, high=1)
+        check_range(self, "ema_decay", low=0, high=MAX_DECAY)
+        for name in ("bf16", "num_threads"):
+            if isinstance(value := getattr(self, name), str) and value != "auto":
+                raise RangeError(name, value, "use auto, " + ("true or false" if name == "bf16" else "or 1 or more"))

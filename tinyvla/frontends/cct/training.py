@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...augment import Part
+from ...ranges import check_range
 from ...training.sample_order import sample_order
 from ...training.trainable import Batch
-from ..classification_images import ClassificationImages, load_classification_images
+from ..classification_images import ClassificationImages, check_source, load_classification_images
 from ..classifier import Classifier
 from ..images import RgbImage
 from ..training import Metric, SceneSettings, VisionTask, VisionTrainable, share
@@ -23,6 +24,7 @@ from .metrics import evaluate, predict
 
 _PREFIX = "classifier."
 _EXAMPLES = 12
+MAX_SIDE = 1024  # pixels
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class ViewSettings:
     scale: float = 0.5
     flip: bool = True
     colour: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_range(self, "scale", above=0, high=1)
+        check_range(self, "colour", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,12 @@ class CctTask(VisionTask):
     view: ViewSettings = field(default_factory=ViewSettings)
     workers: int = 0
     source: str = "objects"
+
+    def __post_init__(self) -> None:
+        check_range(self, "image_size", low=8, high=MAX_SIDE)
+        check_range(self, "label_smoothing", low=0, high=1)
+        check_range(self, "workers", low=0)
+        check_source(self.source)
 
 
 class LabelledViews(Dataset):

@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from ...augment import AugmentConfig, augment_images
 from ...errors import UserError
+from ...ranges import check_range
 from ...training.sample_order import sample_order
 from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
@@ -73,6 +74,12 @@ class TinyClipTask(VisionTask):
     gallery: int = 20
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(shift=4))
 
+    def __post_init__(self) -> None:
+        check_range(self, "gallery", low=2)
+        check_range(self, "mask_lr", above=0)
+        check_range(self, "affinity", "keep", "mask_share", low=0, high=1)
+        _check(self)
+
 
 class TinyClipTrainable(VisionTrainable[TinyClipTask]):
     """A CLIP that learns from captions and, with a teacher, from its affinities.
@@ -88,7 +95,6 @@ class TinyClipTrainable(VisionTrainable[TinyClipTask]):
 
     def build(self) -> None:
         task = self.task
-        _check(task)
         teacher = TinyCLIP.from_pretrained(task.teacher) if task.teacher else None
         self.frontend = self._initial_model(teacher)
         clip = self.frontend.clip

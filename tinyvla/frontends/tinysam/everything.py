@@ -12,8 +12,11 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes, nms
 
 from ...errors import UserError
+from ...ranges import check_range
 from .model import Segmenter
 from .prompts import EncodedImage, Masks, to_image_size
+
+MAX_POINTS = 1024  # per side of the grid, and decoded at once
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ class EverythingSettings:
     SPARSER = 4  # ratio of points per side of the dense and the sparse grid
 
     def __post_init__(self) -> None:
-        if self.points_per_side < 1 or self.batch_size < 1:
-            raise UserError("points_per_side and batch_size must be at least 1")
+        check_range(self, "points_per_side", "batch_size", low=1, high=MAX_POINTS)
+        check_range(self, "min_score", "min_stability", "max_overlap", "certain_score", low=0, high=1)
+        check_range(self, "stability_offset", low=0)
+        check_range(self, "certain_logit")
         if self.hierarchical and self.points_per_side < self.SPARSER:
             raise UserError(
                 f"points_per_side={self.points_per_side} leaves no sparse grid; "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from ...errors import UserError
+from ...ranges import check_range
 from .model import Segmenter
 
 FOCAL_WEIGHT = 20.0  # against dice and IoU, as in SAM
@@ -24,6 +25,9 @@ class DistillationWeights:
     embedding: float = 1.0
     token: float = 0.5
     output: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range(self, "embedding", "token", "output", low=0)
 
 
 class TinySamLoss(nn.Module):

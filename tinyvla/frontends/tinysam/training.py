@@ -11,6 +11,7 @@ from torch import Tensor
 from ...augment import random_colour
 from ...errors import UserError
 from ...masks import mask_to_box
+from ...ranges import check_range
 from ...training.sample_order import sample_order
 from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
@@ -58,6 +59,11 @@ class TinySamTask(VisionTask):
             points_per_side=16, min_score=0.4, min_stability=0.5, certain_score=0.7, certain_logit=4.0
         )
     )
+
+    def __post_init__(self) -> None:
+        check_range(self, "prompts", "min_pixels", "scored", low=1)
+        check_range(self, "max_rounds", low=0)
+        _check_size(self.size)
 
 
 class TinySamTrainable(VisionTrainable[TinySamTask]):
@@ -151,9 +157,13 @@ class TinySamTrainable(VisionTrainable[TinySamTask]):
 
 
 def _new_segmenter(size: str) -> Segmenter:
+    _check_size(size)
+    return Segmenter(SIZES[size])
+
+
+def _check_size(size: str) -> None:
     if size not in SIZES:
         raise UserError(f"there is no size '{size}' of TinySAM; use one of {', '.join(SIZES)}")
-    return Segmenter(SIZES[size])
 
 
 def jittered_box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ import timm
 from torch.utils.data import Dataset
 
 from ...errors import UserError
+from ...ranges import check_range
 from ..cct.training import CctTask, ClassifierTrainable
 from ..classification_images import ClassificationImages
 from ..classifier import Classifier
@@ -40,6 +41,11 @@ class TinyVitTask(CctTask):
     epochs: int = 20
     check: int = 32
     online: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "k", "epochs", low=1)
+        check_range(self, "check", low=0)
 
 
 class TinyVitTrainable(ClassifierTrainable[TinyVitTask]):

@@ -80,6 +80,14 @@ def _mobilenet_v2(width: float) -> MobileNetV2:
 NETWORKS: dict[str, Callable[[float], nn.Module]] = {"mcunet": McuNet, "mobilenet_v2": _mobilenet_v2}
 
 
+def check_network(name: str, width: float) -> None:
+    """Raise UserError for an unknown network, or a width out of range."""
+    if name not in NETWORKS:
+        raise UserError(f"network={name} does not exist; choose {' or '.join(NETWORKS)}")
+    if not WIDTHS[0] <= width <= WIDTHS[1]:
+        raise UserError(f"width={width:g} is out of range; give {WIDTHS[0]:g} to {WIDTHS[1]:g}")
+
+
 def make_network(name: str, width: float = 1.0) -> nn.Module:
     """New network: normalised images (B, 3, S, S) to logits (B, 1).
 
@@ -90,10 +98,7 @@ def make_network(name: str, width: float = 1.0) -> nn.Module:
 
     Raises UserError for an unknown name or a width out of range.
     """
-    if name not in NETWORKS:
-        raise UserError(f"network={name} does not exist; choose {' or '.join(NETWORKS)}")
-    if not WIDTHS[0] <= width <= WIDTHS[1]:
-        raise UserError(f"width={width:g} is out of range; give {WIDTHS[0]:g} to {WIDTHS[1]:g}")
+    check_network(name, width)
     return NETWORKS[name](width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...augment import AugmentConfig, augment_images, random_noise
+from ...ranges import check_range
 from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
 from ..registry import load_frontend
@@ -20,6 +21,7 @@ from .dataset import WakeVisionStream, take
 from .frontend import Wake, predict
 from .losses import WakeLoss
 from .metrics import find_thresholds, score
+from .model import SIZES, check_network
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class WakeVisionSettings:
     source: str | None = None
     buffer: int = 2000
 
+    def __post_init__(self) -> None:
+        check_range(self, "image_size", low=SIZES[0], high=SIZES[1])
+        check_range(self, "validation", "test", "buffer", low=1)
+
 
 @dataclass
 class WakeAugmentation(AugmentConfig):
@@ -51,6 +57,10 @@ class WakeAugmentation(AugmentConfig):
     contrast: float = 0.3
     saturation: float = 0.3
     noise: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "noise", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,11 @@ class WakeTask(VisionTask):
     false_alarms: float = 0.01
     augment: WakeAugmentation = field(default_factory=WakeAugmentation)
     dataset: WakeVisionSettings = field(default_factory=WakeVisionSettings)
+
+    def __post_init__(self) -> None:
+        check_network(self.network, self.width)
+        check_range(self, "image_size", low=SIZES[0], high=SIZES[1])
+        check_range(self, "false_alarms", low=0, high=1)
 
 
 class WakeTrainable(VisionTrainable[WakeTask]):

@@ -1,0 +1,1 @@
+"""Benchmarks of hostile, broken and mistaken input."""

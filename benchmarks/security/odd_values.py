@@ -1,0 +1,138 @@
+"""Odd values of settings over all entry points: each must end with one line and exit code 2, and leave nothing.
+
+    python -m benchmarks.security.odd_values
+
+Every row is a command in a process and a folder of its own, beside a small dataset, a run and a checkpoint that it
+could damage. A row holds if the command exits with 2, prints one line that begins with "error:" on stderr, and the
+folder is the same afterwards, file by file. Commands that do not end count as failures.
+"""
+
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import RESULTS, ROOT, Machine, keep, markdown
+from benchmarks.settings import setting, start
+from tinyvla.files import write_whole
+
+COMMANDS = Path(__file__).with_name("odd_values.txt")
+TINY = [
+    *("policy=tinyvla", "env=metaworld", "env.tasks=[reach-v3]", "env.image_size=32", "env.max_steps=60", "seed=0"),
+    *("episodes=1", "trainer.steps=4", "trainer.batch_size=4", "trainer.validate_every=0", "eval.episodes=1"),
+    *("backbone.image_size=32", "backbone.vision_width=16", "backbone.keypoints=8", "backbone.hidden_size=32"),
+    *("backbone.layers=1", "decoder.network.widths=[16,32]", "eval.videos=0", "eval.wrong_instructions=0"),
+    *("eval.workers=1", "workers=1", "run_dir=outputs/run", "logger=none"),
+]
+STORED = {
+    "empty": b"",
+    "garbage": b"\x00\xff\x13garbage\x80",
+    "list": b"- 1\n- 2\n",
+    "text": b"just a word\n",
+    "unknown_interpolation": b"seed: ${nothing.here}\n",
+    "resolver": b"seed: ${oc.env:HOME}\n",
+    "tag": b"!!python/object/apply:os.system ['touch canary']\n",
+    "target": b"_target_: os.system\ncommand: touch canary\n",
+    "cut": None,  # half of the run's own file
+}
+
+
+@dataclass
+class Settings:
+    """Settings of the benchmark."""
+
+    only: str = setting("", "text that a command must contain; all commands by default")
+    seconds: float = setting(60, "seconds after which a command counts as one that does not end")
+    jobs: int = setting(2, "commands side by side")
+
+
+def prepare(folder: Path) -> None:
+    """Train a tiny policy in `folder`, and put a run with each of STORED as its config.yaml beside it."""
+    subprocess.run([sys.executable, ROOT / "train.py", *TINY], cwd=folder, check=True, capture_output=True)
+    run = folder / "outputs" / "run"
+    own = (run / "config.yaml").read_bytes()
+    for name, content in STORED.items():
+        copy = folder / "outputs" / name
+        shutil.copytree(run, copy, symlinks=True)
+        (copy / "config.yaml").write_bytes(own[: len(own) // 2] if content is None else content)
+    (folder / "a_file").write_text("no folder")
+    (folder / "dataset").symlink_to(next(path for path in (folder / "data").iterdir() if (path / "meta").is_dir()))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Hash of every file, target of every link and name of every folder below `folder`."""
+    content = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            content[name] = f"-> {path.readlink()}"
+        else:
+            content[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+    return content
+
+
+def try_command(command: str, prepared: Path, seconds: float) -> dict[str, Any]:
+    """Outcome of one command in a copy of the prepared folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "work"
+        shutil.copytree(prepared, folder, symlinks=True)
+        before, began = tree(folder), time.monotonic()
+        script, *arguments = shlex.split(command.replace("\\n", "\n"))
+        try:
+            result = subprocess.run(
+                [sys.executable, ROOT / script, *arguments], cwd=folder, capture_output=True, text=True, timeout=seconds
+            )
+            code, err = str(result.returncode), result.stderr
+        except subprocess.TimeoutExpired:
+            code, err = "no end", ""
+        took, after = time.monotonic() - began, tree(folder)
+    lines = [line for line in err.splitlines() if line.strip()]
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    is_line = len(lines) == 1 and lines[0].startswith("error: ")
+    return {
+        "command": command,
+        "holds": code == "2" and is_line and not changed,
+        "exit_code": code,
+        "message": lines[-1].replace(str(folder), ".")[:300] if lines else "",
+        "lines": len(lines),
+        "changed": changed[:5],
+        "seconds": round(took, 1),
+    }
+
+
+def main(settings: Settings) -> None:
+    commands = [line for line in COMMANDS.read_text().splitlines() if line and not line.startswith("#")]
+    commands = [command for command in commands if settings.only in command]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(settings.jobs) as pool:
+        prepare(Path(name))
+        rows = []
+        for row in pool.map(lambda command: try_command(command, Path(name), settings.seconds), commands):
+            rows.append(row)
+            print(f"{'ok  ' if row['holds'] else 'FAIL'} {row['command']}\n     {row['exit_code']}: {row['message']}")
+            if not row["holds"]:
+                print(f"     {row['lines']} lines; changed: {row['changed']}")
+    held = sum(row["holds"] for row in rows)
+    print(f"{held} of {len(rows)} hold")
+    if settings.only:
+        return
+    result = {"machine": Machine().summary, "commands": len(rows), "hold": held, "rows": rows}
+    table = [
+        {"command": f"`{row['command']}`", "message": row["message"].removeprefix("error: "), "holds": row["holds"]}
+        for row in rows
+    ]
+    titles = {"command": "command", "message": "message", "holds": "one line, exit 2, nothing left"}
+    note = f"{held} of {len(rows)} commands end with one line and exit code 2 and leave nothing; {Machine().summary}."
+    keep("odd_values", {**result, "rows": []}, f"{note}\n\n{markdown(table, titles).replace('True', 'yes')}")
+    write_whole(RESULTS / "odd_values.json", json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    start(main, Settings, __doc__)
