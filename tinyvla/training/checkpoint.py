@@ -1,7 +1,12 @@
-"""Checkpoints of a training run: complete or absent, with the full state to resume from."""
+"""Checkpoints of a training run: complete or absent, with the full state to resume from.
 
+A checkpoint appears by one rename. It holds the state to resume from and the step of the best checkpoint, so that the
+links `best` and `last` and the deletion of older ones can follow later: `settle` does both, after a save and where a
+run begins again.
+"""
+
+import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +17,17 @@ import torch
 from safetensors import SafetensorError
 
 from ..errors import UserError, one_line
+from ..files import (
+    BEST_STEP,
+    MODEL,
+    best_checkpoint,
+    clear_temporary_folders,
+    discard,
+    finished_checkpoints,
+    sync,
+    sync_folder,
+)
 
-MODEL = "pretrained_model"
 _STATE = Path("training_state/state.pt")
 
 
@@ -24,12 +38,14 @@ class CheckpointWriter:
     """
 
     def __init__(self, run_dir: Path, step: int):
+        self._run_dir, self._step = run_dir, step
         self._place = run_dir / "checkpoints" / f"{step:06d}"
         self._folder = self._place.with_name(f".{self._place.name}.tmp")
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._folder, ignore_errors=True)
         with _disk_trouble(self._place):
+            if self._folder.exists():
+                shutil.rmtree(self._folder)
             self._folder.mkdir(parents=True)
         return self
 
@@ -49,23 +65,17 @@ class CheckpointWriter:
             state: anything that torch.load reads with weights_only.
             is_best: point `checkpoints/best` to it, as `checkpoints/last`.
         """
+        best = best_checkpoint(self._run_dir)
+        best_step = self._step if is_best else best and int(best.name)
         with _disk_trouble(self._place):
             (self._folder / _STATE).parent.mkdir()
             torch.save(state, self._folder / _STATE)
-            for file in self._folder.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as opened:
-                        os.fsync(opened.fileno())
-        shutil.rmtree(self._place, ignore_errors=True)
-        self._folder.replace(self._place)
-        _point("last", self._place)
-        if is_best:
-            _point("best", self._place)
-        best = self._place.with_name("best")
-        keep = {self._place.name, os.readlink(best) if best.is_symlink() else ""}
-        for folder in _finished(self._place.parent):
-            if folder.name not in keep:
-                shutil.rmtree(folder)
+            (self._folder / BEST_STEP).write_text(json.dumps({"step": best_step}))
+            sync_folder(self._folder)
+            discard(self._place)
+            self._folder.replace(self._place)
+            sync(self._place.parent)
+            settle(self._run_dir)
 
 
 @contextmanager
@@ -81,35 +91,51 @@ def _disk_trouble(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _point(name: str, folder: Path) -> None:
-    """Point the link `name` beside a checkpoint to it, atomically."""
-    temporary = folder.with_name(f".{name}.tmp")
+def settle(run_dir: Path) -> None:
+    """Point a run's links `best` and `last` as its newest checkpoint says, then delete all other checkpoints.
+
+    A killed process may have left this undone, and temporary files. Only one process at a time may call this.
+    """
+    finished = finished_checkpoints(run_dir)
+    if (run_dir / "checkpoints").is_dir():
+        clear_temporary_folders(run_dir / "checkpoints")
+    if not finished:
+        return
+    best = best_checkpoint(run_dir)
+    _point("best", best, run_dir)
+    _point("last", finished[-1], run_dir)
+    for folder in finished:
+        if folder not in (best, finished[-1]):
+            discard(folder)
+
+
+def _point(name: str, checkpoint: Path | None, run_dir: Path) -> None:
+    """Point the link `name` to a checkpoint, atomically."""
+    link = run_dir / "checkpoints" / name
+    if checkpoint is None or (link.is_symlink() and os.readlink(link) == checkpoint.name):
+        return
+    temporary = link.with_name(f".{name}.tmp")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name)
-    temporary.replace(folder.with_name(name))
-
-
-def _finished(checkpoints: Path) -> list[Path]:
-    """A run's checkpoints, oldest first."""
-    folders = checkpoints.iterdir() if checkpoints.is_dir() else []
-    return sorted(path for path in folders if re.fullmatch(r"\d+", path.name))
+    temporary.symlink_to(checkpoint.name)
+    temporary.replace(link)
+    sync(link.parent)
 
 
 def last_step(run_dir: Path) -> int:
     """Step of a run's newest checkpoint, 0 if there is none."""
-    checkpoints = _finished(run_dir / "checkpoints")
-    return int(checkpoints[-1].name) if checkpoints else 0
+    finished = finished_checkpoints(run_dir)
+    return int(finished[-1].name) if finished else 0
 
 
 def read_last_state(run_dir: Path) -> dict[str, Any] | None:
     """Training state of a run's newest checkpoint, None if there is none. Raises UserError if it is damaged."""
-    checkpoints = _finished(run_dir / "checkpoints")
-    if not checkpoints:
+    finished = finished_checkpoints(run_dir)
+    if not finished:
         return None
     try:
-        return torch.load(checkpoints[-1] / _STATE, map_location="cpu", weights_only=True)
+        return torch.load(finished[-1] / _STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as unpickling has steps
         raise UserError(
-            f"the checkpoint {checkpoints[-1]} is damaged ({one_line(error)}); "
+            f"the checkpoint {finished[-1]} is damaged ({one_line(error)}); "
             "delete that folder, and resume=true goes on from an earlier one or from the start"
         ) from error

@@ -1,5 +1,6 @@
 """Early ends of a run: a loss that diverges, or a request of the user."""
 
+import io
 import math
 import signal
 import sys
@@ -10,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, one_line
+from ..files import write_whole
 
 
 class LossGuard:
@@ -44,9 +46,14 @@ class LossGuard:
             self._stop(step, f"the loss diverges (its running mean is {self.mean:.3g})", batch)
 
     def _stop(self, step: int, fault: str, batch: dict[str, Any]) -> None:
-        torch.save({"step": step, "batch": batch}, self.file)
+        content = io.BytesIO()
+        torch.save({"step": step, "batch": batch}, content)
+        try:
+            saved = f"is saved in {write_whole(self.file, content.getvalue())}"
+        except OSError as error:
+            saved = f"could not be saved in {self.file} ({one_line(error)})"
         raise UserError(
-            f"{fault} at step {step}; the batch is saved in {self.file}; "
+            f"{fault} at step {step}; the batch {saved}; "
             "start a new run with a lower trainer.lr, or with trainer.bf16=false"
         )
 

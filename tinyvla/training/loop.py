@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from .checkpoint import CheckpointWriter, read_last_state
+from ..files import best_checkpoint
+from .checkpoint import CheckpointWriter, read_last_state, settle
 from .device import use_threads
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
 from .guard import LossGuard, stop_requests
@@ -60,8 +61,12 @@ def fit(
     use_threads(accelerator, trainer.num_threads)
     start, best = 0, -math.inf
     if state := read_last_state(run_dir):
-        start, best = state["step"], state["best"]
+        start = state["step"]
+        if best_checkpoint(run_dir):  # else its score belongs to weights that are gone
+            best = state["best"]
         module.load_state_dict(state["model"])
+    if accelerator.is_main_process:
+        settle(run_dir)
     module.train()
     trainable.start(start)
 
@@ -101,6 +106,7 @@ def fit(
                     is_best = scores[trainable.measure] >= best
                     best = max(best, scores[trainable.measure])
                     tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
+            tracker.sync()
             checkpoint.finish(state | {"best": best}, is_best)
 
     timer, logged, stopping = timer or StepTimer(), start, False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UserError, one_line
+from ..files import sync, write_whole
 from .checkpoint import last_step
 
 
@@ -48,6 +49,11 @@ class Tracker:
         if self.wandb:
             self.wandb.log(dict(values), step=step)
 
+    def sync(self) -> None:
+        """Have the disk hold the records so far, as the checkpoint that follows relies on."""
+        if self.enabled and self.file.exists():
+            sync(self.file)
+
     def log_result(self, values: Mapping[str, Any], videos: Iterable[Path], checkpoint: Path) -> None:
         """Log the run's result: final metrics as its summary, videos, and the policy as an artifact."""
         if not self.wandb:
@@ -65,9 +71,7 @@ class Tracker:
         if not self.file.exists():
             return
         records = [record for record in read_metrics(self.file) if record["step"] <= step]
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-        temporary.replace(self.file)
+        write_whole(self.file, "".join(json.dumps(record) + "\n" for record in records))
 
     @staticmethod
     def _start_wandb(run_dir: Path, config: Mapping[str, Any]) -> Any:
@@ -79,8 +83,9 @@ class Tracker:
         os.environ.setdefault("WANDB_SILENT", "true" if options["mode"] == "offline" else "false")
         # A resumed run is the same run: its id is in the run's folder.
         id_file = run_dir / "wandb_id.txt"
-        run_id = id_file.read_text() if id_file.exists() else secrets.token_hex(4)
-        id_file.write_text(run_id)
+        if not id_file.exists():
+            write_whole(id_file, secrets.token_hex(4))
+        run_id = id_file.read_text()
         try:
             return wandb.init(
                 project=options["project"],
@@ -99,11 +104,13 @@ class Tracker:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Records of a metrics.jsonl, without a last line that a killed process left incomplete."""
+    """Records of a metrics.jsonl, without a last line that a killed process left incomplete, and other damaged ones."""
     records = []
-    for line in file.read_text().splitlines():
+    for line in file.read_bytes().splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
