@@ -1,7 +1,9 @@
 """Closed-loop evaluation of a policy: many episodes in parallel worker processes."""
 
+import hashlib
 import json
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
@@ -13,17 +15,19 @@ import torch
 from tqdm import tqdm
 
 from policies import Runner, RunnerConfig, find_checkpoint, load_policy
-from policies.model_card import add_evaluation
+from policies.model_card import CARD, add_evaluation
 from tinyvla.decoding import decode_section
-from tinyvla.errors import UserError
-from tinyvla.files import write_whole
+from tinyvla.errors import UserError, one_line
+from tinyvla.files import check_writable, write_whole
 from tinyvla.machine import check_workers, count_cores
 from tinyvla.ranges import check_range
 
 from .contract import IMAGES, EnvConfig
+from .episode_journal import EpisodeJournal
 from .eval_results import POLICY, Job, summarise
 from .launcher import LOCAL, LauncherConfig
 from .registry import decode_env, instruction_of, make_env, resolve_tasks
+from .report.text import describe
 from .rollout import Rollout, roll_out
 from .seeds import EPISODES_PER_SEED, SEEDS, EpisodeSplit, episode_seed
 from .workers import count_workers, send_folder, worker_pool
@@ -100,7 +104,12 @@ def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0
 
 
 def run_jobs(
-    pool: Executor, policy: Any, setting: Setting, jobs: list[Job], videos: Path | None = None
+    pool: Executor,
+    policy: Any,
+    setting: Setting,
+    jobs: list[Job],
+    videos: Path | None = None,
+    note: Callable[[Job, Rollout], None] | None = None,
 ) -> dict[Job, Rollout]:
     """Play episodes in the worker processes of a pool, each with its own policy and GL context.
 
@@ -109,6 +118,7 @@ def run_jobs(
     Args:
         policy: the setting's checkpoint, as `send_folder` returned it.
         videos: folder for an MP4 of each episode; None: no videos.
+        note: called with every episode as it is finished.
 
     Raises UserError if the policy does not fit the environment.
     """
@@ -121,6 +131,8 @@ def run_jobs(
             results[job], film = future.result()
             if videos and film:
                 write_whole(videos / video_name(job), film)
+            if note:
+                note(job, results[job])
             bar.update()
             successes = [rollout.success for job, rollout in results.items() if job.is_own]
             bar.set_postfix(success=f"{sum(successes)}/{len(successes)}")
@@ -147,10 +159,12 @@ def evaluate(
         env: the configuration of the environment, with a shift where it is shifted; or its name, for the cameras and
             the image size that the policy was trained with.
         options: number of episodes and so on.
-        run_dir: folder for eval.json and videos; None: nothing is written.
+        run_dir: folder for eval.json, episodes.jsonl and videos; None: nothing is written. An evaluation that was
+            stopped there, even killed, goes on with its finished episodes.
         tasks, episodes: in place of those of `env` and `options`.
 
-    Raises UserError if the checkpoint is damaged or does not fit the environment.
+    Raises UserError if the checkpoint is damaged or does not fit the environment, or `run_dir` cannot be written. A
+    result that cannot be written at the end is printed.
     """
     folder = policy if isinstance(policy, Path | str) else policy.checkpoint
     if folder is None:
@@ -162,6 +176,8 @@ def evaluate(
     setting = Setting(checkpoint, env_cfg, options.split, options.seed, _device(options), options.runner)
     jobs = evaluation_jobs(resolve_tasks(env_cfg), options.episodes, options.wrong_instructions)
     count = min(count_workers(options.workers, options.launcher), len(jobs))
+    if run_dir:
+        check_writable(run_dir)
     results = _play(setting, jobs, options, count, run_dir)
     cluster = " of a Ray cluster" if options.launcher.name == "ray" else ""
     result = {"kind": POLICY} | summarise(results)
@@ -173,7 +189,14 @@ def evaluate(
         "machine": f"{platform.processor() or platform.machine()}, {count_cores()} cores, {count} workers{cluster}",
     }
     if run_dir:
-        write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
+        try:
+            write_whole(run_dir / "eval.json", json.dumps(result, indent=1))
+        except OSError as error:
+            print(describe(result))
+            raise UserError(
+                f"this result could not be written to {run_dir} ({one_line(error.strerror or error)}); make room, "
+                "then run the same command again: finished episodes are kept"
+            ) from error
         add_evaluation(checkpoint, env_cfg.name, result)
     return result
 
@@ -181,15 +204,32 @@ def evaluate(
 def _play(
     setting: Setting, jobs: list[Job], options: EvaluationOptions, workers: int, run_dir: Path | None
 ) -> dict[Job, Rollout]:
-    """Play all episodes, then record those that `options.videos` selects."""
+    """Play all episodes that are not in the journal of `run_dir`, then record those that `options.videos` selects."""
+    journal = EpisodeJournal(run_dir, _fingerprint(setting)) if run_dir else None
+    played = {job: journal.results[job] for job in jobs if job in journal.results} if journal else {}
+    if played:
+        print(f"{len(played)} of {len(jobs)} episodes are played already", file=sys.stderr)
     with worker_pool(workers, options.launcher) as pool:
         policy = send_folder(pool, setting.checkpoint)
-        results = run_jobs(pool, policy, setting, jobs)
+        left = [job for job in jobs if job not in played]
+        played |= run_jobs(pool, policy, setting, left, note=journal.add if journal else None)
+        results = {job: played[job] for job in jobs}
         if run_dir and options.videos:
             # Rendering every frame of every episode would take longer than playing it: selected episodes are replayed.
             run_jobs(pool, policy, setting, jobs_to_film(results, options.videos), run_dir / "videos")
             keep_videos(run_dir / "videos", results, options.videos)
     return results
+
+
+def _fingerprint(setting: Setting) -> str:
+    """Hash of all that episodes depend on: the checkpoint's files except its card, and the setting but the device."""
+    digest = hashlib.sha256(repr((setting.env_cfg, setting.split, setting.seed, dict(setting.runner))).encode())
+    for file in sorted(setting.checkpoint.rglob("*")):
+        if file.is_file() and file.name != CARD:
+            digest.update(str(file.relative_to(setting.checkpoint)).encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _env_of_policy(checkpoint: Path, name: str) -> EnvConfig:

@@ -15,7 +15,7 @@ from .untrusted import read_json_object
 
 MODEL = "pretrained_model"  # folder of a checkpoint with the model
 BEST_STEP = Path("training_state/best.json")  # in a checkpoint: step of the best one when it was written
-_LOCK = ".lock"
+_LOCK, _RUN_LOCK = ".lock", ".run.lock"
 _TEMPORARY = re.compile(r"\.tmp-([0-9]{1,9})-\w+")
 
 
@@ -38,6 +38,20 @@ def write_whole(path: Path, content: str | bytes) -> Path:
         raise
     sync(path.parent)
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless a folder, which may be missing yet, can be written. Writes nothing."""
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not place.is_dir():
+        reason = f"{place} is a file"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        reason = f"{place} is read-only"
+    elif shutil.disk_usage(place).free == 0:
+        reason = "the disk is full"
+    else:
+        return
+    raise UserError(f"{folder} cannot be written ({reason}); choose another folder")
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -125,7 +139,15 @@ def _by_link(checkpoint: Path, name: str) -> Path:
 
 
 _locks: set[int] = set()  # open files
-os.register_at_fork(after_in_child=lambda: [os.close(lock) for lock in _locks])  # else a child prolongs a lock
+
+
+def _leave_locks() -> None:
+    for lock in _locks:
+        os.close(lock)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_leave_locks)  # else a child that outlives this process prolongs its locks
 
 
 @contextlib.contextmanager
@@ -135,19 +157,21 @@ def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
     The folder is made if it is missing, and removed again if it is still empty at the end.
 
     Args:
-        wait: a second process waits here; False: it raises UserError.
+        wait: a second process waits here; False, for the folder of a run: it raises UserError. These are two locks: the
+            process of a run may still fill folders in the run's folder.
 
     Raises UserError if the folder cannot be written.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = _lock(folder, wait)
+    path = folder / (_LOCK if wait else _RUN_LOCK)
+    lock = _lock(path, wait)
     _locks.add(lock)
     try:
         yield
     finally:
-        _locks.remove(lock)
+        _locks.discard(lock)
         with contextlib.suppress(OSError):
-            (folder / _LOCK).unlink()
+            path.unlink()
         fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
         for place in missing:
@@ -155,9 +179,9 @@ def alone_in(folder: Path, wait: bool = True) -> Iterator[None]:
                 place.rmdir()
 
 
-def _lock(folder: Path, wait: bool) -> int:
-    """Descriptor of the locked file of a folder."""
-    path = folder / _LOCK
+def _lock(path: Path, wait: bool) -> int:
+    """Descriptor of a locked file."""
+    folder = path.parent
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)

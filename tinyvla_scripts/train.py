@@ -30,30 +30,30 @@ def train_policy(cfg: DictConfig) -> None:
     from envs.report import describe, write_report
     from envs.shifts import with_randomisation
     from policies.training import check_settings, decode_run, find_dataset, train
-    from tinyvla.training import Tracker, device_of, make_accelerator, on_first_process, open_run
+    from tinyvla.training import Tracker, alone_in_run, device_of, make_accelerator, on_first_process, open_run
 
     settings, env = decode_run(as_dict(cfg)), decode_env(as_dict(cfg.env))
-    launcher = decode(LauncherConfig, cfg.launcher)
     check_settings(settings)  # before anything is written
     demos_env = with_randomisation(env, cfg.randomise)
     evaluation.check_episodes(env, cfg.eval.episodes)
     accelerator = make_accelerator(cfg.device, settings.trainer.bf16)
-    workers = {"launcher": launcher, "device": device_of(accelerator)}
-    options = evaluation.EvaluationOptions.from_section(as_dict(cfg.eval), **workers)
-    on_first_process(accelerator, lambda: open_run(cfg))
-    demos = (demos_env, resolve_tasks(env), cfg.episodes, cfg.seed, settings.data_dir, cfg.workers, launcher)
-    dataset = on_first_process(accelerator, lambda: find_dataset(settings, lambda: ensure_dataset(*demos)))
-    with Tracker(settings.run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
-        validate = evaluation.validator(env, options, settings.trainer.validate_episodes)
-        policy = train(settings, dataset, accelerator, tracker, validate)
-        if not accelerator.is_main_process:
-            return
-        if options.episodes == 0:
-            print(policy)
-            return
-        result = evaluation.evaluate(policy, env, options, settings.run_dir)
-        tracker.log_result(result, sorted((settings.run_dir / "videos").glob("*.mp4")), policy)
-    print(describe(result), write_report(settings.run_dir), sep="\n")
+    launcher, device = decode(LauncherConfig, cfg.launcher), device_of(accelerator)
+    options = evaluation.EvaluationOptions.from_section(as_dict(cfg.eval), launcher=launcher, device=device)
+    with alone_in_run(accelerator, settings.run_dir):
+        on_first_process(accelerator, lambda: open_run(cfg))
+        demos = (demos_env, resolve_tasks(env), cfg.episodes, cfg.seed, settings.data_dir, cfg.workers, launcher)
+        dataset = on_first_process(accelerator, lambda: find_dataset(settings, lambda: ensure_dataset(*demos)))
+        with Tracker(settings.run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
+            validate = evaluation.validator(env, options, settings.trainer.validate_episodes)
+            policy = train(settings, dataset, accelerator, tracker, validate)
+            if options.episodes == 0:
+                accelerator.print(policy)
+            if options.episodes == 0 or not accelerator.is_main_process:
+                return
+            result = evaluation.evaluate(policy, env, options, settings.run_dir)
+            tracker.log_result(result, sorted((settings.run_dir / "videos").glob("*.mp4")), policy)
+        print(describe(result))
+        print(write_report(settings.run_dir))
 
 
 if __name__ == "__main__":

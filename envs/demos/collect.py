@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
+from tinyvla.files import write_whole
 
 from ..contract import EnvConfig
 from ..launcher import LOCAL, LauncherConfig
@@ -109,8 +110,7 @@ def collect(
         return attempts
     with worker_pool(count_workers(workers, launcher), launcher) as pool:
         _check_disk(env_cfg, total, data_dir)
-        store.mkdir(parents=True, exist_ok=True)
-        (store / "spec.json").write_text(json.dumps(spec_of(env_cfg, seed), indent=2, default=list))
+        write_whole(store / "spec.json", json.dumps(spec_of(env_cfg, seed), indent=2, default=list))
         with tqdm(total=total, desc="collecting", unit="episode") as bar:
             while any(task.missing() for task in attempts.values()):
                 _play_round(pool, env_cfg, seed, attempts, bar)

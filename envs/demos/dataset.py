@@ -14,7 +14,7 @@ from unittest.mock import patch
 from tqdm import tqdm
 
 from tinyvla.errors import UserError, one_line
-from tinyvla.files import alone_in
+from tinyvla.files import alone_in, clear_temporary_folders, sync, sync_folder
 
 from ..contract import Embodiment, EnvConfig
 from ..launcher import LOCAL, LauncherConfig
@@ -60,6 +60,7 @@ def ensure_dataset(
         check_dataset(root)
         return root
     with clear_disk_errors(), alone_in(data_dir):
+        clear_temporary_folders(data_dir)
         while not root.exists():
             attempts = collect(env_cfg, tasks, episodes, seed, data_dir, workers, launcher)
             try:
@@ -151,7 +152,9 @@ def _assemble(root: Path, spec: dict[str, Any], attempts: dict[str, TaskAttempts
         sizes = {str(path.relative_to(merged)): path.stat().st_size for path in merged.rglob("*") if path.is_file()}
         provenance = _provenance(spec, attempts) | {"files": sizes}
         (merged / PROVENANCE).write_text(json.dumps(provenance, indent=1, default=list))
+        sync_folder(merged)
         merged.replace(root)
+        sync(root.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

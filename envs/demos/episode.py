@@ -6,12 +6,13 @@ A policy therefore sees recoveries, and does not learn the noise.
 """
 
 import io
-import os
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from tinyvla.files import write_whole
 
 from ..contract import EnvConfig
 from ..registry import make_env
@@ -112,18 +113,8 @@ def encode_demo(demo: Demo) -> bytes:
 
 
 def write_attempt(folder: Path, attempt: int, content: bytes | None) -> None:
-    """Store the result of `collect_attempt` atomically: a temporary file, flushed to disk, then renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = attempt_path(folder, attempt, content is not None)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content or b"")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Store the result of `collect_attempt`, whole or not at all."""
+    write_whole(attempt_path(folder, attempt, content is not None), content or b"")
 
 
 def read_demo(path: Path) -> Demo:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tinyvla.files import write_whole
 from tinyvla.frontends.base import EXAMPLES
 
-from .page import data_url, read_run, template
+from .page import data_url, read_run, template, write_page
 
 
 def write_frontend_report(run_dir: Path) -> Path:
@@ -25,7 +24,7 @@ def write_frontend_report(run_dir: Path) -> Path:
     page = template("frontend_page.html.j2").render(
         title=run.result["task"], result=run.result, images=images, shift=None, **run.common()
     )
-    return write_whole(run_dir / "report.html", page)
+    return write_page(run_dir, page)
 
 
 def describe_frontend(result: Mapping[str, Any]) -> str:

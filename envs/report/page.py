@@ -14,7 +14,7 @@ import imageio.v3 as iio
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import OmegaConf
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
 from tinyvla.training.tracking import read_metrics
 
@@ -120,7 +120,18 @@ def write_report(run_dir: Path) -> Path:
         linked=sum(video.source is None for video in videos),
         **run.common(),
     )
-    return write_whole(run_dir / "report.html", page)
+    return write_page(run_dir, page)
+
+
+def write_page(run_dir: Path, page: str) -> Path:
+    """Write report.html whole. Raises UserError if it cannot be written."""
+    try:
+        return write_whole(run_dir / "report.html", page)
+    except OSError as error:
+        raise UserError(
+            f"the report could not be written to {run_dir} ({one_line(error.strerror or error)}); the result is in "
+            "eval.json; make room, then run the same command again"
+        ) from error
 
 
 def find_videos(run_dir: Path, result: Mapping[str, Any], budget: int | None = None) -> list[Video]:

@@ -141,7 +141,7 @@ def test_an_evaluation_and_what_it_writes(checkpoint, tmp_path, in_process):
     assert seeds == [evaluation.episode_seed("evaluation", 3, i) for i in (0, 1)]
     assert (result["split"], result["seed"]) == ("evaluation", 3)
     assert 2 <= len(list((run_dir / "videos").iterdir())) <= 4
-    assert sorted(path.name for path in run_dir.iterdir()) == ["eval.json", "videos"]
+    assert sorted(path.name for path in run_dir.iterdir()) == ["episodes.jsonl", "eval.json", "videos"]
 
 
 def test_no_episode_depends_on_those_before_it(checkpoint, tmp_path, in_process):

@@ -213,6 +213,5 @@ def test(trainable: VisionTrainable) -> dict[str, Any]:
 
 def write_examples(trainable: VisionTrainable, folder: Path) -> None:
     """Write the example images as <caption>.png."""
-    folder.mkdir(parents=True, exist_ok=True)
     for caption, image in trainable.examples().items():
-        imageio.imwrite(folder / f"{caption.replace(' ', '-')}.png", image)
+        write_whole(folder / f"{caption.replace(' ', '-')}.png", imageio.imwrite("<bytes>", image, extension=".png"))

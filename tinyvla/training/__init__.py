@@ -2,7 +2,7 @@
 
 from .device import device_of, make_accelerator, on_first_process
 from .loop import Stopped, fit
-from .run_folder import find_run, open_run
+from .run_folder import alone_in_run, find_run, open_run
 from .sample_order import sample_order
 from .settings import TrainerConfig
 from .tracking import Tracker, read_metrics
@@ -14,6 +14,7 @@ __all__ = [
     "Tracker",
     "Trainable",
     "TrainerConfig",
+    "alone_in_run",
     "device_of",
     "find_run",
     "fit",

@@ -1,13 +1,16 @@
 """The folder of a run, with its configuration: made once, and resumed by `resume=true`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UserError, one_line
-from ..files import write_whole
+from ..files import alone_in, write_whole
 from ..untrusted import check_regular
 
 CONFIG = "config.yaml"
@@ -96,6 +99,16 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias")
         return super().compose_node(parent, index)
+
+
+@contextmanager
+def alone_in_run(accelerator: Accelerator, run_dir: Path) -> Iterator[None]:
+    """Lock a run's folder for one training, whose first process holds the lock. A killed one leaves it free.
+
+    Raises UserError if another process is at work there.
+    """
+    with alone_in(run_dir, wait=False) if accelerator.is_main_process else nullcontext():
+        yield
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
