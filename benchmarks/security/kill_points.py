@@ -29,10 +29,10 @@ type Work = Callable[[Gate], None]
 
 
 class KillPoint(NamedTuple):
-    """The `count`-th occurrence of a call, from 1; `text` is the call as strace prints it."""
+    """The occurrence `number` of a call, from 1; `text` is the call as strace prints it."""
 
     call: str
-    count: int
+    number: int
     text: str
 
 
@@ -57,7 +57,7 @@ def find_kill_points(work: Work, log: Path) -> list[KillPoint]:
 
 def kill_at(work: Work, point: KillPoint, log: Path) -> bool:
     """Run `work` and kill it before the call; False if it ended without making it."""
-    inject = f"inject={point.call}:signal=SIGKILL:when={point.count}"
+    inject = f"inject={point.call}:signal=SIGKILL:when={point.number}"
     status = run_forked(work, log, ["-o", os.devnull, "-e", f"trace={point.call}", "-e", inject])
     return status == -signal.SIGKILL
 

@@ -80,7 +80,7 @@ HOLD = """
 import os, sys, time
 from pathlib import Path
 from tinyvla.files import alone_in
-with alone_in(Path(sys.argv[1])):
+with alone_in(Path(sys.argv[1]), wait=False):
     child = os.fork() if sys.argv[2:] else None
     if child != 0:
         print(child, flush=True)
