@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import alone_in, clear_temporary_folders, sync, sync_folder
+from tinyvla.untrusted import inside, read_json_object
 
 from ..contract import Embodiment, EnvConfig
 from ..launcher import LOCAL, LauncherConfig
@@ -53,6 +54,7 @@ def ensure_dataset(
     """
     if episodes < 1:
         raise UserError(f"episodes is {episodes}; collect at least 1 per task")
+    count_workers(workers, launcher)
     spec = spec_of(env_cfg, seed)
     name = f"{env_cfg.name}-{len(tasks)}tasks-{episodes}ep-{fingerprint([spec, tasks, episodes])}"
     root = data_dir / name
@@ -73,11 +75,11 @@ def ensure_dataset(
 def check_dataset(root: Path) -> None:
     """Raise UserError unless a dataset of `ensure_dataset` has all its files in their full size."""
     try:
-        files = json.loads((root / PROVENANCE).read_text())["files"]
-        damaged = [name for name, size in files.items() if (root / name).stat().st_size != size]
+        files = read_json_object(root / PROVENANCE)["files"]
+        damaged = [name for name, size in files.items() if inside(root, name).stat().st_size != size]
         if damaged:
             raise ValueError(f"{damaged[0]} has another size than was written")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         reason = one_line(error)
         raise UserError(
             f"the dataset {root} is damaged ({reason}); delete that folder and run the same command again "

@@ -77,7 +77,6 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
 
 def collect_attempt(env_cfg: EnvConfig, task: str, seed: int, attempt: int) -> bytes | None:
     """Play one attempt of a task, a pure function of the arguments; returns its file's content, None if it failed."""
-    """    """
     env = _cached_env(env_cfg, task)
     rng = np.random.default_rng([seed, attempt, zlib.crc32(task.encode())])
     noise_std = env_cfg.noise.std if is_noisy(attempt, env_cfg.noise.share) else 0.0

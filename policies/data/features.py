@@ -5,6 +5,7 @@ They are those of the vision tower (`backbone.cache_features=true`) and of the f
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -19,11 +20,16 @@ from tqdm import tqdm
 from tinyvla.backbones import Backbone
 from tinyvla.errors import UserError
 from tinyvla.files import fill_folder
+from tinyvla.untrusted import inside, read_json
+
+from .dataset_files import fingerprint
 
 if TYPE_CHECKING:
     from ..tinyvla.frontends import Frontends
 
+SHAPES = "shape.json"
 _BATCH = 32  # frames per forward pass
+_DTYPES = {str(kind).removeprefix("torch."): kind for kind in (torch.uint8, torch.float16, torch.bfloat16, torch.float)}
 
 type Frames = Mapping[str, np.ndarray]  # of `cache_frames`
 type Compute = Callable[[], Iterator[dict[str, Tensor]]]  # features by key, in batches
@@ -107,19 +113,28 @@ def _cached(
     folder = root.parent / "features" / root.name / _fingerprint(root, modules, settings)
     try:
         fill_folder(
-            folder, lambda: (folder / "shape.json").is_file(), lambda empty: _compute(empty, frames, compute, advice)
+            folder, lambda: _read_shapes(folder) is not None, lambda empty: _compute(empty, frames, compute, advice)
         )
     except OSError as error:
         raise UserError(f"the features of {root} cannot be written ({error}); free some space, {advice}") from error
-    shape = json.loads((folder / "shape.json").read_text())
+    shapes = _read_shapes(folder)
+    assert shapes is not None
     return {
-        key: torch.from_file(str(folder / key), shared=False, size=int(np.prod(sizes)), dtype=_dtype(name)).view(sizes)
-        for key, (sizes, name) in shape.items()
+        key: torch.from_file(str(folder / key), shared=False, size=math.prod(sizes), dtype=_DTYPES[name]).view(sizes)
+        for key, (sizes, name) in shapes.items()
     }
 
 
-def _dtype(name: str) -> torch.dtype:
-    return getattr(torch, name)
+def _read_shapes(folder: Path) -> dict[str, tuple[list[int], str]] | None:
+    """Shape and type of every feature in a folder; None if a file is missing, damaged or of another size."""
+    try:
+        shapes = {key: (list(map(int, sizes)), str(name)) for key, (sizes, name) in read_json(folder / SHAPES).items()}
+        for key, (sizes, name) in shapes.items():
+            if inside(folder, key).stat().st_size != math.prod(sizes) * _DTYPES[name].itemsize:
+                return None
+    except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return shapes or None
 
 
 def _fingerprint(root: Path, modules: Iterable[torch.nn.Module], settings: str) -> str:
@@ -128,8 +143,7 @@ def _fingerprint(root: Path, modules: Iterable[torch.nn.Module], settings: str) 
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    stamp = (root / "meta/info.json").stat().st_mtime_ns
-    digest.update(repr((settings, stamp)).encode())
+    digest.update(repr((settings, fingerprint(root))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -146,7 +160,7 @@ def _compute(folder: Path, frames: Frames, compute: Compute, advice: str) -> Non
                     files[key] = opened.enter_context((folder / key).open("wb"))
                 files[key].write(features.cpu().contiguous().view(torch.uint8).numpy().tobytes())
             bar.update(len(features))
-    (folder / "shape.json").write_text(json.dumps(shape))
+    (folder / SHAPES).write_text(json.dumps(shape))
 
 
 def _check_room(folder: Path, needed: int, advice: str) -> None:

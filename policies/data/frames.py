@@ -4,11 +4,10 @@ import functools
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from datasets.exceptions import DatasetsError
 from lerobot.datasets import LeRobotDataset
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,17 +15,30 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import fill_folder
+from tinyvla.untrusted import read_json
+
+from .dataset_files import INFO, check_dataset_files, fingerprint
 
 _SPAN = 64  # frames that are decoded together
 
 
 def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = None) -> LeRobotDataset:
-    """The LeRobotDataset at `root`. Raises UserError if there is none or it cannot be read."""
+    """The LeRobotDataset at `root`. Raises UserError if there is none, it cannot be read, or its files disagree."""
+    check_dataset_files(root)
     try:
-        return LeRobotDataset(f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps)
-    except (OSError, ValueError, KeyError, DatasetsError) as error:
+        dataset = LeRobotDataset(
+            f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps
+        )
+        rows, episodes = len(dataset.hf_dataset), len(dataset.meta.episodes)
+    except Exception as error:  # damaged tables fail in as many ways as there are readers below
         reason = one_line(error.__cause__ or error)
-        raise UserError(f"{root} is not a readable LeRobotDataset ({reason}); delete it and collect again") from error
+        raise UserError(f"{root} is not a readable LeRobotDataset ({reason}); get a complete copy of it") from error
+    if (rows, episodes) != (dataset.meta.total_frames, dataset.meta.total_episodes):
+        raise UserError(
+            f"{root} has {rows} frames in {episodes} episodes, and its {INFO} says {dataset.meta.total_frames} in "
+            f"{dataset.meta.total_episodes}; get a complete copy of it"
+        )
+    return dataset
 
 
 def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]:
@@ -36,7 +48,7 @@ def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]
     its bytes, whether the dataset holds images or videos.
     """
     folder = dataset.root.parent / "frames" / dataset.root.name
-    stamp = {"frames": len(dataset), "info": (dataset.root / "meta/info.json").stat().st_mtime_ns}
+    stamp = {"frames": len(dataset), "dataset": fingerprint(dataset.root), "cameras": dataset.meta.camera_keys}
 
     def decode(empty: Path) -> None:
         _decode(dataset, empty, workers)
@@ -52,9 +64,14 @@ def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]
     return {key: np.load(folder / f"{key}.npy", mmap_mode="c") for key in dataset.meta.camera_keys}
 
 
-def _is_complete(folder: Path, stamp: dict[str, int]) -> bool:
-    file = folder / "stamp.json"
-    return file.is_file() and json.loads(file.read_text()) == stamp
+def _is_complete(folder: Path, stamp: dict[str, Any]) -> bool:
+    """True if the folder has the frames that the stamp describes; anything else in it is replaced."""
+    try:
+        return read_json(folder / "stamp.json") == stamp and all(
+            len(np.load(folder / f"{key}.npy", mmap_mode="r")) == stamp["frames"] for key in stamp["cameras"]
+        )
+    except (UserError, OSError, ValueError, EOFError):
+        return False
 
 
 class _Spans(torch.utils.data.Dataset):

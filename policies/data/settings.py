@@ -13,11 +13,13 @@ class DatasetConfig:
         repo_id: of the model hub, user/name.
         root: its folder on this disk.
         shuffle_buffer: frames that a stream draws its samples from.
+        accept_changed: resume a run although its dataset has changed; the run keeps its own normalisation.
     """
 
     repo_id: str | None = None
     root: str | None = None
     shuffle_buffer: int = 1000
+    accept_changed: bool = False
 
     def __post_init__(self) -> None:
         check_range(self, "shuffle_buffer", low=1)

@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 
 from tinyvla.errors import UserError, one_line
 
+from .dataset_files import check_dataset_files
 from .settings import DatasetConfig
 
 READ_ERRORS = (OSError, ValueError, KeyError, TypeError, HfHubHTTPError, HFValidationError, DatasetsError)
@@ -26,7 +27,11 @@ def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetada
     try:
         if root is not None and not (Path(root) / "meta/info.json").is_file():
             raise FileNotFoundError(f"{root}/meta/info.json is missing")
-        return LeRobotDatasetMetadata(name, root)
+        if root is not None:
+            check_dataset_files(Path(root))
+        meta = LeRobotDatasetMetadata(name, root)
+        check_dataset_files(Path(meta.root))
+        return meta
     except READ_ERRORS as error:
         raise no_dataset(str(root or repo_id), error) from error
 

@@ -32,6 +32,7 @@ from ..data import (
     open_metadata,
     stream_batches,
 )
+from ..data.run_dataset import keep_statistics
 from ..data.streaming import READ_ERRORS, no_dataset
 from ..factory import make_policy, make_processors
 from ..model_card import write_model_card
@@ -103,7 +104,10 @@ class PolicyTrainable(Trainable):
         self._meta = self._dataset.meta if self._dataset else open_metadata(dataset.repo_id, dataset.root)
         torch.manual_seed(settings.seed)
         self.module: Any = make_policy(settings.policy, self._meta, device_of(accelerator))
-        self._pipelines = make_processors(self.module, self._meta.stats)
+        with accelerator.main_process_first():
+            is_first = accelerator.is_main_process
+            stats = keep_statistics(settings.run_dir, self._meta, dataset.accept_changed, is_first)
+        self._pipelines = make_processors(self.module, stats)
 
     def start(self, step: int) -> None:
         resume_phase(self.module, step)

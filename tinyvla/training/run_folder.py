@@ -20,7 +20,7 @@ _OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ whe
 # threads, another device or another precision may change its last digits.
 OF_THE_MACHINE = {
     *("device", "workers", "data_dir", "trainer.num_threads", "trainer.bf16", "trainer.compile"),
-    *("eval.workers", "task.workers", "wandb.mode", "wandb.entity"),
+    *("eval.workers", "task.workers", "wandb.mode", "wandb.entity", "dataset.accept_changed"),
 }
 
 

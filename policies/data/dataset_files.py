@@ -1,0 +1,151 @@
+"""Files of a LeRobotDataset, read as data: checked before LeRobot opens them, and known again by a fingerprint."""
+
+import hashlib
+import json
+import math
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyvla.errors import UserError
+from tinyvla.untrusted import check_links, check_regular, read_json_object
+
+INFO, STATS, TASKS, EPISODES = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
+VERSION = "v3."
+_DTYPES = {
+    *("video", "image", "string", "language", "bool", "float16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+}
+_PLACEHOLDERS = {"chunk_index", "file_index", "video_key"}
+_MAX_FPS, _MAX_SIDE = 1000, 1 << 20
+_NUMBERS = ("mean", "std", "min", "max")  # statistics that normalisation uses
+
+
+def check_dataset_files(root: Path) -> None:
+    """Raise UserError unless the metadata of a LeRobotDataset is well formed and nothing leads out of its folder.
+
+    What the tables and videos hold shows when they are read.
+    """
+    file = root / INFO
+    if not file.is_file():
+        raise UserError(f"{root} is not a LeRobotDataset ({INFO} is missing); give the folder of a complete one")
+    check_links(root)
+    info = read_json_object(file)
+    version = info.get("codebase_version")
+    if not isinstance(version, str) or not version.startswith(VERSION):
+        raise UserError(
+            f"{root} is a dataset of version {version}, not {VERSION}x; convert it: "
+            "python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<its id>"
+        )
+    _check_number(file, "fps", info.get("fps"), 0, _MAX_FPS, whole=False)
+    for name in ("total_episodes", "total_frames"):
+        _check_number(file, name, info.get(name), 0, 1 << 40)
+    for name in ("data_path", "video_path"):
+        _check_path(file, name, info.get(name))
+    features = info.get("features")
+    if not isinstance(features, dict) or not features:
+        raise UserError(f"{file} has no features; get a complete copy of the dataset")
+    for name, feature in features.items():
+        _check_feature(file, name, feature)
+    if (root / STATS).exists():
+        _check_statistics(root / STATS)
+    for table in (root / TASKS, *sorted((root / EPISODES).rglob("*.parquet"))):
+        check_regular(table)
+
+
+def fingerprint(root: Path) -> str:
+    """Hash of a dataset's metadata: features, episodes, tasks and statistics; the same for every copy of it."""
+    digest = hashlib.sha256()
+    files = [root / INFO, root / STATS, root / TASKS, *sorted((root / EPISODES).rglob("*.parquet"))]
+    for file in files:
+        if not file.exists():
+            continue
+        content = file.read_bytes()
+        if file.suffix == ".json":
+            content = json.dumps(json.loads(content), sort_keys=True).encode()
+        digest.update(file.relative_to(root).as_posix().encode())
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
+
+
+def _check_number(file: Path, name: str, value: Any, above: float, high: float, whole: bool = True) -> None:
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not above < value <= high:
+        raise UserError(f"{name} in {file} is {_short(value)}, which cannot be; get a complete copy of the dataset")
+
+
+def _check_path(file: Path, name: str, template: Any) -> None:
+    """Refuse a template of paths that leaves the dataset, or whose placeholders reach into objects."""
+    if template is None and name == "video_path":
+        return
+    fault = None
+    if not isinstance(template, str):
+        fault = "is not a text"
+    elif Path(template).is_absolute() or ".." in Path(template).parts or "\0" in template or "\\" in template:
+        fault = "leads out of the dataset"
+    else:
+        try:
+            fields = [(field, spec) for _, field, spec, _ in string.Formatter().parse(template) if field is not None]
+        except ValueError:
+            fields = [("?", "")]
+        if any(field not in _PLACEHOLDERS or not _is_width(spec or "") for field, spec in fields):
+            fault = f"has other placeholders than {', '.join(sorted(_PLACEHOLDERS))}"
+    if fault:
+        raise UserError(f"{name} in {file} {fault} ({_short(template)}); get a copy of the dataset with plain paths")
+
+
+def _is_width(spec: str) -> bool:
+    """True for the format of a number with a few digits, such as 03d."""
+    return spec == "" or (spec.endswith("d") and len(spec) <= 3 and spec[:-1].isdecimal())
+
+
+def _check_feature(file: Path, name: str, feature: Any) -> None:
+    shape = feature.get("shape") if isinstance(feature, dict) else None
+    if (
+        not name.isprintable()
+        or "/" in name
+        or ".." in name
+        or not isinstance(feature, dict)
+        or feature.get("dtype") not in _DTYPES
+        or not isinstance(shape, list)
+        or len(shape) > 8
+        or any(isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= _MAX_SIDE for size in shape)
+        or math.prod(shape) > 1 << 28
+    ):
+        raise UserError(f"the feature {_short(name)} in {file} cannot be ({_short(feature)}); get a complete copy")
+
+
+def _check_statistics(file: Path) -> None:
+    for name, statistics in read_json_object(file).items():
+        if not isinstance(statistics, dict):
+            raise UserError(f"the statistics of {_short(name)} in {file} are {_short(statistics)}; compute them again")
+        for kind in _NUMBERS:
+            if kind in statistics and not _is_finite(statistics[kind]):
+                raise UserError(
+                    f"the {kind} of {_short(name)} in {file} is not a finite number everywhere; find the episode with "
+                    "that value and leave it out, or compute the statistics again"
+                )
+
+
+def _is_finite(values: Any) -> bool:
+    try:
+        return bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())
+    except (ValueError, TypeError, OverflowError):
+        return False
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def as_lists(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Statistics as JSON can hold them, every number exactly."""
+    return {name: {kind: np.asarray(x).tolist() for kind, x in kinds.items()} for name, kinds in stats.items()}
+
+
+def as_arrays(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    """The inverse of `as_lists`."""
+    return {name: {kind: np.atleast_1d(np.array(x)) for kind, x in kinds.items()} for name, kinds in stats.items()}
