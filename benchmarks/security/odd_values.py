@@ -50,7 +50,7 @@ class Settings:
     """Settings of the benchmark."""
 
     only: str = setting("", "text that a command must contain; all commands by default")
-    seconds: float = setting(60, "seconds after which a command counts as one that does not end")
+    seconds: float = setting(120, "seconds after which a command counts as one that does not end")
     jobs: int = setting(2, "commands side by side")
 
 

@@ -1,5 +1,6 @@
 """The folder of a run, with its configuration: made once, and resumed by `resume=true`."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..files import alone_in, write_whole
 from ..untrusted import check_regular
 
 CONFIG = "config.yaml"
+_OF_THE_START = (CONFIG, "dataset.json", "metrics.jsonl", "wandb_id.txt")  # files written before the first step
 MAX_CONFIG_BYTES = 1 << 20
 _OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ when a run is resumed
 # Settings that belong to the machine and may change when a run is resumed. The curve stays the same; another number of
@@ -105,10 +107,26 @@ class _PlainLoader(yaml.SafeLoader):
 def alone_in_run(accelerator: Accelerator, run_dir: Path) -> Iterator[None]:
     """Lock a run's folder for one training, whose first process holds the lock. A killed one leaves it free.
 
+    A new run that fails with a UserError before it has computed anything leaves nothing in the folder.
+
     Raises UserError if another process is at work there.
     """
+    is_new = not (run_dir / CONFIG).exists()
     with alone_in(run_dir, wait=False) if accelerator.is_main_process else nullcontext():
-        yield
+        try:
+            yield
+        except UserError:
+            if is_new and accelerator.is_main_process and not _has_results(run_dir):
+                for name in _OF_THE_START:
+                    (run_dir / name).unlink(missing_ok=True)
+                shutil.rmtree(run_dir / "wandb", ignore_errors=True)
+            raise
+
+
+def _has_results(run_dir: Path) -> bool:
+    """True if a run has recorded metrics, written checkpoints or saved the batch that it failed at."""
+    files = (run_dir / name for name in ("metrics.jsonl", "bad_batch.pt"))
+    return (run_dir / "checkpoints").exists() or any(file.exists() and file.stat().st_size for file in files)
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
