@@ -1,6 +1,7 @@
 """A program killed with SIGKILL before a chosen file-system call, by strace; each in a process forked from this one."""
 
 import contextlib
+import faulthandler
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ CALLS = (
 )
 _LINE = re.compile(r"(?:\d+ +)?(\w+)\((.*)")
 _TERMINAL = re.compile(r"[12],")  # first argument of a write
+
+_LIMIT_S = 120  # of one attempt
 
 type Gate = Callable[[], None]
 type Work = Callable[[Gate], None]
@@ -98,6 +101,7 @@ def _work_in_child(work: Work, log: Path, tell: int, wait: int) -> None:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        faulthandler.dump_traceback_later(_LIMIT_S, exit=True, file=output)
         passed = False
 
         def gate() -> None:
