@@ -21,6 +21,7 @@ from tinyvla.errors import UserError, one_line
 from tinyvla.files import check_writable, write_whole
 from tinyvla.machine import check_workers, count_cores
 from tinyvla.ranges import check_range
+from tinyvla.untrusted import read_json_object
 
 from .contract import IMAGES, EnvConfig
 from .episode_journal import EpisodeJournal
@@ -234,7 +235,7 @@ def _fingerprint(setting: Setting) -> str:
 
 def _env_of_policy(checkpoint: Path, name: str) -> EnvConfig:
     """Environment of a name, with the cameras and the image size that a policy was trained with."""
-    features = json.loads((checkpoint / "config.json").read_text())["input_features"]
+    features = read_json_object(checkpoint / "config.json")["input_features"]
     images = {key: feature["shape"] for key, feature in features.items() if key.startswith(IMAGES)}
     cameras = [key.removeprefix(IMAGES) for key in images]
     return decode_env({"name": name, "cameras": cameras, "image_size": next(iter(images.values()))[1]})

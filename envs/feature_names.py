@@ -1,14 +1,14 @@
 """Names of the state and action numbers that a policy was trained with, from its checkpoint or its run folder."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from policies import feature_names, find_checkpoint
 from tinyvla.errors import UserError
+from tinyvla.training.run_folder import read_config
+from tinyvla.untrusted import read_json_object
 
 from .registry import embodiment_of
 
@@ -32,12 +32,12 @@ def trained_feature_names(checkpoint: Path | str) -> dict[str, list[str]]:
 def _names_by_its_run(checkpoint: Path | str) -> list[str] | None:
     try:
         folder = find_checkpoint(checkpoint).resolve()
-        config: Mapping[str, Any] = yaml.safe_load((folder.parents[_UP_TO_THE_RUN - 1] / "config.yaml").read_text())
+        config: Any = OmegaConf.to_container(read_config(folder.parents[_UP_TO_THE_RUN - 1] / "config.yaml"))
         if (config.get("dataset") or {}).get("repo_id"):
             return None
         if root := (config.get("dataset") or {}).get("root"):
-            names = json.loads((Path(root) / "meta/info.json").read_text())["features"]["action"]["names"]
+            names = read_json_object(Path(root) / "meta/info.json")["features"]["action"]["names"]
             return list(names) if isinstance(names, list) else None
         return list(embodiment_of(config["env"]["name"]).action_names)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
+    except (UserError, OSError, ValueError, LookupError, AttributeError, TypeError):
         return None

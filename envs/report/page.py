@@ -1,7 +1,6 @@
 """Page of a run: report.html, one file that needs no network."""
 
 import base64
-import json
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,9 @@ from omegaconf import OmegaConf
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
+from tinyvla.training.run_folder import read_config
 from tinyvla.training.tracking import read_metrics
+from tinyvla.untrusted import read_json_object
 
 from ..eval_results import METRICS
 from ..seeds import episode_seed
@@ -88,10 +89,10 @@ def read_run(run_dir: Path) -> Run:
             f"{run_dir} has no eval.json to report on; finish the run with `python train.py run_dir={run_dir} "
             f"resume=true`, or evaluate it with `python evaluate.py checkpoint={run_dir}`"
         )
-    result = json.loads((run_dir / "eval.json").read_text())
+    result = read_json_object(run_dir / "eval.json")
     settings = (run_dir / "config.yaml").read_text() if (run_dir / "config.yaml").exists() else ""
     metrics = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
-    config: Any = OmegaConf.to_container(OmegaConf.create(settings), resolve=False) if settings else {}
+    config: Any = OmegaConf.to_container(read_config(run_dir / "config.yaml"), resolve=False) if settings else {}
     return Run(result, metrics, settings, config)
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in, write_whole
+from tinyvla.untrusted import read_json_object
 
 from ..workers import clear_disk_errors, count_workers, worker_pool
 from .image_generator import ImageGenerator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # workers that draw images do not need torch
 
 VERSION = 4  # of the images; part of the folder's name
 BLOCK = 32  # images that are drawn, checked and stored together
+_ATTEMPTS = 3  # to read images, which are drawn again where they are damaged
 SMALLEST, LARGEST = 32, 1024  # pixels of a side
 
 
@@ -126,14 +128,23 @@ def open_labelled_images(
         image_size: S, from 32 to 1024.
         workers: processes that draw; "auto": one per core.
 
-    Raises UserError for wrong arguments, a full disk, and damaged files.
+    Damaged images are drawn again. Raises UserError for wrong arguments and a full disk.
     """
     image_set = _checked(kind, split, count, image_size, seed)
     folder, blocks = image_set.folder(Path(data_dir)), range(-(-count // BLOCK))
-    if _missing(folder, blocks):
-        with clear_disk_errors(), alone_in(folder):  # another process may have drawn them in the meantime
-            _draw(image_set, folder, _missing(folder, blocks), workers)
-    return _mapped(image_set, folder, count)
+    for _ in range(_ATTEMPTS):
+        if _missing(folder, blocks):
+            with clear_disk_errors(), alone_in(folder):  # another process may have drawn them in the meantime
+                _draw(image_set, folder, _missing(folder, blocks), workers)
+        labelled_blocks = {block: _read_labels(folder, block) for block in blocks}
+        arrays, damaged = _map_arrays(image_set, folder, labelled_blocks)
+        if not damaged:
+            labels = [label for block in labelled_blocks.values() for label in block["labels"]][:count]
+            arrays = {name: array[:count] for name, array in arrays.items()}
+            return LabelledImages(arrays["images"], labels, arrays["instances"], arrays.get("depth"))
+        for block in damaged:
+            _label_file(folder, block).unlink(missing_ok=True)
+    raise UserError(f"the images in {folder} are damaged again after they were drawn; point data_dir at another disk")
 
 
 def _checked(kind: str, split: str, count: int, image_size: int, seed: int) -> ImageSet:
@@ -220,40 +231,36 @@ def _store(image_set: ImageSet, folder: Path, block: int, drawn: Block) -> None:
     write_whole(_label_file(folder, block), json.dumps({"checksums": checksums, "labels": drawn.labels}))
 
 
-def _mapped(image_set: ImageSet, folder: Path, count: int) -> LabelledImages:
-    labelled_blocks = [_read_labels(folder, block) for block in range(-(-count // BLOCK))]
-    arrays = {
-        name: _map(folder, name, array, image_set.image_size, labelled_blocks)[:count]
-        for name, array in image_set.arrays.items()
-    }
-    labels = [label for block in labelled_blocks for label in block["labels"]][:count]
-    return LabelledImages(arrays["images"], labels, arrays["instances"], arrays.get("depth"))
-
-
 def _read_labels(folder: Path, block: int) -> dict[str, Any]:
-    path = _label_file(folder, block)
+    """Checksums and labels of a block; both empty if its file is damaged."""
     try:
-        content = json.loads(path.read_text())
-        if len(content["labels"]) == BLOCK and content["checksums"]:
+        content = read_json_object(_label_file(folder, block))
+        if len(content["labels"]) == BLOCK and isinstance(content["checksums"], dict):
             return content
-    except (OSError, ValueError, TypeError, KeyError):
+    except (UserError, TypeError, KeyError):
         pass
-    raise _damaged(path, folder)
+    return {"checksums": {}, "labels": []}
 
 
-def _map(folder: Path, name: str, array: _Array, size: int, labelled_blocks: list[dict[str, Any]]) -> np.ndarray:
-    path, images = folder / f"{name}.bin", len(labelled_blocks) * BLOCK
-    if not path.is_file() or path.stat().st_size < images * array.bytes(size):
-        raise _damaged(path, folder)
-    mapped = np.memmap(path, array.dtype, "r", shape=(images, *array.shape(size)))
-    for block, labels in enumerate(labelled_blocks):
-        if zlib.crc32(mapped[block * BLOCK : (block + 1) * BLOCK].data) != labels["checksums"].get(name):
-            raise _damaged(path, folder)
-    return mapped
-
-
-def _damaged(path: Path, folder: Path) -> UserError:
-    return UserError(f"{path} is damaged; delete the folder {folder} and run the same command again")
+def _map_arrays(
+    image_set: ImageSet, folder: Path, labelled_blocks: dict[int, dict[str, Any]]
+) -> tuple[dict[str, np.ndarray], set[int]]:
+    """Arrays by name, mapped from their files, and the blocks whose checksums differ."""
+    arrays: dict[str, np.ndarray] = {}
+    damaged: set[int] = set()
+    for name, array in image_set.arrays.items():
+        path, size = folder / f"{name}.bin", BLOCK * array.bytes(image_set.image_size)
+        whole = min(path.stat().st_size // size, len(labelled_blocks)) if path.is_file() else 0
+        damaged |= set(range(whole, len(labelled_blocks)))
+        if not whole:
+            continue
+        mapped = np.memmap(path, array.dtype, "r", shape=(whole * BLOCK, *array.shape(image_set.image_size)))
+        for block in range(whole):
+            content = mapped[block * BLOCK : (block + 1) * BLOCK].data
+            if zlib.crc32(content) != labelled_blocks[block]["checksums"].get(name):
+                damaged.add(block)
+        arrays[name] = mapped
+    return arrays, damaged
 
 
 def _check_disk(folder: Path, needed: int) -> None:

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 from ...errors import UserError
 from ...files import write_whole
+from ...untrusted import read_json_object
 from .frontend import ImageBatch, TinyCLIP
 
 FILE = "detector.json"
@@ -121,10 +122,10 @@ class SuccessDetector:
     def load(cls, folder: Path) -> Self:
         """Detector that `save` wrote. Raises UserError if there is none."""
         try:
-            stored = json.loads((folder / FILE).read_text())
+            stored = read_json_object(folder / FILE)
             calibration = Calibration(**stored["calibration"])
             texts = stored["statement"], stored["contrary"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (UserError, ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"there is no complete detector in {folder} ({type(error).__name__}); save one there"
             ) from error
