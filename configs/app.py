@@ -76,6 +76,9 @@ def app(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[
                 )()
                 for handle in started:
                     attempt(functools.partial(show, handle))
+                sys.stdout.flush()
+            except BrokenPipeError:  # the reader, such as `head`, has enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except KeyboardInterrupt:
                 for handle in started:
                     handle.cancel()

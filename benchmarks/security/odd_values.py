@@ -2,20 +2,24 @@
 
     python -m benchmarks.security.odd_values
 
-Every row is a command in a process and a folder of its own, beside a small dataset, a run and a checkpoint that it
-could damage. A row holds if the command exits with 2, prints one line that begins with "error:" on stderr, and the
-folder is the same afterwards, file by file. Commands that do not end count as failures.
+Every row is a command in a process (forked after the imports) and a folder of its own, beside a small dataset, a run
+and a checkpoint that it could damage. A row holds if the command exits with 2, prints one line that begins with
+"error:" on stderr, and the folder is the same afterwards, file by file. Commands that do not end count as failures.
 """
 
 import hashlib
 import json
+import os
+import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +55,6 @@ class Settings:
 
     only: str = setting("", "text that a command must contain; all commands by default")
     seconds: float = setting(120, "seconds after which a command counts as one that does not end")
-    jobs: int = setting(2, "commands side by side")
 
 
 def prepare(folder: Path) -> None:
@@ -79,21 +82,57 @@ def tree(folder: Path) -> dict[str, str]:
     return content
 
 
+def preload() -> None:
+    """Import what the entry points import, so that each command costs a fork instead of half a minute of imports."""
+    import torch
+
+    import tinyvla_scripts.vision_task  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def run_forked(script: str, arguments: Sequence[str], folder: Path, errors: Path, seconds: float) -> str:
+    """Exit code of an entry point in a process forked from this one; "no end" if it is killed after `seconds`."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            os.setsid()
+            os.chdir(folder)
+            os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+            os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+            sys.argv = [str(ROOT / script), *arguments]
+            sys.path[0] = str(ROOT)
+            runpy.run_path(sys.argv[0], run_name="__main__")
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return str(os.waitstatus_to_exitcode(status))
+        time.sleep(0.05)
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return "no end"
+
+
 def try_command(command: str, prepared: Path, seconds: float) -> dict[str, Any]:
     """Outcome of one command in a copy of the prepared folder."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "work"
+        folder, errors = Path(name) / "work", Path(name) / "errors"
         shutil.copytree(prepared, folder, symlinks=True)
         before, began = tree(folder), time.monotonic()
         script, *arguments = shlex.split(command.replace("\\n", "\n"))
-        try:
-            result = subprocess.run(
-                [sys.executable, ROOT / script, *arguments], cwd=folder, capture_output=True, text=True, timeout=seconds
-            )
-            code, err = str(result.returncode), result.stderr
-        except subprocess.TimeoutExpired:
-            code, err = "no end", ""
-        took, after = time.monotonic() - began, tree(folder)
+        code = run_forked(script, arguments, folder, errors, seconds)
+        took, after, err = time.monotonic() - began, tree(folder), errors.read_text(errors="replace")
     lines = [line for line in err.splitlines() if line.strip()]
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     is_line = len(lines) == 1 and lines[0].startswith("error: ")
@@ -111,14 +150,17 @@ def try_command(command: str, prepared: Path, seconds: float) -> dict[str, Any]:
 def main(settings: Settings) -> None:
     commands = [line for line in COMMANDS.read_text().splitlines() if line and not line.startswith("#")]
     commands = [command for command in commands if settings.only in command]
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(settings.jobs) as pool:
+    with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))
+        preload()
         rows = []
-        for row in pool.map(lambda command: try_command(command, Path(name), settings.seconds), commands):
+        for command in commands:
+            row = try_command(command, Path(name), settings.seconds)
             rows.append(row)
-            print(f"{'ok  ' if row['holds'] else 'FAIL'} {row['command']}\n     {row['exit_code']}: {row['message']}")
+            outcome = "ok  " if row["holds"] else "FAIL"
+            print(f"{outcome} {row['command']}\n     {row['exit_code']}: {row['message']}", flush=True)
             if not row["holds"]:
-                print(f"     {row['lines']} lines; changed: {row['changed']}")
+                print(f"     {row['lines']} lines; changed: {row['changed']}", flush=True)
     held = sum(row["holds"] for row in rows)
     print(f"{held} of {len(rows)} hold")
     if settings.only:

@@ -87,7 +87,7 @@ def read_config(file: Path) -> DictConfig:
     if isinstance(command := content.get("command"), str):
         content["command"] = command.replace("${", r"\${")  # as the user wrote it, never resolved
     for name, value in _leaves({key: value for key, value in content.items() if key != "command"}).items():
-        if isinstance(value, str) and "${" in value:
+        if "${" in str(value):
             raise UserError(f"{file} refers to another setting in {name}, which a stored run never does; {fix}")
         if "_target_" in name:
             raise UserError(f"{file} names something to call in {name}, which a stored run never does; {fix}")

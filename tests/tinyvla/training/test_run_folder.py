@@ -1,11 +1,14 @@
 """A run's folder: made once, found again, and never mixed up with another run's settings."""
 
+from types import SimpleNamespace
+
 import pytest
 from omegaconf import OmegaConf
 from tiny import run_config
 
 from tinyvla.errors import UserError
-from tinyvla.training import find_run, open_run
+from tinyvla.training import alone_in_run, find_run, open_run
+from tinyvla.training.run_folder import read_config
 
 
 def config(run_dir, resume=False, **settings):
@@ -70,3 +73,60 @@ def test_a_setting_may_be_repeated_but_not_changed(tmp_path, defaults):
         begin(config(tmp_path, resume=True, policy__type="act"), defaults)
     with pytest.raises(UserError, match=r"its env.tasks is \['default'\], not \['reach-v3'\]"):
         begin(config(tmp_path, resume=True, env__tasks=["reach-v3"]), defaults)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "holds no settings"),
+        (b"\x00\xff\x13", "is damaged"),
+        (b"- 1\n- 2\n", "holds no settings"),
+        (b"word\n", "holds no settings"),
+        (b"seed: ${nothing.here}\n", "refers to another setting in seed"),
+        (b"seed: ${oc.env:HOME}\n", "refers to another setting in seed"),
+        (b"policy: {lr: [1, '${x}']}\n", "refers to another setting in policy.lr"),
+        (b"seed: !!python/object/apply:os.system ['touch canary']\n", "is damaged"),
+        (b"task: {_target_: os.system}\n", "names something to call"),
+        (b"a: &a [1, 2]\nb: [*a, *a]\n", "is damaged"),
+        (b"a: " + b"[" * 100_000, "is damaged"),
+        (b"#" * (2 << 20), "more than"),
+    ],
+)
+def test_stored_settings_are_plain_data(tmp_path, monkeypatch, content, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=reason) as mistake:
+        read_config(tmp_path / "config.yaml")
+    assert "\n" not in str(mistake.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_the_command_of_a_run_is_never_resolved(tmp_path, defaults):
+    begin(config(tmp_path, command="python train.py 'run_dir=${oc.env:HOME}'"), defaults)
+    resumed = find_run(config(tmp_path, resume=True), defaults)
+    assert resumed.command == "python train.py 'run_dir=${oc.env:HOME}'"
+
+
+def test_settings_of_the_machine_may_change_when_a_run_is_resumed(tmp_path, defaults):
+    begin(config(tmp_path), defaults)
+    other = {"trainer__num_threads": 1, "workers": 3, "device": "cuda:1", "eval__workers": 1}
+    resumed = find_run(config(tmp_path, resume=True, **other), defaults)
+    assert (resumed.trainer.num_threads, resumed.workers, resumed.device, resumed.eval.workers) == (1, 3, "cuda:1", 1)
+
+
+def test_a_failed_start_leaves_nothing(tmp_path, defaults):
+    cfg, accelerator = config(tmp_path / "run"), SimpleNamespace(is_main_process=True)
+
+    def start(*faults):
+        with alone_in_run(accelerator, tmp_path / "run"):
+            open_run(cfg)
+            for fault in faults:
+                raise fault
+
+    with pytest.raises(UserError, match="no data"):
+        start(UserError("no data"))
+    assert list(tmp_path.iterdir()) == []
+    start()
+    with pytest.raises(UserError, match="no data"):
+        start(UserError("no data"))
+    assert (tmp_path / "run" / "config.yaml").exists()  # of the earlier start
