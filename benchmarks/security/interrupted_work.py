@@ -74,7 +74,7 @@ class InterruptedWork:
 
 def names(folder: Path) -> set[str]:
     """Names of all files and folders in a folder, at any depth."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != ".run.lock"}  # a kill leaves it
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -293,6 +293,8 @@ class Evaluate(InterruptedWork):
     def do(self, folder: Path, gate: Gate) -> None:
         from tinyvla_scripts.evaluate import main
 
+        if (folder / "run/report.html").exists():
+            return  # all was written before the kill; the command would say that there is a run
         checkpoint = self.base / "policy"
         sys.argv = ["evaluate.py", f"checkpoint={checkpoint}", f"run_dir={folder / 'run'}", *SMALL_ENV, "episodes=3"]
         sys.argv += ["videos=2", "workers=1", "device=cpu"]
