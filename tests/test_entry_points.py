@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny import SETTINGS
 
+from tinyvla.files import alone_in
 from tinyvla.training import Stopped, make_accelerator, read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +76,7 @@ def test_one_command_from_nothing_to_a_report(policy, data_dir, tmp_path, comman
     assert str(run_dir / "report.html") in out
     check_run(run_dir)
     assert sorted(path.name for path in run_dir.iterdir()) == sorted(
-        ["checkpoints", "config.yaml", "eval.json", "metrics.jsonl", "report.html", "videos"]
+        ["checkpoints", "config.yaml", "episodes.jsonl", "eval.json", "metrics.jsonl", "report.html", "videos"]
     )
     records = read_metrics(run_dir / "metrics.jsonl")
     assert [record["step"] for record in records if "train/loss" in record] == [1, 2, 3, 4, 5, 6]
@@ -111,6 +112,39 @@ def test_evaluating_a_run(trained, tmp_path, command):
     code, _, err = command("evaluate", f"checkpoint={trained}", *ENV, f"run_dir={trained}")
     assert (code, err) == (2, f"error: {trained} already holds a run; choose another run_dir\n")
     assert (trained / "config.yaml").read_bytes() == before
+
+
+def test_a_live_run_is_left_alone(trained, tmp_path, command):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    evaluate = ["evaluate", f"checkpoint={trained}", *ENV, "episodes=1", "workers=1", f"run_dir={tmp_path / 'run'}"]
+    for folder, arguments in ((trained, ["train", f"run_dir={trained}", "resume=true"]), (tmp_path / "run", evaluate)):
+        with alone_in(folder, wait=False):
+            code, out, err = command(*arguments)
+        assert (code, out) == (2, "")
+        line = f"error: another process is at work in {folder}; wait until it has ended, or choose another folder\n"
+        assert err.endswith(line)
+    assert not (tmp_path / "run").exists()
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_an_evaluation_that_was_killed_before_its_report_is_finished(trained, tmp_path, command, monkeypatch):
+    run_dir = tmp_path / "run"
+    arguments = ["evaluate", f"checkpoint={trained}", *ENV, "episodes=1", "workers=1", "videos=0", f"run_dir={run_dir}"]
+    assert command(*arguments)[0] == 0
+    result = (run_dir / "eval.json").read_bytes()
+    (run_dir / "report.html").unlink()
+    code, _, err = command(*arguments, "seed=1")
+    assert (code, err) == (2, f"error: {run_dir} already holds a run; choose another run_dir\n")
+    monkeypatch.setattr("envs.evaluation._run_job", lambda *_: pytest.fail("plays again"))
+    code, _, err = command(*arguments)
+    assert code == 0, err
+    assert "1 of 1 episodes are played already" in err
+    assert (run_dir / "report.html").exists()
+    times = {"ms_per_action", "ms_per_action_p95"}
+    again = json.loads((run_dir / "eval.json").read_text())
+    assert {key: again[key] for key in again.keys() - times - {"tasks"}} == {
+        key: value for key, value in json.loads(result).items() if key not in times | {"tasks"}
+    }
 
 
 def test_evaluating_under_a_shift(trained, tmp_path, command):

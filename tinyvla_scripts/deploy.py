@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs.app import app
 from configs.composing import as_dict, decode
 from tinyvla.errors import UserError
+from tinyvla.files import alone_in, write_whole
 
 
 @app("deploy")
@@ -30,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
     runner = load_arm_runner(cfg.checkpoint, cfg.device, cfg.server, decode(RunnerConfig, cfg.runner))
-    with contextlib.ExitStack() as stack:
+    with alone_in(run_dir, wait=False), contextlib.ExitStack() as stack:
         if needs_twin(robot):
             robot = with_twin_cameras(robot, runner.cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
@@ -50,8 +51,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.record:
             recording = Recorder(run_dir / "recording", layer.joints, runner.cameras, layer.limits.rate_hz, arm.name)
             run.observers.append(stack.enter_context(recording))
-        run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, run_dir / "config.yaml")
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg))
         run.run(episodes, run_dir)
     print(run.describe(), run_dir / "deploy.json", sep="\n")
 

@@ -221,7 +221,7 @@ class Collect(InterruptedWork):
 
     def check_killed(self, folder: Path) -> dict[Path, int]:
         """Times of the finished attempts."""
-        return {file: file.stat().st_mtime_ns for file in (folder / "data").glob(f"attempts/*/{TASK}/*.*")}
+        return {file: file.stat().st_mtime_ns for file in (folder / "data").glob(f"attempts/*/{TASK}/[0-9]*")}
 
     def check(self, folder: Path, before: dict[Path, int]) -> None:
         super().check(folder, before)

@@ -199,4 +199,11 @@ class Deployment:
         }
         for observer in self.observers:
             self.report |= observer.report()
-        write_whole(run_dir / REPORT, json.dumps(self.report, indent=1))
+        try:
+            write_whole(run_dir / REPORT, json.dumps(self.report, indent=1))
+        except OSError as error:
+            print(json.dumps(self.report))
+            raise UserError(
+                f"the report above could not be written to {run_dir} ({one_line(error.strerror or error)}); "
+                "make room there before the next run"
+            ) from error
