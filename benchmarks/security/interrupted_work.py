@@ -73,14 +73,16 @@ class InterruptedWork:
 
 
 def names(folder: Path) -> set[str]:
-    """Names of all files and folders in a folder, at any depth."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != ".run.lock"}  # a kill leaves it
+    """Names of all files and folders in a folder, at any depth, except locks: a kill leaves an empty file, unlocked."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name not in (".lock", ".run.lock")}
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Hash of every file in a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """Hash of every file in a folder, except locks."""
+    files = (folder / name for name in names(folder))
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()
+    }
 
 
 class ToyTrainable(Trainable):
