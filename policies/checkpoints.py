@@ -1,14 +1,17 @@
 """Checkpoints of policies: find, read and write them. Heavy libraries are imported by the functions that need them."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import model_in, write_whole
+from tinyvla.untrusted import check_links, inside, read_json_object
 
 if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
     from lerobot.policies import PreTrainedPolicy
     from torch import Tensor
 
@@ -20,9 +23,11 @@ FEATURE_NAMES = "feature_names.json"  # beside LeRobot's files of a checkpoint, 
 def find_checkpoint(path: Path | str) -> Path:
     """The folder with a policy's config.json at or below `path`: a checkpoint, or a run folder (its best, else last).
 
-    Raises UserError if there is none.
+    Raises UserError if there is none, or it is outside of the folder `path`.
     """
     if folder := model_in(path):
+        inside(path, str(folder.relative_to(path)))  # not through a link that leaves the run
+        inside(folder, "config.json")
         return folder
     raise UserError(f"no policy checkpoint at {path}; give a run folder of train.py or a folder that holds config.json")
 
@@ -33,10 +38,14 @@ def feature_names(path: Path | str) -> dict[str, list[str]]:
     They are those of the dataset that the policy was trained on; empty for a checkpoint without them. Raises UserError
     if there is no checkpoint.
     """
-    try:
-        return json.loads((find_checkpoint(path) / FEATURE_NAMES).read_text())
-    except FileNotFoundError:
+    folder = find_checkpoint(path)
+    if not (folder / FEATURE_NAMES).exists():
         return {}
+    content = read_json_object(inside(folder, FEATURE_NAMES), 1 << 20)
+    for key, names in content.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{folder / FEATURE_NAMES} has no list of names for {key[:50]!r}; get the original file")
+    return content
 
 
 def save_checkpoint_files(
@@ -70,29 +79,51 @@ def save_checkpoint_files(
 def load_checkpoint(path: Path | str, device: str | None = None) -> "tuple[PreTrainedPolicy, Pipeline, Pipeline]":
     """Load a policy and its pipelines from a checkpoint or run folder onto `device` (None: the fastest one).
 
-    Raises UserError if files are missing, cut short, or of an unknown policy type.
+    Nothing of the checkpoint is run: see docs/security.md. Raises UserError if files are missing, cut short, of an
+    unknown policy type, or refused.
     """
-    from draccus.utils import DraccusException
-    from lerobot.configs import PreTrainedConfig
-    from lerobot.policies import get_policy_class, make_pre_post_processors
-    from safetensors import SafetensorError
+    from lerobot.policies import get_policy_class
 
-    from .factory import quiet_libraries, register_policies
-    from .hub_models import use_checkpoint_models
+    from tinyvla.network_size import bounded_network
+
+    from .factory import quiet_libraries
 
     folder = find_checkpoint(path)
-    register_policies()
-    try:
-        config = PreTrainedConfig.from_pretrained(folder, cli_overrides=[f"--device={device}"] if device else [])
-        overrides = use_checkpoint_models(config, folder) | {"device_processor": {"device": config.device}}
-        with quiet_libraries():
+    with _one_line_faults(folder):
+        config, preprocessor, postprocessor = _read_pipelines(folder, device)
+        with quiet_libraries(), bounded_network(folder):
             policy = get_policy_class(config.type).from_pretrained(folder, config=config, strict=True)
-        preprocessor, postprocessor = make_pre_post_processors(
-            config, pretrained_path=str(folder), preprocessor_overrides=overrides
-        )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, DraccusException) as error:
+    return policy, preprocessor, postprocessor
+
+
+def load_pipelines(path: Path | str, device: str | None = None) -> "tuple[PreTrainedConfig, Pipeline, Pipeline]":
+    """The configuration of a checkpoint's policy and its pipelines, without weights; otherwise as `load_checkpoint`."""
+    folder = find_checkpoint(path)
+    with _one_line_faults(folder):
+        return _read_pipelines(folder, device)
+
+
+def _read_pipelines(folder: Path, device: str | None) -> "tuple[PreTrainedConfig, Pipeline, Pipeline]":
+    from .checkpoint_config import read_policy_config
+    from .hub_models import use_checkpoint_models
+    from .pipelines import read_pipelines
+
+    check_links(folder)
+    config = read_policy_config(folder, device)
+    overrides = use_checkpoint_models(config, folder) | {"device_processor": {"device": config.device}}
+    return config, *read_pipelines(folder, config, overrides)
+
+
+@contextlib.contextmanager
+def _one_line_faults(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong with a checkpoint's content into a UserError that names the checkpoint."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the checkpoint {folder} cannot be loaded: {error}") from error
+    # With unsuitable values the libraries' own classes fail with any error there is.
+    except Exception as error:
         raise UserError(
             f"the checkpoint {folder} cannot be loaded ({type(error).__name__}: {one_line(error, 300)}); "
             "it may be cut short: use another checkpoint of the run, or train again"
         ) from error
-    return policy, preprocessor, postprocessor

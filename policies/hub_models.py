@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lerobot.configs import PreTrainedConfig
 
 from tinyvla.errors import UserError, one_line
+from tinyvla.hub_files import check_model_folder, check_model_options, is_hub_id
+from tinyvla.untrusted import inside
 
 if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
@@ -21,6 +23,13 @@ FOLDER = "models"  # of a checkpoint
 MODELS = {
     "smolvla": {"vlm_model_name": "smolvlm"},
     "multi_task_dit": {"vision_encoder_name": "clip_vision", "text_encoder_name": "clip_text"},
+}
+
+
+_MODEL_TYPES = {
+    "vlm_model_name": {"smolvlm"},
+    "vision_encoder_name": {"clip", "clip_vision_model"},
+    "text_encoder_name": {"clip", "clip_text_model"},
 }
 
 
@@ -58,19 +67,40 @@ def save_models(policy: "PreTrainedPolicy", preprocessor: Any, directory: Path) 
 
 
 def use_checkpoint_models(config: PreTrainedConfig, directory: Path) -> dict[str, dict[str, Any]]:
-    """Make a checkpoint's configuration use the models in the checkpoint itself.
+    """Make a checkpoint's configuration use the models in the checkpoint itself, or those of the hub that it names.
 
-    Returns the overrides of its pre-processor.
+    Returns the overrides of its pre-processor. Raises UserError for a model that is neither, or that would run code.
     """
     if hasattr(config, "pretrained_backbone_weights"):
         config.pretrained_backbone_weights = None  # the policy's own weights follow
     overrides = {}
     for field, name in MODELS.get(config.type, {}).items():
-        folder = directory / FOLDER / name
+        folder = inside(directory, f"{FOLDER}/{name}")
         if folder.is_dir():
+            check_model_folder(folder, _MODEL_TYPES[field])
             setattr(config, field, str(folder))
-            overrides = {"tokenizer_processor": {"tokenizer_name": str(folder)}}
+        else:
+            _check_hub_model(getattr(config, field), field)
+        overrides = {"tokenizer_processor": {"tokenizer_name": getattr(config, field)}}
     return overrides
+
+
+def _check_hub_model(name: Any, field: str) -> None:
+    """Raise UserError unless `name` is a model of the hub whose options run no code."""
+    if not is_hub_id(name):
+        raise UserError(
+            f"config.json: {field} is {str(name)[:80]!r}, neither an id of the model hub nor a model in the "
+            f"checkpoint; get a checkpoint with its folder '{FOLDER}'"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        check_model_options(Path(snapshot_download(name, allow_patterns=["*.json", "*.txt"])))
+    except (OSError, HfHubHTTPError) as error:
+        raise UserError(
+            f"the model '{name}' could not be downloaded from the model hub ({_reason(error)}); check the network"
+        ) from error
 
 
 def fetch_pretrained(config: PreTrainedConfig) -> None:

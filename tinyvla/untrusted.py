@@ -65,3 +65,30 @@ def read_json_object(file: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__} where an object belongs; get a complete copy")
     return content
+
+
+def check_values(value: Any, place: str, depth: int = 0) -> None:
+    """Raise UserError for a value of a stranger's JSON that no file of this project holds.
+
+    Numbers are finite and below 1e15, texts shorter than 4096 characters and without control characters, lists and
+    objects have at most 4096 entries and 16 levels.
+
+    Args:
+        value: as read from JSON.
+        place: of the value, for the message.
+    """
+    if depth > 16:
+        raise UserError(f"{place} is nested too deeply; get a copy of the original file")
+    if isinstance(value, str) and (len(value) > 4096 or any(ord(letter) < 32 for letter in value if letter != "\n")):
+        raise UserError(f"{place} is too long a text or holds control characters; get a copy of the original file")
+    if isinstance(value, int | float) and not abs(value) < 1e15:  # also of NaN
+        raise UserError(f"{place} is {str(value)[:20]}, not a finite number; get a copy of the original file")
+    if isinstance(value, dict | list) and len(value) > 4096:
+        raise UserError(f"{place} has {len(value)} entries, more than 4096; get a copy of the original file")
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            check_values(key, f"a key of {place}", depth + 1)
+            check_values(entry, f"{place}.{key[:50]}", depth + 1)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            check_values(entry, f"{place}[{index}]", depth + 1)
