@@ -14,6 +14,7 @@ SEEDS = 10_000  # values of `seed`: every one has episodes, images and draws of 
 MAX_EPISODES = 10_000  # per task and seed
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu|hip|npu)(:\d{1,3})?")
 _OUTPUT_FOLDERS = ("run_dir", "data_dir", "export_dir", "pictures")
+_WANDB_MODES = ("disabled", "offline", "online")
 _LONGEST_NAME = 255  # bytes of a file's name
 
 
@@ -27,6 +28,8 @@ def check_common(cfg: DictConfig) -> None:
         raise UserError(f"device={cfg.device} is not a device; use auto, cpu, cuda, cuda:1 or mps")
     if "workers" in cfg:
         check_workers(cfg.workers)
+    if "wandb" in cfg and cfg.wandb.mode not in _WANDB_MODES:
+        raise UserError(f"wandb.mode={cfg.wandb.mode} does not exist; use {', '.join(_WANDB_MODES)}")
     for name in _OUTPUT_FOLDERS:
         if name in cfg:
             check_output_folder(cfg[name], name)

@@ -18,6 +18,7 @@ from tinyvla.model import TinyVLA
 from tinyvla.registry import Registry
 
 from .tinyvla import TinyVLAConfig
+from .tinyvla.frontends import make_frontend
 
 if TYPE_CHECKING:
     from lerobot.datasets import LeRobotDatasetMetadata
@@ -86,6 +87,8 @@ def check_policy(config: PreTrainedConfig, steps: int | None = None) -> None:
             f"of {steps} training steps the first {config.n_vqvae_training_steps} only learn VQ-BeT's action codes; "
             "raise trainer.steps or lower policy.n_vqvae_training_steps"
         )
+    for name, options in getattr(config, "frontend", {}).items():
+        make_frontend(name, options)
     try:
         with torch.device("meta"), quiet_libraries():  # neither computes nor takes memory
             _build_example(config)

@@ -11,6 +11,8 @@ from .ranges import check_range
 
 Part = tuple[int, int]  # (index, of): the images are one of `of` equal parts of a batch
 
+MAX_SHIFT = 64  # pixels
+
 
 @dataclass
 class AugmentConfig:
@@ -27,7 +29,7 @@ class AugmentConfig:
     saturation: float = 0.1
 
     def __post_init__(self) -> None:
-        check_range(self, "shift", low=0)
+        check_range(self, "shift", low=0, high=MAX_SHIFT)
         check_range(self, "brightness", "contrast", "saturation", low=0, high=1)
 
 

@@ -90,12 +90,9 @@ def make_network(name: str, image_size: int, pretrained: bool | str = False, **k
 
     Raises UserError for an unknown name, and for weights that cannot be loaded or do not fit.
     """
+    check_network_name(name)
     name = timm_name(name)
     architecture = name.split(".")[0]
-    if not timm.is_model(architecture):
-        known = [*NETWORKS, *timm.list_models()]
-        hint = did_you_mean(architecture, known if nearest_names(architecture, known) else NETWORKS)
-        raise UserError(f"timm has no model '{name}'; {hint}")
     if isinstance(pretrained, str):
         folder = find_classifier(pretrained)
         config = read_config(folder)
@@ -116,6 +113,15 @@ def make_network(name: str, image_size: int, pretrained: bool | str = False, **k
             f"the pretrained weights of '{name}' could not be loaded ({type(error).__name__}: {one_line(error)}); "
             "check the name's tag and the network, give a folder that holds them, or start without"
         ) from error
+
+
+def check_network_name(name: str) -> None:
+    """Raise UserError unless `name` is one of NETWORKS or of timm's models, naming the nearest."""
+    architecture = timm_name(name).split(".")[0]
+    if not timm.is_model(architecture):
+        known = [*NETWORKS, *timm.list_models()]
+        hint = did_you_mean(architecture, known if nearest_names(architecture, known) else NETWORKS)
+        raise UserError(f"timm has no model '{name}'; {hint}")
 
 
 def find_classifier(folder: Path | str) -> Path:

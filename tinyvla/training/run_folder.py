@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from ..untrusted import check_regular
 
 CONFIG = "config.yaml"
 _OF_THE_START = (CONFIG, "dataset.json", "metrics.jsonl", "wandb_id.txt")  # files written before the first step
+_ALWAYS_STORED = {"policy", "trainer", "env", "seed", "data_dir", "task"}
 MAX_CONFIG_BYTES = 1 << 20
 _OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ when a run is resumed
 # Settings that belong to the machine and may change when a run is resumed. The curve stays the same; another number of
@@ -49,6 +50,11 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
     if not file.exists():
         raise UserError(f"there is no run in {run_dir} to resume; give the run_dir of one, or leave out resume=true")
     stored = read_config(file)
+    if missing := [key for key in map(str, defaults) if key in _ALWAYS_STORED and key not in stored]:
+        raise UserError(f"{file} has lost its {missing[0]}; restore the file, or start a new run in another run_dir")
+    stored = cast(
+        DictConfig, OmegaConf.merge({key: defaults[key] for key in map(str, defaults) if key not in stored}, stored)
+    )
     stored_leaves, leaves, default_leaves = (_leaves(OmegaConf.to_container(c)) for c in (stored, cfg, defaults))
     for name, value in leaves.items():
         changed = value != default_leaves.get(name) and value != stored_leaves.get(name)

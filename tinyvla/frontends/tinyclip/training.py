@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from ...augment import AugmentConfig, augment_images
 from ...errors import UserError
-from ...ranges import check_range
+from ...ranges import MAX_WIDTH, check_range
 from ...training.sample_order import sample_order
 from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
@@ -75,6 +75,8 @@ class TinyClipTask(VisionTask):
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(shift=4))
 
     def __post_init__(self) -> None:
+        for name, sizes in (("vision", self.vision), ("text", self.text), ("model", self.model)):
+            _check_sizes(name, sizes or {})
         check_range(self, "gallery", low=2)
         check_range(self, "mask_lr", above=0)
         check_range(self, "affinity", "keep", "mask_share", low=0, high=1)
@@ -208,6 +210,14 @@ def _input_kind(frontend: TinyCLIP) -> tuple[Any, ...]:
     """Properties that two models must share to learn from the same batches."""
     vision = frontend.clip.config.vision_config
     return vision.image_size, frontend.tokenizer.get_vocab(), frontend.max_tokens
+
+
+def _check_sizes(name: str, sizes: Mapping[str, Any]) -> None:
+    for key, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_WIDTH:
+            raise UserError(f"task.{name}.{key}={size} does not fit; use a whole number from 1 to {MAX_WIDTH}")
+    if sizes.get("width", 0) % sizes.get("heads", 1):
+        raise UserError(f"task.{name}.width={sizes['width']} must divide by task.{name}.heads={sizes['heads']}")
 
 
 def _check(task: TinyClipTask) -> None:

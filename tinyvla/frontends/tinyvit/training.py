@@ -46,6 +46,8 @@ class TinyVitTask(CctTask):
         super().__post_init__()
         check_range(self, "k", "epochs", low=1)
         check_range(self, "check", low=0)
+        if self.teacher and not Path(self.teacher).expanduser().is_dir():
+            _released(self.teacher)
 
 
 class TinyVitTrainable(ClassifierTrainable[TinyVitTask]):
@@ -112,9 +114,7 @@ def load_teacher(name: str, images: ClassificationImages) -> Teacher:
                 "the images; train one on these images: python train.py task=perception/cct"
             )
         return Teacher(teacher, teacher.image_size)
-    released = timm.get_pretrained_cfg(timm_name(name))
-    if released is None or not released.has_weights:
-        raise UserError(f"timm knows no model '{name}' with weights; give such a name or the folder of a classifier")
+    released = _released(name)
     if released.num_classes != len(images.classes):
         raise UserError(
             f"the teacher {name} knows {released.num_classes} classes and the images have {len(images.classes)}; "
@@ -122,3 +122,11 @@ def load_teacher(name: str, images: ClassificationImages) -> Teacher:
         )
     size = released.input_size[-1]
     return Teacher(Classifier(name, images.classes, size, pretrained=True), size)
+
+
+def _released(name: str) -> Any:
+    """timm's description of released weights. Raises UserError if there are none of that name."""
+    released = timm.get_pretrained_cfg(timm_name(name))
+    if released is None or not released.has_weights:
+        raise UserError(f"timm knows no model '{name}' with weights; give such a name or the folder of a classifier")
+    return released
