@@ -36,21 +36,23 @@ def is_noisy(attempt: int, share: float) -> bool:
     return int((attempt + 1) * share) > int(attempt * share)
 
 
-def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Generator, linger: int = 0) -> Demo | None:
-    """Play one episode of the expert, until `linger` control steps after its first success; None without success.
+class Attempt(NamedTuple):
+    """Actions of a successful episode of T steps: the expert's, clipped, and the applied ones, (T, A) each."""
 
-    The recorded action is the expert's, clipped to the action space like the applied one.
-    """
-    observation, _ = env.reset(seed=env_seed)
-    cameras = [key for key in observation if key.startswith("observation.images.")]
-    frames: list[dict[str, Any]] = []
+    expert: list[np.ndarray]
+    applied: list[np.ndarray]
+
+
+def play_expert(env: Any, env_seed: int, noise_std: float, rng: np.random.Generator, linger: int) -> Attempt | None:
+    """Play one episode of the expert without rendering, until `linger` steps after success; None without success."""
+    env.reset(seed=env_seed)
+    attempt = Attempt([], [])
     burst, done = 0, False
     size = env.action_space.shape[0]
     arm = size if env.unwrapped.arm_actions is None else env.unwrapped.arm_actions  # noise never moves the gripper
     offset: np.ndarray = np.zeros(arm)
     while True:
         expert = env.expert_action().clip(env.action_space.low, env.action_space.high)
-        frames.append(observation | {"action": expert})
         applied = expert.copy()
         if noise_std > 0:
             if burst == 0 and rng.random() < _BURST_START:
@@ -58,19 +60,40 @@ def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Genera
             if burst > 0:
                 applied[:arm] += offset
                 burst -= 1
+        attempt.expert.append(expert)
+        attempt.applied.append(applied)
         _, terminated, truncated, info = env.apply(applied)
         done |= info["success"]
         if done and linger == 0:
-            break
+            return attempt
         if done:
             linger -= 1
         elif terminated or truncated:
             return None
-        observation = env.observe()
+
+
+def record_demo(env: Any, env_seed: int, noise_std: float, rng: np.random.Generator, linger: int = 0) -> Demo | None:
+    """One episode of the expert, until `linger` control steps after its first success; None without success.
+
+    It is played twice, because rendering takes ten times as long as the physics and attempts with noise often fail:
+    the second time, after a success, with images. The recorded action is the expert's, clipped to the action space.
+    """
+    attempt = play_expert(env, env_seed, noise_std, rng, linger)
+    if attempt is None:
+        return None
+    observation, _ = env.reset(seed=env_seed)
+    observations = [observation]
+    for action in attempt.applied[:-1]:
+        env.apply(action)
+        observations.append(env.observe())
     return Demo(
-        images={key.rsplit(".", 1)[1]: np.stack([frame[key] for frame in frames]) for key in cameras},
-        state=np.stack([frame["observation.state"] for frame in frames]),
-        action=np.stack([frame["action"] for frame in frames]).astype(np.float32),
+        images={
+            key.rsplit(".", 1)[1]: np.stack([observation[key] for observation in observations])
+            for key in observation
+            if key.startswith("observation.images.")
+        },
+        state=np.stack([observation["observation.state"] for observation in observations]),
+        action=np.stack(attempt.expert).astype(np.float32),
         instruction=env.instruction,
     )
 

@@ -6,3 +6,4 @@ STATE_DIM = ACTION_DIM = 4
 CONTROL_HZ = 80
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 MAX_EPISODE_STEPS = 500  # Meta-World's own limit
+FRAMINGS = ("full", "workspace")  # of the cameras, see `framing`

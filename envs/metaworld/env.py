@@ -12,6 +12,7 @@ from ..contract import Environment, SceneElements
 from ..env_checks import check_images, check_max_steps, checked_action, observation_space
 from ..rendering import CameraRenderers  # before metaworld, which imports mujoco
 from . import ACTION_DIM, CAMERAS, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
+from .framing import frame_workspace
 from .sawyer_scene import describe_scene, start_outside
 from .tasks import INSTRUCTIONS, resolve_tasks
 
@@ -42,6 +43,7 @@ class MetaWorldEnv(Environment):
         image_size: side of the square images in pixels.
         render: "fast", or "faithful" for Meta-World's default look.
         max_steps: at most 500, Meta-World's own limit.
+        framing: "full", or "workspace" for cameras that are aimed at the table, see `framing`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
@@ -56,6 +58,7 @@ class MetaWorldEnv(Environment):
         image_size: int = 96,
         render: str = "fast",
         max_steps: int = MAX_EPISODE_STEPS,
+        framing: str = "full",
     ):
         (self.task,) = resolve_tasks([task])
         self.instruction = INSTRUCTIONS[self.task]
@@ -71,6 +74,8 @@ class MetaWorldEnv(Environment):
         self._sim.seeded_rand_vec = True
         self._sim._set_task_called = True
         self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
+        if framing == "workspace":
+            frame_workspace(self._sim.model, _UPSIDE_DOWN)
         self.renderers = CameraRenderers(self._sim.model, render == "fast")
         self._image_size = image_size
         self._expert = ENV_POLICY_MAP[self.task]()

@@ -52,13 +52,35 @@ def test_noise_is_applied_and_what_the_expert_wanted_is_recorded(env):
     demo = record_demo(spy, 0, 0.8, np.random.default_rng(0))
     assert np.abs(spy.expert_actions).max() > 1  # else clipping would not be tested
     np.testing.assert_array_equal(demo.action, np.clip(spy.expert_actions, -1, 1))
-    noisy = (demo.action != np.array(spy.applied)).any(axis=1)
+    applied = np.array(spy.applied[: len(demo.action)])
+    noisy = (demo.action != applied).any(axis=1)
     assert 0.05 < noisy.mean() < 0.95
-    assert (demo.action[:, 3] == np.array(spy.applied)[:, 3]).all()  # never the gripper
+    assert (demo.action[:, 3] == applied[:, 3]).all()  # never the gripper
 
     calm = Spy(env)
     demo = record_demo(calm, 0, 0.0, np.random.default_rng(0))
-    np.testing.assert_array_equal(demo.action, calm.applied)
+    np.testing.assert_array_equal(demo.action, calm.applied[: len(demo.action)])
+
+
+def test_images_and_states_are_those_of_the_episode_with_noise(env):
+    spy = Spy(env)
+    demo = record_demo(spy, 0, 0.8, np.random.default_rng(0))
+    observation, _ = env.reset(seed=0)
+    for step, action in enumerate(spy.applied[: len(demo.action)]):
+        np.testing.assert_array_equal(demo.state[step], observation["observation.state"])
+        np.testing.assert_array_equal(demo.images["corner2"][step], observation["observation.images.corner2"])
+        _, success, _, _ = env.apply(action)
+        observation = env.observe()
+    assert success
+    assert np.ptp(demo.images["corner2"].astype(int), axis=0).max() > 50  # something moved
+
+
+def test_an_attempt_without_success_is_not_rendered(env, monkeypatch):
+    spy = Spy(env)
+    monkeypatch.setattr(env, "apply", lambda action: (0.0, False, True, {"success": False, "action": action}))
+    monkeypatch.setattr(spy, "observe", None, raising=False)
+    assert record_demo(spy, 0, 0.8, np.random.default_rng(0)) is None
+    assert len(spy.seeds) == 1
 
 
 def test_a_demonstration_may_go_on_after_success(env):
@@ -67,7 +89,7 @@ def test_a_demonstration_may_go_on_after_success(env):
     long = record_demo(calm, 0, 0.0, np.random.default_rng(0), linger=12)
     assert len(long.action) == len(short.action) + 12
     np.testing.assert_array_equal(long.images["corner2"][: len(short.action)], short.images["corner2"])
-    np.testing.assert_array_equal(long.action, calm.applied)
+    np.testing.assert_array_equal(long.action[:-1], calm.applied[len(long.action) :])
     fingerprints = {fingerprint(spec_of(decode_env(CONFIG | more), 0)) for more in ({}, {"linger": 0}, {"linger": 12})}
     assert len(fingerprints) == 2
     with pytest.raises(UserError, match=r"env\.linger is -1"):
@@ -79,7 +101,8 @@ def test_demonstrations_are_collected_on_training_seeds(monkeypatch, env):
     monkeypatch.setattr(episode, "_cached_env", lambda *_: spy)
     for seed, attempt in ((0, 0), (3, 17), (SEEDS - 1, EPISODES_PER_SEED - 1)):
         collect_attempt(decode_env(CONFIG), TASK, seed, attempt)
-    assert spy.seeds == [episode_seed("train", 0, 0), episode_seed("train", 3, 17), SEEDS * EPISODES_PER_SEED - 1]
+    assert spy.seeds[::2] == [episode_seed("train", 0, 0), episode_seed("train", 3, 17), SEEDS * EPISODES_PER_SEED - 1]
+    assert spy.seeds[1::2] == spy.seeds[::2]  # played again, with images
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
