@@ -12,6 +12,7 @@ from ..contract import Environment, SceneElements
 from ..env_checks import check_images, check_max_steps, checked_action, observation_space
 from ..rendering import CameraRenderers  # before metaworld, which imports mujoco
 from . import ACTION_DIM, CAMERAS, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
+from .coarse_meshes import coarsen_arm
 from .framing import frame_workspace
 from .sawyer_scene import describe_scene, start_outside
 from .tasks import INSTRUCTIONS, resolve_tasks
@@ -76,6 +77,8 @@ class MetaWorldEnv(Environment):
         self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
         if framing == "workspace":
             frame_workspace(self._sim.model, _UPSIDE_DOWN)
+        if render == "fast":
+            coarsen_arm(self._sim.model)
         self.renderers = CameraRenderers(self._sim.model, render == "fast")
         self._image_size = image_size
         self._expert = ENV_POLICY_MAP[self.task]()

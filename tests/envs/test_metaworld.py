@@ -188,6 +188,35 @@ def test_fast_and_faithful_show_the_same_scene_differently(drawer):
     faithful.close()
 
 
+def test_fast_rendering_changes_no_physics(drawer):
+    faithful = make_env(config(render="faithful", image_size=16), "drawer-open-v3")
+    assert drawer.model.mesh_facenum.sum() < faithful.model.mesh_facenum.sum() / 3
+    rng = np.random.default_rng(0)
+    for env in (drawer, faithful):
+        env.reset(seed=0)
+    for _ in range(80):
+        action = (drawer.expert_action() + rng.normal(0, 0.3, 4)).clip(-1, 1).astype(np.float32)
+        for env in (drawer, faithful):
+            env.apply(action)
+        np.testing.assert_array_equal(drawer.data.qpos, faithful.data.qpos)
+    faithful.close()
+
+
+@pytest.mark.parametrize("camera", ["corner2", "topview"])
+def test_the_workspace_framing_shows_the_goal_larger_and_still_whole(camera):
+    sizes = {}
+    for framing in ("full", "workspace"):
+        env = make_env(config(framing=framing, cameras=[camera], image_size=96), "pick-place-v3")
+        images = np.stack([env.reset(seed=seed)[0][f"observation.images.{camera}"] for seed in range(6)]).astype(int)
+        env.close()
+        blue = (images[..., 2] > 100) & (images[..., :2] < 60).all(-1)  # the goal marker
+        assert not blue[:, [0, -1]].any()
+        assert not blue[:, :, [0, -1]].any()
+        sizes[framing] = blue.sum((1, 2))
+    assert sizes["workspace"].min() >= 4
+    assert sizes["workspace"].sum() > 1.5 * sizes["full"].sum()
+
+
 def test_faithful_is_the_stock_look():
     env = make_env(config(render="faithful", cameras=["corner3"], image_size=64), "drawer-open-v3")
     ours = env.reset(seed=0)[0]["observation.images.corner3"]
@@ -248,6 +277,7 @@ def test_stepping_or_looking_before_a_reset_is_refused():
         ("reach-v3", {"cameras": ["corner9"]}, "unknown camera 'corner9'.*corner2"),
         ("reach-v3", {"cameras": []}, "env.cameras is empty"),
         ("reach-v3", {"render": "pretty"}, "env.render is 'pretty'; use fast or faithful"),
+        ("reach-v3", {"framing": "nearer"}, "framing is 'nearer'; use full or workspace"),
         ("reach-v3", {"max_steps": 501}, "env.max_steps is 501.*1 to 500"),
         ("reach-v3", {"image_size": 0}, "env.image_size is 0"),
         ("reach-v3", {"name": "metawrold"}, "unknown env.name 'metawrold'; did you mean metaworld"),
