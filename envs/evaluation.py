@@ -14,20 +14,25 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from policies import Runner, RunnerConfig, find_checkpoint, load_policy
+from policies import Runner, RunnerConfig, find_checkpoint, load_pipelines, load_policy
+from policies.asynchronous import check_latency
 from policies.model_card import CARD, add_evaluation
+from policies.runner import check_fit
+from policies.runtimes import check_sampler
 from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import check_writable, write_whole
 from tinyvla.machine import check_workers, count_cores
+from tinyvla.network_size import stored_size
 from tinyvla.ranges import check_range
+from tinyvla.training.device import check_device
 from tinyvla.untrusted import read_json_object
 
 from .contract import IMAGES, EnvConfig
 from .episode_journal import EpisodeJournal
 from .eval_results import POLICY, Job, summarise
 from .launcher import LOCAL, LauncherConfig
-from .registry import decode_env, instruction_of, make_env, resolve_tasks
+from .registry import check_env_config, decode_env, instruction_of, make_env, resolve_tasks, spaces_of
 from .report.text import describe
 from .rollout import Rollout, roll_out
 from .seeds import EPISODES_PER_SEED, SEEDS, EpisodeSplit, episode_seed
@@ -177,6 +182,7 @@ def evaluate(
     setting = Setting(checkpoint, env_cfg, options.split, options.seed, _device(options), options.runner)
     jobs = evaluation_jobs(resolve_tasks(env_cfg), options.episodes, options.wrong_instructions)
     count = min(count_workers(options.workers, options.launcher), len(jobs))
+    _check_setting(setting, options.launcher)
     if run_dir:
         check_writable(run_dir)
     results = _play(setting, jobs, options, count, run_dir)
@@ -220,6 +226,24 @@ def _play(
             run_jobs(pool, policy, setting, jobs_to_film(results, options.videos), run_dir / "videos")
             keep_videos(run_dir / "videos", results, options.videos)
     return results
+
+
+def _check_setting(setting: Setting, launcher: LauncherConfig) -> None:
+    """Raise UserError for what a worker would find out, as far as it shows without weights and simulator.
+
+    That is a policy that cannot be loaded, does not fit the environment, or cannot be run as the setting says.
+    """
+    device = "cpu" if launcher.name == "ray" else setting.device  # the nodes' devices are theirs to check
+    check_device(device)
+    stored_size(setting.checkpoint)
+    config, _, _ = load_pipelines(setting.checkpoint, None if device == "auto" else device)
+    runner = decode_section(RunnerConfig, setting.runner, "runner")
+    check_sampler(config, runner)
+    if runner.asynchronous:
+        check_latency(config, runner.latency_steps)
+    check_env_config(setting.env_cfg)
+    if spaces := spaces_of(setting.env_cfg):
+        check_fit(config, *spaces)
 
 
 def _fingerprint(setting: Setting) -> str:

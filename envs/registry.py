@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
+
 from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
 from tinyvla.registry import Registry
 
 from .contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
-from .env_checks import check_images, check_max_steps
+from .env_checks import check_images, check_max_steps, observation_space
 from .shifts import Shift
 from .task_suites import read_paraphrases
 
@@ -47,14 +50,31 @@ def decode_env(section: Mapping[str, Any]) -> EnvConfig:
         values["shift"] = Shift(tuple(shift["names"]), shift["severity"])
     spec = spec_of(values["name"])
     env_cfg = decode_section(spec.config, values, "env")
+    check_env_config(env_cfg)
+    return env_cfg
+
+
+def check_env_config(env_cfg: EnvConfig) -> None:
+    """Raise UserError for cameras, images or an episode's length that the simulator does not have."""
+    spec = spec_of(env_cfg.name)
     check_images(env_cfg.cameras, spec.cameras, env_cfg.image_size, env_cfg.render, spec.title)
     check_max_steps(env_cfg.max_steps, spec.max_steps, spec.title)
-    return env_cfg
 
 
 def embodiment_of(name: str) -> Embodiment:
     """Robot of the simulator with that name."""
     return spec_of(name).embodiment
+
+
+def spaces_of(env_cfg: EnvConfig) -> tuple[spaces.Dict, spaces.Box] | None:
+    """Observation and action space of a simulator's tasks, without loading it; None if it does not list its cameras."""
+    spec = spec_of(env_cfg.name)
+    if spec.cameras is None:
+        return None
+    robot = spec.embodiment
+    low, high = (np.array(limits, np.float32) for limits in (robot.action_low, robot.action_high))
+    observations = observation_space(env_cfg.cameras, env_cfg.image_size, len(robot.state_names))
+    return observations, spaces.Box(low, high)
 
 
 def resolve_tasks(env_cfg: EnvConfig) -> list[str]:

@@ -23,6 +23,7 @@ from tinyvla.errors import UserError
 from .runner import Runner
 
 if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
     from lerobot.policies import PreTrainedPolicy
 
     from .factory import Pipeline
@@ -64,6 +65,19 @@ def join(old: Chunk, new: Chunk, step: int) -> Chunk:
         torch.lerp(new.normalised, old.normalised[old_index], torch.from_numpy(share)),
         new.actions + share * (old.actions[old_index] - new.actions),
     )
+
+
+def check_latency(config: "PreTrainedConfig", latency_steps: int | None) -> None:
+    """Raise UserError if a policy's chunks are over when they arrive, `latency_steps` control steps late."""
+    lengths = [getattr(config, name, None) for name in ("chunk_size", "action_chunk_size")]
+    if hasattr(config, "horizon"):
+        lengths.append(config.horizon - config.n_obs_steps + 1)
+    length = next(filter(None, lengths), None)
+    if length is not None and latency_steps is not None and latency_steps >= length:
+        raise UserError(
+            f"runner.latency_steps={latency_steps} does not fit chunks of {length} actions, which are over then; "
+            f"use less than {length}"
+        )
 
 
 class AsynchronousRunner(Runner):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
 MAX_SIZE = 16384  # of a count or a length in a checkpoint; the largest one in use, a feed-forward width, has 3200
-MAX_ELEMENTS = 1 << 24  # of a feature; a picture of five megapixels
+MAX_ELEMENTS = 1 << 24  # of a feature; an image of five megapixels
 _MAX_STATE_BYTES = 64 << 20
 _DEVICE = re.compile(r"(cpu|mps|(cuda|xpu)(:\d{1,2})?)")
 _FLOATS = ("float16", "float32", "float64", "bfloat16", "half", "float", "double")

@@ -14,6 +14,7 @@ from tinyvla.errors import UserError, did_you_mean
 from tinyvla.ranges import MAX_STEPS, RangeError, check_range
 
 if TYPE_CHECKING:
+    from lerobot.configs import PreTrainedConfig
     from lerobot.policies import PreTrainedPolicy
 
     from .factory import Pipeline
@@ -45,6 +46,41 @@ class RunnerConfig:
         check_range(self, "inference_steps", low=1, high=MAX_STEPS)
         if self.runtime not in RUNTIMES:
             raise RangeError("runtime", self.runtime, did_you_mean(self.runtime, RUNTIMES))
+
+
+def check_fit(config: "PreTrainedConfig", observation_space: Any, action_space: Any) -> None:
+    """Raise UserError unless the cameras, their size, the state and the action are those of a policy.
+
+    Args:
+        config: of the policy.
+        observation_space: gymnasium Dict space of the observations.
+        action_space: gymnasium Box space of the actions.
+    """
+    cameras = {key for key in observation_space if key.startswith(f"{OBS_IMAGES}.")}
+    required = set(config.image_features)
+    if missing := required - cameras:
+        needs, has, lacks = (
+            ", ".join(sorted(key.removeprefix(f"{OBS_IMAGES}.") for key in keys))
+            for keys in (required, cameras, missing)
+        )
+        raise UserError(f"the policy needs the cameras {needs} but there are {has}; add {lacks} to env.cameras")
+    for key, feature in config.image_features.items():
+        (height, width), (policy_height, policy_width) = observation_space[key].shape[:2], feature.shape[1:]
+        if (height, width) != (policy_height, policy_width):
+            raise UserError(
+                f"the policy takes images of {policy_height}x{policy_width} pixels but {key} has {height}x{width}; "
+                f"set env.image_size={policy_height}"
+            )
+    for key, size, feature in (
+        (OBS_STATE, observation_space[OBS_STATE].shape[0], config.robot_state_feature),
+        ("action", action_space.shape[0], config.action_feature),
+    ):
+        if feature is None or size != feature.shape[0]:
+            trained = f"with a {feature.shape[0]}-d" if feature else "without"
+            raise UserError(
+                f"the policy was trained {trained} {key} but the environment has {size}; "
+                "use the environment that it was trained in"
+            )
 
 
 class Runner:
@@ -80,36 +116,8 @@ class Runner:
         return int(self.policy.config.robot_state_feature.shape[0])
 
     def check(self, observation_space: Any, action_space: Any) -> None:
-        """Raise UserError unless the cameras, their size, the state and the action are those of the policy.
-
-        observation_space: gymnasium Dict space of the observations.
-        action_space: gymnasium Box space of the actions.
-        """
-        config = self.policy.config
-        cameras = {key for key in observation_space if key.startswith(f"{OBS_IMAGES}.")}
-        required = set(config.image_features)
-        if missing := required - cameras:
-            needs, has, lacks = (
-                ", ".join(sorted(key.removeprefix(f"{OBS_IMAGES}.") for key in keys))
-                for keys in (required, cameras, missing)
-            )
-            raise UserError(f"the policy needs the cameras {needs} but there are {has}; add {lacks} to env.cameras")
-        for key, feature in config.image_features.items():
-            (height, width), (policy_height, policy_width) = observation_space[key].shape[:2], feature.shape[1:]
-            if (height, width) != (policy_height, policy_width):
-                raise UserError(
-                    f"the policy takes images of {policy_height}x{policy_width} pixels but {key} has {height}x{width}; "
-                    f"set env.image_size={policy_height}"
-                )
-        for key, size, policy_size in (
-            (OBS_STATE, observation_space[OBS_STATE].shape[0], self.state_size),
-            ("action", action_space.shape[0], config.action_feature.shape[0]),
-        ):
-            if size != policy_size:
-                raise UserError(
-                    f"the policy was trained with a {policy_size}-d {key} but the environment has {size}; "
-                    "use the environment that it was trained in"
-                )
+        """Raise UserError unless the policy fits an environment's spaces, see `check_fit`."""
+        check_fit(self.policy.config, observation_space, action_space)
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode. `seed` fixes every random draw of the policy until the next reset."""

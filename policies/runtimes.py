@@ -1,18 +1,22 @@
 """Runtimes of a trained TinyVLA policy: the sampler of its chunks, and the engine that computes them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 
 from tinyvla.decoders import DiffusionConfig
+from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError, one_line
 from tinyvla.inference.eager import compile_chunks, quantise, to_bfloat16
 from tinyvla.training.device import computes_bf16
 
-from .runner import RUNTIMES
+from .runner import RunnerConfig
+from .tinyvla.configuration_tinyvla import TinyVLAConfig
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
 
 
@@ -23,55 +27,80 @@ def adapt_policy(
 
     Args:
         policy: as loaded.
-        runtime: one of RUNTIMES. `torch` computes as in training. `compile`: encoder and denoising step through
-            PyTorch's compiler. `bf16`: weights in bfloat16. `int8`: linear layers in int8 (torchao), and compiled,
-            because they are slow otherwise. `onnx`, `openvino`: exported and run by that engine on the CPU.
+        runtime: one of `policies.runner.RUNTIMES`. `torch` computes as in training. `compile`: encoder and denoising
+            step through PyTorch's compiler. `bf16`: weights in bfloat16. `int8`: linear layers in int8 (torchao), and
+            compiled, because they are slow otherwise. `onnx`, `openvino`: exported and run by that engine on the CPU.
         scheduler: class name of another diffusers scheduler, used with its default arguments.
         inference_steps: denoising steps per chunk.
 
     Raises UserError if this policy or this machine does not support it.
     """
-    if runtime not in RUNTIMES:
-        raise UserError(f"unknown runner.runtime '{runtime}'; use one of {', '.join(RUNTIMES)}")
-    if (runtime, scheduler, inference_steps) == ("torch", None, None):
+    options = {"runtime": runtime, "scheduler": scheduler, "inference_steps": inference_steps}
+    changes = decode_section(RunnerConfig, options, "runner")
+    check_sampler(policy.config, changes)
+    if isinstance(policy, TinyVLAPolicy):
+        if scheduler is not None or inference_steps is not None:
+            _change_sampler(policy, changes)
+        _START[runtime](policy)
+
+
+def check_sampler(config: PreTrainedConfig, runner: RunnerConfig) -> None:
+    """Raise UserError unless a policy can be run with a runner's sampler and engine, as far as shows without weights.
+
+    config: of the policy, with the device that it will run on.
+    """
+    if (runner.runtime, runner.scheduler, runner.inference_steps) == ("torch", None, None):
         return
-    if not isinstance(policy, TinyVLAPolicy):
+    if not isinstance(config, TinyVLAConfig):
         raise UserError(
             f"runner.runtime, runner.scheduler and runner.inference_steps are for TinyVLA policies, and this one has "
-            f"type '{policy.config.type}'; leave them out"
+            f"type '{config.type}'; leave them out"
         )
-    if policy.frontends and runtime != "torch":
+    if config.frontend and runner.runtime != "torch":
         raise UserError(
-            f"a policy with front-ends runs as it was trained, not with runner.runtime={runtime}; leave it out"
+            f"a policy with front-ends runs as it was trained, not with runner.runtime={runner.runtime}; leave it out"
         )
-    if scheduler is not None or inference_steps is not None:
-        _change_sampler(policy, scheduler, inference_steps)
-    _START[runtime](policy)
+    if runner.runtime == "bf16" and not computes_bf16(str(config.device)):
+        raise UserError("this processor does not compute in bfloat16; use runner.runtime=torch or onnx")
+    if runner.runtime == "int8" and torch.device(str(config.device)).type != "cpu":
+        raise UserError("runner.runtime=int8 is for the CPU; add device=cpu")
+    with _one_line_faults():
+        _decoder_config(config.decoder, runner)
+
+
+def _decoder_config(decoder: Any, runner: RunnerConfig) -> Any:
+    """Configuration of a policy's decoder with a runner's sampler. Raises ValueError if it cannot be sampled so."""
+    changes: dict[str, Any] = {} if runner.inference_steps is None else {"inference_steps": runner.inference_steps}
+    if runner.scheduler is not None:
+        if not isinstance(decoder, DiffusionConfig):
+            raise UserError("a flow decoder has no noise scheduler; leave runner.scheduler out")
+        if runner.scheduler != decoder.scheduler:
+            changes |= {"scheduler": runner.scheduler, "scheduler_kwargs": {}}
+    return replace(decoder, **changes)
 
 
 @torch.no_grad()
-def _change_sampler(policy: TinyVLAPolicy, scheduler: str | None, inference_steps: int | None) -> None:
+def _change_sampler(policy: TinyVLAPolicy, runner: RunnerConfig) -> None:
     decoder: Any = policy.model.decoder
-    changes: dict[str, Any] = {} if inference_steps is None else {"inference_steps": inference_steps}
-    if inference_steps is not None and not isinstance(inference_steps, int):
-        raise UserError(f"runner.inference_steps={inference_steps} is not a whole number; give one, as in 3")
-    if scheduler is not None:
-        if not isinstance(decoder.config, DiffusionConfig):
-            raise UserError("a flow decoder has no noise scheduler; leave runner.scheduler out")
-        if scheduler != decoder.config.scheduler:
-            changes |= {"scheduler": scheduler, "scheduler_kwargs": {}}
-    try:
-        decoder.use_sampler(replace(decoder.config, **changes))
+    with _one_line_faults():
+        decoder.use_sampler(_decoder_config(decoder.config, runner))
         condition = torch.zeros(1, policy.model.backbone.hidden_size, device=policy.config.device)
         chunk = decoder.denoise(condition, torch.zeros(1, *policy.model.chunk_shape, device=policy.config.device))
         if not chunk.isfinite().all():
             raise ValueError("its output is not finite")
+    policy.config.decoder = decoder.config
+
+
+@contextlib.contextmanager
+def _one_line_faults() -> Iterator[None]:
+    """Turn the errors of unsuitable samplers into a UserError."""
+    try:
+        yield
     except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise UserError(
             f"the policy cannot be sampled so: {one_line(error, None)}; "
             "change runner.scheduler or runner.inference_steps"
         ) from error
-    policy.config.decoder = decoder.config
 
 
 def _compile(policy: TinyVLAPolicy) -> None:
@@ -80,14 +109,10 @@ def _compile(policy: TinyVLAPolicy) -> None:
 
 
 def _bf16(policy: TinyVLAPolicy) -> None:
-    if not computes_bf16(str(policy.config.device)):
-        raise UserError("this processor does not compute in bfloat16; use runner.runtime=torch or onnx")
     to_bfloat16(policy.model)
 
 
 def _int8(policy: TinyVLAPolicy) -> None:
-    if torch.device(str(policy.config.device)).type != "cpu":
-        raise UserError("runner.runtime=int8 is for the CPU; add device=cpu")
     quantise(policy.model)
     _compile(policy)
 

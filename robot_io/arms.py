@@ -14,7 +14,7 @@ from lerobot.robots import Robot, RobotConfig, make_robot_from_config
 
 from tinyvla.errors import UserError, did_you_mean, nearest_names
 
-from .cameras.registry import import_plugins, register_camera
+from .cameras.registry import check_format, import_plugins, register_camera
 from .twin.client import TwinControl
 from .twin.settings import CAMERA_TYPE
 
@@ -55,7 +55,9 @@ def needs_twin(robot: Mapping[str, Any]) -> bool:
     """True if a `robot` section describes a twin that is yet to be started: twin cameras, and no port."""
     cameras = (robot.get("cameras") or {}).values()
     return (
-        any(camera.get("type") == CAMERA_TYPE for camera in cameras) and robot.get("port") is None and "twin" in robot
+        any(isinstance(camera, Mapping) and camera.get("type") == CAMERA_TYPE for camera in cameras)
+        and robot.get("port") is None
+        and "twin" in robot
     )
 
 
@@ -122,6 +124,9 @@ def _builtin_robots() -> dict[str, str]:
 
 def _camera_section(name: str, camera: Mapping[str, Any], twin: TwinControl | None) -> dict[str, Any]:
     """Section of a camera, whose type is registered with LeRobot afterwards."""
+    if not isinstance(camera, Mapping):
+        raise UserError(f"robot.cameras.{name}={camera} is not a section; give its type, as in {{type: opencv, ...}}")
+    check_format(name, camera)
     kind = camera.get("type")
     try:
         register_camera(str(kind))

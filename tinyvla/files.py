@@ -64,7 +64,7 @@ def _clear_leftovers(folder: Path) -> None:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
             except OSError:
-                pass  # a process of somebody else
+                pass  # a process of another user
 
 
 def sync(path: Path) -> None:

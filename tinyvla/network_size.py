@@ -50,14 +50,14 @@ def bounded_network(folder: Path) -> Iterator[None]:
     """
     stored, count = stored_size(folder)
     limits = (_FACTOR * stored + _SPARE_ELEMENTS, _FACTOR * count + _SPARE_TENSORS)
-    thread, seen = threading.get_ident(), [0, 0]
+    thread, counts = threading.get_ident(), [0, 0]
 
     def add(_: nn.Module, name: str, entry: Any) -> None:
         if threading.get_ident() != thread or entry is None:
             return
-        seen[0] += getattr(entry, "numel", lambda: 0)()
-        seen[1] += 1
-        if seen[0] > limits[0] or seen[1] > limits[1]:
+        counts[0] += getattr(entry, "numel", lambda: 0)()
+        counts[1] += 1
+        if counts[0] > limits[0] or counts[1] > limits[1]:
             raise UserError(
                 f"config.json describes a network that is far larger than the stored weights ({stored} values in "
                 f"{count} tensors); get the config.json that belongs to them"

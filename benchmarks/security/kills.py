@@ -33,7 +33,8 @@ _TEXT = """# Work that is killed and done again
 
 `python -m benchmarks.security.kills`, {machine}. SIGKILL before a file-system call that changes something (strace's
 fault injection); then the same work is done again. "As undisturbed": right best policy after the kill and at the end,
-same curve and state bit for bit, same files and no others (an empty lock file may stay), nothing finished was done twice.
+same curve and state bit for bit, same files and no others (an empty lock file may stay), nothing finished was done
+twice.
 
 {table}"""
 

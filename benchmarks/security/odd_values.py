@@ -54,18 +54,18 @@ class Settings:
     """Settings of the benchmark."""
 
     only: str = setting("", "text that a command must contain; all commands by default")
-    seconds: float = setting(120, "seconds after which a command counts as one that does not end")
+    seconds: float = setting(120, "seconds after which a command counts as endless")
 
 
 def prepare(folder: Path) -> None:
     """Train a tiny policy in `folder`, and put a run with each of STORED as its config.yaml beside it."""
     subprocess.run([sys.executable, ROOT / "train.py", *TINY], cwd=folder, check=True, capture_output=True)
     run = folder / "outputs" / "run"
-    own = (run / "config.yaml").read_bytes()
+    config = (run / "config.yaml").read_bytes()
     for name, content in STORED.items():
         copy = folder / "outputs" / name
         shutil.copytree(run, copy, symlinks=True)
-        (copy / "config.yaml").write_bytes(own[: len(own) // 2] if content is None else content)
+        (copy / "config.yaml").write_bytes(config[: len(config) // 2] if content is None else content)
     (folder / "a_file").write_text("no folder")
     (folder / "dataset").symlink_to(next(path for path in (folder / "data").iterdir() if (path / "meta").is_dir()))
 

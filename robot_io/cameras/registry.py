@@ -2,10 +2,15 @@
 
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from lerobot.cameras import CameraConfig
 
+from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
+from tinyvla.ranges import check_range
 from tinyvla.registry import Registry
 
 # Configuration class by type. The camera's class stands beside it in its module, without the suffix "Config".
@@ -21,6 +26,25 @@ CAMERAS = Registry(
         "video_file": "robot_io.cameras.video_file:VideoFileCameraConfig",
     },
 )
+
+
+@dataclass
+class CameraFormat:
+    """Size and rate of a camera's images; None: the camera's own."""
+
+    width: int | None = None
+    height: int | None = None
+    fps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, "width", "height", low=1, high=16384)
+        check_range(self, "fps", low=1, high=1000)
+
+
+def check_format(name: str, section: Mapping[str, Any]) -> None:
+    """Raise UserError unless size and rate of the camera `name` are numbers of their range."""
+    formats = {field.name for field in fields(CameraFormat)}
+    decode_section(CameraFormat, {key: section[key] for key in section if key in formats}, f"robot.cameras.{name}")
 
 
 def register_camera(kind: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from tinyvla.arms.simulated import ArmScene, SceneFactory
 from tinyvla.errors import UserError
 from tinyvla.processes import ChildProcess, report_ready
+from tinyvla.ranges import check_range
 
 from ..frames import FrameWriter
 
@@ -34,6 +35,10 @@ class CameraView:
     width: int
     height: int
     fps: int
+
+    def __post_init__(self) -> None:
+        check_range(self, "width", "height", low=8, high=2048)
+        check_range(self, "fps", low=1, high=1000)
 
 
 class CameraProcess:

@@ -87,9 +87,9 @@ class TwinSettings:
         if wrong := [number for number in section.ids if not 0 <= number <= 253]:
             raise UserError(f"robot.twin.ids has {wrong[0]}; servos have ids from 0 to 253")
         cameras = {
-            name: CameraView(camera.get("camera", name), camera["width"], camera["height"], camera["fps"])
+            name: _camera_view(name, camera)
             for name, camera in (robot["cameras"] or {}).items()
-            if camera["type"] == CAMERA_TYPE
+            if isinstance(camera, Mapping) and camera.get("type") == CAMERA_TYPE
         }
         return cls(
             robot_id=str(robot["id"]),
@@ -119,6 +119,11 @@ class TwinSettings:
                 "range_max": RESOLUTION - 1 if full_turn else round(_MIDDLE + high * STEPS_PER_RADIAN),
             }
         return calibration
+
+
+def _camera_view(name: str, camera: Mapping[str, Any]) -> CameraView:
+    section = {"camera": name, **{key: value for key, value in camera.items() if key not in ("type", "folder")}}
+    return decode_section(CameraView, section, f"robot.cameras.{name}")
 
 
 def load_scene(name: str) -> Callable[..., ArmScene]:

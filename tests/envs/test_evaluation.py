@@ -1,6 +1,7 @@
 """Closed-loop evaluation: which episodes, what their figures amount to, and that workers change nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):
     )
     result = evaluate(checkpoint, ENV, EvaluationOptions(1, runner=runner))
     assert result["episodes"] == 2
-    with pytest.raises(UserError, match="latency_steps is -1"):
+    with pytest.raises(UserError, match="latency_steps=-1 does not fit"):
         evaluate(checkpoint, ENV, EvaluationOptions(1, runner=runner | {"latency_steps": -1}))
     defaults = as_dict(load_config("evaluate", ["checkpoint=x"]).runner)
     assert evaluate(checkpoint, ENV, EvaluationOptions(1, runner=defaults))["episodes"] == 2
@@ -180,9 +181,34 @@ def test_the_number_of_workers_changes_nothing(checkpoint, tmp_path):
     ],
 )
 def test_an_environment_that_does_not_fit_is_one_line_and_leaves_nothing(
-    change, what, checkpoint, tmp_path, in_process
+    change, what, checkpoint, tmp_path, monkeypatch
 ):
+    monkeypatch.delattr(evaluation, "worker_pool")  # found before a worker starts
     with pytest.raises(UserError, match=what) as mistake:
         evaluate(checkpoint, replace(ENV, **change), EvaluationOptions(2, videos=1), tmp_path / "run")
     assert "\n" not in str(mistake.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"runner": {"scheduler": "nothing"}}, "'nothing' is not a scheduler of diffusers"),
+        ({"runner": {"inference_steps": 1000}}, "between 1 and train_steps 100, got 1000"),
+        ({"runner": {"asynchronous": True, "latency_steps": 8}}, "latency_steps=8 does not fit chunks of 8 actions"),
+        ({"device": "cuda:99"}, "device=cuda:99 cannot be used here"),
+    ],
+)
+def test_a_policy_that_cannot_be_run_so_is_one_line_before_a_worker_starts(options, what, checkpoint, monkeypatch):
+    monkeypatch.delattr(evaluation, "worker_pool")
+    with pytest.raises(UserError, match=what) as mistake:
+        evaluate(checkpoint, ENV, EvaluationOptions(1, **options))
+    assert "\n" not in str(mistake.value)
+
+
+def test_a_checkpoint_without_weights_is_found_before_a_worker_starts(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.delattr(evaluation, "worker_pool")
+    shutil.copytree(checkpoint, tmp_path / "cut")
+    (tmp_path / "cut/model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"model\.safetensors is not a whole safetensors file"):
+        evaluate(tmp_path / "cut", ENV, EvaluationOptions(1))

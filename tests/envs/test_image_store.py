@@ -148,9 +148,9 @@ def test_damaged_images_are_drawn_again(damaged, file, damage):
     original = open_labelled_images(**SMALL, count=64, data_dir=damaged)
     images, labels = original.images.copy(), original.labels
     damage(folder_of(damaged) / file)
-    mended = open_labelled_images(**SMALL, count=64, data_dir=damaged, workers=1)
-    np.testing.assert_array_equal(mended.images, images)
-    assert mended.labels == labels
+    fixed = open_labelled_images(**SMALL, count=64, data_dir=damaged, workers=1)
+    np.testing.assert_array_equal(fixed.images, images)
+    assert fixed.labels == labels
 
 
 def test_a_disk_that_damages_images_again_is_one_line(damaged, monkeypatch):

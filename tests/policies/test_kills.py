@@ -70,8 +70,8 @@ def test_a_save_that_ends_at_any_operation(end, tmp_path, monkeypatch):
     number, run_dir = 1, tmp_path / "run"
     while end_at(number, end, run_dir):
         step = last_step(run_dir)
-        found = model_in(run_dir)
-        assert (found and int(found.resolve().parent.name)) == BEST[step], f"operation {number}"
+        best = model_in(run_dir)
+        assert (best and int(best.resolve().parent.name)) == BEST[step], f"operation {number}"
         assert step == 0 or read_last_state(run_dir)["step"] == step
         save_all(run_dir)
         assert content(run_dir) == expected, f"operation {number}"

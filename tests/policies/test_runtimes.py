@@ -76,12 +76,15 @@ class TestSamplers:
     @pytest.mark.parametrize(
         ("options", "what"),
         [
-            ({"inference_steps": 0}, "between 1 and train_steps 100, got 0; change runner.scheduler or runner.infer"),
-            ({"inference_steps": 101}, "between 1 and train_steps 100, got 101"),
+            ({"inference_steps": 0}, "runner.inference_steps=0 does not fit; use a number from 1"),
+            (
+                {"inference_steps": 101},
+                "between 1 and train_steps 100, got 101; change runner.scheduler or runner.infer",
+            ),
             ({"inference_steps": 2.5}, "inference_steps=2.5 is not a whole number"),
             ({"scheduler": "DDIMSchedular"}, "not a scheduler of diffusers; did you mean DDIMScheduler"),
             ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "does not suit action chunks"),
-            ({"runtime": "tensorrt"}, "unknown runner.runtime 'tensorrt'; use one of torch, compile"),
+            ({"runtime": "tensorrt"}, "runner.runtime=tensorrt does not fit; did you mean torch"),
         ],
     )
     def test_what_cannot_be_is_one_line(self, checkpoint, options, what):

@@ -9,8 +9,19 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..machine import count_cores
+
+
+def check_device(device: str) -> None:
+    """Raise UserError unless this machine has a device; "auto" stands for the fastest one."""
+    if device in ("auto", "cpu"):
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = one_line(error, None)
+        raise UserError(f"device={device} cannot be used here ({reason}); use device=auto or device=cpu") from error
 
 
 def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
@@ -18,12 +29,8 @@ def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
 
     Raises UserError if there is no such device.
     """
+    check_device(device)
     if device not in ("auto", "cpu"):
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"device={device} cannot be used here ({reason}); use device=auto or device=cpu") from error
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
     AcceleratorState._reset_state()  # the runs of a sweep share a process and may differ in precision
     return Accelerator(
