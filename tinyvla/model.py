@@ -15,6 +15,8 @@ class TinyVLA(nn.Module):
     Args:
         token_sizes: widths by name of further tokens that the decoder reads beside the backbone's, such as a
             front-end's tokens of the objects in the instruction.
+        waypoints: number of later states of a demonstration that are predicted from the features, for training only;
+            see `loss`.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class TinyVLA(nn.Module):
         action_dim: int,
         chunk_size: int,
         token_sizes: Mapping[str, int] | None = None,
+        waypoints: int = 0,
     ):
         super().__init__()
         self.chunk_shape = (chunk_size, action_dim)
@@ -33,6 +36,7 @@ class TinyVLA(nn.Module):
         self.adapters = nn.ModuleDict(
             {name: nn.Linear(size, self.backbone.hidden_size) for name, size in (token_sizes or {}).items()}
         )
+        self.waypoint_head = nn.Linear(self.backbone.hidden_size, waypoints * state_dim) if waypoints else None
 
     def loss(
         self,
@@ -42,12 +46,23 @@ class TinyVLA(nn.Module):
         actions: Tensor,
         is_pad: Tensor,
         tokens: Mapping[str, Tensor] | None = None,
+        waypoints: Tensor | None = None,
+        waypoint_weight: float = 0.0,
     ) -> Tensor:
         """Scalar loss of B samples: images (B, C, 3, H, W), state (B, S), actions (B, H, A), is_pad (B, H) bool.
 
-        tokens: (B, K, width) by name, for every name in `token_sizes`.
+        Args:
+            tokens: (B, K, width) by name, for every name in `token_sizes`.
+            waypoints: (B, W, S), standardised states that the demonstration reaches later. Predicted from images and
+                instruction alone, without the present state, they teach the vision towers where the hand has to go.
+            waypoint_weight: of their mean squared error in the loss.
         """
-        return self.decoder.loss(self._features(images, instructions, tokens), state, actions, is_pad)
+        features = self._features(images, instructions, tokens)
+        loss = self.decoder.loss(features, state, actions, is_pad)
+        if self.waypoint_head is None or waypoints is None:
+            return loss
+        error = self.waypoint_head(features.mean()).float() - waypoints.flatten(1).float()
+        return loss + waypoint_weight * error.square().mean()
 
     def sample(
         self,

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets import LeRobotDataset
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
 from tinyvla.errors import UserError
+
+from ..tinyvla.waypoints import WAYPOINTS, waypoints_of
 
 
 class TrainingData:
@@ -39,6 +41,10 @@ class TrainingData:
             key: config.action_delta_indices if key == ACTION else config.observation_delta_indices
             for key in (*self.cameras, *self.columns)
         }
+        self.waypoints: Tensor | None = None
+        if getattr(config, "waypoint_weight", 0):
+            states, actions = self.columns[OBS_STATE], self.columns[ACTION]
+            self.waypoints = waypoints_of(states, actions, action_names(dataset.meta.features), self.last)
         # Diffusion Policy drops chunks that would be mostly padding.
         drop = getattr(config, "drop_n_last_frames", 0)
         self.eligible = torch.nonzero(torch.arange(len(self.last)) <= self.last - drop).flatten()
@@ -54,7 +60,8 @@ class TrainingData:
         """Batch of the samples with these numbers (0 <= number < len(self)), in LeRobot's form.
 
         Images float32 (B, [T,] 3, H, W) in [0, 1]; other features float32 (B, [T,] D); <feature>_is_pad bool (B, T),
-        True where a time step lies outside the episode and the nearest one replaces it; task, B instructions.
+        True where a time step lies outside the episode and the nearest one replaces it; task, B instructions; and the
+        waypoints of a policy that learns to predict them.
         """
         frames = self.eligible[samples]
         batch: dict[str, Any] = {"task": [self.tasks[frame] for frame in frames.tolist()]}
@@ -66,7 +73,15 @@ class TrainingData:
                 batch[f"{key}_is_pad"] = index != steps
             values = (self.cameras if key in self.cameras else self.columns)[key][index]
             batch[key] = values.float().div_(255) if values.dtype == torch.uint8 else values
+        if self.waypoints is not None:
+            batch[WAYPOINTS] = self.waypoints[frames]
         return batch
+
+
+def action_names(features: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the numbers of an action, as a dataset's features give them; none if they are not a list of texts."""
+    names = features[ACTION].get("names")
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def instructions_of(dataset: LeRobotDataset) -> list[str]:

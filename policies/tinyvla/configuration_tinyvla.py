@@ -25,6 +25,8 @@ class TinyVLAConfig(PreTrainedConfig):
             predicts a chunk every step and averages the chunks' actions of the same step; needs n_action_steps = 1.
         backbone: images and instruction to token features.
         decoder: token features and proprioception to an action chunk.
+        waypoint_weight: weight of an auxiliary loss: the features predict the states at the gripper's next change and
+            at the demonstration's end, see `waypoints.py`. 0: none.
         frontend: options by name of vision front-ends whose features are further inputs, see `frontends.py`.
         normalization_mapping: how images, states and actions are normalised, see `processor_tinyvla.py`.
         optimizer_lr: learning rate of the weights that are trained in full.
@@ -40,6 +42,7 @@ class TinyVLAConfig(PreTrainedConfig):
 
     backbone: BackboneConfig = field(default_factory=NanoConfig)
     decoder: DecoderConfig = field(default_factory=DiffusionConfig)
+    waypoint_weight: float = 0.0
     frontend: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -61,7 +64,7 @@ class TinyVLAConfig(PreTrainedConfig):
         super().__post_init__()
         check_range(self, "chunk_size", low=1, high=MAX_CHUNK)
         check_range(self, "optimizer_lr", "optimizer_lr_lora", "optimizer_grad_clip_norm", above=0)
-        check_range(self, "optimizer_weight_decay", "scheduler_warmup_steps", low=0)
+        check_range(self, "optimizer_weight_decay", "scheduler_warmup_steps", "waypoint_weight", low=0)
         check_range(self, "temporal_ensemble_coeff")
         if any(not 0 <= beta < 1 for beta in self.optimizer_betas):
             raise ValueError(f"optimizer_betas is {list(self.optimizer_betas)}; give two numbers from 0 to below 1")

@@ -19,6 +19,7 @@ from tinyvla.model import TinyVLA
 
 from .configuration_tinyvla import TinyVLAConfig
 from .frontends import Frontends, checkpoint_options
+from .waypoints import WAYPOINT_COUNT, WAYPOINTS
 
 ASSETS = "backbone"  # folder of a checkpoint with the backbone's architecture and tokenizer
 
@@ -27,7 +28,8 @@ class TinyVLAPolicy(PreTrainedPolicy):
     """A small vision-language-action policy (arXiv 2409.12514).
 
     Batches hold observation.images.<camera> (B, 3, H, W) in [0, 1], observation.state (B, S), task (B strings) and, for
-    training, action (B, chunk_size, A) with action_is_pad (B, chunk_size); state and action are normalised.
+    training, action (B, chunk_size, A) with action_is_pad (B, chunk_size); state and action are normalised. Training
+    batches may have waypoints (B, 2, S), see `waypoints.py`.
     """
 
     config_class = TinyVLAConfig
@@ -42,12 +44,13 @@ class TinyVLAPolicy(PreTrainedPolicy):
         # In a tuple, so that they are not submodules: the model is trained and saved without them.
         self._frontends = (Frontends(config.frontend, self.cameras, image_size),)
         self.model = TinyVLA(
-            config.backbone,
+            config.backbone.for_cameras(len(self.cameras) + len(self.frontends.image_keys)),
             config.decoder,
             state_dim=config.robot_state_feature.shape[0],
             action_dim=config.action_feature.shape[0],
             chunk_size=config.chunk_size,
             token_sizes=self.frontends.token_sizes,
+            waypoints=WAYPOINT_COUNT if config.waypoint_weight else 0,
         )
         self.reset()
 
@@ -76,7 +79,8 @@ class TinyVLAPolicy(PreTrainedPolicy):
         if is_pad is None:
             is_pad = torch.zeros(batch[ACTION].shape[:2], dtype=torch.bool, device=batch[ACTION].device)
         images, instructions, state, tokens = self._inputs(batch)
-        return self.model.loss(images, instructions, state, batch[ACTION], is_pad, **tokens), None
+        waypoints = {"waypoints": batch.get(WAYPOINTS), "waypoint_weight": self.config.waypoint_weight}
+        return self.model.loss(images, instructions, state, batch[ACTION], is_pad, **tokens, **waypoints), None
 
     @staticmethod
     def loss_weight(batch: dict[str, Any]) -> Tensor:

@@ -27,6 +27,11 @@ class Features(NamedTuple):
     tokens: Tensor
     mask: Tensor
 
+    def mean(self) -> Tensor:
+        """Mean of the real tokens, (B, D)."""
+        weight = self.mask.to(self.tokens.dtype).unsqueeze(-1)
+        return (self.tokens * weight).sum(1) / weight.sum(1)
+
 
 class Words(NamedTuple):
     """B texts as the input of a language model, padded on the right.
@@ -125,6 +130,7 @@ class BackboneConfig(LazyChoices, draccus.ChoiceRegistry):
         "tinyvla.backbones",
         {
             "nano": "tinyvla.backbones.nano:NanoConfig",
+            "film": "tinyvla.backbones.film:FilmConfig",
             "llava_pythia": "tinyvla.backbones.llava_pythia:LlavaPythiaConfig",
             "smolvlm": "tinyvla.backbones.smolvlm:SmolVLMConfig",
         },
@@ -134,6 +140,10 @@ class BackboneConfig(LazyChoices, draccus.ChoiceRegistry):
     def cache_features(self) -> bool:
         """True: the vision tower is frozen, and training caches its features; see `Backbone.vision_features`."""
         return False
+
+    def for_cameras(self, cameras: int) -> Self:
+        """The options for a policy with that number of cameras. Default: these."""
+        return self
 
     def build(self) -> Backbone:
         """Make the backbone that these options describe."""

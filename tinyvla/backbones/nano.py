@@ -77,7 +77,7 @@ class SpatialSoftmaxTower(nn.Module):
     pixels.
 
     Args:
-        stem: images to K maps (B, K, h, w).
+        stem: images, and what else `forward` is given, to K maps (B, K, h, w).
         keypoints: K.
         map_size: h and w.
     """
@@ -90,8 +90,8 @@ class SpatialSoftmaxTower(nn.Module):
         positions = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
         self.register_buffer("positions", positions, persistent=False)  # (cells, 2): x, y of every cell
 
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.stem(images).flatten(2).float() * self.sharpness
+    def forward(self, images: Tensor, *conditions: Tensor) -> Tensor:
+        maps = self.stem(images, *conditions).flatten(2).float() * self.sharpness
         return (maps.softmax(-1) @ self.positions).flatten(1).to(images.dtype)
 
 
@@ -115,7 +115,7 @@ class KeypointTower(SpatialSoftmaxTower):
         side = image_size // self.STRIDE
         super().__init__(stem, keypoints, (side, side))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *_: Tensor) -> Tensor:
         return super().forward(images * 2 - 1)
 
 

@@ -110,8 +110,7 @@ class GlobalCondition(nn.Module):
         self.combine = nn.Linear(hidden_size + state_dim, hidden_size)
 
     def forward(self, features: Features, state: Tensor) -> Tensor:
-        weight = features.mask.to(features.tokens.dtype).unsqueeze(-1)
-        pooled = (features.tokens * weight).sum(1) / weight.sum(1)
+        pooled = features.mean()
         return self.combine(torch.cat([self.norm(pooled), state.to(pooled.dtype)], dim=-1))
 
 
