@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium as gym
@@ -13,8 +14,8 @@ from ..env_checks import check_images, check_max_steps, checked_action, observat
 from ..rendering import CameraRenderers  # before metaworld, which imports mujoco
 from . import ACTION_DIM, CAMERAS, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
 from .coarse_meshes import coarsen_arm
-from .framing import frame_workspace
 from .sawyer_scene import describe_scene, start_outside
+from .table_views import TABLE_VIEWS, aimed
 from .tasks import INSTRUCTIONS, resolve_tasks
 
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
@@ -44,7 +45,6 @@ class MetaWorldEnv(Environment):
         image_size: side of the square images in pixels.
         render: "fast", or "faithful" for Meta-World's default look.
         max_steps: at most 500, Meta-World's own limit.
-        framing: "full", or "workspace" for cameras that are aimed at the table, see `framing`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
@@ -59,7 +59,6 @@ class MetaWorldEnv(Environment):
         image_size: int = 96,
         render: str = "fast",
         max_steps: int = MAX_EPISODE_STEPS,
-        framing: str = "full",
     ):
         (self.task,) = resolve_tasks([task])
         self.instruction = INSTRUCTIONS[self.task]
@@ -75,8 +74,6 @@ class MetaWorldEnv(Environment):
         self._sim.seeded_rand_vec = True
         self._sim._set_task_called = True
         self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
-        if framing == "workspace":
-            frame_workspace(self._sim.model, _UPSIDE_DOWN)
         if render == "fast":
             coarsen_arm(self._sim.model)
         self.renderers = CameraRenderers(self._sim.model, render == "fast")
@@ -151,5 +148,9 @@ class MetaWorldEnv(Environment):
         self._sim.close()
 
     def _draw(self, camera: str, size: int) -> np.ndarray:
-        image = self.renderers.draw(self._sim.data, camera, size)
-        return np.ascontiguousarray(image[::-1, ::-1]) if camera in _UPSIDE_DOWN else image
+        view = TABLE_VIEWS.get(camera)
+        name = view.camera if view else camera
+        upside_down = name in _UPSIDE_DOWN
+        with aimed(self.model, self.data, view, upside_down) if view else nullcontext():
+            image = self.renderers.draw(self.data, name, size)
+        return np.ascontiguousarray(image[::-1, ::-1]) if upside_down else image

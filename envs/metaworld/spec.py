@@ -4,32 +4,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
-from . import ACTION_NAMES, CAMERAS, CONTROL_HZ, FRAMINGS, MAX_EPISODE_STEPS, STATE_NAMES
+from . import ACTION_NAMES, CAMERAS, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_NAMES
 from .tasks import INSTRUCTIONS, SUITES
 
 
 @dataclass(frozen=True)
 class MetaWorldConfig(EnvConfig):
-    """Configuration of Meta-World; the defaults are those of configs/env/metaworld.yaml.
-
-    framing: "full", the cameras' usual view, or "workspace", see `framing`.
-    """
+    """Configuration of Meta-World; the defaults are those of configs/env/metaworld.yaml."""
 
     name: str = "metaworld"
     cameras: list[str] = field(default_factory=lambda: ["corner2", "topview"])
     max_steps: int = MAX_EPISODE_STEPS
-    framing: str = "full"
-
-    def __post_init__(self) -> None:
-        if self.framing not in FRAMINGS:
-            raise ValueError(f"framing is {self.framing!r}; use {' or '.join(FRAMINGS)}")
 
 
 def _make(env_cfg: EnvConfig, task: str) -> Environment:
     from .env import MetaWorldEnv
 
-    framing = getattr(env_cfg, "framing", "full")
-    return MetaWorldEnv(task, env_cfg.cameras, env_cfg.image_size, env_cfg.render, env_cfg.max_steps, framing)
+    return MetaWorldEnv(task, env_cfg.cameras, env_cfg.image_size, env_cfg.render, env_cfg.max_steps)
 
 
 METAWORLD = EnvironmentSpec(
