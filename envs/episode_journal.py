@@ -1,4 +1,4 @@
-"""episodes.jsonl: the finished episodes of an evaluation, so that an evaluation that was stopped or killed goes on with them."""
+"""episodes.jsonl: the finished episodes of an evaluation, with which one that was stopped or killed goes on."""
 
 import json
 from collections.abc import Mapping
