@@ -29,6 +29,8 @@ _CLASSES = {
         *("smolvlm", "smolvlm_vision", "idefics3", "idefics3_vision", "llama", "siglip_vision_model"),
         *("clip", "clip_text_model", "clip_vision_model", "llava_pythia", "gpt_neox", "sam", "sam_vision_model"),
         *("sam_mask_decoder", "sam_prompt_encoder", "sam_prompt_encoder_config", "sam_mask_decoder_config"),
+        # Of sections of released checkpoints; transformers knows no such models.
+        *("", "llava_pythia_clip_vision_model", "llava_pythia_siglip_vision_model", "llava_pythia_projector"),
     },
     "tokenizer_class": {
         *("TokenizersBackend", "PreTrainedTokenizerFast", "CLIPTokenizer", "CLIPTokenizerFast"),
@@ -95,7 +97,6 @@ def _check_options(value: Any, place: str) -> None:
         if key in _REFUSED and entry not in (None, False):
             raise UserError(f"{place} has the option {key}, which loads code or files from elsewhere; get a plain copy")
         if key in _CLASSES and entry is not None and (not isinstance(entry, str) or entry not in _CLASSES[key]):
-            raise UserError(
-                f"{place} has {key} {str(entry)[:80]!r}; use a model with one of {', '.join(sorted(_CLASSES[key]))}"
-            )
+            known = ", ".join(sorted(_CLASSES[key] - {""}))
+            raise UserError(f"{place} has {key} {str(entry)[:80]!r}; use a model with one of {known}")
         _check_options(entry, place)

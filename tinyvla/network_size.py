@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from .errors import UserError
+from .errors import UserError, one_line
 from .untrusted import check_regular, inside
 
 WEIGHTS = "model.safetensors"
@@ -19,36 +19,47 @@ WEIGHTS = "model.safetensors"
 _FACTOR, _SPARE_ELEMENTS, _SPARE_TENSORS = 4, 50_000_000, 10_000
 
 
-def stored_size(folder: Path) -> tuple[int, int]:
-    """Number of values and of tensors in the safetensors files at any depth of a checkpoint, from their headers alone.
+def stored_size(folder: Path, files: Iterable[Path] | None = None) -> tuple[int, int]:
+    """Number of values and of tensors in a checkpoint's files, from their headers alone.
 
-    Raises UserError for a checkpoint without weights or with a file that is not of that format.
+    Args:
+        folder: of the checkpoint.
+        files: of weights in it; of those that are not safetensors every byte counts as a value. None: all safetensors
+            at any depth, model.safetensors among them.
+
+    Raises UserError for a checkpoint without weights, with a link out of it, or with a damaged file.
     """
     from safetensors import SafetensorError, safe_open
 
-    inside(folder, WEIGHTS)
-    check_regular(folder / WEIGHTS)
+    if files is None:
+        inside(folder, WEIGHTS)
+        check_regular(folder / WEIGHTS)
     elements = tensors = 0
-    for file in folder.rglob("*.safetensors"):
+    for file in folder.rglob("*.safetensors") if files is None else files:
         inside(folder, str(file.relative_to(folder)))
         check_regular(file)
+        if file.suffix != ".safetensors":
+            elements += file.stat().st_size
+            continue
         try:
             with safe_open(file, "pt") as content:
                 shapes = [content.get_slice(name).get_shape() for name in content.keys()]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is not a whole safetensors file ({error}); get a complete copy") from error
+            raise UserError(
+                f"{file} is not a complete checkpoint file ({one_line(error)}); download it again"
+            ) from error
         elements += sum(map(prod, shapes))
         tensors += len(shapes)
     return elements, tensors
 
 
 @contextlib.contextmanager
-def bounded_network(folder: Path) -> Iterator[None]:
-    """Stop the construction of a network that becomes much larger than a checkpoint's weights.
+def bounded_network(folder: Path, files: Iterable[Path] | None = None) -> Iterator[None]:
+    """Stop the construction of a network that becomes much larger than a checkpoint's weights; see `stored_size`.
 
     Raises UserError for such a network, before the memory of its weights is touched. Bounds this thread alone.
     """
-    stored, count = stored_size(folder)
+    stored, count = stored_size(folder, files)
     limits = (_FACTOR * stored + _SPARE_ELEMENTS, _FACTOR * count + _SPARE_TENSORS)
     thread, counts = threading.get_ident(), [0, 0]
 

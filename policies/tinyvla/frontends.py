@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tinyvla.errors import UserError
 from tinyvla.frontends import Feature, Frontend, feature_key, frontend_class, load_frontend
+from tinyvla.untrusted import inside
 
 FOLDER = "front_ends"  # of a checkpoint
 
@@ -92,5 +93,8 @@ def make_frontend(name: str, options: Mapping[str, Any]) -> Frontend:
 
 
 def checkpoint_options(options: Mapping[str, Mapping[str, Any]], checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """Options that load the front-ends of a checkpoint, which holds their options and weights."""
-    return {name: {"checkpoint": str(checkpoint / FOLDER / name)} for name in options}
+    """Options that load the front-ends of a checkpoint, which holds their options and weights.
+
+    Raises UserError for a name that leads out of the checkpoint.
+    """
+    return {name: {"checkpoint": str(inside(checkpoint, f"{FOLDER}/{name}"))} for name in options}

@@ -1,7 +1,5 @@
 """Checkpoints of pretrained models: find one on this disk or on the model hub, and read its files."""
 
-import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +7,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..errors import UserError, one_line
+from ..tensor_files import read_tensors
+from ..untrusted import MAX_JSON_BYTES, check_links, check_regular, read_json_object
 
 SAFETENSORS, PICKLED = "model*.safetensors", "pytorch_model*.bin"  # sharded checkpoints number their files
 
@@ -24,8 +22,9 @@ def fetch_checkpoint(name: str) -> Path:
 
     Raises UserError if there is neither, or the hub cannot be reached and the model is not in its cache.
     """
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    if (folder := Path(name).expanduser()).is_dir():
+        check_links(folder)
+        return folder
     try:
         folder = Path(snapshot_download(name, allow_patterns=["*.json", SAFETENSORS]))
         if not any(folder.glob(SAFETENSORS)):
@@ -42,12 +41,33 @@ def fetch_checkpoint(name: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """Content of a JSON file of a checkpoint. Raises UserError if it is missing or not JSON."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return read_json_object(path)
+    except UserError as error:
         raise UserError(
-            f"{path} could not be read ({type(error).__name__}); "
+            f"{path} could not be read ({one_line(error)}); "
             "set backbone.pretrained to a complete checkpoint folder or a hub id"
         ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of a checkpoint's weights. Raises UserError if there are none."""
+    if not (files := sorted(folder.glob(SAFETENSORS)) or sorted(folder.glob(PICKLED))):
+        raise UserError(f"{folder} has no {SAFETENSORS} or {PICKLED}; download the checkpoint's weights again")
+    return files
+
+
+def read_colours(folder: Path) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation per channel in a checkpoint's preprocessor_config.json, None without that file."""
+    if not (file := folder / "preprocessor_config.json").is_file():
+        return None
+    content = read_json(file)
+    mean, std = content.get("image_mean", []), content.get("image_std", [])
+    for values in (mean, std):
+        if not isinstance(values, list) or len(values) != 3 or not all(type(v) in (int, float) for v in values):
+            raise UserError(f"{file} lacks image_mean or image_std, three numbers each; download the checkpoint again")
+    if not all(-10 <= value <= 10 for value in [*mean, *std]) or min(std) <= 0:
+        raise UserError(f"{file} has values of image_mean or image_std that are out of range; download it again")
+    return mean, std
 
 
 def load_weights(module: nn.Module, folder: Path, rename: Callable[[str], str | None]) -> None:
@@ -60,12 +80,9 @@ def load_weights(module: nn.Module, folder: Path, rename: Callable[[str], str | 
 
     Raises UserError if files are cut short, tensors are missing or left over, or shapes differ.
     """
-    files = sorted(folder.glob(SAFETENSORS)) or sorted(folder.glob(PICKLED))
-    if not files:
-        raise UserError(f"{folder} has no {SAFETENSORS} or {PICKLED}; download the checkpoint's weights again")
     state: dict[str, Tensor] = {}
-    for file in files:
-        for name, tensor in _read_tensors(file).items():
+    for file in weight_files(folder):
+        for name, tensor in read_tensors(file).items():
             if (target := rename(name)) is not None:
                 state[target] = tensor
     try:
@@ -82,17 +99,6 @@ def load_weights(module: nn.Module, folder: Path, rename: Callable[[str], str | 
             )
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{file} is not a complete checkpoint file ({type(error).__name__}); download it again"
-        ) from error
-
-
 class FileTokenizer:
     """Tokenizer of a checkpoint, from its tokenizer.json. Raises UserError if that is missing."""
 
@@ -100,6 +106,7 @@ class FileTokenizer:
 
     def __init__(self, folder: Path):
         try:
+            check_regular(folder / self.FILE, MAX_JSON_BYTES)
             self.tokenizer = Tokenizer.from_file(str(folder / self.FILE))
         except Exception as error:  # the library raises bare Exception
             raise UserError(

@@ -1,5 +1,6 @@
 """Base of the backbones that are pretrained vision-language models: options, prompt, images, assets, LoRA."""
 
+import contextlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, one_line
+from ..hub_files import check_model_options
+from ..network_size import bounded_network
+from ..untrusted import check_values
 from .base import Backbone, BackboneConfig, Features, Words
-from .checkpoint import FileTokenizer, fetch_checkpoint, load_weights, read_json
+from .checkpoint import FileTokenizer, fetch_checkpoint, load_weights, read_colours, read_json, weight_files
 from .lora import LoRAConfig, add_lora
 from .tokenizer import HashTokenizer
 
@@ -91,20 +96,29 @@ class PretrainedBackbone(Backbone):
                 f"{folder} holds a model of type '{model_type}', not {self.MODEL_TYPE}; "
                 "set backbone.pretrained to a checkpoint of that type or choose another backbone"
             )
+        if folder:
+            check_values(self.architecture, f"{folder}/config.json")
+            check_model_options(folder)
+        weights_folder = None if config.assets else folder
         try:
-            self._build(config, self.architecture)
+            with _bounded(weights_folder):
+                self._build(config, self.architecture)
         except KeyError as error:
             raise UserError(f"{folder}/config.json lacks {error}; download the checkpoint again") from error
+        except (TypeError, ValueError, AttributeError, RuntimeError, StrictDataclassError) as error:
+            if folder is None:
+                raise
+            reason = f"{type(error).__name__}: {one_line(error, 150)}"
+            raise UserError(f"{folder}/config.json describes no network ({reason}); download it again") from error
         self.hidden_size = self.language_model.config.hidden_size
 
         self.tokenizer: FileTokenizer | HashTokenizer = HashTokenizer(self.language_model.config.vocab_size)
         if folder and (not config.assets or (folder / FileTokenizer.FILE).is_file()):
             self.tokenizer = FileTokenizer(folder)
-        if folder and (folder / "preprocessor_config.json").is_file():
-            colours = read_json(folder / "preprocessor_config.json")
-            self.colours = (colours["image_mean"], colours["image_std"])
-        if folder and not config.assets:
-            load_weights(self, folder, self._rename)
+        if folder and (colours := read_colours(folder)):
+            self.colours = colours
+        if weights_folder:
+            load_weights(self, weights_folder, self._rename)
 
         if config.freeze_vision:
             self.vision_tower.requires_grad_(False)
@@ -183,6 +197,11 @@ class PretrainedBackbone(Backbone):
             (directory / name).write_text(json.dumps(content, indent=2))
         if isinstance(self.tokenizer, FileTokenizer):
             self.tokenizer.save(directory)
+
+
+def _bounded(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Bound on the network that is built, where weights follow from a folder."""
+    return bounded_network(folder, weight_files(folder)) if folder else contextlib.nullcontext()
 
 
 def square_images(images: Tensor, size: int, colours: tuple[list[float], list[float]]) -> Tensor:

@@ -84,6 +84,10 @@ class Frontend(nn.Module):
         write_whole(folder / CONFIG, json.dumps({NAME_KEY: self.name, "options": self.options}, indent=1))
 
     @classmethod
+    def check_stored(cls, options: Mapping[str, Any]) -> None:
+        """Raise UserError for options that `save` never writes, such as paths out of the folder. Default: none."""
+
+    @classmethod
     def load(cls, folder: Path, options: Mapping[str, Any]) -> Self:
         """Front-end with these options and the weights in a folder, in evaluation mode."""
         frontend = cls(**options)

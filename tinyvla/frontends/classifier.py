@@ -1,6 +1,7 @@
 """Image classifiers: any network of timm, with its classes and its normalisation."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from torch import Tensor, nn
 
 from ..errors import UserError, did_you_mean, nearest_names, one_line
 from ..files import model_in, write_whole
+from ..hub_files import check_model_folder
+from ..network_size import bounded_network
+from ..untrusted import check_values, inside, read_json_object
 from .cct.model import default_cfgs  # the import registers the variants with timm
 from .tinyvit.model import VARIANTS, is_tinyvit, make_tinyvit, timm_name
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_MAX_BYTES, _MAX_SIDE = 1 << 20, 4096
+_ABOUT_FILES = re.compile(r"pretrained|checkpoint|cache|hf_|file|url|path|scriptable|exportable|features_only")
 NETWORKS = [*VARIANTS, *default_cfgs]  # short names; all names of timm work too
 
 
@@ -69,10 +75,12 @@ class Classifier(nn.Module):
         """Classifier of a folder, or the best one of a run, in evaluation mode. Raises UserError if there is none."""
         folder = find_classifier(folder)
         config = read_config(folder)
-        classifier = cls(config["model"], config["classes"], config["image_size"], **config["network"])
+        check_network_options(config["network"])
         try:
+            with bounded_network(folder):
+                classifier = cls(config["model"], config["classes"], config["image_size"], **config["network"])
             classifier.net.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{folder / WEIGHTS} cannot be loaded ({one_line(error)}); use another checkpoint"
             ) from error
@@ -124,9 +132,28 @@ def check_network_name(name: str) -> None:
         raise UserError(f"timm has no model '{name}'; {hint}")
 
 
+def check_network_options(options: Any) -> None:
+    """Raise UserError for options of a network that name files or code; numbers and short names pass.
+
+    timm would load a file that `checkpoint_path` or `pretrained_cfg` names.
+    """
+    for key, value in options.items() if isinstance(options, Mapping) else [("network", None)]:
+        values = value if isinstance(value, list | tuple) else [value]
+        is_plain = all(
+            isinstance(entry, bool | int | float) or re.fullmatch(r"[\w-]{1,40}", str(entry)) for entry in values
+        )
+        if not isinstance(options, Mapping) or _ABOUT_FILES.match(str(key)) or not is_plain:
+            raise UserError(
+                f"a classifier's network cannot have the option {str(key)[:50]!r} with {str(value)[:80]!r}; "
+                "options are numbers and names of layers"
+            )
+
+
 def find_classifier(folder: Path | str) -> Path:
     """Folder with a classifier's config.json, at `folder` or in that run. Raises UserError if there is none."""
     if checkpoint := model_in(folder):
+        inside(folder, str(checkpoint.relative_to(folder)))  # not through a link that leaves the run
+        check_model_folder(checkpoint)
         return checkpoint
     raise UserError(f"there is no classifier at {folder}; train one: python train.py task=perception/cct")
 
@@ -134,9 +161,15 @@ def find_classifier(folder: Path | str) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """Content of a classifier's config.json: model, image_size, classes, network. Raises UserError for other files."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        return {name: config[name] for name in ("model", "image_size", "classes", "network")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = read_json_object(folder / CONFIG, _MAX_BYTES)
+        check_values(config, CONFIG)
+        model, size, classes, network = (config[name] for name in ("model", "image_size", "classes", "network"))
+    except (UserError, KeyError) as error:
         raise UserError(
-            f"{folder / CONFIG} is not of a classifier ({type(error).__name__}); give another folder"
+            f"{folder / CONFIG} is not of a classifier ({type(error).__name__}: {one_line(error, 200)}); "
+            "give another folder"
         ) from error
+    is_names = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not isinstance(model, str) or type(size) is not int or not 1 <= size <= _MAX_SIDE or not is_names:
+        raise UserError(f"{folder / CONFIG} has an unsuitable model, image_size or classes; give another folder")
+    return {"model": model, "image_size": size, "classes": classes, "network": network}

@@ -9,14 +9,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UserError, one_line
 
 MIN_SIDE = 8  # pixels of the shorter side
+# Others, such as EPS, are read by programs that Pillow starts.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "ICO", "TGA")
 
 type RgbImage = NDArray[np.uint8]
+
+
+def image_formats() -> list[str]:
+    """Formats of image files that are read, those of them that this Pillow supports."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def read_image(path: Path | str) -> RgbImage:
     """Image of a file, upright, as `check_image` returns it. Raises UserError for a missing or damaged file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=image_formats()) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             if upright.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "1", "PA", "La", "RGBa"):

@@ -1,17 +1,19 @@
 """Exported policies, run with NumPy and ONNX Runtime only; PyTorch is not needed."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..hashing import hash_words
+from ..untrusted import check_values, inside, read_json_object
+from .onnx_check import check_onnx
 from .sessions import SESSIONS
 
 MODEL_FILE, DESCRIPTION_FILE = "model.onnx", "policy.json"
+_MAX_BYTES, _MAX_SIZE = 4 << 20, 1 << 20
 
 
 class ExportedPolicy:
@@ -22,7 +24,10 @@ class ExportedPolicy:
         engine: `onnx` (ONNX Runtime) or `openvino`.
         threads: CPU threads.
 
-    Raises UserError if the folder does not hold an exported policy or the engine is not installed.
+    Nothing of the folder is run, and no other file is opened: see docs/security.md.
+
+    Raises UserError if the folder does not hold an exported policy, or one that is refused, or if the engine is not
+    installed.
     """
 
     def __init__(self, folder: Path | str, engine: str = "onnx", threads: int = 1):
@@ -31,8 +36,16 @@ class ExportedPolicy:
             raise UserError(f"{folder} lacks {missing[0]}; give a folder that export.py wrote")
         if engine not in SESSIONS:
             raise UserError(f"unknown engine '{engine}'; use {' or '.join(SESSIONS)}")
-        self.description: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_text())
-        self._run = SESSIONS[engine](folder / MODEL_FILE, threads)
+        self.description = read_description(folder)
+        check_onnx(inside(folder, MODEL_FILE))
+        try:
+            self._run = SESSIONS[engine](folder / MODEL_FILE, threads)
+        except UserError:
+            raise
+        except Exception as error:  # the engines have their own classes of errors
+            raise UserError(
+                f"{folder / MODEL_FILE} cannot be opened ({one_line(error)}); export the policy again"
+            ) from error
 
     def predict_chunk(
         self, observation: Mapping[str, Any], rng: np.random.Generator | None = None, noise: np.ndarray | None = None
@@ -67,3 +80,28 @@ class ExportedPolicy:
     def _scaled(self, name: str, values: np.ndarray) -> np.ndarray:
         affine = self.description["normalisation"][name]
         return values * np.array(affine["scale"]) + np.array(affine["offset"])
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Content of an exported policy's policy.json. Raises UserError if a value is missing or unsuitable."""
+    file = inside(folder, DESCRIPTION_FILE)
+    content = read_json_object(file, _MAX_BYTES)
+    check_values(content, file.name)
+    try:
+        cameras, tokenizer, scales = content["cameras"], content["tokenizer"], content["normalisation"]
+        shape = content["inputs"]["noise"]["shape"]
+        sizes = [*shape[1:], tokenizer["vocab_size"], tokenizer["max_length"]]
+        numbers = [value for part in ("state", "action") for key in ("scale", "offset") for value in scales[part][key]]
+        is_suitable = (
+            isinstance(cameras, list)
+            and all(isinstance(camera, str) for camera in cameras)
+            and len(shape) == 3
+            and all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes)
+            and all(type(value) in (int, float) for value in numbers)
+            and all(isinstance(scales[part][key], list) for part in ("state", "action") for key in ("scale", "offset"))
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} lacks {one_line(error)}; export the policy again") from error
+    if not is_suitable:
+        raise UserError(f"{file} has unsuitable cameras, sizes or normalisation; export the policy again")
+    return content

@@ -27,6 +27,8 @@ from ..files import (
     sync,
     sync_folder,
 )
+from ..tensor_files import load_plain
+from ..untrusted import inside
 
 _STATE = Path("training_state/state.pt")
 
@@ -133,7 +135,7 @@ def read_last_state(run_dir: Path) -> dict[str, Any] | None:
     if not finished:
         return None
     try:
-        return torch.load(finished[-1] / _STATE, map_location="cpu", weights_only=True)
+        return load_plain(inside(finished[-1], str(_STATE)))
     except Exception as error:  # a damaged file fails in as many ways as unpickling has steps
         raise UserError(
             f"the checkpoint {finished[-1]} is damaged ({one_line(error)}); "

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from PIL import Image, ImageDraw
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -14,14 +16,19 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTokenizer
 from transformers.utils import logging
 
+from ...backbones.checkpoint import PICKLED, SAFETENSORS, weight_files
 from ...errors import UserError, one_line
 from ...files import model_in, write_whole
+from ...hub_files import check_model_folder, check_model_options
+from ...network_size import bounded_network
+from ...untrusted import inside, read_json_object
 from ..base import CONFIG, NAME_KEY, WEIGHTS, Feature, Findings, Frontend
 from ..images import RgbImage, check_image
 from .model import ShapedClip, embed_ids, embed_pixels
 from .tokenizer import train_tokenizer
 
 RELEASED = "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M"  # the smallest of the authors' checkpoints
+_FAULTS = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError)
 ImageBatch = Sequence[np.ndarray] | np.ndarray | Tensor
 
 
@@ -90,15 +97,18 @@ class TinyCLIP(Frontend):
         Raises UserError if there is none, it cannot be fetched, or it is of another kind or incomplete.
         """
         logging.disable_progress_bar()  # reading the weights is fast
-        place = str(model_in(Path(name).expanduser()) or name)
         try:
-            kind = CLIPConfig.get_config_dict(place)[0].get("model_type")
-            if kind != "clip":
-                raise UserError(f"{name} holds a model of type '{kind}', not CLIP; give a TinyCLIP or CLIP checkpoint")
-            clip, report = ShapedClip.from_pretrained(place, output_loading_info=True, dtype=torch.float32)
+            place = _find_clip(name)
+            with bounded_network(place, weight_files(place)):
+                clip, report = ShapedClip.from_pretrained(place, output_loading_info=True, dtype=torch.float32)
             tokenizer = CLIPTokenizer.from_pretrained(place)
             processor = CLIPImageProcessor.from_pretrained(place)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        except UserError as error:
+            raise UserError(
+                f"no CLIP could be loaded from '{name}': {error}; or give a complete folder: config.json, weights, "
+                "tokenizer.json, preprocessor_config.json"
+            ) from error
+        except (*_FAULTS, SafetensorError, HfHubHTTPError, StrictDataclassError) as error:
             reason = f"{type(error).__name__}: {one_line(error, 150)}"
             raise UserError(
                 f"no CLIP could be loaded from '{name}' ({reason}); check the name and the network, or give a complete "
@@ -207,6 +217,27 @@ class TinyCLIP(Frontend):
         lines = "\n".join(f"{record['share']:4.0%} {record['text']}" for record in records[:5])
         ImageDraw.Draw(drawn).multiline_text((2, 2), lines, fill="white", stroke_width=1, stroke_fill="black")
         return Findings(np.asarray(drawn), records)
+
+
+def _find_clip(name: str | Path) -> Path:
+    """Folder of a CLIP on this disk, or of the hub's model, downloaded, checked to hold nothing that would be run."""
+    folder = Path(name).expanduser()
+    if checkpoint := model_in(folder):
+        inside(folder, str(checkpoint.relative_to(folder)))  # not through a link that leaves the run
+        _check_kind(checkpoint, name)
+        check_model_folder(checkpoint)
+        return checkpoint
+    place = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.txt", SAFETENSORS]))
+    if not any(place.glob(SAFETENSORS)):
+        place = Path(snapshot_download(str(name), allow_patterns=["*.json", "*.txt", PICKLED]))
+    _check_kind(place, name)
+    check_model_options(place)
+    return place
+
+
+def _check_kind(folder: Path, name: str | Path) -> None:
+    if (kind := read_json_object(inside(folder, CONFIG)).get("model_type")) != "clip":
+        raise UserError(f"{name} holds a model of type '{kind}', not CLIP; give a TinyCLIP or CLIP checkpoint")
 
 
 def _tower(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from ...errors import UserError
 from ...files import write_whole
-from ...untrusted import read_json_object
+from ...untrusted import check_values, inside, read_json_object
 from .frontend import ImageBatch, TinyCLIP
 
 FILE = "detector.json"
@@ -122,7 +122,8 @@ class SuccessDetector:
     def load(cls, folder: Path) -> Self:
         """Detector that `save` wrote. Raises UserError if there is none."""
         try:
-            stored = read_json_object(folder / FILE)
+            stored = read_json_object(inside(folder, FILE), 1 << 20)
+            check_values(stored, FILE)
             calibration = Calibration(**stored["calibration"])
             texts = stored["statement"], stored["contrary"]
         except (UserError, ValueError, TypeError, KeyError) as error:

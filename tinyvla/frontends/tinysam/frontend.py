@@ -13,14 +13,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ...errors import UserError
+from ...untrusted import inside
 from ..base import Feature, Findings, Frontend
 from ..images import MIN_SIDE, RgbImage, check_image
 from ..registry import load_frontend
-from .everything import EverythingSettings, segment_everything
+from .everything import MAX_POINTS, EverythingSettings, segment_everything
 from .model import Segmenter, TinySAMConfig
 from .prompts import EncodedImage, Masks, encode_image, segment_box, segment_points
 
 GIVES = ("tokens", "mask")
+MAX_OBJECTS = 1024  # per image, of a stored front-end
 PICKER = "picker"  # folder in a TinySAM's folder, with its TinyCLIP
 BACKGROUND = 0.5  # share of the image from which a mask is background
 
@@ -77,9 +79,20 @@ class TinySAM(Frontend):
         super().save(folder)
 
     @classmethod
+    def check_stored(cls, options: Mapping[str, Any]) -> None:
+        if options.get("picker") not in (None, PICKER):
+            raise UserError(
+                f"the stored picker of a TinySAM is {str(options['picker'])[:80]!r}, not its own folder '{PICKER}'; "
+                "get the original config.json"
+            )
+        for name, limit in (("objects", MAX_OBJECTS), ("points_per_side", MAX_POINTS)):
+            if (value := options.get(name)) is not None and (type(value) is not int or not 1 <= value <= limit):
+                raise UserError(f"the stored {name} of a TinySAM is {str(value)[:40]!r}, not from 1 to {limit}")
+
+    @classmethod
     def load(cls, folder: Path, options: Mapping[str, Any]) -> Self:
         if options.get("picker") == PICKER:
-            options = {**options, "picker": str(folder / PICKER)}
+            options = {**options, "picker": str(inside(folder, PICKER))}
         return super().load(folder, options)
 
     def adds(self, image_size: tuple[int, int]) -> dict[str, Feature]:

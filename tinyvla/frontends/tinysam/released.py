@@ -1,26 +1,28 @@
 """Segmenters by name: folders of this repository, and the released checkpoints of TinySAM and SAM."""
 
-import json
 import math
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import SamModel
 
 from ...errors import UserError, one_line
 from ...files import model_in
+from ...hub_files import check_model_folder
+from ...network_size import bounded_network
+from ...tensor_files import read_tensors
+from ...untrusted import inside, read_json_object
 from ..base import NAME_KEY
 from ..registry import load_frontend
 from .model import Segmenter, TinySAMConfig
 
+_FAULTS = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
 FILES = ["config.json", "model*.safetensors*", "*.pth"]
 
 # Tensor names of TinySAM -> names here, applied one after the other. The names here are timm's within the trunk and
@@ -87,12 +89,8 @@ def _kind(folder: Path) -> str | None:
     """Kind of model in a folder by its config.json: `sam`, `tinysam` or another; None without the file."""
     if (checkpoint := model_in(folder)) is None:
         return None
-    file = checkpoint / "config.json"
-    try:
-        config = json.loads(file.read_text())
-        return config.get(NAME_KEY) or config.get("model_type")
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON; fetch the checkpoint again") from error
+    config = read_json_object(inside(folder, str(checkpoint.relative_to(folder) / "config.json")))
+    return config.get(NAME_KEY) or config.get("model_type")
 
 
 def _fetch(name: str) -> Path:
@@ -107,9 +105,11 @@ def _fetch(name: str) -> Path:
 
 
 def _from_transformers(folder: Path) -> Segmenter:
+    check_model_folder(folder, {"sam"})
     try:
-        sam = SamModel.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        with bounded_network(folder, sorted(folder.glob("model*.safetensors"))):
+            sam = SamModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    except (*_FAULTS, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"the SAM in {folder} cannot be loaded ({one_line(error)}); fetch it again") from error
     vision, prompts, decoder = (
         section.to_dict()
@@ -163,15 +163,12 @@ _VIT_OPTIONS = [
 
 def _from_authors(file: Path) -> Segmenter:
     """Model in TinySAM's layout (MobileSAM has the same), with the widths of its tensors."""
+    state = {rename(name): tensor for name, tensor in read_tensors(file).items() if not _UNUSED.search(name)}
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{file} is not a complete checkpoint file ({type(error).__name__}); fetch it again") from error
-    state = {rename(name): tensor for name, tensor in stored.items() if not _UNUSED.search(name)}
-    try:
-        segmenter = Segmenter(_sizes(state))
+        with bounded_network(file.parent, [file]):
+            segmenter = Segmenter(_sizes(state))
         segmenter.load_state_dict(state)
-    except (KeyError, StopIteration, RuntimeError, AttributeError) as error:
+    except (*_FAULTS, StopIteration, ArithmeticError, StrictDataclassError) as error:
         raise UserError(
             f"{file} is not a checkpoint in TinySAM's layout ({one_line(error)}); give tinysam.pth"
         ) from error

@@ -49,6 +49,8 @@ class Contents:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.classes:
             raise UserError(f"k={self.k} of {self.classes} classes cannot be stored; use 1 to {self.classes}")
+        if not all(type(number) is int and number >= 0 for number in (self.images, self.epochs, self.k, self.seed)):
+            raise ValueError("a number of images, epochs or classes is none")
 
     @property
     def record(self) -> np.dtype:
@@ -79,7 +81,7 @@ class LogitStore:
             self.contents = Contents(**header)
         except FileNotFoundError as error:
             raise UserError(f"there is no logit store at {self.path}; save the teacher's logits first") from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{self.path} is not a logit store ({type(error).__name__}); delete it or name another"
             ) from error

@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ...errors import UserError, one_line
+from ..images import image_formats
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ def _read(row: Mapping[str, Any], size: int) -> np.ndarray | None:
     if row["person"] not in (0, 1):
         return None
     try:
-        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+        with Image.open(io.BytesIO(row["image"]["bytes"]), formats=image_formats()) as image:
             image.draft("RGB", (2 * size, 2 * size))  # decodes a JPEG at a lower resolution
             return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
     except (OSError, SyntaxError, ValueError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:

@@ -1,5 +1,6 @@
 """Person detection as a front-end: alone, beside a policy, or for a `PersonGate`."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,6 +40,13 @@ class Wake(Frontend):
         self.options = {"network": network, "width": width, "image_size": image_size, "on": on, "off": off}
         self.image_size = image_size
         self.network = make_network(network, width)
+
+    @classmethod
+    def check_stored(cls, options: Mapping[str, Any]) -> None:
+        for name in ("on", "off"):
+            value = options.get(name, 0.5)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise UserError(f"the stored {name} of a detector is {str(value)[:40]!r}, not from 0 to 1; train again")
 
     @property
     def on(self) -> float:

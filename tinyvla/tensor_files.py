@@ -1,0 +1,62 @@
+"""Files of tensors from strangers: safetensors, and PyTorch's files without the code that they may hold."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .errors import UserError, one_line
+from .untrusted import check_regular
+
+# What a damaged or hostile file makes the readers raise.
+_FAULTS = (
+    *(OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, UnicodeDecodeError),
+)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors by name in a safetensors file, or in a file of torch.save.
+
+    Raises UserError for a file that is damaged, that holds anything other than tensors by name, that names code, or
+    whose tensors are much larger than the file.
+    """
+    check_regular(file)
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = load_plain(file)
+    except UserError:
+        raise
+    except _FAULTS as error:
+        raise UserError(
+            f"{file} is not a complete checkpoint file ({type(error).__name__}: {one_line(error, 120)}); download it "
+            "again"
+        ) from error
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise UserError(f"{file} does not hold tensors by name; give the file of a model's weights")
+    # A view that repeats one stored value may have any size.
+    if sum(tensor.nbytes for tensor in content.values()) > 4 * file.stat().st_size + (1 << 20):
+        raise UserError(f"{file} describes tensors that are larger than itself; get the original file")
+    return content
+
+
+def load_plain(file: Path) -> Any:
+    """Content of a file of torch.save: tensors and plain values, on the CPU.
+
+    Raises UserError for a file of compressed records, which may become any size, and otherwise as torch.load does for
+    files that name code.
+    """
+    check_regular(file)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(record.file_size > record.compress_size for record in archive.infolist()):
+                raise UserError(f"{file} holds compressed records, which torch.save does not write; get the original")
+    return torch.load(file, map_location="cpu", weights_only=True)
