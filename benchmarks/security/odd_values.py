@@ -4,11 +4,12 @@
 
 Every row is a command in a process (forked after the imports) and a folder of its own, beside a small dataset, a run
 and a checkpoint that it could damage. A row holds if the command exits with 2, prints one line that begins with
-"error:" on stderr, and the folder is the same afterwards, file by file. Commands that do not end count as failures.
+"error:" on stderr, and the folder is the same afterwards, file by file. Commands that do not end count as failures. A
+row that begins with <name of a damage> is tried in a folder with one of `damages.DAMAGES`; where that is a broken
+cache, the row holds if the command ends well and the cache is whole again.
 """
 
 import hashlib
-import json
 import os
 import runpy
 import shlex
@@ -20,13 +21,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import RESULTS, ROOT, Machine, keep, markdown
+from benchmarks.machine import ROOT, Machine, keep, markdown
 from benchmarks.settings import setting, start
-from tinyvla.files import write_whole
+
+from .damages import DAMAGES, Damage
 
 COMMANDS = Path(__file__).with_name("odd_values.txt")
 TINY = [
@@ -47,6 +51,15 @@ STORED = {
     "target": b"_target_: os.system\ncommand: touch canary\n",
     "cut": None,  # half of the run's own file
 }
+
+
+_TEXT = """# Odd values and damaged files over all entry points
+
+`python -m benchmarks.security.odd_values`, {machine}. {held} of {n} hold: the command ends with one line and exit code
+2, and leaves every file as it was. `$TINY` stands for the settings of the smallest run. `<...>` names a damage of
+`benchmarks/security/damages.py` that is done to the prepared files before the command; a damaged cache is made anew,
+and the command ends with exit code 0.
+"""
 
 
 @dataclass
@@ -124,23 +137,32 @@ def run_forked(script: str, arguments: Sequence[str], folder: Path, errors: Path
     return "no end"
 
 
-def try_command(command: str, prepared: Path, seconds: float) -> dict[str, Any]:
-    """Outcome of one command in a copy of the prepared folder."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, errors = Path(name) / "work", Path(name) / "errors"
+def try_command(row: str, prepared: Path, seconds: float) -> dict[str, Any]:
+    """Outcome of the command of one row in a copy of the prepared folder."""
+    name, _, command = row.removeprefix("<").partition("> ") if row.startswith("<") else ("", "", row)
+    damage = DAMAGES[name] if name else Damage(lambda _: nullcontext())
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, errors = Path(scratch) / "work", Path(scratch) / "errors"
         shutil.copytree(prepared, folder, symlinks=True)
-        before, began = tree(folder), time.monotonic()
-        script, *arguments = shlex.split(command.replace("\\n", "\n"))
-        code = run_forked(script, arguments, folder, errors, seconds)
-        took, after, err = time.monotonic() - began, tree(folder), errors.read_text(errors="replace")
+        whole = tree(folder)
+        with damage.apply(folder):
+            before, began = tree(folder), time.monotonic()
+            script, *arguments = shlex.split(command.replace("\\n", "\n").replace("$TINY", shlex.join(TINY)))
+            code = run_forked(script, arguments, folder, errors, seconds)
+            took, after, err = time.monotonic() - began, tree(folder), errors.read_text(errors="replace")
     lines = [line for line in err.splitlines() if line.strip()]
-    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-    is_line = len(lines) == 1 and lines[0].startswith("error: ")
+    if damage.restored is None:
+        changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+        holds = code == "2" and len(lines) == 1 and lines[0].startswith("error: ") and not changed
+    else:
+        names = [path for path in whole if fnmatch(path, damage.restored)]
+        changed = [path for path in names if whole[path] != after.get(path)]
+        holds = code == "0" and bool(names) and not changed and before != whole
     return {
-        "command": command,
-        "holds": code == "2" and is_line and not changed,
+        "command": row,
+        "holds": holds,
         "exit_code": code,
-        "message": lines[-1].replace(str(folder), ".")[:300] if lines else "",
+        "message": lines[-1].replace(str(folder), ".")[:300] if lines and damage.restored is None else "",
         "lines": len(lines),
         "changed": changed[:5],
         "seconds": round(took, 1),
@@ -163,17 +185,35 @@ def main(settings: Settings) -> None:
                 print(f"     {row['lines']} lines; changed: {row['changed']}", flush=True)
     held = sum(row["holds"] for row in rows)
     print(f"{held} of {len(rows)} hold")
-    if settings.only:
-        return
-    result = {"machine": Machine().summary, "commands": len(rows), "hold": held, "rows": rows}
+    if not settings.only:
+        _keep(rows, held)
+
+
+def _keep(rows: list[dict[str, Any]], held: int) -> None:
     table = [
-        {"command": f"`{row['command']}`", "message": row["message"].removeprefix("error: "), "holds": row["holds"]}
+        {
+            "command": "`" + row["command"].replace("|", "\\|") + "`",
+            "message": row["message"].removeprefix("error: ").replace("|", "\\|") or f"exit {row['exit_code']}",
+            "holds": "yes" if row["holds"] else "no",
+        }
         for row in rows
     ]
-    titles = {"command": "command", "message": "message", "holds": "one line, exit 2, nothing left"}
-    note = f"{held} of {len(rows)} commands end with one line and exit code 2 and leave nothing; {Machine().summary}."
-    keep("odd_values", {**result, "rows": []}, f"{note}\n\n{markdown(table, titles).replace('True', 'yes')}")
-    write_whole(RESULTS / "odd_values.json", json.dumps(result, indent=1) + "\n")
+    note = _TEXT.format(held=held, n=len(rows), machine=Machine().summary)
+    keep("odd_values", _result(rows, held), f"{note}\n{markdown(table, {name: name for name in table[0]})}")
+
+
+def _result(rows: list[dict[str, Any]], held: int) -> dict[str, Any]:
+    """Content of the file of results: rows that hold as their command and message alone."""
+    machine = Machine()
+    short = {row["command"]: row["message"] if row["holds"] else row for row in rows}
+    return {
+        "machine": machine.summary,
+        "versions": machine.versions,
+        "commands": len(rows),
+        "hold": held,
+        "longest_s": max(row["seconds"] for row in rows),
+        "rows": short,
+    }
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ def _coarsen(model: Any, mesh: int) -> None:
     _, chosen, cell_of = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     start, faces = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
     corners = chosen[cell_of.ravel()][model.mesh_face[start : start + faces]]
-    kept = _distinct(corners)
+    triangles = _distinct(corners)
     for table, values in (
         (model.mesh_face, corners),
         (model.mesh_facenormal, model.mesh_facenormal[start : start + faces]),
         (model.mesh_facetexcoord, model.mesh_facetexcoord[start : start + faces]),
     ):
-        table[start : start + len(kept)] = values[kept]
-    model.mesh_facenum[mesh] = len(kept)
+        table[start : start + len(triangles)] = values[triangles]
+    model.mesh_facenum[mesh] = len(triangles)
 
 
 def _distinct(corners: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The folder of a run, with its configuration: made once, and resumed by `resume=true`."""
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -56,8 +57,10 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
         DictConfig, OmegaConf.merge({key: defaults[key] for key in map(str, defaults) if key not in stored}, stored)
     )
     stored_leaves, leaves, default_leaves = (_leaves(OmegaConf.to_container(c)) for c in (stored, cfg, defaults))
+    named = {word.partition("=")[0].lstrip("+") for word in shlex.split(str(cfg.get("command") or ""))}
     for name, value in leaves.items():
-        changed = value != default_leaves.get(name) and value != stored_leaves.get(name)
+        is_set = name in named or value != default_leaves.get(name)
+        changed = is_set and value != stored_leaves.get(name)
         if changed and name in OF_THE_MACHINE:
             OmegaConf.update(stored, name, value)
         elif changed and name.split(".")[0] not in _OF_THE_COMMAND:

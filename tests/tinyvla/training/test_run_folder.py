@@ -114,6 +114,16 @@ def test_settings_of_the_machine_may_change_when_a_run_is_resumed(tmp_path, defa
     assert (resumed.trainer.num_threads, resumed.workers, resumed.device, resumed.eval.workers) == (1, 3, "cuda:1", 1)
 
 
+def test_a_default_that_the_command_names_is_a_setting_too(tmp_path, defaults):
+    begin(config(tmp_path, device="cuda:1", seed=3), defaults)
+    command = "python train.py device=auto resume=true"
+    assert find_run(config(tmp_path, resume=True, seed=3, command=command), defaults).device == "auto"
+    assert find_run(config(tmp_path, resume=True), defaults).device == "cuda:1"
+    command = f"python train.py seed={defaults.seed} resume=true"
+    with pytest.raises(UserError, match="its seed is 3"):
+        find_run(config(tmp_path, resume=True, command=command), defaults)
+
+
 def test_a_failed_start_leaves_nothing(tmp_path, defaults):
     cfg, accelerator = config(tmp_path / "run"), SimpleNamespace(is_main_process=True)
 
