@@ -51,6 +51,7 @@ class EvaluationOptions:
         device: device of the policy; "auto": the best available.
         runner: how the policy is run: keyword arguments of `policies.load_policy`.
         wrong_instructions: further episodes per task, with the instruction of another task.
+        instruction: sentence that the policy is given in every episode; None: the task's own.
         videos: number of successes, and of failures, per task to record as MP4.
     """
 
@@ -62,6 +63,7 @@ class EvaluationOptions:
     device: str = "auto"
     runner: dict[str, Any] = field(default_factory=dict)
     wrong_instructions: int = 0
+    instruction: str | None = None
     videos: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class Setting(NamedTuple):
 
     checkpoint: folder of the policy. env_cfg: the `env` configuration. split, seed: select the episodes' seeds. device:
     device of the policy, "auto" for the best available. runner: keyword arguments of `policies.load_policy`.
+    instruction: what the policy is told instead of the task's own instruction; None: that.
     """
 
     checkpoint: Path
@@ -90,6 +93,7 @@ class Setting(NamedTuple):
     seed: int
     device: str
     runner: Mapping[str, Any]
+    instruction: str | None = None
 
 
 def evaluation_jobs(tasks: list[str], episodes: int, wrong_instructions: int = 0) -> list[Job]:
@@ -180,6 +184,7 @@ def evaluate(
     env_cfg = env_cfg if tasks is None else replace(env_cfg, tasks=list(tasks))
     options = options if episodes is None else replace(options, episodes=episodes)
     setting = Setting(checkpoint, env_cfg, options.split, options.seed, _device(options), options.runner)
+    setting = setting._replace(instruction=options.instruction)
     jobs = evaluation_jobs(resolve_tasks(env_cfg), options.episodes, options.wrong_instructions)
     count = min(count_workers(options.workers, options.launcher), len(jobs))
     _check_setting(setting, options.launcher)
@@ -191,6 +196,7 @@ def evaluate(
     result |= {
         "split": options.split,
         "seed": options.seed,
+        "instruction": options.instruction,
         "shift": env_cfg.shift and {"names": list(env_cfg.shift.names), "severity": env_cfg.shift.severity},
         "checkpoint": str(checkpoint),
         "machine": f"{platform.processor() or platform.machine()}, {count_cores()} cores, {count} workers{cluster}",
@@ -248,7 +254,7 @@ def _check_setting(setting: Setting, launcher: LauncherConfig) -> None:
 
 def _fingerprint(setting: Setting) -> str:
     """Hash of all that episodes depend on: the checkpoint's files except its card, and the setting but the device."""
-    digest = hashlib.sha256(repr((setting.env_cfg, setting.split, setting.seed, dict(setting.runner))).encode())
+    digest = hashlib.sha256(repr(setting._replace(checkpoint=Path(), device="", runner=dict(setting.runner))).encode())
     for file in sorted(setting.checkpoint.rglob("*")):
         if file.is_file() and file.name != CARD:
             digest.update(str(file.relative_to(setting.checkpoint)).encode())
@@ -314,7 +320,7 @@ def _run_job(setting: Setting, policy: Any, job: Job, film: bool) -> tuple[Rollo
         _WORKER["runner"].check(env.observation_space, env.action_space)
         _WORKER.update(task=job.task, env=env)
     env_seed = episode_seed(setting.split, setting.seed, job.episode)
-    instruction = None if job.is_own else instruction_of(setting.env_cfg, job.instructed, env_seed)
+    instruction = setting.instruction if job.is_own else instruction_of(setting.env_cfg, job.instructed, env_seed)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "episode.mp4" if film else None
         rollout = roll_out(_WORKER["env"], _WORKER["runner"], env_seed, instruction, video)

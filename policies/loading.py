@@ -8,7 +8,7 @@ from tinyvla.decoding import decode_section
 from .asynchronous import AsynchronousRunner
 from .checkpoints import find_checkpoint, load_checkpoint
 from .runner import PolicyRunner, Runner, RunnerConfig
-from .runtimes import adapt_policy
+from .runtimes import adapt_policy, use_horizon
 
 
 def load_policy(checkpoint: Path | str, device: str | None = None, **options: Any) -> Runner:
@@ -38,6 +38,7 @@ def load_runner(checkpoint: Path | str, device: str | None = None, config: Runne
     config = config or RunnerConfig()
     policy, preprocessor, postprocessor = load_checkpoint(checkpoint, device)
     adapt_policy(policy, config.runtime, config.scheduler, config.inference_steps)
+    use_horizon(policy, config.n_action_steps)
     runner: Runner
     if config.asynchronous:
         runner = AsynchronousRunner(policy, preprocessor, postprocessor, config.latency_steps)

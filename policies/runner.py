@@ -33,6 +33,7 @@ class RunnerConfig:
         runtime: one of `policies.runtimes.RUNTIMES`.
         scheduler: class name of a diffusers noise scheduler; None: the policy's own.
         inference_steps: denoising steps per chunk; None: the policy's own.
+        n_action_steps: actions executed of a chunk before the next one is predicted; None: the policy's own.
     """
 
     asynchronous: bool = False
@@ -40,10 +41,11 @@ class RunnerConfig:
     runtime: str = "torch"
     scheduler: str | None = None
     inference_steps: int | None = None
+    n_action_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_range(self, "latency_steps", low=0)
-        check_range(self, "inference_steps", low=1, high=MAX_STEPS)
+        check_range(self, "inference_steps", "n_action_steps", low=1, high=MAX_STEPS)
         if self.runtime not in RUNTIMES:
             raise RangeError("runtime", self.runtime, did_you_mean(self.runtime, RUNTIMES))
 

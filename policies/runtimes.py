@@ -44,11 +44,35 @@ def adapt_policy(
         _START[runtime](policy)
 
 
+def use_horizon(policy: PreTrainedPolicy, n_action_steps: int | None) -> None:
+    """Execute another number of actions of each chunk, in place; None: as before."""
+    if n_action_steps is not None:
+        check_horizon(policy.config, n_action_steps)
+        policy.config.n_action_steps = n_action_steps
+        policy.reset()  # the queue of actions has that length
+
+
+def check_horizon(config: Any, n_action_steps: int | None) -> None:
+    """Raise UserError unless a policy of this configuration can execute that many actions of a chunk."""
+    if n_action_steps is None:
+        return
+    longest = getattr(config, "chunk_size", None) or getattr(config, "horizon", 0) - config.n_obs_steps + 1
+    if not hasattr(config, "n_action_steps"):
+        raise UserError(f"policy '{config.type}' has a fixed execution horizon; leave runner.n_action_steps out")
+    if not 1 <= n_action_steps <= longest:
+        raise UserError(f"runner.n_action_steps={n_action_steps} does not fit; use 1 to {longest}")
+    if getattr(config, "temporal_ensemble_coeff", None) is not None and n_action_steps > 1:
+        raise UserError(
+            "a policy with temporal ensembling predicts a chunk every step; leave out runner.n_action_steps"
+        )
+
+
 def check_sampler(config: PreTrainedConfig, runner: RunnerConfig) -> None:
     """Raise UserError unless a policy can be run with a runner's sampler and engine, as far as shows without weights.
 
     config: of the policy, with the device that it will run on.
     """
+    check_horizon(config, runner.n_action_steps)
     if (runner.runtime, runner.scheduler, runner.inference_steps) == ("torch", None, None):
         return
     if not isinstance(config, TinyVLAConfig):

@@ -21,6 +21,7 @@ from envs.evaluation import (
     summarise,
     video_name,
 )
+from envs.registry import instruction_of
 from envs.rollout import Rollout
 from envs.workers import Folder
 from tinyvla.errors import UserError
@@ -162,6 +163,20 @@ def test_a_policy_is_run_as_the_settings_say(checkpoint, in_process):
         evaluate(checkpoint, ENV, EvaluationOptions(1, runner=runner | {"latency_steps": -1}))
     defaults = as_dict(load_config("evaluate", ["checkpoint=x"]).runner)
     assert evaluate(checkpoint, ENV, EvaluationOptions(1, runner=defaults))["episodes"] == 2
+
+
+def test_a_policy_may_be_told_one_sentence_in_every_episode(checkpoint, in_process, monkeypatch):
+    sentences = []
+    play_episode = evaluation.roll_out
+
+    def listen(env, runner, seed, instruction, video):
+        sentences.append(instruction)
+        return play_episode(env, runner, seed, instruction, video)
+
+    monkeypatch.setattr(evaluation, "roll_out", listen)
+    result = evaluate(checkpoint, ENV, EvaluationOptions(1, instruction="do the task", wrong_instructions=1))
+    assert sentences == ["do the task"] * 2 + [instruction_of(ENV, task) for task in ENV.tasks[::-1]]
+    assert result["instruction"] == "do the task"
 
 
 @pytest.mark.slow

@@ -85,12 +85,24 @@ class TestSamplers:
             ({"scheduler": "DDIMSchedular"}, "not a scheduler of diffusers; did you mean DDIMScheduler"),
             ({"scheduler": "FlowMatchEulerDiscreteScheduler"}, "does not suit action chunks"),
             ({"runtime": "tensorrt"}, "runner.runtime=tensorrt does not fit; did you mean torch"),
+            ({"n_action_steps": 9}, "runner.n_action_steps=9 does not fit; use 1 to 8"),
+            ({"n_action_steps": 0}, "runner.n_action_steps=0 does not fit; use a number from 1"),
         ],
     )
     def test_what_cannot_be_is_one_line(self, checkpoint, options, what):
         with pytest.raises(UserError, match=what) as mistake:
             load_policy(checkpoint, "cpu", **options)
         assert "\n" not in str(mistake.value)
+
+    def test_another_execution_horizon(self, checkpoint):
+        for n_action_steps in (1, 3, 8):
+            runner = load_policy(checkpoint, "cpu", n_action_steps=n_action_steps)
+            runner.reset(0)
+            seen = []
+            for _ in range(9):
+                seen.append(runner.needs_observation)
+                runner.act(observation() if seen[-1] else None)
+            assert seen == [step % n_action_steps == 0 for step in range(9)]
 
     def test_a_flow_has_no_scheduler(self, dataset):
         with pytest.raises(UserError, match=r"leave runner\.scheduler out"):
