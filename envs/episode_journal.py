@@ -1,4 +1,4 @@
-"""episodes.jsonl: the finished episodes of an evaluation, with which one that was stopped or killed goes on."""
+"""episodes.jsonl: the finished episodes of an evaluation, which goes on with them after a stop or a kill."""
 
 import json
 from collections.abc import Mapping

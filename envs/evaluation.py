@@ -253,10 +253,13 @@ def _check_setting(setting: Setting, launcher: LauncherConfig) -> None:
 
 
 def _fingerprint(setting: Setting) -> str:
-    """Hash of all that episodes depend on: the checkpoint's files except its card, and the setting but the device."""
+    """Hash of all that episodes depend on: the checkpoint's files, and the setting but the device.
+
+    Not its card, nor hidden files: a kill while the card is written leaves one.
+    """
     digest = hashlib.sha256(repr(setting._replace(checkpoint=Path(), device="", runner=dict(setting.runner))).encode())
     for file in sorted(setting.checkpoint.rglob("*")):
-        if file.is_file() and file.name != CARD:
+        if file.is_file() and file.name != CARD and not file.name.startswith("."):
             digest.update(str(file.relative_to(setting.checkpoint)).encode())
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())

@@ -66,7 +66,9 @@ def _kill_and_repeat(work: InterruptedWork, point: KillPoint, log: Path) -> str 
             return None
         before = work.check_killed(folder)
         if status := run_forked(lambda gate: work.do(folder, gate), log):
-            return f"the second attempt ended with {status}: {log.read_text().strip().splitlines()[-1]}"
+            lines = log.read_text().strip().splitlines()
+            reason = [line for line in lines if line.startswith("error: ")] or lines
+            return f"the second attempt ended with {status}: {reason[-1]}"
         work.check(folder, before)
     except AssertionError as error:
         return str(error) or "check failed"

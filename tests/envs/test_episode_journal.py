@@ -58,6 +58,7 @@ def test_a_stopped_evaluation_goes_on_with_its_finished_episodes(checkpoint, tmp
     assert not (tmp_path / "run/eval.json").exists()
     with (tmp_path / "run" / JOURNAL).open("a") as file:
         file.write('{"job": ["reach-v3", "rea')  # killed while writing
+    (checkpoint / ".tmp-999999999-ab").touch()  # and while writing the card
     player.jobs.clear()
     assert evaluate(checkpoint, ENV, OPTIONS, tmp_path / "run") == whole
     assert len(player.jobs) == 1
