@@ -79,8 +79,17 @@ class TinyVLAPolicy(PreTrainedPolicy):
         if is_pad is None:
             is_pad = torch.zeros(batch[ACTION].shape[:2], dtype=torch.bool, device=batch[ACTION].device)
         images, instructions, state, tokens = self._inputs(batch)
-        waypoints = {"waypoints": batch.get(WAYPOINTS), "waypoint_weight": self.config.waypoint_weight}
-        return self.model.loss(images, instructions, state, batch[ACTION], is_pad, **tokens, **waypoints), None
+        loss = self.model.loss(
+            images,
+            instructions,
+            state,
+            batch[ACTION],
+            is_pad,
+            waypoints=batch.get(WAYPOINTS),
+            waypoint_weight=self.config.waypoint_weight,
+            **tokens,
+        )
+        return loss, None
 
     @staticmethod
     def loss_weight(batch: dict[str, Any]) -> Tensor:
