@@ -1,6 +1,7 @@
 """Odd values of settings over all entry points: each must end with one line and exit code 2, and leave nothing.
 
-    python -m benchmarks.security.odd_values
+    python -m benchmarks.security.odd_values                 # all
+    python -m benchmarks.security.odd_values only=export.py  # some; the results of the others are kept
 
 Every row is a command in a process (forked after the imports) and a folder of its own, beside a small dataset, a run
 and a checkpoint that it could damage. A row holds if the command exits with 2, prints one line that begins with
@@ -27,7 +28,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, Machine, keep, markdown
+from benchmarks.machine import ROOT, Machine, keep, markdown, read_kept
 from benchmarks.settings import setting, start
 
 from .damages import DAMAGES, Damage
@@ -67,6 +68,8 @@ class Settings:
     """Settings of the benchmark."""
 
     only: str = setting("", "text that a command must contain; all commands by default")
+    missing: bool = setting(False, "skip the commands that an earlier call has found to hold")
+    prepared: Path | None = setting(None, "folder with the tiny run of an earlier call; made if it is missing")
     seconds: float = setting(120, "seconds after which a command counts as endless")
 
 
@@ -80,7 +83,8 @@ def prepare(folder: Path) -> None:
         shutil.copytree(run, copy, symlinks=True)
         (copy / "config.yaml").write_bytes(config[: len(config) // 2] if content is None else content)
     (folder / "a_file").write_text("no folder")
-    (folder / "dataset").symlink_to(next(path for path in (folder / "data").iterdir() if (path / "meta").is_dir()))
+    dataset = next(path for path in (folder / "data").iterdir() if (path / "meta").is_dir())
+    (folder / "dataset").symlink_to(dataset.relative_to(folder))
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -171,49 +175,60 @@ def try_command(row: str, prepared: Path, seconds: float) -> dict[str, Any]:
 
 def main(settings: Settings) -> None:
     commands = [line for line in COMMANDS.read_text().splitlines() if line and not line.startswith("#")]
-    commands = [command for command in commands if settings.only in command]
+    results = {command: row for command, row in _earlier_results().items() if command in commands}
     with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name))
+        prepared = settings.prepared or Path(name)
+        if not (prepared / "dataset").exists():
+            prepared.mkdir(parents=True, exist_ok=True)
+            prepare(prepared)
         preload()
-        rows = []
         for command in commands:
-            row = try_command(command, Path(name), settings.seconds)
-            rows.append(row)
-            outcome = "ok  " if row["holds"] else "FAIL"
-            print(f"{outcome} {row['command']}\n     {row['exit_code']}: {row['message']}", flush=True)
+            if settings.only not in command or (settings.missing and results.get(command, {}).get("holds")):
+                continue
+            row = try_command(command, prepared, settings.seconds)
+            print(
+                f"{'ok  ' if row['holds'] else 'FAIL'} {command}\n     {row['exit_code']}: {row['message']}", flush=True
+            )
             if not row["holds"]:
                 print(f"     {row['lines']} lines; changed: {row['changed']}", flush=True)
-    held = sum(row["holds"] for row in rows)
-    print(f"{held} of {len(rows)} hold")
-    if not settings.only:
-        _keep(rows, held)
+            results[command] = row
+            _keep([results[tried] for tried in commands if tried in results])
+    print(f"{sum(row['holds'] for row in results.values())} of {len(results)} hold")
 
 
-def _keep(rows: list[dict[str, Any]], held: int) -> None:
+def _earlier_results() -> dict[str, dict[str, Any]]:
+    rows = read_kept("odd_values", {"machine": Machine().summary}).get("rows", {})
+    return {command: row if isinstance(row, dict) else _held(command, row) for command, row in rows.items()}
+
+
+def _held(command: str, message: str) -> dict[str, Any]:
+    return {"command": command, "holds": True, "message": message}
+
+
+def _keep(rows: list[dict[str, Any]]) -> None:
+    """Write the results: of a row that holds, its message alone."""
+    machine, held = Machine(), sum(row["holds"] for row in rows)
     table = [
         {
-            "command": "`" + row["command"].replace("|", "\\|") + "`",
-            "message": row["message"].removeprefix("error: ").replace("|", "\\|") or f"exit {row['exit_code']}",
+            "command": _cell(f"`{row['command']}`"),
+            "message": _cell(row["message"].removeprefix("error: ")) or "exit 0, made anew",
             "holds": "yes" if row["holds"] else "no",
         }
         for row in rows
     ]
-    note = _TEXT.format(held=held, n=len(rows), machine=Machine().summary)
-    keep("odd_values", _result(rows, held), f"{note}\n{markdown(table, {name: name for name in table[0]})}")
-
-
-def _result(rows: list[dict[str, Any]], held: int) -> dict[str, Any]:
-    """Content of the file of results: rows that hold as their command and message alone."""
-    machine = Machine()
-    short = {row["command"]: row["message"] if row["holds"] else row for row in rows}
-    return {
-        "machine": machine.summary,
+    result = {
+        "asked": {"machine": machine.summary},
         "versions": machine.versions,
         "commands": len(rows),
         "hold": held,
-        "longest_s": max(row["seconds"] for row in rows),
-        "rows": short,
+        "rows": {row["command"]: row["message"] if row["holds"] else row for row in rows},
     }
+    text = _TEXT.format(held=held, n=len(rows), machine=machine.summary)
+    keep("odd_values", result, f"{text}\n{markdown(table, {name: name for name in table[0]})}")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":
