@@ -95,30 +95,36 @@ class Run:
             },
         )
 
-    def evaluate(self, seed: int, *told: str) -> dict[str, Any]:
-        """Figures per task on an evaluation seed; `told`: settings of evaluate.py that change the sentences."""
+    def evaluate(self, seed: int, *changes: str) -> dict[str, Any]:
+        """Figures per task on an evaluation seed; `changes`: settings of evaluate.py for the sentences."""
         episodes = self.settings.episodes
-        name = " ".join([self.name, f"evaluation {seed} episodes {episodes}", *told])
+        name = " ".join([self.name, f"evaluation {seed} episodes {episodes}", *changes])
         if figures := self._ledger.get(name):
             return figures
-        label = "".join(character if character.isalnum() else "-" for character in "".join(told))
+        label = "".join(character if character.isalnum() else "-" for character in "".join(changes))
         folder = self.folder.with_name(f"{self.folder.name}-evaluation-{seed}{label}")
         env = load_yaml(self.folder / "config.yaml")["env"]
         sight = [f"env.cameras=[{','.join(env['cameras'])}]", f"env.image_size={env['image_size']}"]
         call(
             [
                 *("evaluate.py", f"checkpoint={self.folder}", f"run_dir={folder}", "videos=0", f"episodes={episodes}"),
-                *(f"seed={seed}", f"env.tasks=[{','.join(env['tasks'])}]", f"env.max_steps={MAX_STEPS}", *sight, *told),
+                *(
+                    f"seed={seed}",
+                    f"env.tasks=[{','.join(env['tasks'])}]",
+                    f"env.max_steps={MAX_STEPS}",
+                    *sight,
+                    *changes,
+                ),
             ]
         )
         result = json.loads((folder / "eval.json").read_text())
-        kept = {task: {key: figures[key] for key in FIGURES} for task, figures in result["tasks"].items()}
+        tasks = {task: {key: figures[key] for key in FIGURES} for task, figures in result["tasks"].items()}
         wrong = {
             task: [sum(cell[key] for cell in cells.values()) for key in ("successes", "episodes")]
             for task, cells in result.get("wrong_instructions", {}).items()
         }
         chosen = ("episode_length", "ms_per_action", "ms_per_action_p95")
-        return self._ledger.add(name, {key: result[key] for key in chosen} | {"tasks": kept, "wrong": wrong})
+        return self._ledger.add(name, {key: result[key] for key in chosen} | {"tasks": tasks, "wrong": wrong})
 
 
 def call(arguments: Sequence[str]) -> None:
@@ -200,9 +206,9 @@ def table(result: Mapping[str, Any]) -> str:
         | dict(zip(GROUPS, (f"{value:.1f}" for value in values or ()), strict=False))
         for name, size, values, total in PUBLISHED
     ]
-    own = {group: f"**{figures['percent']:.1f}**" for group, figures in result["groups"].items()}
-    own |= {"policy": "**this repository**", "size": f"{result['parameters_m']:g} M"}
-    rows.append(own | {"mean": f"**{result['mean_of_groups']:.1f}**"})
+    row = {group: f"**{figures['percent']:.1f}**" for group, figures in result["groups"].items()}
+    row |= {"policy": "**this repository**", "size": f"{result['parameters_m']:g} M"}
+    rows.append(row | {"mean": f"**{result['mean_of_groups']:.1f}**"})
     rows.sort(key=lambda row: float(row["mean"].strip("*")))
     titles = {"policy": "policy", "size": "parameters"} | {group: group.replace("_", " ") for group in GROUPS}
     return markdown(rows, titles | {"mean": "mean of groups"})
@@ -227,9 +233,9 @@ def tables(result: Mapping[str, Any]) -> str:
     ]
     if language := result.get("language"):
         rows = [
-            {"told": told, "mean": figures["mean_of_groups"]}
+            {"told": sentence, "mean": figures["mean_of_groups"]}
             | {group: values["percent"] for group, values in figures["groups"].items()}
-            for told, figures in language.items()
+            for sentence, figures in language.items()
         ]
         names = {"told": "sentence"} | {group: group.replace("_", " ") for group in GROUPS}
         blocks.append(markdown(rows, names | {"mean": "mean of groups"}))
@@ -247,9 +253,9 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     for name, size, _, total in PUBLISHED:
         axes.plot(size * 1e3, total, "o", color="0.6")
         axes.annotate(name, (size * 1e3, total), (6, -3), textcoords="offset points", fontsize=8)
-    own = (result["parameters_m"], result["mean_of_groups"])
-    axes.plot(*own, "o", markersize=9)
-    axes.annotate("this repository", own, (9, -3), textcoords="offset points", fontsize=9, weight="bold")
+    point = (result["parameters_m"], result["mean_of_groups"])
+    axes.plot(*point, "o", markersize=9)
+    axes.annotate("this repository", point, (9, -3), textcoords="offset points", fontsize=9, weight="bold")
     axes.set(xscale="log", xlim=(1, 12000), ylim=(0, 100))
     axes.set(xlabel="parameters (millions, log)", ylabel="Meta-World MT50, mean of groups (%)")
     axes.grid(alpha=0.3)
@@ -266,8 +272,8 @@ def main(settings: Settings) -> None:
     result = summarise(trainings, results)
     if settings.language:
         seed = settings.evaluation_seeds[0]
-        own = add_counts([results[run.seed, seed] for run in runs])
-        result["language"] = summarise_language(runs, seed, own)
+        counts = add_counts([results[run.seed, seed] for run in runs])
+        result["language"] = summarise_language(runs, seed, counts)
     title = (
         f"{machine.title(machine.cores)}; {result['demonstrations']} demonstrations per task; success at any of "
         f"{MAX_STEPS} control steps; {result['episodes']} episodes on unseen seeds; training seeds {settings.seeds}, "

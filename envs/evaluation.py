@@ -84,7 +84,7 @@ class Setting(NamedTuple):
 
     checkpoint: folder of the policy. env_cfg: the `env` configuration. split, seed: select the episodes' seeds. device:
     device of the policy, "auto" for the best available. runner: keyword arguments of `policies.load_policy`.
-    instruction: what the policy is told instead of the task's own instruction; None: that.
+    instruction: a sentence for the policy in place of the task's instruction; None: the task's.
     """
 
     checkpoint: Path

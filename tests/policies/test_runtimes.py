@@ -98,11 +98,11 @@ class TestSamplers:
         for n_action_steps in (1, 3, 8):
             runner = load_policy(checkpoint, "cpu", n_action_steps=n_action_steps)
             runner.reset(0)
-            seen = []
+            looks = []
             for _ in range(9):
-                seen.append(runner.needs_observation)
-                runner.act(observation() if seen[-1] else None)
-            assert seen == [step % n_action_steps == 0 for step in range(9)]
+                looks.append(runner.needs_observation)
+                runner.act(observation() if looks[-1] else None)
+            assert looks == [step % n_action_steps == 0 for step in range(9)]
 
     def test_a_flow_has_no_scheduler(self, dataset):
         with pytest.raises(UserError, match=r"leave runner\.scheduler out"):

@@ -26,7 +26,7 @@ class ExportedPolicy:
 
     Nothing of the folder is run, and no other file is opened: see docs/security.md.
 
-    Raises UserError if the folder does not hold an exported policy, or one that is refused, or if the engine is not
+    Raises UserError if the folder does not hold an exported policy, if its files are refused, or if the engine is not
     installed.
     """
 
