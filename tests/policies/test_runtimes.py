@@ -147,7 +147,7 @@ class TestEngines:
 
     def test_a_backbone_that_cannot_be_exported_is_refused(self, dataset, monkeypatch):
         monkeypatch.setattr(TinyBackbone, "exportable", False)
-        with pytest.raises(UserError, match="this backbone cannot be exported, only nano can"):
+        with pytest.raises(UserError, match="this backbone cannot be exported, only nano and film can"):
             adapt_policy(made(dataset).policy, "onnx")
 
 

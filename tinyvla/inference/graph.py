@@ -34,7 +34,7 @@ class ChunkGraph(nn.Module):
     def __init__(self, model: TinyVLA):
         super().__init__()
         if not model.backbone.exportable:
-            raise UserError("this backbone cannot be exported, only nano can; use runtime torch")
+            raise UserError("this backbone cannot be exported, only nano and film can; use runtime torch")
         self.backbone, self.condition = model.backbone, model.decoder.condition
         self.denoise = unroll(model.decoder, model.backbone.hidden_size, model.chunk_shape)
 
