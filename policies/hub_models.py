@@ -92,15 +92,24 @@ def _check_hub_model(name: Any, field: str) -> None:
             f"config.json: {field} is {str(name)[:80]!r}, neither an id of the model hub nor a model in the "
             f"checkpoint; get a checkpoint with its folder '{FOLDER}'"
         )
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        check_model_options(Path(snapshot_download(name, allow_patterns=["*.json", "*.txt"])))
+        check_model(name, field)
     except (OSError, HfHubHTTPError) as error:
         raise UserError(
             f"the model '{name}' could not be downloaded from the model hub ({_reason(error)}); check the network"
         ) from error
+
+
+def check_model(name: str, field: str) -> None:
+    """Raise UserError for a folder, or a model of the hub, that would run code. Raises OSError where it is neither."""
+    from huggingface_hub import snapshot_download
+
+    if Path(name).is_dir():
+        check_model_folder(Path(name), _MODEL_TYPES[field])
+    else:
+        check_model_options(Path(snapshot_download(name, allow_patterns=["*.json", "*.txt"])))
 
 
 def fetch_pretrained(config: PreTrainedConfig) -> None:
@@ -120,12 +129,15 @@ def fetch_pretrained(config: PreTrainedConfig) -> None:
                 f"torchvision's weights '{weights}' could not be downloaded ({_reason(error)}); check the network, or "
                 "start from scratch with policy.pretrained_backbone_weights=null, as preset=cpu does"
             ) from error
+    from huggingface_hub.errors import HfHubHTTPError
+
     for field in MODELS.get(config.type, ()):
         name = getattr(config, field)
         try:
+            check_model(name, field)
             for kind in _loaders(config, field):
                 kind.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HfHubHTTPError) as error:
             raise UserError(
                 f"the model '{name}' is not a folder here and could not be downloaded from the model hub "
                 f"({_reason(error)}); check its name and the network, set policy.{field} to a local folder, or use "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 from ..errors import UserError, one_line
 from ..files import sync, write_whole
+from ..untrusted import check_regular
 from .checkpoint import last_step
 
 
@@ -85,7 +87,9 @@ class Tracker:
         id_file = run_dir / "wandb_id.txt"
         if not id_file.exists():
             write_whole(id_file, secrets.token_hex(4))
-        run_id = id_file.read_text()
+        check_regular(id_file, 64)
+        if not re.fullmatch(r"[\w-]+", run_id := id_file.read_text(errors="replace")):
+            raise UserError(f"{id_file} holds no id of a run; delete it, and wandb begins another run")
         try:
             return wandb.init(
                 project=options["project"],
