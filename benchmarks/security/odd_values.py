@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -108,8 +108,11 @@ def preload() -> None:
     torch.set_num_threads(1)
 
 
-def run_forked(script: str, arguments: Sequence[str], folder: Path, errors: Path, seconds: float) -> str:
-    """Exit code of an entry point in a process forked from this one; "no end" if it is killed after `seconds`."""
+def in_fork(action: Callable[[], object], folder: Path, errors: Path, seconds: float) -> str:
+    """Exit code of a process forked from this one that works in a folder; "no end" if it is killed after `seconds`.
+
+    errors: file of what it writes on stderr.
+    """
     process = os.fork()
     if process == 0:
         code = 1
@@ -119,9 +122,7 @@ def run_forked(script: str, arguments: Sequence[str], folder: Path, errors: Path
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT, 0o600), 2)
-            sys.argv = [str(ROOT / script), *arguments]
-            sys.path[0] = str(ROOT)
-            runpy.run_path(sys.argv[0], run_name="__main__")
+            action()
             code = 0
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -139,6 +140,17 @@ def run_forked(script: str, arguments: Sequence[str], folder: Path, errors: Path
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
     return "no end"
+
+
+def run_forked(script: str, arguments: Sequence[str], folder: Path, errors: Path, seconds: float) -> str:
+    """Exit code of an entry point in a process forked from this one, as `in_fork`."""
+
+    def run() -> None:
+        sys.argv = [str(ROOT / script), *arguments]
+        sys.path[0] = str(ROOT)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    return in_fork(run, folder, errors, seconds)
 
 
 def try_command(row: str, prepared: Path, seconds: float) -> dict[str, Any]:
