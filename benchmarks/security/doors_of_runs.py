@@ -102,7 +102,7 @@ def _states() -> list[Door]:
         link_door("run: the record of the best is a link", RESUME, best),
         link_door("run: metrics.jsonl is a link", RESUME, in_work("outputs/run/metrics.jsonl")),
         Door(
-            "run: the last checkpoint is elsewhere",
+            "checkpoint: the last one of a run is elsewhere",
             f"{EVALUATE}/run",
             _plant_checkpoint_link,
             lambda work, trap: read(trap.bait),

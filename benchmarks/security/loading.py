@@ -128,8 +128,8 @@ def main(settings: Settings) -> None:
     }
     text = (
         "# Loading a good checkpoint\n\n"
-        f"`{result['command']}`, {machine.summary}, load {load}. Medians of {settings.n} loads of each kind, in turns in "
-        "one process; the difference is the median over the turns. At most "
+        f"`{result['command']}`, {machine.summary}, load {load}. Medians of {settings.n} loads of each kind, in turns "
+        "in one process; the difference is the median over the turns. At most "
         f"{LIMIT_MS} ms more are accepted; the largest is {worst} ms.\n\n"
     )
     keep("loading", {**result, "rows": []}, text + markdown(rows, titles))

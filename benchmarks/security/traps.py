@@ -4,6 +4,7 @@ import ctypes
 import os
 import pickle
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,14 @@ class Trap:
         if self._watch < 0 or libc.inotify_add_watch(self._watch, os.fsencode(self.bait), _OPENED) < 0:
             raise OSError(ctypes.get_errno(), "inotify")
 
-    def has_run(self) -> bool:
-        """True if the command has run, or a file of the bait folder was opened since `watch`; ends the watch."""
+    def has_run(self, wait_s: float = 1.0) -> bool:
+        """True if the command has run, or a file of the bait folder was opened since `watch`; ends the watch.
+
+        wait_s: seconds in which a process that was started, and not waited for, may still run it.
+        """
+        deadline = time.monotonic() + wait_s
+        while not self.file.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
         has_opened = False
         if self._watch >= 0:
             try:

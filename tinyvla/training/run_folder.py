@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UserError, one_line
 from ..files import alone_in, write_whole
-from ..untrusted import check_regular
+from ..untrusted import check_regular, inside
 
 CONFIG = "config.yaml"
 _OF_THE_START = (CONFIG, "dataset.json", "metrics.jsonl", "wandb_id.txt")  # files written before the first step
@@ -85,7 +85,7 @@ def read_config(file: Path) -> DictConfig:
 
     Raises UserError if it is damaged, or holds more than plain values.
     """
-    check_regular(file, MAX_CONFIG_BYTES)
+    check_regular(inside(file.parent, file.name), MAX_CONFIG_BYTES)
     fix = "restore the file, or start a new run in another run_dir"
     try:
         content = yaml.load(file.read_text(), Loader=_PlainLoader)
