@@ -126,6 +126,9 @@ def test_two_processes_train_as_one_does_with_the_same_batch(dataset_root, tmp_p
     train(*LAUNCH, "train.py", *settings, "trainer.batch_size=4", f"run_dir={two}")
     assert len(curve(one)) == 20
     assert_close(two, one)
+    cores = tmp_path / "cores"
+    train("train.py", *settings, "trainer.batch_size=8", "trainer.processes=2", f"run_dir={cores}")
+    assert_close(cores, one)
 
 
 @pytest.mark.slow

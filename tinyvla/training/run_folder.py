@@ -23,7 +23,7 @@ _OF_THE_COMMAND = {"command", "resume", "run_dir", "launcher"}  # may differ whe
 # Settings that belong to the machine and may change when a run is resumed. The curve stays the same; another number of
 # threads, another device or another precision may change its last digits.
 OF_THE_MACHINE = {
-    *("device", "workers", "data_dir", "trainer.num_threads", "trainer.bf16", "trainer.compile"),
+    *("device", "workers", "data_dir", "trainer.num_threads", "trainer.processes", "trainer.bf16", "trainer.compile"),
     *("eval.workers", "task.workers", "wandb.mode", "wandb.entity", "dataset.accept_changed"),
 }
 

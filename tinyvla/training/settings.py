@@ -14,7 +14,7 @@ class TrainerConfig:
 
     Args:
         steps: optimizer steps.
-        batch_size: samples per step and process.
+        batch_size: samples per step; where a launcher starts several processes, per process.
         lr: peak learning rate.
         weight_decay: AdamW's.
         warmup_ratio: share of the steps with a rising rate; a cosine to zero follows.
@@ -22,6 +22,7 @@ class TrainerConfig:
         ema_decay: decay of the weights' exponential moving average, which validation and checkpoints use; 0: off.
         bf16: compute in bfloat16; "auto": where the machine does so fast.
         num_threads: of torch on a CPU; "auto": one per core.
+        processes: that share every batch on a CPU, one core each, see `cpu_processes`; "auto": one per core.
         compile: compile the module with torch.compile, which takes minutes at the start.
         streaming: read the dataset as a stream, for data larger than the disk.
         validate_every: steps between validations; 0: never.
@@ -40,6 +41,7 @@ class TrainerConfig:
     ema_decay: float = 0.999
     bf16: bool | str = "auto"
     num_threads: int | str = "auto"
+    processes: int | str = 1
     compile: bool = False
     streaming: bool = False
     validate_every: int = 1250
@@ -49,11 +51,11 @@ class TrainerConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        check_range(self, "steps", "batch_size", "num_threads", low=1)
+        check_range(self, "steps", "batch_size", "num_threads", "processes", low=1)
         check_range(self, "lr", "grad_clip", above=0)
         check_range(self, "weight_decay", "validate_every", "validate_episodes", "save_every", "log_every", low=0)
         check_range(self, "warmup_ratio", low=0, high=1)
         check_range(self, "ema_decay", low=0, high=MAX_DECAY)
-        for name in ("bf16", "num_threads"):
+        for name in ("bf16", "num_threads", "processes"):
             if isinstance(value := getattr(self, name), str) and value != "auto":
                 raise RangeError(name, value, "use auto, " + ("true or false" if name == "bf16" else "or 1 or more"))
