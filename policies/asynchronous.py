@@ -9,7 +9,7 @@ later than predicted, are cross-faded with the previous one.
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,6 +95,10 @@ class AsynchronousRunner(Runner):
             and the chunk requested at control step t arrives at t + latency_steps, for simulators, whose time does not
             pass while the policy computes.
 
+    Attributes:
+        interval: control steps from one request to the next, at most half a chunk; None: half a chunk.
+        guided: the policy continues the previous chunk.
+
     Raises UserError for a negative latency.
     """
 
@@ -113,12 +117,12 @@ class AsynchronousRunner(Runner):
         self.latency_steps = latency_steps
         self.held = 0
         config = policy.config
-        self._interval = getattr(config, "n_action_steps", None)
+        self.interval: int | None = getattr(config, "n_action_steps", None)
         if hasattr(config, "horizon"):
             # These policies cut their chunks to n_action_steps; the later actions bridge the wait for the next chunk.
             config.n_action_steps = config.horizon - config.n_obs_steps + 1
-        self._guided = policy.supports_rtc()
-        if self._guided:
+        self.guided = policy.supports_rtc()
+        if self.guided:
             config.rtc_config = RTCConfig(prefix_attention_schedule=RTCAttentionSchedule.EXP)  # the paper's
             getattr(policy, "init_rtc_processor", lambda: None)()
         self._observations: deque[Mapping[str, Any]] = deque(maxlen=config.n_obs_steps)
@@ -189,7 +193,7 @@ class AsynchronousRunner(Runner):
             return True
         half = len(self._plan.actions) // 2
         last = self._plan.step if self._pending is None else self._requested
-        return self._step - last >= min(self._interval or half, half)
+        return self._step - last >= min(self.interval or half, half)
 
     def _request(self) -> None:
         delay = max(self._delays, default=0) if self.latency_steps is None else self.latency_steps
@@ -213,21 +217,38 @@ class AsynchronousRunner(Runner):
                 chunk = join(self._plan, chunk, self._step)
         self._plan = chunk
 
-    @torch.no_grad()  # not inference_mode: real-time chunking's guidance differentiates the sampler
     def _predict(self, step: int, observations: list[Mapping[str, Any]], plan: Chunk | None, delay: int) -> Chunk:
+        previous = None
+        if self.guided and plan is not None and plan.end > step:
+            previous = plan.normalised[step - plan.step :]
+        normalised, actions = self.compute(step, observations, previous, delay)
+        return Chunk(step, normalised, actions, None if previous is None else delay)
+
+    @torch.no_grad()  # not inference_mode: real-time chunking's guidance differentiates the sampler
+    def compute(
+        self, step: int, observations: Sequence[Mapping[str, Any]], previous: Tensor | None, delay: int
+    ) -> tuple[Tensor, np.ndarray]:
+        """Compute a chunk: the policy's output (H, A) on the CPU, and the same in the robot's units, float32 (H, A).
+
+        Args:
+            step: control step of the newest observation.
+            observations: the last ones that the policy reads, oldest first.
+            previous: normalised actions (T, A) from `step` on that the chunk continues; None: it continues none.
+            delay: control steps until the chunk arrives, as predicted; with `previous`.
+        """
         for observation in observations:
             batch = self._batch(observation)
             self._enqueue(batch)
         guidance: dict[str, Any] = {}
-        if self._guided and plan is not None and plan.end > step:
-            remaining = plan.normalised[step - plan.step :][None].to(self.policy.config.device)
+        if previous is not None:
+            remaining = previous[None].to(self.policy.config.device)
             guidance = {
                 "inference_delay": delay,
                 "prev_chunk_left_over": remaining,
                 "execution_horizon": remaining.shape[1],
             }
         chunk = self.policy.predict_action_chunk(batch, **guidance).squeeze(0)
-        return Chunk(step, chunk.float().cpu(), self._unnormalise(chunk), delay if guidance else None)
+        return chunk.float().cpu(), self._unnormalise(chunk)
 
     def _enqueue(self, batch: dict[str, Any]) -> None:
         """Add an observation to the input queues of the policies that have them, as their select_action does."""

@@ -1,8 +1,9 @@
 """A policy in a closed loop: raw observations in, raw actions out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,10 +95,12 @@ class Runner:
     Attributes:
         checkpoint: folder that the policy was loaded from; None if it was not loaded.
         held: actions that were repeated because the next chunk was late; 0 except in an asynchronous runner.
+        value_names: names of the values of observation.state and action, if a policy server has sent them.
     """
 
     checkpoint: Path | None = None
     held: int = 0
+    value_names: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def __init__(self, policy: "PreTrainedPolicy", preprocessor: "Pipeline", postprocessor: "Pipeline"):
         self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor
@@ -120,6 +123,12 @@ class Runner:
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the policy fits an environment's spaces, see `check_fit`."""
         check_fit(self.policy.config, observation_space, action_space)
+
+    def check_observation(self, observation: Mapping[str, Any]) -> None:
+        """Raise UserError if an observation lacks something that the policy needs."""
+        keys = [*self.policy.config.image_features, OBS_STATE, "task"]
+        if missing := [key for key in keys if key not in observation]:
+            raise UserError(f"the observation has no {missing[0]}; the policy needs {', '.join(keys)}")
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode. `seed` fixes every random draw of the policy until the next reset."""
@@ -150,11 +159,9 @@ class Runner:
         """Pre-processed batch of one observation."""
         if observation is None:
             raise ValueError("this step needs an observation, see needs_observation")
-        keys = [*self.policy.config.image_features, OBS_STATE, "task"]
-        if missing := [key for key in keys if key not in observation]:
-            raise UserError(f"the observation has no {missing[0]}; the policy needs {', '.join(keys)}")
+        self.check_observation(observation)
         batch: dict[str, Any] = {
-            key: torch.from_numpy(np.ascontiguousarray(observation[key])).permute(2, 0, 1).float().div_(255)
+            key: torch.from_numpy(np.ascontiguousarray(observation[key])).permute(2, 0, 1).div(255).float()
             for key in self.policy.config.image_features
         }
         batch[OBS_STATE] = torch.as_tensor(observation[OBS_STATE], dtype=torch.float32)

@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
     from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Printer, load_arm_runner, real_episodes
+    from robot_io.deployment import Deployment, Printer, ServerAccess, load_arm_runner, real_episodes
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
     layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
-    runner = load_arm_runner(cfg.checkpoint, cfg.device, cfg.server, decode(RunnerConfig, cfg.runner))
+    runner = load_arm_runner(cfg.checkpoint, cfg.device, decode(RunnerConfig, cfg.runner), ServerAccess.read(cfg))
     with alone_in(run_dir, wait=False), contextlib.ExitStack() as stack:
         if needs_twin(robot):
             robot = with_twin_cameras(robot, runner.cameras)
@@ -39,13 +39,13 @@ def main(cfg: DictConfig) -> None:
             episodes = twin_episodes(env, cfg.episodes, cfg.seed, rate_hz, twin)
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
-        arm, trained = make_arm(robot, twin), trained_feature_names(cfg.checkpoint)
+        arm, names = make_arm(robot, twin), runner.value_names if cfg.server else trained_feature_names(cfg.checkpoint)
         takeover, gate_settings = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
         operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop))
         detector = load_person_gate(gate_settings, layer.limits, twin is not None) or cfg.person_detector
         camera, speed, printer = gate_settings.camera, cfg.approach_speed, Printer(layer.joints, cfg.dry_run)
         person = stack.enter_context(watch_for_people(detector, camera or next(iter(runner.cameras)), layer.limits))
-        run = Deployment(arm, runner, layer, [printer], operator, speed, cfg.dry_run, trained, person)
+        run = Deployment(arm, runner, layer, [printer], operator, speed, cfg.dry_run, names, person)
         if cfg.display:
             run.observers.append(stack.enter_context(LiveView(layer.joints)))
         if cfg.record:

@@ -83,7 +83,7 @@ class Waving(AsynchronousRunner):
 
 
 class Served(RemoteRunner):
-    """Policy on LeRobot's policy server on this machine; any `trouble` stops the server until `wake`."""
+    """Policy on a policy server on this machine; any `trouble` stops the server until `wake`."""
 
     server: subprocess.Popen
 
@@ -218,7 +218,8 @@ def served(rig: Rig) -> Iterator[Served]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     host, port = address.split(":")
-    command = [sys.executable, "-m", "policies.remote", f"host={host}", f"port={port}"]
+    settings = [f"checkpoints={rig.checkpoint.parent}", f"host={host}", f"port={port}"]
+    command = [sys.executable, "-m", "policies.remote", *settings]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, cwd=rig.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet)  # type: ignore[call-overload]
     try:
@@ -238,7 +239,7 @@ def _connected(rig: Rig, address: str) -> Served:
     end = time.monotonic() + 2 * _PATIENCE_S
     while True:
         try:
-            return Served.connect(rig.checkpoint, address)  # type: ignore[return-value]
+            return Served.connect(rig.checkpoint.name, address)  # type: ignore[return-value]
         except UserError:
             if time.monotonic() > end:
                 raise

@@ -16,6 +16,7 @@ from tinyvla.errors import UserError
 from tinyvla.machine import count_cores
 
 from ..safety import SafetyLimits
+from .policy_server import ServerAccess
 
 # Of a minimum-jerk motion over a distance d in time T: greatest speed 1.875 d/T, greatest acceleration 5.774 d/T^2.
 _SPEED, _ACCELERATION = 1.875, 5.774
@@ -30,20 +31,22 @@ Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
 
 
 def load_arm_runner(
-    checkpoint: Path | str, device: str = "auto", server: str | None = None, config: RunnerConfig | None = None
+    checkpoint: Path | str,
+    device: str = "auto",
+    config: RunnerConfig | None = None,
+    server: ServerAccess | None = None,
 ) -> Runner:
     """Load a policy that computes its chunks beside the control loop, for which it leaves a core free.
 
     Args:
-        server: host:port of a policy server to compute on instead of this machine, see `policies.remote`.
         config: runtime and denoising of the policy; without effect on a server.
+        server: policy server to compute on instead of this machine; `checkpoint` is then a name in the folder that it
+            serves, and `device` is the server's own.
 
-    Raises UserError for a checkpoint that cannot be loaded, or a server that does not answer.
+    Raises UserError for a checkpoint that cannot be loaded, or a server that does not answer or refuses it.
     """
     if server is not None:
-        from policies.remote import RemoteRunner  # needs gRPC
-
-        return RemoteRunner.connect(checkpoint, server, "cuda" if device == "auto" else device)
+        return server.connect(str(checkpoint))
     torch.set_num_threads(max(1, count_cores() - 1))
     device_name = None if device == "auto" else device
     config = replace(config or RunnerConfig(), asynchronous=True, latency_steps=None)

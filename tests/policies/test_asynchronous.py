@@ -296,7 +296,7 @@ def test_every_policy_runs_asynchronously_and_a_seed_fixes_what_it_does(name, da
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, episode(1))
     length = len(runner._plan.actions)
-    interval = min(runner._interval or length, length // 2)
+    interval = min(runner.interval or length, length // 2)
     assert runner.held == 0
     # What is executed is never further from the step before than chunks are, apart from a fraction of their distance.
     fade = length - interval - 1

@@ -1,43 +1,33 @@
-"""A policy on LeRobot's server: the same actions as here, and what happens when it is not there."""
+"""A policy on a server: the same actions as here, and what happens when the server or its answers are not right."""
 
-from concurrent.futures import ThreadPoolExecutor
-
-import grpc
 import numpy as np
 import pytest
-from lerobot.transport import services_pb2_grpc
 from tiny import write_so101_policy
 
-from policies import AsynchronousRunner, load_policy
-from policies.remote import RemoteRunner, served
+from policies import AsynchronousRunner, load_checkpoint
+from policies.remote import RemoteRunner
+from policies.remote.server import make_server
+from policies.remote.settings import ServerSettings
 from tinyvla.errors import UserError
-
-served.SUPPORTED_POLICIES.append("tinyvla")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_so101_policy(tmp_path_factory.mktemp("run"))
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_so101_policy(folder / "reach")
+    return folder
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # LeRobot writes its log there, from when it is imported
-    from lerobot.async_inference.configs import PolicyServerConfig
-    from lerobot.async_inference.policy_server import PolicyServer
-
-    server = grpc.server(ThreadPoolExecutor(4))
-    services_pb2_grpc.add_AsyncInferenceServicer_to_server(
-        PolicyServer(PolicyServerConfig(fps=30, inference_latency=0.0)), server
-    )
-    port = server.add_insecure_port("localhost:0")
+@pytest.fixture(scope="module")
+def server(folder):
+    server, port = make_server(ServerSettings(folder, port=0))
     server.start()
-    yield f"localhost:{port}", server
-    server.stop(0)
+    yield f"127.0.0.1:{port}"
+    server.stop(0).wait()
 
 
-def observation(number):
-    camera_images = np.random.default_rng(number).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
+def observation(number, dtype=np.uint8):
+    camera_images = np.random.default_rng(number).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8).astype(dtype)
     return {
         "observation.images.front": camera_images[0],
         "observation.images.wrist": camera_images[1],
@@ -46,27 +36,25 @@ def observation(number):
     }
 
 
-def test_a_server_computes_what_the_policy_here_would(checkpoint, server):
-    address, process = server
-    local = load_policy(checkpoint, "cpu")
-    remote = RemoteRunner.connect(checkpoint, address)
-    assert isinstance(remote, AsynchronousRunner)
-    local.reset(3)
-    chunk = local.policy.predict_action_chunk(local._batch(observation(0)))
-    expected = local._unnormalise(chunk.squeeze(0))
-    remote.reset(3)  # the server runs in this process, so the seed holds for it too
-    first = remote.act(observation(0))
-    assert first == pytest.approx(expected[0], abs=0.05)
-    actions = [remote.act(observation(step)) for step in range(1, 12)]
-    assert np.isfinite(actions).all()
-    process.stop(0).wait()
-    remote.reset(4)
-    with pytest.raises(UserError, match="the policy server does not answer"):
-        remote.act(observation(0))
+def play(runner, steps=24, seed=3, dtype=np.uint8):
+    runner.reset(seed)
+    return np.stack([runner.act(observation(step, dtype)) for step in range(steps)])
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_server_computes_what_the_policy_here_would(folder, server, guided, dtype):
+    local = AsynchronousRunner(*load_checkpoint(folder / "reach", "cpu"), latency_steps=2)
+    remote = RemoteRunner.connect("reach", server, latency_steps=2)
+    assert remote.guided
+    local.guided = remote.guided = guided
+    np.testing.assert_array_equal(play(remote, dtype=dtype), play(local, dtype=dtype))
+    assert remote.cameras == local.cameras
+    assert remote.state_size == local.state_size
     remote.close()
 
 
-def test_a_server_that_is_not_there(checkpoint, monkeypatch):
-    monkeypatch.setattr("policies.remote._ANSWER_TIMEOUT", 0.5)
-    with pytest.raises(UserError, match=r"the policy server localhost:1 does not load .*python -m policies\.remote"):
-        RemoteRunner.connect(checkpoint, "localhost:1")
+def test_a_server_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("policies.remote.client._ANSWER_TIMEOUT", 0.5)
+    with pytest.raises(UserError, match=r"the policy server localhost:1 does not answer"):
+        RemoteRunner.connect("reach", "localhost:1")
