@@ -7,7 +7,8 @@ Every fault strikes the twin n times, over the serial port and through the whole
 moment of a motion of all joints. A trial gives the seconds until the arm is safe in the simulation, the line that ends
 the run, the number of servos with torque afterwards, and whether the recording can be opened and is complete.
 
-Finished trials are kept in results/fault_table.json, and the same command resumes. A trial takes 10 to 20 seconds.
+Finished trials are kept in results/fault_table.json, and the same command resumes; faults that were played on another
+machine begin again. A trial takes 10 to 20 seconds.
 """
 
 import contextlib
@@ -37,7 +38,8 @@ from benchmarks.real_arm.faults import (
     deploying,
     wait_for_motion,
 )
-from benchmarks.real_arm.rig import RATE, START, Rig, Served, Truth, Waving, served, start_rig, waving
+from benchmarks.real_arm.rig import RATE, START, Rig, Truth, Waving, start_rig, waving
+from benchmarks.real_arm.served_policy import Served, served
 from benchmarks.settings import setting, start
 from policies.data import open_dataset
 from robot_io.deployment import Episode
@@ -57,6 +59,7 @@ TITLES = {
     "one_line": "ended as it should",
     "limp": "torque off as it should",
     "readable": "recordings readable",
+    "machine": "machine",
 }
 
 
@@ -219,8 +222,9 @@ def _opens(recording: Path) -> bool:
         return False
 
 
-def row(name: str, fault: Fault, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def row(name: str, trials: list[dict[str, Any]], machine: str) -> dict[str, Any]:
     """Row of the table for a fault."""
+    fault = ALL_FAULTS[name]
     n = len(trials)
     seconds = [trial["seconds"] for trial in trials]
     readable_trials = [trial["readable"] for trial in trials if trial["readable"] is not None]
@@ -236,14 +240,35 @@ def row(name: str, fault: Fault, trials: list[dict[str, Any]]) -> dict[str, Any]
         "one_line": f"{sum(trial['expected'] for trial in trials)}/{n}",
         "limp": f"{sum(allowed)}/{n}" + (f" ({fault.keeps_torque} cannot be reached)" if fault.keeps_torque else ""),
         "readable": f"{sum(readable_trials)}/{len(readable_trials)}" if readable_trials else "nothing recorded",
+        "machine": machine,
     }
 
 
-def store(trials: dict[str, list[dict[str, Any]]]) -> None:
-    """Write all finished trials and their table."""
-    rows = [row(name, ALL_FAULTS[name], done) for name, done in trials.items() if done]
-    result = Machine().describe(1) | {"rows": rows, "trials": trials}
-    keep("fault_table", result, f"{Machine().title(1)}\n\n{markdown(rows, TITLES)}")
+class Trials:
+    """Finished trials by fault, all of a fault on one machine, which is kept in `machines`."""
+
+    def __init__(self, earlier: Mapping[str, Any]) -> None:
+        self.by_fault: dict[str, list[dict[str, Any]]] = {
+            name: earlier.get("trials", {}).get(name, []) for name in ALL_FAULTS
+        }
+        machine = earlier.get("machine", "")
+        self.machines = dict.fromkeys(ALL_FAULTS, machine) | earlier.get("machines", {})
+
+    def begin(self, name: str, anew: bool) -> None:
+        """Forget the trials of a fault if they are to be played anew, or are of another machine."""
+        if anew or self.machines[name] != Machine().name:
+            self.by_fault[name] = []
+        self.machines[name] = Machine().name
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [row(name, trials, self.machines[name]) for name, trials in self.by_fault.items() if trials]
+
+    def store(self) -> None:
+        """Write all finished trials and their table."""
+        machines = {name: self.machines[name] for name, trials in self.by_fault.items() if trials}
+        result = Machine().describe(1) | {"machines": machines, "rows": self.rows, "trials": self.by_fault}
+        keep("fault_table", result, f"{Machine().title(1)}\n\n{markdown(self.rows, TITLES)}")
 
 
 @dataclass
@@ -259,21 +284,18 @@ def main(settings: Settings) -> None:
     logging.disable(logging.CRITICAL)
     path = RESULTS / "fault_table.json"
     earlier = json.loads(path.read_text()) if path.exists() else {}
-    trials = {name: earlier.get("trials", {}).get(name, []) for name in ALL_FAULTS}
-    if earlier.get("machine") != Machine().name:
-        trials = {name: [] for name in ALL_FAULTS}
-    for name in settings.faults if settings.anew else ():
-        trials[name] = []
+    trials = Trials(earlier)
+    for name in settings.faults:
+        trials.begin(name, settings.anew)
     shared = [name for name in settings.faults if name not in {*TWIN_OF, *SERVED}]
     separate = [name for name in settings.faults if name not in shared]
     for names in [shared, *([name] for name in separate)]:
-        if any(len(trials[name]) < settings.n for name in names):
+        if any(len(trials.by_fault[name]) < settings.n for name in names):
             play(names, settings.n, trials)
-    rows = [row(name, ALL_FAULTS[name], done) for name, done in trials.items() if done]
-    print(json.dumps({"rows": rows}))
+    print(json.dumps({"rows": trials.rows}))
 
 
-def play(names: list[str], n: int, trials: dict[str, list[dict[str, Any]]]) -> None:
+def play(names: list[str], n: int, trials: Trials) -> None:
     """Play the missing trials of some faults, on one twin and with one policy."""
     policy = served if names[0] in SERVED else waving
     with (
@@ -282,15 +304,15 @@ def play(names: list[str], n: int, trials: dict[str, list[dict[str, Any]]]) -> N
         contextlib.closing(Recorders(rig, runner)) as recorders,
     ):
         for name in names:
-            for number in range(len(trials[name]), n):
+            for number in range(len(trials.by_fault[name]), n):
                 if name in FAULTS:
                     trial = in_this_process(name, FAULTS[name], rig, runner, number, recorders)
                 else:
                     with tempfile.TemporaryDirectory(dir=rig.folder) as folder:
                         trial = of_a_process(name, PROCESS_FAULTS[name], rig, number, Path(folder))
                 print(name, json.dumps(trial), flush=True)
-                trials[name].append(trial)
-                store(trials)
+                trials.by_fault[name].append(trial)
+                trials.store()
 
 
 if __name__ == "__main__":

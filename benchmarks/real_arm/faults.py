@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT
-from benchmarks.real_arm.rig import START, Rig, Served, Waving
+from benchmarks.real_arm.rig import START, Rig, Waving
+from benchmarks.real_arm.served_policy import Served
 
 type Strike = Callable[[Rig, Waving | Served], object]
 
@@ -188,6 +189,17 @@ FAULTS = {
     "server_hangs": Fault(
         "the policy server hangs", STILL, 1.2, in_policy("hangs"), "put out nothing new|does not answer", rest_s=15.0
     ),
+    "server_killed": Fault(
+        "the policy server is killed", STILL, 1.2, in_policy("killed"), "does not answer", rest_s=15.0
+    ),
+    "server_garbage": Fault(
+        "the policy server answers random bytes",
+        STILL,
+        1.2,
+        in_policy("garbage"),
+        "does not answer|nonsense|is not a policy server|refuses",
+        rest_s=15.0,
+    ),
     "policy_nan": Fault("the policy puts out NaN", STILL, 1.0, in_policy("nan"), "non-finite action"),
     "bug": Fault("an error in the program", STILL, 0.6, _bug, "ZeroDivisionError"),
     "calibration": Fault("another arm's calibration", LIMP, 0, ends="it is another arm's", around=other_arm),
@@ -199,7 +211,7 @@ FAULTS = {
 }
 TWIN_OF = {"two_of_one_id": {"ids": [1, 2, 3, 3, 5, 6]}}  # faults with changed settings of the twin
 
-SERVED = {"server_hangs"}  # faults of a policy on a server
+SERVED = {"server_hangs", "server_killed", "server_garbage"}  # faults of a policy on a server
 
 # Signals that end or stop the process of deploy.py; all servos are limp afterwards.
 PROCESS_FAULTS = {

@@ -2,11 +2,6 @@
 the simulated arm, independent of its servos' answers."""
 
 import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,13 +13,11 @@ import numpy as np
 import torch
 
 import envs.rendering  # noqa: F401  selects MuJoCo's renderer, here and in the twin
-from benchmarks.machine import ROOT
 from benchmarks.random_policy import TINY, write_random_policy
 from configs.composing import as_dict, load_config
 from envs.so101.twin import TwinScene
 from policies import AsynchronousRunner, load_checkpoint
 from policies.asynchronous import Chunk
-from policies.remote import RemoteRunner
 from robot_io.arms import make_arm, with_twin_cameras
 from robot_io.deployment import Deployment
 from robot_io.feetech.guard import let_go
@@ -32,7 +25,6 @@ from robot_io.recording import Recorder
 from robot_io.safety import SafetyLayer, SafetyLimits
 from robot_io.twin import TwinControl, TwinSettings, start_twin
 from tinyvla.arms.so101 import SO101
-from tinyvla.errors import UserError
 from tinyvla.machine import count_cores
 
 RATE = 30.0
@@ -42,7 +34,7 @@ LOW, HIGH = (-20.0, -70.0, 10.0, 60.0, -20.0, 10.0), (20.0, -20.0, 60.0, 90.0, 3
 _MIDDLE, _SWING = np.array([0.0, -60, 45, 70, 0, 45]), np.array([20.0, 10, 10, 15, 20, 20])
 _WAVE_HZ = 0.3
 _SAMPLE_HZ = 60
-_PATIENCE_S, _SETTLE_S = 60.0, 0.3
+PATIENCE_S, _SETTLE_S = 60.0, 0.3
 
 
 def wave(steps: np.ndarray) -> np.ndarray:
@@ -80,24 +72,6 @@ class Waving(AsynchronousRunner):
             self._awake.wait()
         actions = wave(step + np.arange(len(chunk.actions))).astype(np.float32)
         return chunk._replace(actions=actions)
-
-
-class Served(RemoteRunner):
-    """Policy on a policy server on this machine; any `trouble` stops the server until `wake`."""
-
-    server: subprocess.Popen
-
-    @property
-    def trouble(self) -> str:
-        return ""
-
-    @trouble.setter
-    def trouble(self, trouble: str) -> None:
-        self.server.send_signal(signal.SIGSTOP)
-
-    def wake(self) -> None:
-        """End all trouble."""
-        self.server.send_signal(signal.SIGCONT)
 
 
 class Truth:
@@ -155,7 +129,7 @@ class Rig:
         angles = np.degrees(SO101.to_radians(np.array(START)))
         goals = [f"{joint}={angle}" for joint, angle in zip(SO101.joints, angles, strict=True)]
         self.twin.send("hand " + " ".join(goals))
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + PATIENCE_S
         while not self.twin.state()["hand_arrived"]:
             if time.monotonic() > end:
                 raise RuntimeError("the arm does not reach the start of the wave")
@@ -209,38 +183,3 @@ def waving(rig: Rig) -> Iterator[Waving]:
     yield runner
     runner.wake()
     runner.close()
-
-
-@contextlib.contextmanager
-def served(rig: Rig) -> Iterator[Served]:
-    """The rig's policy on a policy server in its own process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    host, port = address.split(":")
-    settings = [f"checkpoints={rig.checkpoint.parent}", f"host={host}", f"port={port}"]
-    command = [sys.executable, "-m", "policies.remote", *settings]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(command, cwd=rig.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet)  # type: ignore[call-overload]
-    try:
-        runner = _connected(rig, address)
-        runner.server = server
-        yield runner
-        runner.wake()
-        runner.close()
-    finally:
-        server.send_signal(signal.SIGCONT)
-        server.terminate()
-        server.wait()
-
-
-def _connected(rig: Rig, address: str) -> Served:
-    """Runner of a server, once it has started."""
-    end = time.monotonic() + 2 * _PATIENCE_S
-    while True:
-        try:
-            return Served.connect(rig.checkpoint.name, address)  # type: ignore[return-value]
-        except UserError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(1)

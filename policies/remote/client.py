@@ -132,7 +132,7 @@ class RemoteRunner(AsynchronousRunner):
     def __init__(
         self, connection: Connection, checkpoint: str, answer: pb.OpenAnswer, latency_steps: int | None = None
     ) -> None:
-        """answer: the server's, to opening the checkpoint. Raises UserError for one that no server gives."""
+        """answer: the server's, to opening the checkpoint. Raises UserError for an answer that no server gives."""
         self._connection, self._checkpoint = connection, checkpoint
         self.description, self._session = read_description(answer), answer.session
         self._sequence = 0

@@ -57,7 +57,7 @@ class Sessions:
         raise BusyError("the policy server has just taken another arm; connect again")
 
     def use(self, session_id: str, sequence: int) -> Session:
-        """The session of a request. Raises SessionError for one that has ended, and for a late or repeated request."""
+        """The session of a request. Raises SessionError if it has ended, and for a late or repeated request."""
         self._end_idle()
         with self._lock:
             session = self._sessions.get(session_id)
@@ -72,7 +72,7 @@ class Sessions:
             return session
 
     def close(self, session_id: str) -> None:
-        """End a session; one that has ended already is ignored."""
+        """End a session, unless it has ended already."""
         with self._lock:
             session = self._sessions.pop(session_id, None)
         if session is not None:

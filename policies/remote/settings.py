@@ -71,7 +71,7 @@ def read_settings(arguments: Sequence[str]) -> ServerSettings | None:
         raise UserError("checkpoints is not given; add checkpoints=FOLDER, whose run folders are then served by name")
     folder = Path(values["checkpoints"])
     if not folder.is_dir():
-        raise UserError(f"checkpoints={folder} is not a folder; give the one that holds run folders or checkpoints")
+        raise UserError(f"checkpoints={folder} is not a folder; give a folder of run folders or checkpoints")
     host = values.get("host", ServerSettings.host)
     token = read_token(values["token_file"], "token_file") if "token_file" in values else None
     if token is None and not _is_loopback(host):
@@ -93,7 +93,7 @@ def read_settings(arguments: Sequence[str]) -> ServerSettings | None:
 
 
 def read_token(file: Path | str, setting: str) -> str:
-    """Shared secret in a file. Raises UserError naming the setting for one that cannot be used."""
+    """Shared secret in a file. Raises UserError naming the setting for a file without a usable one."""
     check_regular(Path(file), 4096)
     token = _read(Path(file), setting).decode(errors="replace").strip()
     if not token.isascii() or not token.isprintable() or " " in token or len(token) > MAX_TOKEN:
