@@ -6,7 +6,8 @@
 Each mutated message is refused with one line, or is answered because the change did no harm. After each batch the
 server answers a good request with the same actions as before, and the client takes a good answer. Faults are all
 others: an exception that is not a UserError, an error inside the server, more than one line, a server that has ended,
-another file in the server's folders, more memory than MAX_GROWTH_MB. Writes results/fuzz_wire.{json,md}; exit code 1 with faults.
+another file in the server's folders, more memory than MAX_GROWTH_MB. Writes results/fuzz_wire.{json,md}.
+Exit code 1 with faults.
 """
 
 import contextlib
@@ -245,9 +246,7 @@ class ToServer:
         host, port = self._target.address.split(":")
         before = reset_peak(self._target.process.pid)
         for number in range(n):
-            begin = self._rng.choice(
-                (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n")
-            )
+            begin = self._rng.choice(_BEGINNINGS)
             with socket.create_connection((host, int(port)), timeout=_TIMEOUT) as line, contextlib.suppress(OSError):
                 line.sendall(begin + self._rng.randbytes(self._rng.choice((1, 9, 100, 10_000))))
                 line.settimeout(0.02)
@@ -355,10 +354,10 @@ class Settings:
 def main(settings: Settings) -> None:
     rng = random.Random(settings.seed)
 
-    def of_bytes(message: Any, others: list[bytes]) -> bytes:
-        return mutate_bytes(message.SerializeToString(), others, rng)
+    def of_bytes(message: Any, intact: list[bytes]) -> bytes:
+        return mutate_bytes(message.SerializeToString(), intact, rng)
 
-    def of_fields(message: Any, others: list[bytes]) -> bytes:
+    def of_fields(message: Any, intact: list[bytes]) -> bytes:
         mutate_fields(message, rng)
         return message.SerializeToString()[: 30 << 20]
 
@@ -387,11 +386,8 @@ def main(settings: Settings) -> None:
         table=markdown(rows, TITLES),
     )
     faults = {outcomes.kind: outcomes.faults[:50] for outcomes in results}
-    keep(
-        "fuzz_wire",
-        machine.describe(1) | {"n": settings.n, "seed": settings.seed, "rows": rows, "faults": faults},
-        text,
-    )
+    figures = {"n": settings.n, "seed": settings.seed, "rows": rows, "faults": faults}
+    keep("fuzz_wire", machine.describe(1) | figures, text)
     print(text)
     if any(faults.values()):
         print(*(f"{kind}: {fault}" for kind in faults for fault in faults[kind]), sep="\n", file=sys.stderr)

@@ -15,7 +15,7 @@ _TEXTS = (
 )
 
 
-def mutate_bytes(data: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
+def mutate_bytes(data: bytes, intact: Sequence[bytes], rng: random.Random) -> bytes:
     """Bytes with one to four random changes: flips, cuts, repetitions, other messages, long numbers, many fields."""
     for _ in range(rng.randint(1, 4)):
         start = rng.randint(0, len(data))
@@ -35,7 +35,7 @@ def mutate_bytes(data: bytes, others: Sequence[bytes], rng: random.Random) -> by
         elif change == 4:
             data = data[:start] + rng.randbytes(rng.choice((1, 8, 64, 4096))) + data[end:]
         elif change == 5:
-            data = data[:start] + rng.choice(others)
+            data = data[:start] + rng.choice(intact)
         elif change == 6:
             data = data[:start] + b"\xff" * rng.randint(1, 12) + data[start:]
         elif change == 7:  # many empty fields

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import policy_service_pb2 as pb
-from .wire import PROTOCOL, MessageError, printable
+from .wire import MAX_REQUEST, PROTOCOL, MessageError, printable
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 MAX_SIDE, MAX_CAMERAS, MAX_VALUES, MAX_CHUNK, MAX_OBSERVATIONS = 4096, 16, 1024, 1024, 64
@@ -201,6 +201,9 @@ def read_description(answer: pb.OpenAnswer) -> PolicyDescription:
     ):
         if not low <= value <= high:
             raise MessageError(f"its policy has {name}={value}; it lies between {low} and {high}; {_FIX}")
+    values = answer.observation_steps * sum(math.prod(feature.shape) for feature in inputs.values())
+    if values > MAX_REQUEST:
+        raise MessageError(f"its policy reads {values / 1e6:.0f} MB per chunk, more than a request holds; run it here")
     return PolicyDescription(
         inputs,
         _read_feature(answer.action),

@@ -48,8 +48,8 @@ class ServerSettings:
     checkpoints: Path
     host: str = "127.0.0.1"
     port: int = 8080
-    token: str | None = None
-    credentials: tuple[bytes, bytes] | None = None
+    token: str | None = dataclasses.field(default=None, repr=False)
+    credentials: tuple[bytes, bytes] | None = dataclasses.field(default=None, repr=False)
     device: str = "cpu"
     sessions: int = 8
     policies: int = 2

@@ -32,7 +32,7 @@ class ServerAccess:
         if cfg.server is not None:
             return cls(str(cfg.server), cfg.server_token_file, cfg.server_certificate)
         for name in ("server_token_file", "server_certificate"):
-            if cfg[name] is not None:
+            if getattr(cfg, name) is not None:
                 raise UserError(f"{name} is set but server is not; add server=host:port, or leave {name} out")
         return None
 

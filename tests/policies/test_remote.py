@@ -152,13 +152,13 @@ def test_a_token_and_tls(folder, tmp_path, monkeypatch):
     arguments = [f"{key}={tmp_path / name}" for key, name in files.items()]
     settings = read_settings([f"checkpoints={folder}", "host=0.0.0.0", "port=0", *arguments])
     monkeypatch.setattr("policies.remote.client._ANSWER_TIMEOUT", 3.0)
-    own, other = tmp_path / "server.pem", tmp_path / "other.pem"
+    trusted, other = tmp_path / "server.pem", tmp_path / "other.pem"
     with running(settings) as address:
-        with connect(address, token=TOKEN, certificate=own) as remote:
+        with connect(address, token=TOKEN, certificate=trusted) as remote:
             remote.compute(0, [observation(0)], None, 0)
         for token in (None, "", TOKEN[:-1], f"{TOKEN}x"):
             with pytest.raises(UserError, match="refuses: the token is not the policy server's; give its token_file"):
-                RemoteRunner.connect("reach", address, token, own)
+                RemoteRunner.connect("reach", address, token, trusted)
         for certificate in (other, None):
             with pytest.raises(UserError, match="does not answer"):
                 RemoteRunner.connect("reach", address, TOKEN, certificate)
