@@ -1,10 +1,11 @@
 """Milliseconds per chunk on a policy server of this machine: this project's, LeRobot's, and without a server.
 
     python -m benchmarks.remote_policy                      # n=200 chunks each
-    python -m benchmarks.remote_policy n=50 sides=[96]
+    python -m benchmarks.remote_policy n=50 cases=[small-96]
 
-The same policy with random weights computes the same images, in turn on each: one chunk here, one there, and so on. A
-chunk's time goes from the raw observation to the actions in the robot's units. LeRobot's server cannot get the previous
+The same policy with random weights computes the same images, in turn on each: one chunk here, one there, and so on, in
+an order that changes. A chunk's time goes from the raw observation to the actions in the robot's units. With the small
+policy most of the time is the server's. LeRobot's server cannot get the previous
 chunk, so only the others continue it (guidance). Its messages are pickled: it runs here between two own processes only.
 Writes results/remote_policy.{json,md}.
 """
@@ -26,29 +27,34 @@ import numpy as np
 import torch
 
 from benchmarks.machine import ROOT, Machine, keep, markdown, warn_if_busy
-from benchmarks.random_policy import write_random_policy
+from benchmarks.random_policy import TINY, write_random_policy
 from benchmarks.settings import setting, start
 from policies import AsynchronousRunner, load_checkpoint
 from policies.remote import RemoteRunner
 from tinyvla.errors import UserError
 
 CAMERAS = ("front", "wrist")
+# Policy's settings and side of the images in pixels.
+CASES: dict[str, tuple[list[str], int]] = {"default-96": ([], 96), "small-96": (TINY, 96), "small-256": (TINY, 256)}
+THEIRS, OURS, LOCAL = "LeRobot's server", "this project's server", "this process"
 _LOW, _HIGH = (-20.0, -70.0, 10.0, 60.0, -20.0, 10.0), (20.0, -20.0, 60.0, 90.0, 30.0, 70.0)
 _WARM_UP, _PATIENCE_S, _DELAY = 10, 120.0, 4
 TITLES = {
-    "side": "images (pixels)",
+    "case": "policy and images",
     "name": "where",
     "guidance": "guidance",
     "n": "n",
     "median_ms": "median (ms)",
     "p95_ms": "p95 (ms)",
-    "over_local_ms": "more than in this process (ms)",
+    "difference_ms": "against LeRobot's server (ms)",
+    "faster": "faster than it",
 }
 _TEXT = """# Time per chunk on a policy server
 
 `python -m benchmarks.remote_policy`, {title}, load {load}. Policy servers on the loopback interface, in a process each;
-the default policy with random weights, two cameras, chunks of {length} actions. In turn on the same images. LeRobot's
-server cannot continue a chunk.
+policies with random weights, the default one and a small one, two cameras, chunks of 16 actions. In turn on the same
+images, in a changing order. LeRobot's server cannot continue a chunk. "Against": median of the differences on the same
+images, negative where LeRobot's is slower; "faster": share of the chunks that came sooner than its.
 
 {table}
 """
@@ -153,8 +159,8 @@ def guided(runner: AsynchronousRunner, previous: torch.Tensor) -> Compute:
     return lambda observation: runner.compute(0, [observation], previous, _DELAY)[1]
 
 
-def measure(checkpoint: Path, n: int) -> tuple[list[dict[str, Any]], int]:
-    """Rows of the table for one policy, and the length of its chunks."""
+def measure(case: str, checkpoint: Path, n: int) -> list[dict[str, Any]]:
+    """Rows of the table for one policy."""
     local = AsynchronousRunner(*load_checkpoint(checkpoint, "cpu"), latency_steps=0)
     side, rng = _side_of(checkpoint), np.random.default_rng(0)
     first, _ = local.compute(0, [_observation(rng, side)], None, 0)
@@ -167,35 +173,37 @@ def measure(checkpoint: Path, n: int) -> tuple[list[dict[str, Any]], int]:
         contextlib.closing(connect(checkpoint.name, port)) as remote,
     ):
         ways: dict[tuple[str, str], Compute] = {
-            ("this process", "off"): unguided(local),
-            ("LeRobot's server", "off"): LeRobotClient(checkpoint, their_port, len(first)).compute,
-            ("this project's server", "off"): unguided(remote),
-            ("this process", "on"): guided(local, previous),
-            ("this project's server", "on"): guided(remote, previous),
+            (LOCAL, "off"): unguided(local),
+            (THEIRS, "off"): LeRobotClient(checkpoint, their_port, len(first)).compute,
+            (OURS, "off"): unguided(remote),
+            (LOCAL, "on"): guided(local, previous),
+            (OURS, "on"): guided(remote, previous),
         }
         times: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
         for number in range(_WARM_UP + n):
             observation = _observation(rng, side)
-            for way, compute in ways.items():
+            for way in (list(ways)[index] for index in rng.permutation(len(ways))):
                 begin = time.perf_counter()
-                actions = compute(observation)
+                actions = ways[way](observation)
                 if number >= _WARM_UP:
                     times[way].append(1e3 * (time.perf_counter() - begin))
                 assert actions.shape == tuple(first.shape), f"{way}: {actions.shape}"
-    return [row(side, way, values, times["this process", way[1]]) for way, values in times.items()], len(first)
+    return [row(case, way, values, times[THEIRS, "off"]) for way, values in times.items()]
 
 
-def row(side: int, way: tuple[str, str], times: list[float], local: list[float]) -> dict[str, Any]:
-    """Row of the table; `local`: the times of the same chunks in this process."""
-    differences = np.subtract(times, local)
+def row(case: str, way: tuple[str, str], times: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Row of the table; `theirs`: the times of the same chunks on LeRobot's server."""
+    differences = np.subtract(times, theirs)
+    is_theirs = way[0] == THEIRS
     return {
-        "side": f"2 x {side} x {side}",
+        "case": case,
         "name": way[0],
         "guidance": way[1],
         "n": len(times),
         "median_ms": round(float(np.median(times)), 2),
         "p95_ms": round(float(np.percentile(times, 95)), 2),
-        "over_local_ms": "" if way[0] == "this process" else round(float(np.median(differences)), 2),
+        "difference_ms": "" if is_theirs else round(float(np.median(differences)), 2),
+        "faster": "" if is_theirs else f"{100 * np.mean(differences < 0):.0f}%",
     }
 
 
@@ -210,23 +218,22 @@ class Settings:
     """Settings of the command line."""
 
     n: int = setting(200, "chunks of each")
-    sides: list[int] = setting([96, 256], "sides of the square images in pixels")
-    overrides: list[str] = setting([], "settings of train.py for the policy")
+    cases: list[str] = setting(list(CASES), "policies and images", CASES)
 
 
 def main(settings: Settings) -> None:
     torch.set_num_threads(1)
     load = warn_if_busy("times are too long, on all sides")
-    machine, rows, length = Machine(), [], 0
-    for side in settings.sides:
+    machine, rows = Machine(), []
+    for case in settings.cases:
+        overrides, side = CASES[case]
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoints" / f"policy_{side}"
-            write_random_policy(checkpoint, dict.fromkeys(CAMERAS, side), _LOW, _HIGH, settings.overrides)
-            side_rows, length = measure(checkpoint, settings.n)
-        rows += side_rows
+            write_random_policy(checkpoint, dict.fromkeys(CAMERAS, side), _LOW, _HIGH, overrides)
+            rows += measure(case, checkpoint, settings.n)
         print(markdown(rows, TITLES), file=sys.stderr, flush=True)
-    text = _TEXT.format(title=machine.title(1), load=load, length=length, table=markdown(rows, TITLES))
-    result = machine.describe(1) | {"load": load, "overrides": settings.overrides, "rows": rows}
+    text = _TEXT.format(title=machine.title(1), load=load, table=markdown(rows, TITLES))
+    result = machine.describe(1) | {"load": load, "rows": rows}
     keep("remote_policy", result, text)
     print(text)
 

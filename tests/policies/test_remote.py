@@ -56,7 +56,7 @@ def server(folder):
 
 @pytest.fixture(scope="module")
 def service(folder):
-    return PolicyService(Sessions(PolicyStore(folder, "cpu", 1), 3, 60.0))
+    return PolicyService(Sessions(PolicyStore(folder, "cpu", 1), 30, 60.0))
 
 
 @pytest.fixture
