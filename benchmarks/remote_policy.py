@@ -5,9 +5,9 @@
 
 The same policy with random weights computes the same images, in turn on each: one chunk here, one there, and so on, in
 an order that changes. A chunk's time goes from the raw observation to the actions in the robot's units. With the small
-policy most of the time is the server's. LeRobot's server cannot get the previous
-chunk, so only the others continue it (guidance). Its messages are pickled: it runs here between two own processes only.
-Writes results/remote_policy.{json,md}.
+policy most of the time is the server's. LeRobot's server cannot get the previous chunk, so only the others continue it
+(guidance). Its messages are pickled: it runs here between two own processes only. Cases of an earlier call on this
+machine are kept. Writes results/remote_policy.{json,md}.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import ROOT, Machine, keep, markdown, warn_if_busy
+from benchmarks.machine import ROOT, Machine, keep, markdown, read_kept, warn_if_busy
 from benchmarks.random_policy import TINY, write_random_policy
 from benchmarks.settings import setting, start
 from policies import AsynchronousRunner, load_checkpoint
@@ -48,10 +48,11 @@ TITLES = {
     "p95_ms": "p95 (ms)",
     "difference_ms": "against LeRobot's server (ms)",
     "faster": "faster than it",
+    "load": "load before",
 }
 _TEXT = """# Time per chunk on a policy server
 
-`python -m benchmarks.remote_policy`, {title}, load {load}. Policy servers on the loopback interface, in a process each;
+`python -m benchmarks.remote_policy`, {title}. Policy servers on the loopback interface, in a process each;
 policies with random weights, the default one and a small one, two cameras, chunks of 16 actions. In turn on the same
 images, in a changing order. LeRobot's server cannot continue a chunk. "Against": median of the differences on the same
 images, negative where LeRobot's is slower; "faster": share of the chunks that came sooner than its.
@@ -223,18 +224,19 @@ class Settings:
 
 def main(settings: Settings) -> None:
     torch.set_num_threads(1)
-    load = warn_if_busy("times are too long, on all sides")
-    machine, rows = Machine(), []
+    machine = Machine()
+    conditions = {"machine": machine.summary, "n": settings.n}
+    results = read_kept("remote_policy", conditions).get("results", {})
     for case in settings.cases:
         overrides, side = CASES[case]
+        load = warn_if_busy("times are too long, on all sides")
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoints" / f"policy_{side}"
             write_random_policy(checkpoint, dict.fromkeys(CAMERAS, side), _LOW, _HIGH, overrides)
-            rows += measure(case, checkpoint, settings.n)
-        print(markdown(rows, TITLES), file=sys.stderr, flush=True)
-    text = _TEXT.format(title=machine.title(1), load=load, table=markdown(rows, TITLES))
-    result = machine.describe(1) | {"load": load, "rows": rows}
-    keep("remote_policy", result, text)
+            results[case] = {"load": load, "rows": measure(case, checkpoint, settings.n)}
+        rows = [row | {"load": result["load"]} for result in results.values() for row in result["rows"]]
+        text = _TEXT.format(title=machine.title(1), table=markdown(rows, TITLES))
+        keep("remote_policy", machine.describe(1) | {"asked": conditions, "results": results}, text)
     print(text)
 
 
