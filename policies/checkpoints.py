@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import model_in, write_whole
-from tinyvla.untrusted import check_links, inside, read_json_object
+from tinyvla.untrusted import MAX_JSON_BYTES, check_links, check_regular, inside, read_json_object
 
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
@@ -30,6 +30,20 @@ def find_checkpoint(path: Path | str) -> Path:
         inside(folder, "config.json")
         return folder
     raise UserError(f"no policy checkpoint at {path}; give a run folder of train.py or a folder that holds config.json")
+
+
+def check_checkpoint_files(folder: Path) -> None:
+    """Raise UserError unless all files of a checkpoint are its own, regular ones, and of the size of their kind.
+
+    A sparse file of terabytes takes no room on a disk, and days to read.
+    """
+    from tinyvla.network_size import stored_size
+
+    check_links(folder)
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            check_regular(path, None if path.suffix == ".safetensors" else MAX_JSON_BYTES)
+    stored_size(folder)  # headers that account for every byte of the weights
 
 
 def feature_names(path: Path | str) -> dict[str, list[str]]:
@@ -108,7 +122,7 @@ def _read_pipelines(folder: Path, device: str | None) -> "tuple[PreTrainedConfig
     from .hub_models import use_checkpoint_models
     from .pipelines import read_pipelines
 
-    check_links(folder)
+    check_checkpoint_files(folder)
     config = read_policy_config(folder, device)
     overrides = use_checkpoint_models(config, folder) | {"device_processor": {"device": config.device}}
     return config, *read_pipelines(folder, config, overrides)

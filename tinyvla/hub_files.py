@@ -18,6 +18,7 @@ _OPTION_FILES = (
     *("video_preprocessor_config.json", "generation_config.json"),
 )
 _MAX_BYTES = 4 << 20  # of one of these
+_MAX_TOKENS = 1 << 20
 _HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}")
 _WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl", ".pickle")
 _REFUSED = {
@@ -68,6 +69,7 @@ def check_model_folder(folder: Path, model_types: set[str] | None = None) -> Non
         if not path.is_dir():
             check_regular(path)
     check_model_options(folder)
+    _check_tokens(folder / "tokenizer.json")
     if model_types is not None and (folder / "config.json").is_file():
         model_type = read_json_object(folder / "config.json", _MAX_BYTES).get("model_type")
         if model_type not in model_types:
@@ -84,6 +86,19 @@ def check_model_options(folder: Path) -> None:
             if name == "config.json":
                 check_values(content, str(file))
             _check_options(content, str(file))
+
+
+def _check_tokens(file: Path) -> None:
+    """Raise UserError for ids that no vocabulary has: the tokenizers library makes a table up to the highest one."""
+    if not file.exists():
+        return
+    content = read_json_object(file)
+    added, model = content.get("added_tokens"), content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [token.get("id") for token in added or [] if isinstance(token, dict)] if isinstance(added, list) else []
+    if any(isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < _MAX_TOKENS for token in ids):
+        raise UserError(f"{file} has token ids that are not from 0 to {_MAX_TOKENS}; get the original file")
 
 
 def _check_options(value: Any, place: str) -> None:
