@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from policies import Runner, RunnerConfig, find_checkpoint, load_pipelines, load_policy
 from policies.asynchronous import check_latency
-from policies.checkpoints import check_checkpoint_files
 from policies.model_card import CARD, add_evaluation
 from policies.runner import check_fit
 from policies.runtimes import check_sampler
@@ -181,7 +180,6 @@ def evaluate(
     if folder is None:
         raise UserError("the policy was not loaded from a checkpoint; load it with policies.load_policy")
     checkpoint, options = find_checkpoint(folder), options or EvaluationOptions()
-    check_checkpoint_files(checkpoint)  # which are read whole, to recognise the evaluation
     env_cfg = env if isinstance(env, EnvConfig) else _env_of_policy(checkpoint, env)
     env_cfg = env_cfg if tasks is None else replace(env_cfg, tasks=list(tasks))
     options = options if episodes is None else replace(options, episodes=episodes)
