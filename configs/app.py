@@ -138,6 +138,7 @@ def _quiet_libraries() -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
         "DIFFUSERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "critical",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "PYTHONWARNINGS": "ignore",
     }.items():

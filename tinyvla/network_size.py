@@ -44,7 +44,7 @@ def stored_size(folder: Path, files: Iterable[Path] | None = None) -> tuple[int,
         try:
             with safe_open(file, "pt") as content:
                 shapes = [content.get_slice(name).get_shape() for name in content.keys()]  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, MemoryError) as error:
             raise UserError(
                 f"{file} is not a complete checkpoint file ({one_line(error)}); download it again"
             ) from error

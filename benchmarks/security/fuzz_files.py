@@ -76,6 +76,7 @@ def quiet_libraries() -> None:
     cache = tempfile.mkdtemp(prefix="fuzz-cache-")
     os.environ |= {"HF_HOME": cache, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "WANDB_MODE": "offline"}
     os.environ |= {"OMP_NUM_THREADS": "1", "FUZZ_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
+    os.environ["DATASETS_VERBOSITY"] = "critical"  # as entry points set it
 
 
 def content(folder: Path) -> dict[str, str]:

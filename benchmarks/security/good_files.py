@@ -5,6 +5,7 @@ An original is a folder in which a command works; `targets` are what a stranger 
 
 import contextlib
 import json
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ from tinyvla.inference.exported import ExportedPolicy
 
 from .interrupted_work import InThisProcess
 
+platform.processor()  # starts a program once in a process
 CAMERA, SIZE, FPS = "corner2", 32, 20
 LENGTHS = (12, 14)  # frames of the episodes
 POLICIES = {  # settings that make every policy small

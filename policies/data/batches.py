@@ -1,5 +1,6 @@
 """Training batches: samples of a dataset, gathered by index."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
-from tinyvla.errors import UserError
+from tinyvla.errors import UserError, one_line
 
 from ..tinyvla.waypoints import WAYPOINTS, waypoints_of
 
@@ -29,7 +30,7 @@ class TrainingData:
         unused = set(dataset.meta.camera_keys) - set(config.image_features)
         self.cameras = {key: torch.as_tensor(frames[key]) for key in frames if key not in unused}
         columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
-        self.columns = {key: torch.from_numpy(np.stack(table[key])).float() for key in columns}
+        self.columns = {key: _numbers(dataset, table, key) for key in columns}
         self.tasks = instructions_of(dataset)
         starts, ends = (
             torch.as_tensor(np.asarray(dataset.meta.episodes[key]))
@@ -84,8 +85,28 @@ def action_names(features: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
+def _numbers(dataset: LeRobotDataset, table: Any, key: str) -> Tensor:
+    """A column of the data as float32 (N, ...). Raises UserError unless it has numbers of the feature's shape."""
+    try:
+        column = torch.from_numpy(np.stack(table[key])).float()
+    except (TypeError, ValueError, KeyError) as error:  # values that are missing, of other types or sizes
+        raise UserError(
+            f"{key!r} in the data of {dataset.root} is not numbers of one size ({one_line(error, 80)}); get a complete "
+            "copy of the dataset"
+        ) from error
+    shape = tuple(dataset.meta.features[key]["shape"])
+    if column[0].numel() != math.prod(shape):
+        raise UserError(f"{key!r} in the data of {dataset.root} is not of the shape {shape}; get a complete copy")
+    return column
+
+
 def instructions_of(dataset: LeRobotDataset) -> list[str]:
-    """Instruction of every frame."""
+    """Instruction of every frame. Raises UserError for a frame without one."""
     names = dataset.meta.tasks
     text = dict(zip(names["task_index"], names.index, strict=True))
-    return [text[index] for index in np.asarray(dataset.hf_dataset.with_format("numpy")["task_index"]).tolist()]
+    indices = np.asarray(dataset.hf_dataset.with_format("numpy")["task_index"]).tolist()
+    if unknown := set(indices) - text.keys():
+        raise UserError(
+            f"the data of {dataset.root} has the task {unknown.pop()}, which is not in its meta/tasks.parquet"
+        )
+    return [text[index] for index in indices]

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from tinyvla.errors import UserError
-from tinyvla.untrusted import check_links, check_regular, read_json_object
+from tinyvla.untrusted import check_links, read_json_object
 
-INFO, STATS, TASKS, EPISODES = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/episodes"
+from .dataset_tables import EPISODES, TASKS, check_data, check_tables
+
+INFO, STATS = "meta/info.json", "meta/stats.json"
 VERSION = "v3."
 _DTYPES = {
     *("video", "image", "string", "language", "bool", "float16", "float32", "float64"),
@@ -21,13 +23,18 @@ _DTYPES = {
 }
 _PLACEHOLDERS = {"chunk_index", "file_index", "video_key"}
 _MAX_FPS, _MAX_SIDE = 1000, 1 << 20
+_SIZES = ("total_tasks", "chunks_size", "data_files_size_in_mb", "video_files_size_in_mb")  # may be absent
 _NUMBERS = ("mean", "std", "min", "max")  # statistics that normalisation uses
 
 
-def check_dataset_files(root: Path) -> None:
-    """Raise UserError unless the metadata of a LeRobotDataset is well formed and nothing leads out of its folder.
+def check_dataset_files(root: Path, with_data: bool = True) -> None:
+    """Raise UserError unless a LeRobotDataset is complete, well formed and nothing leads out of its folder.
 
-    What the tables and videos hold shows when they are read.
+    What the columns of its data and its videos hold shows when they are read.
+
+    Args:
+        root: its folder.
+        with_data: False for the metadata of a dataset that is streamed from the hub.
     """
     file = root / INFO
     if not file.is_file():
@@ -43,6 +50,9 @@ def check_dataset_files(root: Path) -> None:
     _check_number(file, "fps", info.get("fps"), 0, _MAX_FPS, whole=False)
     for name in ("total_episodes", "total_frames"):
         _check_number(file, name, info.get(name), 0, 1 << 40)
+    for name in _SIZES:
+        if name in info:
+            _check_number(file, name, info[name], 0, 1 << 40)
     for name in ("data_path", "video_path"):
         _check_path(file, name, info.get(name))
     features = info.get("features")
@@ -52,8 +62,9 @@ def check_dataset_files(root: Path) -> None:
         _check_feature(file, name, feature)
     if (root / STATS).exists():
         _check_statistics(root / STATS)
-    for table in (root / TASKS, *sorted((root / EPISODES).rglob("*.parquet"))):
-        check_regular(table)
+    check_tables(root, info)
+    if with_data:
+        check_data(root, info)
 
 
 def fingerprint(root: Path) -> str:
@@ -122,19 +133,21 @@ def _check_statistics(file: Path) -> None:
     for name, statistics in read_json_object(file).items():
         if not isinstance(statistics, dict):
             raise UserError(f"the statistics of {_short(name)} in {file} are {_short(statistics)}; compute them again")
-        for kind in _NUMBERS:
-            if kind in statistics and not _is_finite(statistics[kind]):
+        for kind, values in statistics.items():
+            try:
+                numbers = np.asarray(values)
+            except (ValueError, TypeError, OverflowError):  # lists of several lengths
+                numbers = np.asarray(None)
+            if numbers.dtype.kind not in "biuf":
+                raise UserError(
+                    f"the {_short(kind)} of {_short(name)} in {file} is {_short(values)}, not numbers; compute the "
+                    "statistics again"
+                )
+            if kind in _NUMBERS and not np.isfinite(numbers).all():
                 raise UserError(
                     f"the {kind} of {_short(name)} in {file} is not a finite number everywhere; find the episode with "
                     "that value and leave it out, or compute the statistics again"
                 )
-
-
-def _is_finite(values: Any) -> bool:
-    try:
-        return bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())
-    except (ValueError, TypeError, OverflowError):
-        return False
 
 
 def _short(value: Any) -> str:

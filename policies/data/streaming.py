@@ -30,9 +30,11 @@ def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetada
         if root is not None:
             check_dataset_files(Path(root))
         meta = LeRobotDatasetMetadata(name, root)
-        check_dataset_files(Path(meta.root))
+        check_dataset_files(Path(meta.root), with_data=root is not None)
         return meta
-    except READ_ERRORS as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged tables fail in as many ways as there are readers below
         raise no_dataset(str(root or repo_id), error) from error
 
 
@@ -104,9 +106,9 @@ def stream_batches(
     def next_batch() -> dict[str, Any]:
         try:
             items = [next(samples) for _ in range(batch_size)]
-        except READ_ERRORS as error:
+            batch: dict[str, Any] = default_collate([{key: item[key] for key in keys} for item in items])
+        except Exception as error:  # damaged files fail in as many ways as there are decoders below
             raise _broken(meta, error) from error
-        batch: dict[str, Any] = default_collate([{key: item[key] for key in keys} for item in items])
         for key in config.image_features:
             if batch[key].dtype == torch.uint8:
                 batch[key] = batch[key].float().div_(255)
