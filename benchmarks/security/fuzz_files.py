@@ -43,7 +43,7 @@ _TEXT = """# Mutated files
 `python -m benchmarks.security.fuzz_files cases={cases} seed={seed}`, {machine}. A mutation "works" if the command ends
 as with good files, and is "refused" with one line and exit code 2, all files as before. A fault is anything else:
 a traceback, another line, no end within {seconds} s, more than {memory} MB above the good command, a program started,
-a file outside of the case's folder read or changed.
+a file outside of the case's folder read or changed. A case that was a fault is tried again once its cause is fixed.
 
 {kinds}
 
@@ -190,29 +190,37 @@ def run_case(good: Good, name: str, rng: random.Random) -> dict[str, Any] | None
 _PARTS = {"work", "outside", "temporary", "errors", "events"}
 
 
-def cases_of(goods: list[Good], kind: str, settings: Settings) -> Iterator[tuple[int, Good, str, random.Random]]:
+def cases_of(
+    goods: list[Good], kind: str, numbers: Iterable[int], seed: int
+) -> Iterator[tuple[int, Good, str, random.Random]]:
     """Number, original, mutation and random draws of every case; each case by itself is always the same."""
     names = {
         good.original.name: applicable(list_scene(good.folder, good.original.targets, good.folder)) for good in goods
     }
-    for number in settings.only or range(settings.cases):
+    for number in numbers:
         good = goods[number % len(goods)]
         mutations = names[good.original.name]
         name = mutations[number // len(goods) % len(mutations)]
-        yield number, good, name, random.Random(f"{settings.seed}-{kind}-{number}")
+        yield number, good, name, random.Random(f"{seed}-{kind}-{number}")
 
 
 class Tally:
-    """Counts of outcomes of one kind, by mutation, and its faults; `earlier` are those of the cases before."""
+    """Counts of outcomes of one kind, by mutation, and its faults.
+
+    `earlier` is the result of an earlier call, which this one goes on from: its faults are tried again.
+    """
 
     def __init__(self, earlier: Mapping[str, Any]):
-        self.mutations = {name: [0, 0, 0] for name in MUTATIONS} | earlier.get("mutations", {})
-        self.faults = list(earlier.get("faults", []))
+        self.mutations = {name: list(earlier.get("mutations", {}).get(name, [0, 0, 0])) for name in MUTATIONS}
         self.slowest_s, self.next = earlier.get("slowest_s", 0.0), earlier.get("next", 0)
+        self.faults: list[dict[str, Any]] = []
+        self.again = [fault["case"] for fault in earlier.get("faults", [])]
+        for fault in earlier.get("faults", []):
+            self.mutations[fault["mutation"]][OUTCOMES.index("fault")] -= 1
 
     def add(self, number: int, case: dict[str, Any] | None) -> None:
         """Count a case; None is one that the files did not allow."""
-        self.next = number + 1
+        self.next = max(self.next, number + 1)
         if case is None:
             return
         self.mutations[case["mutation"]][OUTCOMES.index(case["outcome"])] += 1
@@ -235,15 +243,14 @@ def fuzz(kind: str, settings: Settings, earlier: Mapping[str, Any]) -> dict[str,
         goods = make_goods(KINDS[kind](), Path(base))
         print(f"{kind}: {len(goods)} good folders after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         before = content(Path(base))
-        for number, good, name, rng in cases_of(goods, kind, settings):
-            if number < tally.next and not settings.only:
-                continue
+        numbers = settings.only or [*tally.again, *range(tally.next, settings.cases)]
+        for number, good, name, rng in cases_of(goods, kind, numbers, settings.seed):
             case = run_case(good, name, rng)
             errors = case.pop("errors") if case else ""
             tally.add(number, case)
             if case and (settings.only or case["outcome"] == "fault"):
                 print(number, *case.values(), errors if settings.only else "", sep=" | ", flush=True)
-            if 0 < settings.seconds < time.monotonic() - began:
+            if 0 < settings.seconds < time.monotonic() - began and number not in tally.again:
                 break
         if content(Path(base)) != before:
             raise RuntimeError("a case has changed the good files")
@@ -283,17 +290,18 @@ def main(settings: Settings) -> None:
         "cases": settings.cases,
         "seed": settings.seed,
     }
-    results = read_kept("fuzz_files", conditions).get("results", {})
     try:
         for kind in settings.kinds:
-            earlier = {} if settings.only else results.get(kind, {})
-            if earlier.get("next", 0) >= settings.cases:
+            earlier = {} if settings.only else read_kept("fuzz_files", conditions).get("results", {}).get(kind, {})
+            if earlier.get("next", 0) >= settings.cases and not earlier["faults"]:
                 earlier = {}
-            results[kind] = fuzz(kind, settings, earlier)
-            if not settings.only:
-                results = {name: results[name] for name in NAMES if name in results}
-                keep("fuzz_files", {"asked": conditions, "results": results}, report(results, settings))
-            print(kind, {key: results[kind][key] for key in (*OUTCOMES, "slowest_s")}, flush=True)
+            result = fuzz(kind, settings, earlier)
+            print(kind, {key: result[key] for key in (*OUTCOMES, "slowest_s")}, flush=True)
+            if settings.only:
+                continue
+            results = read_kept("fuzz_files", conditions).get("results", {}) | {kind: result}
+            results = {name: results[name] for name in NAMES if name in results}
+            keep("fuzz_files", {"asked": conditions, "results": results}, report(results, settings))
     finally:
         shutil.rmtree(os.environ["FUZZ_CACHE"], ignore_errors=True)
 
