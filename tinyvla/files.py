@@ -90,10 +90,12 @@ def sync_folder(folder: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Delete a folder so that a killed process leaves it whole or under a name that `fill_folder` clears."""
-    if folder.is_symlink() or folder.exists():
+    if folder.is_dir() and not folder.is_symlink():
         doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         folder.replace(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+    else:  # nothing, or a link, a file or a pipe in the folder's place
+        folder.unlink(missing_ok=True)
 
 
 def finished_checkpoints(run_dir: Path) -> list[Path]:

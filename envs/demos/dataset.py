@@ -75,7 +75,10 @@ def ensure_dataset(
 def check_dataset(root: Path) -> None:
     """Raise UserError unless a dataset of `ensure_dataset` has all its files in their full size."""
     try:
-        files = read_json_object(root / PROVENANCE)["files"]
+        provenance = read_json_object(root / PROVENANCE)
+        files = provenance["files"]
+        if any(type(task["failures_discarded"]) is not int for task in provenance["tasks"].values()):
+            raise ValueError("its numbers of failures are not numbers")
         damaged = [name for name, size in files.items() if inside(root, name).stat().st_size != size]
         if damaged:
             raise ValueError(f"{damaged[0]} has another size than was written")

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyvla.errors import UserError
-from tinyvla.files import alone_in, write_whole
+from tinyvla.files import alone_in, discard, write_whole
 from tinyvla.untrusted import read_json_object
 
 from ..workers import clear_disk_errors, count_workers, worker_pool
@@ -143,7 +143,7 @@ def open_labelled_images(
             arrays = {name: array[:count] for name, array in arrays.items()}
             return LabelledImages(arrays["images"], labels, arrays["instances"], arrays.get("depth"))
         for block in damaged:
-            _label_file(folder, block).unlink(missing_ok=True)
+            discard(_label_file(folder, block))
     raise UserError(f"the images in {folder} are damaged again after they were drawn; point data_dir at another disk")
 
 
@@ -224,10 +224,14 @@ def _store(image_set: ImageSet, folder: Path, block: int, drawn: Block) -> None:
         content = drawn.arrays[name].astype(array.dtype, copy=False).tobytes()
         checksums[name] = zlib.crc32(content)
         path = folder / f"{name}.bin"
+        if path.is_symlink() or not path.is_file():
+            discard(path)  # a folder, a pipe or a link in its place
         path.touch()
         with path.open("r+b") as file:
             file.seek(block * BLOCK * array.bytes(image_set.image_size))
             file.write(content)
+    if not (folder / "labels").is_dir():
+        discard(folder / "labels")
     write_whole(_label_file(folder, block), json.dumps({"checksums": checksums, "labels": drawn.labels}))
 
 

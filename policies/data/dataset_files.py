@@ -61,7 +61,7 @@ def check_dataset_files(root: Path, with_data: bool = True) -> None:
     for name, feature in features.items():
         _check_feature(file, name, feature)
     if (root / STATS).exists():
-        _check_statistics(root / STATS)
+        check_statistics(read_json_object(root / STATS), root / STATS)
     check_tables(root, info)
     if with_data:
         check_data(root, info)
@@ -129,8 +129,12 @@ def _check_feature(file: Path, name: str, feature: Any) -> None:
         raise UserError(f"the feature {_short(name)} in {file} cannot be ({_short(feature)}); get a complete copy")
 
 
-def _check_statistics(file: Path) -> None:
-    for name, statistics in read_json_object(file).items():
+def check_statistics(stats: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError unless statistics by feature and kind are numbers, finite where normalisation uses them.
+
+    file: that holds them, for the message.
+    """
+    for name, statistics in stats.items():
         if not isinstance(statistics, dict):
             raise UserError(f"the statistics of {_short(name)} in {file} are {_short(statistics)}; compute them again")
         for kind, values in statistics.items():

@@ -111,13 +111,16 @@ def _cached(
 ) -> dict[str, Tensor]:
     """Memory-mapped files of `compute`; they depend on the weights of `modules` and on `settings`."""
     folder = root.parent / "features" / root.name / _fingerprint(root, modules, settings)
+    count = len(next(iter(frames.values())))
     try:
         fill_folder(
-            folder, lambda: _read_shapes(folder) is not None, lambda empty: _compute(empty, frames, compute, advice)
+            folder,
+            lambda: _read_shapes(folder, count) is not None,
+            lambda empty: _compute(empty, frames, compute, advice),
         )
     except OSError as error:
         raise UserError(f"the features of {root} cannot be written ({error}); free some space, {advice}") from error
-    shapes = _read_shapes(folder)
+    shapes = _read_shapes(folder, count)
     assert shapes is not None
     return {
         key: torch.from_file(str(folder / key), shared=False, size=math.prod(sizes), dtype=_DTYPES[name]).view(sizes)
@@ -125,12 +128,13 @@ def _cached(
     }
 
 
-def _read_shapes(folder: Path) -> dict[str, tuple[list[int], str]] | None:
-    """Shape and type of every feature in a folder; None if a file is missing, damaged or of another size."""
+def _read_shapes(folder: Path, count: int) -> dict[str, tuple[list[int], str]] | None:
+    """Shape and type of every feature of `count` frames in a folder; None if a file is missing, damaged or another."""
     try:
         shapes = {key: (list(map(int, sizes)), str(name)) for key, (sizes, name) in read_json(folder / SHAPES).items()}
         for key, (sizes, name) in shapes.items():
-            if inside(folder, key).stat().st_size != math.prod(sizes) * _DTYPES[name].itemsize:
+            size = math.prod(sizes) * _DTYPES[name].itemsize
+            if min(sizes) < 1 or sizes[0] != count or inside(folder, key).stat().st_size != size:
                 return None
     except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

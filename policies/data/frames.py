@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import fill_folder
-from tinyvla.untrusted import read_json
+from tinyvla.untrusted import check_regular, read_json
 
 from .dataset_files import INFO, check_dataset_files, fingerprint
 
@@ -55,7 +55,7 @@ def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]
         (empty / "stamp.json").write_text(json.dumps(stamp))
 
     try:
-        fill_folder(folder, functools.partial(_is_complete, folder, stamp), decode)
+        fill_folder(folder, functools.partial(_is_complete, folder, stamp, _sides(dataset)), decode)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(
             f"the frames of {dataset.root} cannot be decoded ({one_line(error)}); free disk space if it is full, "
@@ -64,14 +64,27 @@ def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]
     return {key: np.load(folder / f"{key}.npy", mmap_mode="c") for key in dataset.meta.camera_keys}
 
 
-def _is_complete(folder: Path, stamp: dict[str, Any]) -> bool:
+def _sides(dataset: LeRobotDataset) -> dict[str, tuple[int, int]]:
+    """Height and width of every camera's frames."""
+    features = dataset.meta.features
+    return {key: (int(features[key]["shape"][0]), int(features[key]["shape"][1])) for key in dataset.meta.camera_keys}
+
+
+def _is_complete(folder: Path, stamp: dict[str, Any], sides: dict[str, tuple[int, int]]) -> bool:
     """True if the folder has the frames that the stamp describes; anything else in it is replaced."""
     try:
         return read_json(folder / "stamp.json") == stamp and all(
-            len(np.load(folder / f"{key}.npy", mmap_mode="r")) == stamp["frames"] for key in stamp["cameras"]
+            _is_array(folder / f"{key}.npy", (stamp["frames"], 3, *sides[key])) for key in stamp["cameras"]
         )
-    except (UserError, OSError, ValueError, EOFError):
+    except (UserError, OSError, ValueError, EOFError, SyntaxError):
         return False
+
+
+def _is_array(file: Path, shape: tuple[int, ...]) -> bool:
+    """True for a file of a uint8 array of this shape."""
+    check_regular(file)
+    array = np.load(file, mmap_mode="r")
+    return array.shape == shape and array.dtype == np.uint8
 
 
 class _Spans(torch.utils.data.Dataset):

@@ -11,7 +11,7 @@ from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 from tinyvla.untrusted import read_json_object
 
-from .dataset_files import as_arrays, as_lists, fingerprint
+from .dataset_files import as_arrays, as_lists, check_statistics, fingerprint
 
 FILE = "dataset.json"  # of a run's folder
 
@@ -41,8 +41,9 @@ def keep_statistics(
             write_whole(file, json.dumps({**present, "stats": stats}))
         return as_arrays(stats)
     stored = read_json_object(file)
-    if not isinstance(stored.get("stats"), dict) or not all(isinstance(x, dict) for x in stored["stats"].values()):
+    if not isinstance(stored.get("stats"), dict):
         raise UserError(f"{file} holds no statistics; restore that file, or start a new run")
+    check_statistics(stored["stats"], file)
     if stored.get("fingerprint") != present["fingerprint"]:
         change = _describe_change(stored, present)
         if not accept_changed:

@@ -131,13 +131,26 @@ def last_step(run_dir: Path) -> int:
 
 def read_last_state(run_dir: Path) -> dict[str, Any] | None:
     """Training state of a run's newest checkpoint, None if there is none. Raises UserError if it is damaged."""
-    finished = finished_checkpoints(run_dir)
-    if not finished:
+    if not finished_checkpoints(run_dir):
         return None
+    with restoring(run_dir):
+        state = load_plain(inside(finished_checkpoints(run_dir)[-1], str(_STATE)))
+        if (
+            not isinstance(state, dict)
+            or state["step"] != last_step(run_dir)
+            or not isinstance(state["best"], float | int)
+        ):
+            raise ValueError("it is the state of another step")
+    return state
+
+
+@contextmanager
+def restoring(run_dir: Path) -> Iterator[None]:
+    """Raise UserError for whatever goes wrong with the state of a run's newest checkpoint."""
     try:
-        return load_plain(inside(finished[-1], str(_STATE)))
-    except Exception as error:  # a damaged file fails in as many ways as unpickling has steps
+        yield
+    except Exception as error:  # a damaged file fails in as many ways as reading has steps
         raise UserError(
-            f"the checkpoint {finished[-1]} is damaged ({one_line(error)}); "
+            f"the checkpoint {finished_checkpoints(run_dir)[-1]} is damaged ({one_line(error, 120)}); "
             "delete that folder, and resume=true goes on from an earlier one or from the start"
         ) from error

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..files import best_checkpoint
-from .checkpoint import CheckpointWriter, read_last_state, settle
+from .checkpoint import CheckpointWriter, read_last_state, restoring, settle
 from .device import use_threads
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
 from .guard import LossGuard, stop_requests
@@ -64,9 +64,8 @@ def fit(
         start = state["step"]
         if best_checkpoint(run_dir):  # else its score belongs to weights that are gone
             best = state["best"]
-        module.load_state_dict(state["model"])
-    if accelerator.is_main_process:
-        settle(run_dir)
+        with restoring(run_dir):
+            module.load_state_dict(state["model"])
     module.train()
     trainable.start(start)
 
@@ -80,11 +79,14 @@ def fit(
     ema = make_ema(list(averaged.values()), trainer.ema_decay)
     guard = LossGuard(run_dir)
     if state:
-        load_optimizer(optimizer, state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        ema.load_state_dict(state["ema"])
-        ema.shadow_params = shard_like(ema.shadow_params, list(averaged.values()))
-        guard.load_state_dict(state["guard"])
+        with restoring(run_dir):
+            load_optimizer(optimizer, state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+            ema.load_state_dict(state["ema"])
+            ema.shadow_params = shard_like(ema.shadow_params, list(averaged.values()))
+            guard.load_state_dict(state["guard"])
+    if accelerator.is_main_process:
+        settle(run_dir)  # only now: a run that cannot be resumed is left as it is
     ema.to(accelerator.device)
     stateful = {"model": module, "optimizer": optimizer, "schedule": schedule, "ema": ema, "guard": guard}
 

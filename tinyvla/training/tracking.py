@@ -13,6 +13,9 @@ from ..files import sync, write_whole
 from ..untrusted import check_regular
 from .checkpoint import last_step
 
+MAX_METRICS_BYTES = 256 << 20
+_LONGEST_LINE = 1 << 20
+
 
 class Tracker:
     """Appends every record to metrics.jsonl, one JSON object per line, and sends it to wandb.
@@ -30,9 +33,12 @@ class Tracker:
         self.file = run_dir / "metrics.jsonl"
         self.enabled = enabled
         self.wandb: Any = None
+        self._kept: int | None = None  # step after which earlier records are dropped, once there are new ones
         if enabled:
             run_dir.mkdir(parents=True, exist_ok=True)
-            self._forget_after(last_step(run_dir))
+            if self.file.exists():
+                check_regular(self.file, MAX_METRICS_BYTES)
+                self._kept = last_step(run_dir)
             self.wandb = self._start_wandb(run_dir, config)
 
     def __enter__(self) -> Self:
@@ -46,6 +52,7 @@ class Tracker:
         """Record values at a step."""
         if not self.enabled:
             return
+        self._forget()
         with self.file.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.wandb:
@@ -53,6 +60,7 @@ class Tracker:
 
     def sync(self) -> None:
         """Have the disk hold the records so far, as the checkpoint that follows relies on."""
+        self._forget()
         if self.enabled and self.file.exists():
             sync(self.file)
 
@@ -69,11 +77,12 @@ class Tracker:
         artifact.add_dir(str(checkpoint))
         self.wandb.log_artifact(artifact)
 
-    def _forget_after(self, step: int) -> None:
-        if not self.file.exists():
-            return
-        records = [record for record in read_metrics(self.file) if record["step"] <= step]
-        write_whole(self.file, "".join(json.dumps(record) + "\n" for record in records))
+    def _forget(self) -> None:
+        """Drop the records that this run makes again; not before, since a run that is refused leaves its files alone."""
+        if self._kept is not None:
+            records = [record for record in read_metrics(self.file) if record["step"] <= self._kept]
+            write_whole(self.file, "".join(json.dumps(record) + "\n" for record in records))
+            self._kept = None
 
     @staticmethod
     def _start_wandb(run_dir: Path, config: Mapping[str, Any]) -> Any:
@@ -108,13 +117,28 @@ class Tracker:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Records of a metrics.jsonl, without a last line that a killed process left incomplete, and other damaged ones."""
+    """Records of a metrics.jsonl: `step` and numbers, or null, by name.
+
+    A last line that a killed process left incomplete is left out, and other damaged lines and values are. Raises
+    UserError for a file of more than MAX_METRICS_BYTES, or one that is not regular.
+    """
+    check_regular(file, MAX_METRICS_BYTES)
     records = []
-    for line in file.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
+    with file.open("rb") as lines:
+        while line := lines.readline(_LONGEST_LINE):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(record, dict) and _is_step(record.get("step")):
+                records.append({name: value for name, value in record.items() if _is_number(value)})
     return records
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _is_number(value: Any) -> bool:
+    """True for null and for numbers that are finite, infinite or NaN as floats."""
+    return value is None or type(value) is float or (type(value) is int and abs(value) < 1 << 53)
