@@ -236,7 +236,7 @@ class Tally:
 
 def fuzz(kind: str, settings: Settings, earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Counts of outcomes of a kind; `earlier` is the result of an earlier call, which this one goes on from."""
-    from .good_files import KINDS
+    from .good_models import KINDS
 
     tally, began = Tally(earlier), time.monotonic()
     with tempfile.TemporaryDirectory() as base:

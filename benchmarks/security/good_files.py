@@ -16,7 +16,6 @@ from typing import Any
 from unittest.mock import patch
 
 import gymnasium
-import imageio.v3 as imageio
 import numpy as np
 import torch
 
@@ -31,13 +30,8 @@ import tinyvla_scripts.train
 import tinyvla_scripts.vision_task  # so that a fork need not import it
 from envs.eval_results import Job, summarise
 from envs.rollout import Rollout, write_video
-from tinyvla.encoders import Classifier
-from tinyvla.errors import UserError
 from tinyvla.files import write_whole
-from tinyvla.frontends.tinyclip import TinyCLIP
-from tinyvla.frontends.tinysam import TinySAM
 from tinyvla.frontends.wake import Wake
-from tinyvla.inference.exported import ExportedPolicy
 
 from .interrupted_work import InThisProcess
 
@@ -326,86 +320,3 @@ def caches() -> Iterator[Original]:
     yield Original("features", write_caches, retrain, ("data/features",))
     yield Original("collection", collect, collect, ("data",))
     yield Original("images", draw_images, draw_images, ("data/scenes",))
-
-
-# Front-ends and exported models
-
-
-def perceive(name: str, *settings: str) -> None:
-    """perceive.py with the front-end in `checkpoint`, on an image."""
-    entry_point("perceive", f"frontend={name}", f"frontend.{name}.checkpoint=checkpoint", "source=image.png", *settings)
-
-
-def write_image() -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    imageio.imwrite("image.png", pixels)
-
-
-def write_frontend(name: str) -> None:
-    """A front-end of few weights as `checkpoint`, and an image to look at."""
-    write_image()
-    torch.manual_seed(0)
-    if name == "wake":
-        write_wake(Path("checkpoint"))
-    elif name == "tinyclip":
-        tower = {"layers": 1, "width": 32, "heads": 2, "units": 32}
-        texts = ["a red mug", "a blue bowl"]
-        TinyCLIP.new(texts, tower, tower, 32, 8, 32, 530, 16).save(Path("checkpoint"))
-    else:
-        sizes = {"image_size": 64, "hidden_size": 32, "embed_dims": [16, 16, 32, 32], "depths": [1, 1, 1, 1]}
-        sizes |= {"num_heads": [1, 1, 2, 2], "window_sizes": [4, 4, 4, 4], "decoder": DECODER, "prompts": {}}
-        TinySAM(sizes, {"points_per_side": 2}).save(Path("checkpoint"))
-
-
-DECODER = {"num_hidden_layers": 1, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
-
-
-def train_with_classifier(name: str) -> None:
-    """A policy whose vision tower begins with the weights of the classifier in `checkpoint`."""
-    train_a_step(f"backbone.vision={name}", "backbone.vision_pretrained=checkpoint")
-
-
-def write_classifier(name: str) -> None:
-    write_dataset(Path("data/set"))
-    Classifier(name, ["one", "two"], SIZE).save(Path("checkpoint"))
-
-
-def frontends() -> Iterator[Original]:
-    """Front-ends by themselves, and classifiers that an image encoder begins with."""
-    for name, *request in (("wake",), ("tinyclip", "request.text=a red mug"), ("tinysam",)):
-        yield Original(name, partial(write_frontend, name), partial(perceive, name, *request), ("checkpoint",))
-    for name in ("cct_2_3x2", "tinyvit_5m"):
-        yield Original(name, partial(write_classifier, name), partial(train_with_classifier, name), ("checkpoint",))
-
-
-def write_export() -> None:
-    write_checkpoint("tinyvla")
-    entry_point("export", "checkpoint=checkpoint", "export_dir=exported")
-
-
-def run_exported(engine: str) -> None:
-    """The first chunk of an exported policy, as a program computes it. A UserError ends it as it ends a command."""
-    try:
-        policy = ExportedPolicy("exported", engine)
-        image = np.zeros((SIZE, SIZE, 3), np.uint8)
-        observation = {f"observation.images.{CAMERA}": image, "observation.state": np.zeros(4), "task": "open it"}
-        policy.predict_chunk(observation, np.random.default_rng(0))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def exports() -> Iterator[Original]:
-    """Folders of export.py."""
-    for engine in ("onnx", "openvino"):
-        yield Original(f"export {engine}", write_export, partial(run_exported, engine), ("exported",))
-
-
-KINDS: dict[str, Callable[[], Iterator[Original]]] = {
-    "checkpoints": checkpoints,
-    "datasets": datasets,
-    "runs": runs,
-    "caches": caches,
-    "front-ends": frontends,
-    "exports": exports,
-}

@@ -78,7 +78,7 @@ class Tracker:
         self.wandb.log_artifact(artifact)
 
     def _forget(self) -> None:
-        """Drop the records that this run makes again; not before, since a run that is refused leaves its files alone."""
+        """Drop the records that this run makes again; not before, since a refused run leaves its files alone."""
         if self._kept is not None:
             records = [record for record in read_metrics(self.file) if record["step"] <= self._kept]
             write_whole(self.file, "".join(json.dumps(record) + "\n" for record in records))
