@@ -142,6 +142,9 @@ def flip(path):
         ("instances.bin", Path.unlink),
         ("labels/000001.json", lambda path: os.truncate(path, 100)),
         ("labels/000000.json", lambda path: path.write_text("[]")),
+        ("labels/000000.json", lambda path: (path.unlink(), path.mkdir())),
+        ("images.bin", lambda path: (path.unlink(), os.mkfifo(path))),
+        ("depth.bin", lambda path: (path.unlink(), path.mkdir())),
     ],
 )
 def test_damaged_images_are_drawn_again(damaged, file, damage):

@@ -104,3 +104,14 @@ def test_a_damaged_state_is_one_line(damage, tmp_path):
     with pytest.raises(UserError, match=r"000005 is damaged .*delete that folder") as mistake:
         read_last_state(tmp_path)
     assert "\n" not in str(mistake.value)
+
+
+@pytest.mark.parametrize(
+    "state", [[1, 2], {"weights": 1}, {"step": 4, "best": 0.5}, {"step": 5, "best": "text"}, {"step": None}]
+)
+def test_a_state_of_another_step_is_one_line(state, tmp_path):
+    write_checkpoint(tmp_path, 5)
+    torch.save(state, tmp_path / "checkpoints/000005/training_state/state.pt")
+    with pytest.raises(UserError, match=r"000005 is damaged .*delete that folder") as mistake:
+        read_last_state(tmp_path)
+    assert "\n" not in str(mistake.value)

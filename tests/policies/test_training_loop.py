@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -138,6 +139,19 @@ def test_the_rate_warms_up_and_falls_to_zero(dataset_root, tmp_path):
     rates = [record["train/lr"] for record in curve(tmp_path)]  # of the step that comes next
     assert rates[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
     assert rates[3:] == pytest.approx([5e-4 * (1 + math.cos(math.pi * i / 16)) for i in range(17)])
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "schedule", "ema", "guard"])
+def test_a_state_that_does_not_fit_is_one_line_and_leaves_the_run_alone(name, dataset_root, tmp_path, undisturbed):
+    run_dir = shutil.copytree(undisturbed, tmp_path / "run", symlinks=True)
+    state = read_last_state(run_dir)
+    torch.save(state | {name: {"other": 1}}, run_dir / "checkpoints/000012/training_state/state.pt")
+    (run_dir / "checkpoints/best").unlink()
+    before = {path: path.is_file() and path.read_bytes() for path in run_dir.rglob("*")}
+    with pytest.raises(UserError, match=r"000012 is damaged .*delete that folder") as mistake:
+        run(run_dir, dataset_root)
+    assert "\n" not in str(mistake.value)
+    assert {path: path.is_file() and path.read_bytes() for path in run_dir.rglob("*")} == before
 
 
 @pytest.mark.parametrize("at", [3, 5, 7, 12])

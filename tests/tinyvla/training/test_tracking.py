@@ -1,7 +1,9 @@
 """Tracking of metrics: metrics.jsonl has each step once, even after a run is killed; wandb works without an account."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from tiny import write_checkpoint
@@ -42,15 +44,40 @@ def test_records_that_a_resumed_run_makes_again_are_dropped(tmp_path):
         file.write('{"step": 9, "train/lo')  # killed while writing
     assert steps(tmp_path) == list(range(1, 9))
     resumed = Tracker(tmp_path, OFF)
-    assert steps(tmp_path) == list(range(1, 6))
+    assert steps(tmp_path) == list(range(1, 9))  # a run that is refused now leaves its file alone
     resumed.log(6, {"train/loss": 1 / 6})
     assert steps(tmp_path) == list(range(1, 7))
 
 
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
     Tracker(tmp_path, OFF).log(1, {"train/loss": 1.0})
-    Tracker(tmp_path, OFF)
+    Tracker(tmp_path, OFF).sync()
     assert steps(tmp_path) == []
+
+
+def test_damaged_lines_and_values_are_left_out(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    damaged = [
+        "[" * 10**5,
+        '{"step": true}',
+        '{"step": -1}',
+        f'{{"step": 1{"0" * 400}}}',
+        "[1]",
+        "\x00" * 5,
+        '{"step": 2',
+    ]
+    good = '{"step": 1, "loss": 0.5, "lr": NaN, "none": null, "text": "x", "list": [1], "huge": 1' + "0" * 400 + "}"
+    file.write_text("\n".join([*damaged, good]) + "\n")
+    (record,) = read_metrics(file)
+    assert record.keys() == {"step", "loss", "lr", "none"}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda file: file.symlink_to("/dev/zero")])
+def test_metrics_that_are_no_file_are_one_line(make, tmp_path):
+    make(tmp_path / "metrics.jsonl")
+    for read in (lambda: read_metrics(tmp_path / "metrics.jsonl"), lambda: Tracker(tmp_path, OFF)):
+        with pytest.raises(UserError, match="not a regular file"):
+            read()
 
 
 @pytest.fixture
