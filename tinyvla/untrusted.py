@@ -20,7 +20,11 @@ def inside(folder: Path | str, name: str) -> Path:
     home = folder.resolve()
     homes = [home, *([home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [])]
     path = folder / name.replace("\0", "")
-    if "\0" in name or not any(path.resolve().is_relative_to(place) for place in homes):
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise UserError(f"{path} cannot be read ({one_line(error)}); get a copy without such links") from error
+    if "\0" in name or not any(target.is_relative_to(place) for place in homes):
         raise UserError(f"{folder} refers to {name}, which is outside of it; get a copy without such paths and links")
     return path
 

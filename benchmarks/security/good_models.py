@@ -72,7 +72,7 @@ def write_classifier(name: str) -> None:
 
 def frontends() -> Iterator[Original]:
     """Front-ends by themselves, and classifiers that an image encoder begins with."""
-    for name, *request in (("wake",), ("tinyclip", "request.text=a red mug"), ("tinysam",)):
+    for name, *request in (("wake",), ("tinyclip", "request.texts=[a red mug,a blue mug]"), ("tinysam",)):
         yield Original(name, partial(write_frontend, name), partial(perceive, name, *request), ("checkpoint",))
     for name in ("cct_2_3x2", "tinyvit_5m"):
         yield Original(name, partial(write_classifier, name), partial(train_with_classifier, name), ("checkpoint",))

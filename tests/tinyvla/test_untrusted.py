@@ -72,3 +72,11 @@ def test_a_pipe_or_a_device_is_not_opened(tmp_path: Path) -> None:
         read_json(tmp_path / "config.json")
     with pytest.raises(UserError, match="not a regular file"):
         read_json(Path("/dev/zero"))
+
+
+def test_a_link_to_itself_is_one_line(folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
+    for read in (lambda: inside(folder, "loop"), lambda: check_links(folder), lambda: check_regular(folder / "loop")):
+        with pytest.raises(UserError, match="loop") as mistake:
+            read()
+        assert "\n" not in str(mistake.value)
