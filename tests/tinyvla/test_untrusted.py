@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tinyvla.errors import UserError
-from tinyvla.untrusted import check_links, inside, read_json, read_json_object
+from tinyvla.untrusted import check_links, check_regular, inside, read_json, read_json_object
 
 
 @pytest.fixture
