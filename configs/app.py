@@ -121,8 +121,16 @@ def _finish(cfg: DictConfig, config_name: str) -> DictConfig:
 
 
 def _user_error(error: BaseException | None) -> str | None:
-    """Message of the UserError in a chain of causes (worker processes wrap exceptions), or None."""
+    """Message of the UserError in a chain of causes (worker processes wrap exceptions), or None.
+
+    Too little memory is a mistake in the settings, or in a file that has them.
+    """
     while error is not None and not isinstance(error, UserError):
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is PyTorch's
+            return (
+                f"this machine has not enough memory for these settings ({one_line(error, 100)}); lower the batch size "
+                "or the sizes of the policy, and check the files that hold them"
+            )
         error = error.__cause__
     return None if error is None else str(error)
 

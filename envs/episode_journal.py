@@ -56,7 +56,7 @@ class EpisodeJournal:
             for line in lines[1:]:
                 job, rollout = _decode(json.loads(line))
                 self.results[job] = rollout
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{self.file} is damaged ({one_line(error)}); delete it to play all episodes again"
             ) from error

@@ -33,6 +33,18 @@ def refused(capsys):
     return run
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 1 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 TB")]
+)
+def test_too_little_memory_is_one_line(error, capsys):
+    def run_out(_):
+        raise error
+
+    assert run_app([], run_out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: this machine has not enough memory")
+
+
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
 @pytest.mark.parametrize("policy", groups()["policy"])
 def test_every_policy_composes_with_the_general_presets(policy, preset):

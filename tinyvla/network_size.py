@@ -70,8 +70,8 @@ def bounded_network(folder: Path, files: Iterable[Path] | None = None) -> Iterat
         counts[1] += 1
         if counts[0] > limits[0] or counts[1] > limits[1]:
             raise UserError(
-                f"config.json describes a network that is far larger than the stored weights ({stored} values in "
-                f"{count} tensors); get the config.json that belongs to them"
+                f"the configuration describes a network that is far larger than the stored weights ({stored} values in "
+                f"{count} tensors); get the configuration that belongs to them"
             )
 
     handles = [

@@ -1,11 +1,12 @@
 """Ranges of settings, checked by the dataclass that has them."""
 
-import math
 from typing import Any
 
 # Of a network: a file or a typing error cannot ask for more memory than there is.
 MAX_WIDTH, MAX_LAYERS = 16_384, 256
 MAX_STEPS = 10_000  # of diffusion or flow
+
+_FINITE = 1e300  # whole numbers from 1e309 are finite, and too large for a float
 
 
 class RangeError(ValueError):
@@ -36,7 +37,7 @@ def check_range(
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RangeError(name, value, f"use {_range_text(low, high, above)}")
         is_low = (low is not None and value < low) or (above is not None and value <= above)
-        if not math.isfinite(value) or is_low or (high is not None and value > high):
+        if not abs(value) < _FINITE or is_low or (high is not None and value > high):
             raise RangeError(name, value, f"use {_range_text(low, high, above)}")
 
 

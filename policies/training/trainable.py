@@ -1,6 +1,8 @@
 """A policy and its batches of demonstrations, as the training loop trains it."""
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tinyvla.augment import augment_images
+from tinyvla.errors import UserError
+from tinyvla.files import model_in
 from tinyvla.machine import count_cores
+from tinyvla.network_size import bounded_network, stored_size
 from tinyvla.training import sample_order
 from tinyvla.training.device import device_of
 from tinyvla.training.loop import Validate, fit
@@ -91,6 +96,15 @@ def make_optimizer(policy: PreTrainedPolicy, lr: float, weight_decay: float) -> 
     return optimizer
 
 
+def _bounded_as_stored(run_dir: Path) -> AbstractContextManager[None]:
+    """Context in which a resumed run makes no network that is far larger than that of its checkpoint."""
+    with contextlib.suppress(UserError):  # damaged weights: those of the training state may be whole
+        if checkpoint := model_in(run_dir):
+            stored_size(checkpoint)
+            return bounded_network(checkpoint)
+    return contextlib.nullcontext()
+
+
 class PolicyTrainable(Trainable):
     """A policy with its two pipelines, and batches of demonstrations with augmented images."""
 
@@ -103,7 +117,8 @@ class PolicyTrainable(Trainable):
         dataset = settings.dataset
         self._meta = self._dataset.meta if self._dataset else open_metadata(dataset.repo_id, dataset.root)
         torch.manual_seed(settings.seed)
-        self.module: Any = make_policy(settings.policy, self._meta, device_of(accelerator))
+        with _bounded_as_stored(settings.run_dir):
+            self.module: Any = make_policy(settings.policy, self._meta, device_of(accelerator))
         with accelerator.main_process_first():
             is_first = accelerator.is_main_process
             stats = keep_statistics(settings.run_dir, self._meta, dataset.accept_changed, is_first)

@@ -86,8 +86,19 @@ def test_episodes_of_another_evaluation_are_not_mixed_in(checkpoint, tmp_path, p
     assert (tmp_path / "run" / JOURNAL).read_bytes() == before
 
 
+HUGE = '{"job": ["a", "a", 0], "seed": 0, "success": true, "steps": 1, "action_ms": [1' + "0" * 400 + "]}"
+
+
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", "\xff", '{"evaluation": "a"}\n{"job": 1}', '{"evaluation": "a"}\n[' * 2]
+    "content",
+    [
+        "[]",
+        "{}",
+        "\xff",
+        '{"evaluation": "a"}\n{"job": 1}',
+        '{"evaluation": "a"}\n[' * 2,
+        f'{{"evaluation": "a"}}\n{HUGE}',
+    ],
 )
 def test_a_damaged_journal_is_one_line(content, tmp_path):
     (tmp_path / JOURNAL).write_text(content + "\n")

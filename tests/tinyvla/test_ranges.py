@@ -32,6 +32,7 @@ class Settings:
         ("rate", 0, "use a number above 0"),
         ("rate", float("inf"), "use a number above 0"),
         ("threads", -1, "use 1 or more"),
+        ("steps", 10**400, "use 1 or more"),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_range(field: str, value: Any, advice: str) -> None:

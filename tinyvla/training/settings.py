@@ -51,7 +51,9 @@ class TrainerConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        check_range(self, "steps", "batch_size", "num_threads", "processes", low=1)
+        check_range(self, "steps", low=1, high=1 << 40)
+        check_range(self, "batch_size", low=1, high=1 << 20)
+        check_range(self, "num_threads", "processes", low=1, high=1 << 12)
         check_range(self, "lr", "grad_clip", above=0)
         check_range(self, "weight_decay", "validate_every", "validate_episodes", "save_every", "log_every", low=0)
         check_range(self, "warmup_ratio", low=0, high=1)
