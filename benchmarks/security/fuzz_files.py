@@ -295,7 +295,11 @@ def main(settings: Settings) -> None:
             earlier = {} if settings.only else read_kept("fuzz_files", conditions).get("results", {}).get(kind, {})
             if earlier.get("next", 0) >= settings.cases and not earlier["faults"]:
                 earlier = {}
-            result = fuzz(kind, settings, earlier)
+            try:
+                result = fuzz(kind, settings, earlier)
+            except RuntimeError as error:
+                print(f"{kind}: {error}", file=sys.stderr, flush=True)
+                continue
             print(kind, {key: result[key] for key in (*OUTCOMES, "slowest_s")}, flush=True)
             if settings.only:
                 continue

@@ -54,7 +54,7 @@ def write_frontend(name: str) -> None:
     else:
         sizes = {"image_size": 64, "hidden_size": 32, "embed_dims": [16, 16, 32, 32], "depths": [1, 1, 1, 1]}
         sizes |= {"num_heads": [1, 1, 2, 2], "window_sizes": [4, 4, 4, 4], "decoder": DECODER, "prompts": {}}
-        TinySAM(sizes, {"points_per_side": 2}).save(Path("checkpoint"))
+        TinySAM(sizes, {"points_per_side": 4}).save(Path("checkpoint"))
 
 
 DECODER = {"num_hidden_layers": 1, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
