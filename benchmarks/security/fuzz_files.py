@@ -219,7 +219,7 @@ class Tally:
             self.mutations[fault["mutation"]][OUTCOMES.index("fault")] -= 1
 
     def add(self, number: int, case: dict[str, Any] | None) -> None:
-        """Count a case; None is one that the files did not allow."""
+        """Count a case; None: the files did not allow it."""
         self.next = max(self.next, number + 1)
         if case is None:
             return

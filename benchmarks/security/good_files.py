@@ -134,9 +134,9 @@ def write_dataset(root: Path, video: bool = False) -> None:
 
 def train(policy: str, *settings: str) -> None:
     """Train for two steps on the dataset `data/set`; every validation scores 0.5."""
-    given = [f"policy={policy}", "dataset.root=data/set", *POLICIES[policy], *TRAIN, "eval.episodes=0"]
+    settings_of_policy = [f"policy={policy}", "dataset.root=data/set", *POLICIES[policy], *TRAIN, "eval.episodes=0"]
     with patch.object(envs.evaluation, "validator", lambda *_: lambda folder: {"success_rate": 0.5}):
-        entry_point("train", *given, "trainer.steps=2", "trainer.validate_every=2", *settings)
+        entry_point("train", *settings_of_policy, "trainer.steps=2", "trainer.validate_every=2", *settings)
 
 
 def train_a_step(*settings: str) -> None:

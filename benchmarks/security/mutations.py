@@ -118,8 +118,8 @@ _DROPPED = object()
 
 
 def _other_type(value: Any, rng: random.Random) -> Any:
-    others = [None, True, 1, 2.5, "text", [], [1], {}, {"key": 1}, [[]], ""]
-    return rng.choice([other for other in others if type(other) is not type(value)])
+    values = [None, True, 1, 2.5, "text", [], [1], {}, {"key": 1}, [[]], ""]
+    return rng.choice([new for new in values if type(new) is not type(value)])
 
 
 _FIELDS: dict[str, Callable[[Any, random.Random], Any]] = {
@@ -144,7 +144,7 @@ _FIELDS: dict[str, Callable[[Any, random.Random], Any]] = {
 
 
 def _file(change: Callable[[Path, Scene, random.Random], Any], suffixes: tuple[str, ...] = ("",)) -> Apply:
-    """A mutation of one file that is no link; `change` returns False if it has none to make, or a note of it."""
+    """A mutation of one file that is not a link; `change` returns False if it has none to make, or a note of it."""
 
     def apply(scene: Scene, rng: random.Random) -> str | None:
         files = [n for n in scene.files if n.endswith(suffixes) and not (scene.folder / n).is_symlink()]
@@ -196,12 +196,12 @@ def _flip(path: Path, scene: Scene, rng: random.Random) -> Any:
 
 
 def _swap(path: Path, scene: Scene, rng: random.Random) -> Any:
-    others = [scene.folder / name for name in scene.files if not (scene.folder / name).is_symlink()]
-    others = [other for other in others if other != path and other.is_file()]
-    alike = [other for other in others if other.suffix == path.suffix]
-    if not others:
+    files = [scene.folder / name for name in scene.files if not (scene.folder / name).is_symlink()]
+    files = [file for file in files if file != path and file.is_file()]
+    alike = [file for file in files if file.suffix == path.suffix]
+    if not files:
         return False
-    other = _own(rng.choice(alike if alike and rng.random() < 0.6 else others))
+    other = _own(rng.choice(alike if alike and rng.random() < 0.6 else files))
     mine, theirs = path.read_bytes(), other.read_bytes()
     path.write_bytes(theirs)
     other.write_bytes(mine)

@@ -23,7 +23,7 @@ def video_root(tmp_path_factory):
 
 @pytest.fixture
 def root(video_root, tmp_path, monkeypatch):
-    """A copy to damage, beside a hub that nobody may ask."""
+    """A copy to damage, beside a hub that may not be asked."""
 
     def ask(*_, **__):
         raise AssertionError("the hub was asked for a missing file")

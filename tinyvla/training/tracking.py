@@ -120,7 +120,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     """Records of a metrics.jsonl: `step` and numbers, or null, by name.
 
     A last line that a killed process left incomplete is left out, and other damaged lines and values are. Raises
-    UserError for a file of more than MAX_METRICS_BYTES, or one that is not regular.
+    UserError for a file that is not regular, or has more than MAX_METRICS_BYTES.
     """
     check_regular(file, MAX_METRICS_BYTES)
     records = []
