@@ -23,6 +23,7 @@ import envs.demos.collect
 import envs.demos.dataset
 import envs.evaluation
 import envs.scenes.image_store
+import tinyvla_scripts.collect
 import tinyvla_scripts.evaluate
 import tinyvla_scripts.export
 import tinyvla_scripts.perceive
