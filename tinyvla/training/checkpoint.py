@@ -135,11 +135,7 @@ def read_last_state(run_dir: Path) -> dict[str, Any] | None:
         return None
     with restoring(run_dir):
         state = load_plain(inside(finished_checkpoints(run_dir)[-1], str(_STATE)))
-        if (
-            not isinstance(state, dict)
-            or state["step"] != last_step(run_dir)
-            or not isinstance(state["best"], float | int)
-        ):
+        if state["step"] != last_step(run_dir) or not isinstance(state.get("best", 0.0), float | int):
             raise ValueError("it is the state of another step")
     return state
 
