@@ -52,7 +52,7 @@ def check_dataset_files(root: Path, with_data: bool = True) -> None:
         _check_number(file, name, info.get(name), 0, 1 << 40)
     for name in _SIZES:
         if name in info:
-            _check_number(file, name, info[name], 0, 1 << 40)
+            _check_number(file, name, info[name], 0, 1 << 40, whole=not name.endswith("_in_mb"))
     for name in ("data_path", "video_path"):
         _check_path(file, name, info.get(name))
     features = info.get("features")
