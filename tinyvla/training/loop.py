@@ -82,6 +82,8 @@ def fit(
         with restoring(run_dir):
             load_optimizer(optimizer, state["optimizer"])
             schedule.load_state_dict(state["schedule"])
+            if [x.shape for x in state["ema"]["shadow_params"]] != [x.shape for x in averaged.values()]:
+                raise ValueError("its averaged weights are those of another network")
             ema.load_state_dict(state["ema"])
             ema.shadow_params = shard_like(ema.shadow_params, list(averaged.values()))
             guard.load_state_dict(state["guard"])
