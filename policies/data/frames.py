@@ -2,7 +2,8 @@
 
 import functools
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,9 +27,10 @@ def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = N
     """The LeRobotDataset at `root`. Raises UserError if there is none, it cannot be read, or its files disagree."""
     check_dataset_files(root)
     try:
-        dataset = LeRobotDataset(
-            f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps
-        )
+        with _one_report():
+            dataset = LeRobotDataset(
+                f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps
+            )
         rows, episodes = len(dataset.hf_dataset), len(dataset.meta.episodes)
     except Exception as error:  # damaged tables fail in as many ways as there are readers below
         reason = one_line(error.__cause__ or error)
@@ -39,6 +41,19 @@ def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = N
             f"{dataset.meta.total_episodes}; get a complete copy of it"
         )
     return dataset
+
+
+@contextmanager
+def _one_report() -> Iterator[None]:
+    """Silence what the library `datasets` writes about a table before it raises the same as an error."""
+    from datasets.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]:

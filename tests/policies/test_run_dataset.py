@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from lerobot.datasets import LeRobotDatasetMetadata
 
+from policies.data import open_dataset
 from policies.data.dataset_files import STATS, check_dataset_files, fingerprint
 from policies.data.run_dataset import FILE, keep_statistics
 from tinyvla.errors import UserError
@@ -113,3 +114,12 @@ def test_a_link_that_leaves_the_dataset_is_refused(copy: Path, tmp_path: Path) -
     (copy / "data" / "link.parquet").symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match=r"link\.parquet, which is outside"):
         check_dataset_files(copy)
+
+
+def test_a_cut_table_is_one_line_and_nothing_else_is_printed(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    table = next(copy.glob("data/*/*.parquet"))
+    table.write_bytes(table.read_bytes()[:500])
+    capfd.readouterr()
+    with pytest.raises(UserError, match="is not a readable LeRobotDataset"):
+        open_dataset(copy)
+    assert capfd.readouterr() == ("", "")
