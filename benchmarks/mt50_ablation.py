@@ -93,6 +93,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 def main(settings: Settings) -> None:
     machine = Machine()
     common = ["preset=mt50", f"env.tasks=[{','.join(settings.tasks)}]", f"episodes={settings.demos}"]
+    common.append("trainer.processes=1")  # `jobs` trainings share the cores
     study = Study(settings, common)
     for row in settings.rows:
         prepare_data([*study.common, *ROWS[row]])
