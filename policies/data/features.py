@@ -136,7 +136,7 @@ def _read_shapes(folder: Path, count: int) -> dict[str, tuple[list[int], str]] |
             size = math.prod(sizes) * _DTYPES[name].itemsize
             if min(sizes) < 1 or sizes[0] != count or inside(folder, key).stat().st_size != size:
                 return None
-    except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
     return shapes or None
 

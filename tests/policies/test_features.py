@@ -107,3 +107,23 @@ def test_a_frozen_tower_does_not_learn(pretrained):
     assert all(parameter.grad is None for parameter in backbone.vision_tower.parameters())
     assert any(parameter.grad is not None for parameter in backbone.language_model.parameters())
     assert all(parameter.grad is not None for parameter in backbone.projector.parameters())
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        '{"key": [[3, 2], "float32"]}',
+        '{"key": [[4, -3], "float32"]}',
+        '{"key": [[-Infinity, 2], "float32"]}',
+        '{"key": [[4, 2], "object"]}',
+        '{"../key": [[4, 2], "float32"]}',
+        "[]",
+    ],
+)
+def test_a_description_that_does_not_fit_is_no_cache(shapes, tmp_path):
+    (tmp_path / "key").write_bytes(bytes(4 * 2 * 4))
+    file = tmp_path / features.SHAPES
+    file.write_text('{"key": [[4, 2], "float32"]}')
+    assert features._read_shapes(tmp_path, 4) == {"key": ([4, 2], "float32")}
+    file.write_text(shapes)
+    assert features._read_shapes(tmp_path, 4) is None
