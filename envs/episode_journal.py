@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
-from tinyvla.untrusted import check_regular
+from tinyvla.untrusted import check_regular, inside
 
 from .eval_results import Job
 from .rollout import Rollout
@@ -45,7 +45,7 @@ class EpisodeJournal:
         self.results[job] = rollout
 
     def _read(self) -> None:
-        check_regular(self.file)
+        check_regular(inside(self.file.parent, self.file.name))
         lines = self.file.read_bytes().split(b"\n")[:-1]  # a killed process may have cut the last one
         try:
             if lines and json.loads(lines[0])["evaluation"] != self._evaluation:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyvla.frontends.base import EXAMPLES
+from tinyvla.untrusted import check_links
 
 from .page import data_url, read_run, template, write_page
 
@@ -17,6 +18,7 @@ def write_frontend_report(run_dir: Path) -> Path:
     Raises UserError if the run has no eval.json.
     """
     run = read_run(run_dir)
+    check_links(run_dir / EXAMPLES)
     images = {
         file.stem.replace("-", " "): data_url(file.read_bytes(), "image/png")
         for file in sorted((run_dir / EXAMPLES).glob("*.png"))

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
-from tinyvla.training.run_folder import read_config
+from tinyvla.training.run_folder import check_run_files, read_config
 from tinyvla.training.tracking import read_metrics
-from tinyvla.untrusted import read_json_object
+from tinyvla.untrusted import check_links, read_json_object
 
 from ..eval_results import METRICS
 from ..seeds import episode_seed
@@ -89,6 +89,8 @@ def read_run(run_dir: Path) -> Run:
             f"{run_dir} has no eval.json to report on; finish the run with `python train.py run_dir={run_dir} "
             f"resume=true`, or evaluate it with `python evaluate.py checkpoint={run_dir}`"
         )
+    check_run_files(run_dir)
+    check_links(run_dir / "videos")
     result = read_json_object(run_dir / "eval.json")
     settings = (run_dir / "config.yaml").read_text() if (run_dir / "config.yaml").exists() else ""
     metrics = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []

@@ -50,7 +50,7 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
         return cfg
     if not file.exists():
         raise UserError(f"there is no run in {run_dir} to resume; give the run_dir of one, or leave out resume=true")
-    _check_run_links(run_dir)
+    check_run_files(run_dir)
     stored = read_config(file)
     if missing := [key for key in map(str, defaults) if key in _ALWAYS_STORED and key not in stored]:
         raise UserError(f"{file} has lost its {missing[0]}; restore the file, or start a new run in another run_dir")
@@ -73,8 +73,8 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
     return stored
 
 
-def _check_run_links(run_dir: Path) -> None:
-    """Raise UserError if a link leads out of a run: what it holds is written and deleted."""
+def check_run_files(run_dir: Path) -> None:
+    """Raise UserError if a link leads out of a run: its files would be read, written or deleted there."""
     for path in (*run_dir.iterdir(), *(run_dir / "checkpoints").rglob("*")):  # not wandb's
         if path.is_symlink():
             inside(run_dir, str(path.relative_to(run_dir)))
