@@ -197,7 +197,7 @@ FAULTS = {
         STILL,
         1.2,
         in_policy("garbage"),
-        "does not answer|nonsense|is not a policy server|refuses",
+        "does not answer|nonsense|is not a policy server|refuses|put out nothing new",
         rest_s=15.0,
     ),
     "policy_nan": Fault("the policy puts out NaN", STILL, 1.0, in_policy("nan"), "non-finite action"),

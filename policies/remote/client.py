@@ -95,7 +95,9 @@ class Connection:
                 f"the policy server {self.address} does not answer: {details}; check it, the network, and that both "
                 "sides use TLS or neither"
             )
-        if code == grpc.StatusCode.UNKNOWN or code == grpc.StatusCode.UNIMPLEMENTED:
+        if code == grpc.StatusCode.UNKNOWN:
+            return UserError(f"the policy server {self.address} answers with nonsense: {details}; check server=")
+        if code == grpc.StatusCode.UNIMPLEMENTED:
             return UserError(f"{self.address} is not a policy server of this program: {details}; check server=")
         return UserError(f"the policy server {self.address} refuses: {details}")
 
