@@ -23,7 +23,6 @@ from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import check_writable, write_whole
 from tinyvla.machine import check_workers, count_cores
-from tinyvla.network_size import stored_size
 from tinyvla.ranges import check_range
 from tinyvla.training.device import check_device
 from tinyvla.untrusted import read_json_object
@@ -241,7 +240,6 @@ def _check_setting(setting: Setting, launcher: LauncherConfig) -> None:
     """
     device = "cpu" if launcher.name == "ray" else setting.device  # the nodes' devices are theirs to check
     check_device(device)
-    stored_size(setting.checkpoint)
     config, _, _ = load_pipelines(setting.checkpoint, None if device == "auto" else device)
     runner = decode_section(RunnerConfig, setting.runner, "runner")
     check_sampler(config, runner)

@@ -76,7 +76,10 @@ def test_one_command_from_nothing_to_a_report(policy, data_dir, tmp_path, comman
     assert str(run_dir / "report.html") in out
     check_run(run_dir)
     assert sorted(path.name for path in run_dir.iterdir()) == sorted(
-        ["checkpoints", "config.yaml", "episodes.jsonl", "eval.json", "metrics.jsonl", "report.html", "videos"]
+        [
+            *("checkpoints", "config.yaml", "dataset.json", "episodes.jsonl", "eval.json", "metrics.jsonl"),
+            *("report.html", "videos"),
+        ]
     )
     records = read_metrics(run_dir / "metrics.jsonl")
     assert [record["step"] for record in records if "train/loss" in record] == [1, 2, 3, 4, 5, 6]
@@ -193,7 +196,7 @@ def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
         (["env.cameras=[topview]"], "the policy needs the cameras corner2 but there are topview; add corner2"),
         (["env.image_size=48"], "set env.image_size=32"),
         (["env.tasks=[drawer-clos-v3]"], "unknown Meta-World task or suite 'drawer-clos-v3'"),
-        (["episodes=0"], "0 episodes"),
+        (["episodes=0"], "episodes=0 does not fit"),
         (["shift=lightning"], "unknown axis 'lightning' in shift; did you mean lighting"),
         (["shift=[lighting,position]", "severity=5"], "severity is 5; use 1, 2 or 3"),
         (["checkpoint=nowhere"], "no policy checkpoint at nowhere"),

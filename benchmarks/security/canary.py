@@ -36,7 +36,7 @@ class Settings:
 
     only: str = setting("", "text in the names of the doors that are tried; all doors by default")
     work: str = setting("", "folder that is kept: a second call goes on with the doors that are left")
-    seconds: float = setting(240, "seconds after which a command counts as one that does not end")
+    seconds: float = setting(240, "seconds after which a command counts as endless")
 
 
 def prepare(folder: Path) -> None:

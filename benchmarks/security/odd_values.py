@@ -59,7 +59,7 @@ _TEXT = """# Odd values and damaged files over all entry points
 `python -m benchmarks.security.odd_values`, {machine}. {held} of {n} hold: the command ends with one line and exit code
 2, and leaves every file as it was. `$TINY` stands for the settings of the smallest run. `<...>` names a damage of
 `benchmarks/security/damages.py` that is done to the prepared files before the command; a damaged cache is made anew,
-and the command ends with exit code 0.
+and the command ends with exit code 0. Rows that did not hold were tried again after their fix (`missing=true`).
 """
 
 
@@ -109,7 +109,7 @@ def preload() -> None:
 
 
 def in_fork(action: Callable[[], object], folder: Path, errors: Path, seconds: float) -> str:
-    """Exit code of a process forked from this one that works in a folder; "no end" if it is killed after `seconds`.
+    """Exit code of a process forked from this one, in a folder of its own; "no end" if it is killed after `seconds`.
 
     errors: file of what it writes on stderr.
     """

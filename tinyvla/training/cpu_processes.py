@@ -62,7 +62,7 @@ def cpu_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as started:
         started.callback(_restore, before)
         os.environ.update(group | {_RANK: "0", "LOCAL_RANK": "0"})
-        others = []
+        processes = []
         for rank in range(1, count):
             log = started.enter_context((Path(folder) / str(rank)).open("wb"))
             process = subprocess.Popen(
@@ -73,13 +73,13 @@ def cpu_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the first process, which ends all of them after a checkpoint
             )
-            others.append(process)
+            processes.append(process)
             started.callback(process.wait)
             started.callback(process.kill)
         try:
             yield
         except RuntimeError as error:
-            if failed := [rank for rank, process in enumerate(others, 1) if process.poll()]:
+            if failed := [rank for rank, process in enumerate(processes, 1) if process.poll()]:
                 lines = (Path(folder) / str(failed[0])).read_text(errors="replace").strip().splitlines()
                 reason = one_line(lines[-1] if lines else "it was killed")
                 raise UserError(

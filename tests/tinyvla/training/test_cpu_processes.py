@@ -68,11 +68,11 @@ def run(*arguments):
 
 def test_the_others_end_with_the_first(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
-    seen = tmp_path / "seen"
-    result = run("wait", seen, tmp_path)
+    record = tmp_path / "seen"
+    result = run("wait", record, tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "0 32\nFalse 64\n"
-    pid, rank, world = map(int, seen.read_text().split())
+    pid, rank, world = map(int, record.read_text().split())
     assert (rank, world) == (1, 2)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
