@@ -59,7 +59,7 @@ def test_a_stopped_run_prints_the_command_that_continues_it(command, monkeypatch
     def stop(cfg):
         raise Stopped
 
-    monkeypatch.setattr("tinyvla_scripts.train.train_policy", stop)
+    monkeypatch.setattr("tinyvla_scripts.policy_task.train_policy", stop)
     code, out, err = command("train", "run_dir=outputs/run", "preset=cpu")
     assert code == 130, err
     assert "saved; go on with: python train.py run_dir=outputs/run resume=true" in out

@@ -10,6 +10,7 @@ from tinyvla.errors import UserError
 from .policy_store import BusyError, PolicyStore, RandomState, ServedPolicy
 
 Clock = Callable[[], float]
+_SILENT_S = 60.0  # without a request; an arm that moves sends several per second
 
 
 class SessionError(UserError):
@@ -79,9 +80,18 @@ class Sessions:
             self._store.close(session.policy)
 
     def _check_room(self) -> None:
+        """Raise BusyError without room. An arm that was switched off gives way, though it never said so."""
         self._end_idle()
         if len(self._sessions) >= self._size:
+            self._end_longest_silent()
+        if len(self._sessions) >= self._size:
             raise BusyError(f"the policy server has {self._size} arms; close one, or start it with a larger sessions=")
+
+    def _end_longest_silent(self) -> None:
+        with self._lock:
+            oldest = min(self._sessions.values(), key=lambda session: session.last_used, default=None)
+        if oldest is not None and oldest.last_used < self._clock() - _SILENT_S:
+            self.close(oldest.id)
 
     def _end_idle(self) -> None:
         since = self._clock() - self._idle_s

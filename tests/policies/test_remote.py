@@ -385,6 +385,21 @@ def test_the_number_of_sessions_and_policies_is_bounded(folder):
     shutil.rmtree(folder / "second")
 
 
+def test_an_arm_that_was_switched_off_gives_way_where_there_is_no_room(folder):
+    now = 0.0
+    sessions = Sessions(PolicyStore(folder, "cpu", 1), 2, idle_s=1000.0, clock=lambda: now)
+    off, on = sessions.open("reach"), sessions.open("reach")
+    now = 59.0
+    sessions.use(on.id, 1)
+    with pytest.raises(BusyError, match="has 2 arms"):
+        sessions.open("reach")
+    now = 61.0
+    sessions.open("reach")
+    sessions.use(on.id, 2)
+    with pytest.raises(SessionError, match="no such session"):
+        sessions.use(off.id, 1)
+
+
 # --- answers ---
 
 
