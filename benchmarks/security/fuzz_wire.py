@@ -279,7 +279,7 @@ class ToClient:
 
     def run(self, outcomes: Outcomes, n: int, mutate: Callable[[Any, list[bytes]], bytes]) -> None:
         """Give n mutated answers to clients, and a good one after each batch."""
-        classes = {"Open": pb.OpenAnswer, "Predict": pb.PredictAnswer, "Close": pb.CloseAnswer}
+        classes: dict[str, Any] = {"Open": pb.OpenAnswer, "Predict": pb.PredictAnswer, "Close": pb.CloseAnswer}
         before = reset_peak("self")
         for number in range(n):
             method = self._rng.choices(list(classes), (3, 6, 1))[0]

@@ -142,8 +142,9 @@ class RemoteRunner(AsynchronousRunner):
         self._answer_timeout = _ANSWER_TIMEOUT
         features = {STATE: self.description.inputs[STATE], ACTION: self.description.action}
         self.value_names = {name: feature.names for name, feature in features.items() if feature.names}
-        pipelines = (_statistics(name, feature) for name, feature in features.items())
-        super().__init__(_RemotePolicy(self.description), *pipelines, latency_steps)  # type: ignore[arg-type]
+        state, action = (_statistics(name, feature) for name, feature in features.items())
+        policy = _RemotePolicy(self.description)
+        super().__init__(policy, state, action, latency_steps)  # type: ignore[arg-type]
 
     @classmethod
     def connect(

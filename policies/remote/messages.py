@@ -15,7 +15,7 @@ IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 MAX_SIDE, MAX_CAMERAS, MAX_VALUES, MAX_CHUNK, MAX_OBSERVATIONS = 4096, 16, 1024, 1024, 64
 _CAMERA = re.compile(r"observation\.images\.[\w.-]{1,64}")
 _STATISTICS = ("min", "max", "mean", "std")
-_DTYPES = {pb.UINT8: np.dtype("u1"), pb.FLOAT32: np.dtype("<f4")}
+_DTYPES: dict[int, np.dtype[Any]] = {pb.UINT8: np.dtype("u1"), pb.FLOAT32: np.dtype("<f4")}
 _FIX = "use the same version of this program on both machines"
 
 
