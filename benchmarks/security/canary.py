@@ -25,9 +25,15 @@ from benchmarks.settings import setting, start
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
 
-from .doors import NANO, TRAIN, Door, all_doors
+from . import doors, doors_of_models, doors_of_runs
+from .doors import NANO, TRAIN, Door
 from .odd_values import TINY, in_fork, preload, run_forked
 from .traps import Trap
+
+
+def all_doors() -> list[Door]:
+    """Every door, in the order of the table."""
+    return [*doors.doors(), *doors_of_models.doors(), *doors_of_runs.doors()]
 
 
 @dataclass
@@ -207,7 +213,7 @@ def _sets_off(door: Door, prepared: Path, place: Path) -> bool:
 
 
 def main(settings: Settings) -> None:
-    doors = [door for door in all_doors() if settings.only in door.name]
+    tried = [door for door in all_doors() if settings.only in door.name]
     with tempfile.TemporaryDirectory() as scratch:
         # What transformers copies remote code to, and no waiting for the hub.
         os.environ |= {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
@@ -218,7 +224,7 @@ def main(settings: Settings) -> None:
             prepare(place / "filling")
             (place / "filling").rename(place / "prepared")
         rows = []
-        for door in doors:
+        for door in tried:
             rows.append(row := _once(door, place, settings.seconds))
             print(f"{'ok  ' if row['holds'] else 'FAIL'} {row['door']}\n     {row['exit_code']}: {row['message']}")
             if not row["holds"]:

@@ -347,8 +347,6 @@ def _render(file: Path) -> None:
     jinja2.Template(file.read_text()).render()
 
 
-def all_doors() -> list[Door]:
-    """Every door, in the order of the table."""
-    from . import doors_of_models, doors_of_runs
-
-    return [*_steps(), *_checkpoints(), *doors_of_models.doors(), *doors_of_runs.doors()]
+def doors() -> list[Door]:
+    """The doors of a policy's checkpoint."""
+    return [*_steps(), *_checkpoints()]
