@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -256,13 +257,14 @@ def test_a_truncated_dataset_is_one_clear_error(pattern, data_dir, root, tmp_pat
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """A disk that has room for one attempt; returns what frees it."""
+    """A disk that has room for the settings of the attempts and for one attempt; returns what frees it."""
     sync, stored = os.fsync, []
 
     def fill(file):
-        if stored:
+        if len(stored) == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        stored.append(file)
+        if not stat.S_ISDIR(os.fstat(file).st_mode):
+            stored.append(file)
         sync(file)
 
     monkeypatch.setattr(os, "fsync", fill)

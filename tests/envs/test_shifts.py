@@ -355,8 +355,9 @@ def test_an_environment_without_other_words_says_so(block):
 
 
 def test_the_order_of_axes_makes_no_difference():
-    twice = with_shift(CONFIG, ["lighting", "background", "lighting"], 1)
-    assert twice == with_shift(CONFIG, ["background", "lighting"], 1)
+    assert with_shift(CONFIG, ["lighting", "background"], 1) == with_shift(CONFIG, ["background", "lighting"], 1)
+    with pytest.raises(UserError, match="shift names lighting twice"):
+        with_shift(CONFIG, ["lighting", "background", "lighting"], 1)
     assert with_shift(CONFIG, [], 1) == CONFIG == with_randomisation(CONFIG, [])
 
 

@@ -19,8 +19,8 @@ from envs.lerobot_env import LeRobotEnv, TinyVLASO101Config
 from envs.registry import instruction_of
 from envs.shifts import AXES, Shift, with_shift
 from envs.shifts.shifted_env import ShiftedEnv
-from envs.so101 import ACTION_DIM, CONTROL_HZ, FEATURE_NAMES, HIGH, LOW
-from envs.so101.simulation import CAMERAS, CUBE, DISC, HOME, Simulation
+from envs.so101 import ACTION_DIM, CAMERAS, CONTROL_HZ, FEATURE_NAMES, HIGH, LOW
+from envs.so101.simulation import CUBE, DISC, HOME, Simulation
 from envs.so101.tasks import INSTRUCTIONS, SUITES, paraphrases
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
