@@ -2,7 +2,7 @@
 
     python -m benchmarks.security.canary
 
-For every door (benchmarks/security/doors.py), a trap is put into one file of a folder with good runs, datasets and
+For every door (benchmarks/security/doors_of_*.py), a trap is put into one file of a folder with good runs, datasets and
 models; then a command of a user opens it, in a process forked after the imports. The trap is a command that leaves a
 file, or a folder whose files must not be opened. First the same file is opened carelessly in a scratch process: a trap
 that does not go off there shows nothing, and its door is listed but not counted.
@@ -25,15 +25,10 @@ from benchmarks.settings import setting, start
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
 
-from . import doors, doors_of_models, doors_of_runs
+from .all_doors import all_doors
 from .doors import NANO, TRAIN, Door
 from .odd_values import TINY, in_fork, preload, run_forked
 from .traps import Trap
-
-
-def all_doors() -> list[Door]:
-    """Every door, in the order of the table."""
-    return [*doors.doors(), *doors_of_models.doors(), *doors_of_runs.doors()]
 
 
 @dataclass
@@ -42,7 +37,7 @@ class Settings:
 
     only: str = setting("", "text in the names of the doors that are tried; all doors by default")
     work: str = setting("", "folder that is kept: a second call goes on with the doors that are left")
-    seconds: float = setting(240, "seconds after which a command counts as endless")
+    seconds: float = setting(240, "seconds after which a command is killed")
 
 
 def prepare(folder: Path) -> None:
@@ -213,7 +208,7 @@ def _sets_off(door: Door, prepared: Path, place: Path) -> bool:
 
 
 def main(settings: Settings) -> None:
-    tried = [door for door in all_doors() if settings.only in door.name]
+    doors = [door for door in all_doors() if settings.only in door.name]
     with tempfile.TemporaryDirectory() as scratch:
         # What transformers copies remote code to, and no waiting for the hub.
         os.environ |= {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
@@ -224,7 +219,7 @@ def main(settings: Settings) -> None:
             prepare(place / "filling")
             (place / "filling").rename(place / "prepared")
         rows = []
-        for door in tried:
+        for door in doors:
             rows.append(row := _once(door, place, settings.seconds))
             print(f"{'ok  ' if row['holds'] else 'FAIL'} {row['door']}\n     {row['exit_code']}: {row['message']}")
             if not row["holds"]:

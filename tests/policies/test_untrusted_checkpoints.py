@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import save_file
 from tiny import write_dataset, write_metaworld_policy
 
-from benchmarks.security.canary import all_doors
+from benchmarks.security.all_doors import all_doors
 from benchmarks.security.doors import Door, model
 from benchmarks.security.traps import Trap
 from policies import load_policy
