@@ -215,7 +215,8 @@ def main(settings: Settings) -> None:
         place = Path(settings.work or scratch).absolute()
         preload()
         if not (place / "prepared").exists():
-            (place / "filling").mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(place / "filling", ignore_errors=True)  # of a call that was killed
+            (place / "filling").mkdir(parents=True)
             prepare(place / "filling")
             (place / "filling").rename(place / "prepared")
         rows = []
