@@ -70,7 +70,7 @@ def _decode_value(kind: Any, value: Any, key: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and number:
         return float(value)
-    if kind is int and number and float(value).is_integer():
+    if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is Path and isinstance(value, str | Path):
         return Path(value)

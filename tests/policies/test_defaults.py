@@ -44,7 +44,7 @@ def test_yaml_has_the_defaults_of_a_run():
 @pytest.mark.parametrize(
     ("family", "choices", "group"),
     [
-        (BackboneConfig, {"nano", "llava_pythia", "smolvlm"}, "backbone"),
+        (BackboneConfig, {"nano", "film", "llava_pythia", "smolvlm"}, "backbone"),
         (DecoderConfig, {"diffusion", "flow"}, "decoder"),
         (DenoiserConfig, {"unet": "unet_small", "dit": "dit"}, "decoder/network"),
     ],
@@ -56,7 +56,7 @@ def test_yaml_has_the_defaults_of_backbones_and_decoders(family, choices, group)
         fields = {name: value for name, value in as_dict(values).items() if name not in ("type", "defaults")}
         defaults = draccus.encode(family.get_choice_class(choice)())
         assert fields == {name: defaults[name] for name in fields}
-        assert set(defaults) - set(fields) <= {"type", "network", "assets"}
+        assert set(defaults) - set(fields) <= {"type", "network", "assets", "cameras"}
 
 
 def test_a_checkpoint_stores_every_option_so_that_a_new_default_changes_none(dataset, tmp_path):

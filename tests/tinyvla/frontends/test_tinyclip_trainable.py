@@ -14,6 +14,7 @@ from tinyvla.errors import UserError
 from tinyvla.frontends.tinyclip import TinyCLIP
 from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recall_at_1, recalls
 from tinyvla.frontends.tinyclip.training import TinyClipTask, TinyClipTrainable
+from tinyvla.ranges import RangeError
 from tinyvla.training import TrainerConfig
 
 STUDENT = {"vision": {"layers": 1, "units": 24}, "text": {"layers": 1, "width": 12}}
@@ -159,14 +160,14 @@ def test_a_later_stage_inherits_from_the_one_before(data, teacher, tmp_path):
     [
         ({"inherit": "manual"}, "nothing to inherit from"),
         ({"inherit": "everything"}, "use one of none, manual, masks"),
-        ({"affinity": 2}, "between 0"),
+        ({"affinity": 2}, "from 0 to 1"),
         ({"teacher": "nowhere/at-all"}, "no CLIP could be loaded"),
-        ({"vision": VISION | {"heads": 5}}, "cannot be shared by 5 heads"),
+        ({"vision": VISION | {"heads": 5}}, "width=32 must divide by task.vision.heads=5"),
         ({"gallery": 100}, "fill no gallery of 100"),
     ],
 )
 def test_options_that_do_not_go_together(data, changed, says):
-    with pytest.raises(UserError, match=says):
+    with pytest.raises((UserError, RangeError), match=says):
         make_trainable(data, **changed)
 
 

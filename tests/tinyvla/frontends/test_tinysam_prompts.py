@@ -220,9 +220,9 @@ def test_nothing_certain_enough(regions):
 def test_settings_of_everything():
     with pytest.raises(UserError, match="at least 4"):
         EverythingSettings(points_per_side=3)
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(ValueError, match="points_per_side is 0; use a number from 1"):
         EverythingSettings(points_per_side=0)
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(ValueError, match="points_per_side is 0; use a number from 1"):
         TinySAM(asdict(SIZES["small"]), points_per_side=0)
 
 

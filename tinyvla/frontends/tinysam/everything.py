@@ -48,7 +48,8 @@ class EverythingSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "points_per_side", "batch_size", low=1, high=MAX_POINTS)
-        check_range(self, "min_score", "min_stability", "max_overlap", "certain_score", low=0, high=1)
+        check_range(self, "min_stability", "max_overlap", "certain_score", low=0, high=1)
+        check_range(self, "min_score")  # a network may predict an IoU outside of [0, 1]
         check_range(self, "stability_offset", low=0)
         check_range(self, "certain_logit")
         if self.hierarchical and self.points_per_side < self.SPARSER:
