@@ -124,6 +124,13 @@ def _read_pipelines(folder: Path, device: str | None) -> "tuple[PreTrainedConfig
 
     check_checkpoint_files(folder)
     config = read_policy_config(folder, device)
+    if frontends := getattr(config, "frontend", None):
+        from tinyvla.frontends.registry import read_frontend
+
+        from .tinyvla.frontends import checkpoint_options
+
+        for options in checkpoint_options(frontends, folder).values():
+            read_frontend(Path(options["checkpoint"]))
     overrides = use_checkpoint_models(config, folder) | {"device_processor": {"device": config.device}}
     return config, *read_pipelines(folder, config, overrides)
 

@@ -51,12 +51,17 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 def load_plain(file: Path) -> Any:
     """Content of a file of torch.save: tensors and plain values, on the CPU.
 
-    Raises UserError for a file of compressed records, which may become any size, and otherwise as torch.load does for
-    files that name code.
+    Raises UserError for a file that names code, or of compressed records, which may become any size, and otherwise as
+    torch.load does.
     """
     check_regular(file)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if any(record.file_size > record.compress_size for record in archive.infolist()):
                 raise UserError(f"{file} holds compressed records, which torch.save does not write; get the original")
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "unsupported global" not in str(error).lower():
+            raise
+        raise UserError(f"{file} names code, not only tensors and plain values; get a file without it") from error

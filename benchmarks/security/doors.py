@@ -34,7 +34,7 @@ PERCEIVE = "perceive.py source=image.png output=outputs/perceived.png"
 OPTION_FILES = {
     "tokenizer": ("tokenizer_config.json", "AutoTokenizer"),
     "processor": ("processor_config.json", "AutoProcessor"),
-    "image processor": ("preprocessor_config.json", "AutoImageProcessor"),
+    "image processor": ("processor_config.json", "AutoImageProcessor"),
 }
 MODEL, CODE = "checkpoints/last/pretrained_model", "canary_code.py"
 
@@ -72,7 +72,11 @@ def add_code(folder: Path, trap: Trap, file: str = "config.json", kind: str = "A
     """A module beside a model, and the option that makes transformers import it."""
     (folder / CODE).write_text(trap.module())
     name: Any = "canary_code.Canary"
-    edit(folder / file, auto_map={kind: [name, None] if kind == "AutoTokenizer" else name})
+    option = {"auto_map": {kind: [name, None] if kind == "AutoTokenizer" else name}}
+    content = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    if kind == "AutoImageProcessor" and "image_processor" in content:
+        option = {"image_processor": content["image_processor"] | option}
+    edit(folder / file, **option)
 
 
 def trust(folder: Path, kind: str = "AutoConfig") -> None:

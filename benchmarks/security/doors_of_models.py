@@ -155,7 +155,7 @@ def _pretrained() -> list[Door]:
     return [
         code_door("backbone: config.json names code", backbone, folder),
         code_door("backbone: its tokenizer", backbone, folder, "tokenizer_config.json", "AutoTokenizer"),
-        code_door("backbone: its processor", backbone, folder, "preprocessor_config.json", "AutoImageProcessor"),
+        code_door("backbone: its processor", backbone, folder, "processor_config.json", "AutoImageProcessor"),
         pickle_door("backbone: pickled weights", backbone, weights),
         Door("backbone: only pickled weights", backbone, _only_bin, careless_bin),
         link_door("backbone: weights are a link", backbone, weights),

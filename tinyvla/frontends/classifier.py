@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UserError, did_you_mean, nearest_names, one_line
 from ..files import model_in, write_whole
 from ..hub_files import check_model_folder
-from ..network_size import bounded_network
+from ..network_size import bounded_network, stored_size
 from ..untrusted import check_values, inside, read_json_object
 from .cct.model import default_cfgs  # the import registers the variants with timm
 from .tinyvit.model import VARIANTS, is_tinyvit, make_tinyvit, timm_name
@@ -156,6 +156,13 @@ def find_classifier(folder: Path | str) -> Path:
         check_model_folder(checkpoint)
         return checkpoint
     raise UserError(f"there is no classifier at {folder}; train one: python train.py task=perception/cct")
+
+
+def check_classifier(folder: Path | str) -> None:
+    """Raise UserError unless a folder or run holds a complete classifier; nothing of it is made."""
+    checkpoint = find_classifier(folder)
+    check_network_options(read_config(checkpoint)["network"])
+    stored_size(checkpoint)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ...ranges import check_range
 from ...training.sample_order import sample_order
 from ...training.trainable import Batch
 from ..classification_images import ClassificationImages, check_source, load_classification_images
-from ..classifier import Classifier, check_network_name, check_network_options
+from ..classifier import Classifier, check_classifier, check_network_name, check_network_options
 from ..images import RgbImage
 from ..training import Metric, SceneSettings, VisionTask, VisionTrainable, share
 from ..views import RandomView
@@ -73,6 +73,8 @@ class CctTask(VisionTask):
         check_source(self.source)
         check_network_name(self.model)
         check_network_options(self.network)
+        if isinstance(self.pretrained, str):
+            check_classifier(self.pretrained)
 
 
 class LabelledViews(Dataset):

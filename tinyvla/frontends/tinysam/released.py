@@ -15,11 +15,11 @@ from transformers import SamModel
 from ...errors import UserError, one_line
 from ...files import model_in
 from ...hub_files import check_model_folder
-from ...network_size import bounded_network
+from ...network_size import bounded_network, stored_size
 from ...tensor_files import read_tensors
 from ...untrusted import inside, read_json_object
 from ..base import NAME_KEY
-from ..registry import load_frontend
+from ..registry import load_frontend, read_frontend
 from .model import Segmenter, TinySAMConfig
 
 _FAULTS = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError)
@@ -83,6 +83,22 @@ def load_segmenter(name: str | Path) -> Segmenter:
     if not files:
         raise UserError(f"{name} holds neither a TinySAM nor a SAM; give its folder, its .pth file or its hub id")
     return _from_authors(files[0])
+
+
+def check_segmenter(name: str | Path) -> None:
+    """Raise UserError for a file or folder of this machine that `load_segmenter` refuses before it makes a network."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        read_tensors(path)
+    elif path.is_dir():
+        kind = _kind(path)
+        if kind == "sam":
+            check_model_folder(path, {"sam"})
+        elif kind == "tinysam" and (checkpoint := model_in(path)):
+            read_frontend(checkpoint)
+            stored_size(checkpoint)
+        elif files := sorted(path.glob("*.pth")):
+            read_tensors(files[0])
 
 
 def _kind(folder: Path) -> str | None:

@@ -21,7 +21,7 @@ from .frontend import TinySAM
 from .losses import DistillationWeights, TinySamLoss, inherit_decoder
 from .metrics import score_masks, summarise
 from .model import SIZES, Segmenter
-from .released import load_segmenter
+from .released import check_segmenter, load_segmenter
 
 COLOUR = (0.2, 0.2, 0.2)  # jitter of brightness, contrast and saturation
 
@@ -64,6 +64,9 @@ class TinySamTask(VisionTask):
         check_range(self, "prompts", "min_pixels", "scored", low=1)
         check_range(self, "max_rounds", low=0)
         _check_size(self.size)
+        for name in (self.pretrained, self.teacher):
+            if name:
+                check_segmenter(name)
 
 
 class TinySamTrainable(VisionTrainable[TinySamTask]):

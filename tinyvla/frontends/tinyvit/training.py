@@ -11,7 +11,7 @@ from ...errors import UserError
 from ...ranges import check_range
 from ..cct.training import CctTask, ClassifierTrainable
 from ..classification_images import ClassificationImages
-from ..classifier import Classifier
+from ..classifier import Classifier, check_classifier
 from .logit_store import Contents, LogitStore
 from .losses import Teacher, TinyVitLoss
 from .model import timm_name
@@ -46,7 +46,9 @@ class TinyVitTask(CctTask):
         super().__post_init__()
         check_range(self, "k", "epochs", low=1)
         check_range(self, "check", low=0)
-        if self.teacher and not Path(self.teacher).expanduser().is_dir():
+        if Path(self.teacher).expanduser().is_dir() and self.teacher:
+            check_classifier(Path(self.teacher).expanduser())
+        elif self.teacher:
             _released(self.teacher)
 
 

@@ -44,7 +44,7 @@ COLUMNS = {
     "age": {"young": "young", "middle_age": "middle", "older": "older", "age_unknown": "unknown"},
 }
 GROUPS = ("gender", "age", "build", "skin_tone")  # of subjects; perceived ones in real images
-_READ_ERRORS = (OSError, ValueError, KeyError, HfHubHTTPError, HFValidationError, DatasetsError)
+_READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError, HfHubHTTPError, HFValidationError, DatasetsError)
 
 type Label = Mapping[str, Any]
 

@@ -17,7 +17,7 @@ from ...training.trainable import Batch, step_generator
 from ..images import RgbImage
 from ..registry import load_frontend
 from ..training import ImageSplit, Metric, SceneSettings, VisionTask, VisionTrainable
-from .dataset import WakeVisionStream, take
+from .dataset import WakeVisionStream, open_wake_vision, take
 from .frontend import Wake, predict
 from .losses import WakeLoss
 from .metrics import find_thresholds, score
@@ -46,6 +46,8 @@ class WakeVisionSettings:
     def __post_init__(self) -> None:
         check_range(self, "image_size", low=SIZES[0], high=SIZES[1])
         check_range(self, "validation", "test", "buffer", low=1)
+        if self.split and self.source and Path(self.source).is_dir():
+            open_wake_vision(self.split, self.source)
 
 
 @dataclass
