@@ -149,6 +149,16 @@ def _report(path: Path) -> object:
     return write_report(path)
 
 
+def _server(path: Path) -> object:
+    """Answer the bytes of a message, as the policy server does for the method in the file's name."""
+    from policies.remote.policy_store import PolicyStore
+    from policies.remote.server import PolicyService
+    from policies.remote.sessions import Sessions
+
+    service = PolicyService(Sessions(PolicyStore(Path("outputs"), "cpu", 1), 1, 60))
+    return getattr(service, path.suffix.strip("."))(path.read_bytes(), 1.0)
+
+
 API: dict[str, Callable[[Path], object]] = {
     "load_policy": _load_policy,
     "classifier": _classifier,
@@ -157,6 +167,7 @@ API: dict[str, Callable[[Path], object]] = {
     "exported": _exported,
     "demo": _demo,
     "report": _report,
+    "server": _server,
 }
 
 
