@@ -1,5 +1,6 @@
 """Typed settings: a section of a configuration, decoded once into the dataclass that describes it."""
 
+import contextlib
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,8 @@ def _decode(hint: Any, value: Any, key: str) -> Any:
 def _decode_value(kind: Any, value: Any, key: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and number:
-        return float(value)
+        with contextlib.suppress(OverflowError):  # a whole number that is larger than any float
+            return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is Path and isinstance(value, str | Path):

@@ -42,5 +42,10 @@ def test_a_setting_out_of_range_is_named_with_its_range(field: str, value: Any, 
         Settings(**{field: value})
 
 
+def test_a_whole_number_that_no_float_can_hold_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"section\.rate=1000.* is not a number"):
+        decode_section(Settings, {"rate": 10**400}, "section")
+
+
 def test_values_at_the_bounds_and_words_are_accepted() -> None:
     assert decode_section(Settings, {"steps": 1, "share": 1, "rate": 1e-9, "threads": "auto"}).share == 1.0

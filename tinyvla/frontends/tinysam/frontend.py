@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ...decoding import decode_section
 from ...errors import UserError
 from ...untrusted import inside
 from ..base import Feature, Findings, Frontend
@@ -60,11 +61,14 @@ class TinySAM(Frontend):
         self.options["points_per_side"] = points_per_side
         self.options["picker"] = PICKER if picker else None  # the folder that `save` writes
         self.model = Segmenter(TinySAMConfig(**model))
-        self.everything = EverythingSettings(**self.options["everything"])
+        self.everything = decode_section(EverythingSettings, self.options["everything"], "everything")
         self._search = self.everything
         if points_per_side is not None:
-            self._search = replace(self.everything, points_per_side=points_per_side)
+            self._search = self._with(points_per_side=points_per_side)
         self._picker = [load_frontend(picker)] if picker else []  # a list keeps its weights out of this module's
+
+    def _with(self, **changes: Any) -> EverythingSettings:
+        return decode_section(EverythingSettings, asdict(self.everything) | changes)
 
     @classmethod
     def of(cls, segmenter: Segmenter, everything: EverythingSettings) -> Self:
@@ -171,7 +175,7 @@ class TinySAM(Frontend):
                 f"{', '.join(sorted(request))} together (here {', '.join(sorted(unknown))}); "
                 f"the settings are {', '.join(settings)}"
             )
-        return segment_everything(self.model, encoded, replace(self.everything, **request))
+        return segment_everything(self.model, encoded, self._with(**request))
 
 
 def _crop(image: RgbImage, box: list[int]) -> RgbImage:
