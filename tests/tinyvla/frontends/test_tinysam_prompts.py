@@ -222,7 +222,7 @@ def test_settings_of_everything():
         EverythingSettings(points_per_side=3)
     with pytest.raises(ValueError, match="points_per_side is 0; use a number from 1"):
         EverythingSettings(points_per_side=0)
-    with pytest.raises(ValueError, match="points_per_side is 0; use a number from 1"):
+    with pytest.raises(UserError, match="points_per_side=0 does not fit; use a number from 1"):
         TinySAM(asdict(SIZES["small"]), points_per_side=0)
 
 
