@@ -265,7 +265,7 @@ def summarise(rows: list[dict[str, Any]], is_whole: bool) -> None:
     result = {
         "machine": machine.summary,
         "versions": machine.versions,
-        "command": "python -m benchmarks.security.canary",
+        "command": "python -m benchmarks.security.canary work=<folder>",
         "doors": len(counted),
         "tried": len(rows),
         "ran": ran,
@@ -283,7 +283,8 @@ def summarise(rows: list[dict[str, Any]], is_whole: bool) -> None:
         for row in rows
     ]
     titles = {"door": "door", "shown": "goes off carelessly", "ran": "ran", "ends": "clean end", "message": "message"}
-    text = f"# Canaries in strangers' files\n\n`{result['command']}`, {machine.summary}. {note}.\n\n"
+    calls = f"`{result['command']}`, {machine.summary}, in one or more calls with the same folder"
+    text = f"# Canaries in strangers' files\n\n{calls}. {note}.\n\n"
     keep("canary", {**result, "rows": []}, text + markdown(table, titles))
     write_whole(RESULTS / "canary.json", json.dumps(result, indent=1) + "\n")
 
