@@ -94,9 +94,9 @@ def run_isolated(
             with contextlib.suppress(OSError):
                 (place.temporary / "modules").write_text("\n".join(sys.modules))
             os._exit(code)
-    code, usage = _wait(process, began + seconds)
+    exit_code, usage = _wait(process, began + seconds)
     return Ending(
-        code,
+        exit_code,
         errors.read_text(errors="replace") if errors.exists() else "",
         round(time.monotonic() - began, 2),
         round(usage.ru_maxrss / 1024, 1),
@@ -118,7 +118,7 @@ def _enter(place: Place, errors: Path, memory_mb: float) -> None:
     place.temporary.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(place.temporary)
     os.chdir(place.work)
-    os.fsync = lambda _: None  # takes most of the time of a small file
+    os.fsync = lambda fd: None  # takes most of the time of a small file
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)

@@ -118,7 +118,7 @@ _DROPPED = object()
 
 
 def _other_type(value: Any, rng: random.Random) -> Any:
-    values = [None, True, 1, 2.5, "text", [], [1], {}, {"key": 1}, [[]], ""]
+    values: list[Any] = [None, True, 1, 2.5, "text", [], [1], {}, {"key": 1}, [[]], ""]
     return rng.choice([new for new in values if type(new) is not type(value)])
 
 
@@ -331,8 +331,8 @@ def _table(path: Path, scene: Scene, rng: random.Random) -> str:
     elif kind == "reversed":
         table = table.take(list(range(table.num_rows))[::-1])
     else:
-        values: dict[str, Any] = {"texts": "text", "nulls": None, "huge": 2**40, "negative": -1}
-        values = [values[kind]] * table.num_rows
+        contents: dict[str, Any] = {"texts": "text", "nulls": None, "huge": 2**40, "negative": -1}
+        values = [contents[kind]] * table.num_rows
         kinds = column.type if kind == "nulls" else None
         table = table.set_column(index, name, pa.array(values, kinds))
     pq.write_table(table, path)
