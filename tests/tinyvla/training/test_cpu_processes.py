@@ -78,6 +78,7 @@ def test_the_others_end_with_the_first(tmp_path):
         os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_an_error_of_another_process_is_named(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     result = run("fail", tmp_path / "seen", tmp_path)
