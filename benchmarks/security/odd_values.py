@@ -178,7 +178,7 @@ def try_command(row: str, prepared: Path, seconds: float) -> dict[str, Any]:
         "command": row,
         "holds": holds,
         "exit_code": code,
-        "message": lines[-1].replace(str(folder), ".")[:300] if lines and damage.restored is None else "",
+        "message": lines[-1].replace(str(folder), ".").replace(str(Path.home()), "~")[:300] if lines and damage.restored is None else "",
         "lines": len(lines),
         "changed": changed[:5],
         "seconds": round(took, 1),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..ranges import MAX_WIDTH, check_range
 from .base import Backbone, BackboneConfig, Features, Words
-from .nano import MAX_SIDE, MAX_VOCABULARY, SpatialSoftmaxTower
+from .nano import MAX_SIDE, MAX_VOCABULARY, SpatialSoftmaxTower, keypoint_convolutions
 from .tokenizer import HashTokenizer
 
 MAX_CAMERAS = 16
@@ -85,12 +85,7 @@ class FilmStem(nn.Module):
 
     def __init__(self, width: int, keypoints: int, text_size: int):
         super().__init__()
-        convolutions = [
-            nn.Conv2d(3, width // 2, 6, stride=FilmTower.STRIDE, padding=1),
-            nn.Conv2d(width // 2, width, 3, padding=1),
-            nn.Conv2d(width, width, 3, padding=1),
-        ]
-        self.blocks = nn.ModuleList(FilmBlock(convolution, text_size) for convolution in convolutions)
+        self.blocks = nn.ModuleList(FilmBlock(convolution, text_size) for convolution in keypoint_convolutions(width))
         self.head = nn.Sequential(nn.Conv2d(width, keypoints, 1), nn.InstanceNorm2d(keypoints))
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:

@@ -95,18 +95,23 @@ class SpatialSoftmaxTower(nn.Module):
         return (maps.softmax(-1) @ self.positions).flatten(1).to(images.dtype)
 
 
+def keypoint_convolutions(width: int) -> list[nn.Conv2d]:
+    """Convolutions from an image's 3 channels to maps of `width` channels and a quarter of its side."""
+    # Stride 4 in the first layer: full-resolution maps would cost more than all later layers.
+    return [
+        nn.Conv2d(3, width // 2, 6, stride=4, padding=1),
+        nn.Conv2d(width // 2, width, 3, padding=1),
+        nn.Conv2d(width, width, 3, padding=1),
+    ]
+
+
 class KeypointTower(SpatialSoftmaxTower):
     """Positions in the maps of a few convolutions of stride 4."""
 
     STRIDE = 4
 
     def __init__(self, image_size: int, width: int, keypoints: int):
-        # Stride 4 in the first layer: full-resolution maps would cost more than all later layers.
-        convolutions = [
-            nn.Conv2d(3, width // 2, 6, stride=4, padding=1),
-            nn.Conv2d(width // 2, width, 3, padding=1),
-            nn.Conv2d(width, width, 3, padding=1),
-        ]
+        convolutions = keypoint_convolutions(width)
         stem = nn.Sequential(
             *(nn.Sequential(layer, nn.GroupNorm(8, layer.out_channels), nn.GELU()) for layer in convolutions),
             nn.Conv2d(width, keypoints, 1),
