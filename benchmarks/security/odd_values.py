@@ -174,11 +174,13 @@ def try_command(row: str, prepared: Path, seconds: float) -> dict[str, Any]:
         names = [path for path in whole if fnmatch(path, damage.restored)]
         changed = [path for path in names if whole[path] != after.get(path)]
         holds = code == "0" and bool(names) and not changed and before != whole
+    shown = lines[-1] if lines and damage.restored is None else ""
+    message = shown.replace(str(folder), ".").replace(str(Path.home()), "~")
     return {
         "command": row,
         "holds": holds,
         "exit_code": code,
-        "message": lines[-1].replace(str(folder), ".").replace(str(Path.home()), "~")[:300] if lines and damage.restored is None else "",
+        "message": message[:300],
         "lines": len(lines),
         "changed": changed[:5],
         "seconds": round(took, 1),
