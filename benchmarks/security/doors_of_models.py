@@ -75,8 +75,8 @@ def _frontends() -> list[Door]:
         ),
         code_door(
             "deploy: the person gate's detector",
-            "deploy.py checkpoint=outputs/run robot=twin run_dir=outputs/deployment record=false "
-            "person_gate.checkpoint=frontends/wake",
+            "deploy.py checkpoint=outputs/run robot=so101 robot.port=/dev/null run_dir=outputs/deployment record=false "
+            "instruction=reach safety.person.enabled=true person_gate.checkpoint=frontends/wake",
             in_work("frontends/wake"),
         ),
         Door(

@@ -127,7 +127,9 @@ def test_two_processes_train_as_one_does_with_the_same_batch(dataset_root, tmp_p
     assert len(curve(one)) == 20
     assert_close(two, one)
     cores = tmp_path / "cores"
-    train("train.py", *settings, "trainer.batch_size=8", "trainer.processes=2", f"run_dir={cores}")
+    settings.append("device=auto")  # a CPU here, for which processes have to be asked for
+    arguments = ["trainer.batch_size=8", "trainer.processes=2", f"run_dir={cores}"]
+    train("train.py", *settings, *arguments, CUDA_VISIBLE_DEVICES="")
     assert_close(cores, one)
 
 

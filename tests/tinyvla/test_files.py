@@ -82,8 +82,8 @@ from pathlib import Path
 from tinyvla.files import alone_in
 with alone_in(Path(sys.argv[1]), wait=False):
     child = os.fork() if sys.argv[2:] else None
-    if child != 0:
-        print(child, flush=True)
+    if not child:  # the child itself says that it lives: by then it has closed its copy of the lock
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ..errors import UserError, one_line
 from ..machine import count_cores
+from .device import is_cpu
 from .settings import TrainerConfig
 
 _RANK, _WORLD = "RANK", "WORLD_SIZE"  # torch's environment variables of a distributed run
@@ -29,8 +28,7 @@ def count_processes(trainer: TrainerConfig, device: str) -> int:
 
     Raises UserError if they cannot share a batch equally.
     """
-    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
-    if _RANK in os.environ or not on_cpu:
+    if _RANK in os.environ or not is_cpu(device):
         return 1
     if trainer.processes == "auto":
         return next(count for count in range(count_cores(), 0, -1) if trainer.batch_size % count == 0)

@@ -24,6 +24,11 @@ def check_device(device: str) -> None:
         raise UserError(f"device={device} cannot be used here ({reason}); use device=auto or device=cpu") from error
 
 
+def is_cpu(device: str) -> bool:
+    """True if a run on a device computes on the CPU: "cpu", or "auto" on a machine without an accelerator."""
+    return device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+
+
 def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
     """Hugging Face's Accelerator on a device ("auto": the fastest one), in bf16 if true, or if "auto" and fast.
 
@@ -34,7 +39,7 @@ def make_accelerator(device: str, bf16: bool | str) -> Accelerator:
         os.environ["ACCELERATE_TORCH_DEVICE"] = device
     AcceleratorState._reset_state()  # the runs of a sweep share a process and may differ in precision
     return Accelerator(
-        cpu=device == "cpu",
+        cpu=is_cpu(device),  # processes of a CPU find each other only if it is asked for
         mixed_precision="bf16" if (computes_bf16(device) if bf16 == "auto" else bf16) else "no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(find_unused_parameters=True),
