@@ -233,11 +233,11 @@ def tables(result: Mapping[str, Any]) -> str:
     ]
     if language := result.get("language"):
         rows = [
-            {"told": sentence, "mean": figures["mean_of_groups"]}
+            {"sentence": sentence, "mean": figures["mean_of_groups"]}
             | {group: values["percent"] for group, values in figures["groups"].items()}
             for sentence, figures in language.items()
         ]
-        names = {"told": "sentence"} | {group: group.replace("_", " ") for group in GROUPS}
+        names = {"sentence": "sentence"} | {group: group.replace("_", " ") for group in GROUPS}
         blocks.append(markdown(rows, names | {"mean": "mean of groups"}))
     return "\n\n".join([*blocks, markdown(counts, {"task": "task", "n": "successes"})])
 

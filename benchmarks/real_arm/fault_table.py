@@ -167,6 +167,8 @@ def in_this_process(
             finally:
                 runner.wake()
             torque = truth.newest[2]
+        if fault.strike is not None and striker.struck == float("inf"):
+            raise SystemExit(f"error: a run ended before its fault ({line}); repeat this command on a quiet machine")
         since = began if fault.safe == LIMP else striker.struck
         until = striker.ended if fault.ends is None else np.inf  # a run that continues moves the arm back
     expected = re.search(fault.ends, line) is not None if fault.ends else not line
