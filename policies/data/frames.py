@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from tinyvla.backbones import resize
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import fill_folder
 from tinyvla.untrusted import check_regular, read_json
@@ -56,21 +57,32 @@ def _one_report() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]:
+def cache_frames(
+    dataset: LeRobotDataset, workers: int, largest: tuple[int, int] | None = None
+) -> dict[str, np.ndarray]:
     """Every camera's frames, uint8 (N, 3, H, W), memory-mapped (copy on write) from files beside the dataset.
 
     The first call writes the files, with `workers` processes; they are complete or absent. A batch then costs a copy of
     its bytes, whether the dataset holds images or videos.
+
+    Args:
+        dataset: its images or videos are decoded.
+        workers: number of processes.
+        largest: height and width that frames with more pixels are resized to, for a policy that would do it itself, so
+            that a camera of 640x480 pixels needs no more disk than the policy sees; None: as the camera's.
     """
-    folder = dataset.root.parent / "frames" / dataset.root.name
+    sides = _sides(dataset, largest)
+    is_resized = sides != _sides(dataset, None)
+    name = dataset.root.name + ("-{}x{}".format(*largest) if largest and is_resized else "")
+    folder = dataset.root.parent / "frames" / name
     stamp = {"frames": len(dataset), "dataset": fingerprint(dataset.root), "cameras": dataset.meta.camera_keys}
 
     def decode(empty: Path) -> None:
-        _decode(dataset, empty, workers)
+        _decode(dataset, sides, empty, workers)
         (empty / "stamp.json").write_text(json.dumps(stamp))
 
     try:
-        fill_folder(folder, functools.partial(_is_complete, folder, stamp, _sides(dataset)), decode)
+        fill_folder(folder, functools.partial(_is_complete, folder, stamp, sides), decode)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(
             f"the frames of {dataset.root} cannot be decoded ({one_line(error)}); free disk space if it is full, "
@@ -79,10 +91,14 @@ def cache_frames(dataset: LeRobotDataset, workers: int) -> dict[str, np.ndarray]
     return {key: np.load(folder / f"{key}.npy", mmap_mode="c") for key in dataset.meta.camera_keys}
 
 
-def _sides(dataset: LeRobotDataset) -> dict[str, tuple[int, int]]:
-    """Height and width of every camera's frames."""
-    features = dataset.meta.features
-    return {key: (int(features[key]["shape"][0]), int(features[key]["shape"][1])) for key in dataset.meta.camera_keys}
+def _sides(dataset: LeRobotDataset, largest: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
+    """Height and width of every camera's cached frames."""
+    sides = {}
+    for key in dataset.meta.camera_keys:
+        height, width = (int(side) for side in dataset.meta.features[key]["shape"][:2])
+        is_larger = largest is not None and height * width > largest[0] * largest[1]
+        sides[key] = largest if largest is not None and is_larger else (height, width)
+    return sides
 
 
 def _is_complete(folder: Path, stamp: dict[str, Any], sides: dict[str, tuple[int, int]]) -> bool:
@@ -105,7 +121,8 @@ def _is_array(file: Path, shape: tuple[int, ...]) -> bool:
 class _Spans(torch.utils.data.Dataset):
     """Spans of consecutive frames of every camera, as bytes: in videos, seeking takes most of the time."""
 
-    def __init__(self, dataset: LeRobotDataset):
+    def __init__(self, dataset: LeRobotDataset, sides: Mapping[str, tuple[int, int]]):
+        self.sides = sides
         times = [i / dataset.fps for i in range(_SPAN)]
         self.reader = open_dataset(dataset.root, dict.fromkeys(dataset.meta.camera_keys, times))
         bounds = zip(*(dataset.meta.episodes[key] for key in ("dataset_from_index", "dataset_to_index")), strict=True)
@@ -117,11 +134,12 @@ class _Spans(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         start, end = self.spans[index]
         item = self.reader[start]
-        return {key: item[key][: end - start].mul(255).round().byte() for key in self.reader.meta.camera_keys}
+        frames = {key: resize(item[key][: end - start], size) for key, size in self.sides.items()}
+        return {key: images.mul(255).round().byte() for key, images in frames.items()}
 
 
-def _decode(dataset: LeRobotDataset, folder: Path, workers: int) -> None:
-    loader = DataLoader(_Spans(dataset), batch_size=None, num_workers=workers)
+def _decode(dataset: LeRobotDataset, sides: Mapping[str, tuple[int, int]], folder: Path, workers: int) -> None:
+    loader = DataLoader(_Spans(dataset, sides), batch_size=None, num_workers=workers)
     files: dict[str, BinaryIO] = {}
     with ExitStack() as opened, tqdm(total=len(dataset), desc="decoding frames", unit="frame") as bar:
         for span in loader:

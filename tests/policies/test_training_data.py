@@ -14,8 +14,10 @@ from configs.composing import as_dict
 from policies import decode_policy_config
 from policies.data import TrainingData, cache_frames, open_dataset
 from policies.data import frames as reading
+from policies.training import decode_run, train
+from tinyvla.backbones import resize
 from tinyvla.errors import UserError
-from tinyvla.training import sample_order
+from tinyvla.training import Tracker, make_accelerator, sample_order
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,27 @@ def test_cached_frames_are_the_decoded_ones(kind, workers, request, monkeypatch)
             np.testing.assert_array_equal(cached[index], decoded)
     folder = stored.root.parent / "frames"
     assert [path.name for path in folder.glob("[!.]*")] == ["tiny"]
+
+
+def test_larger_frames_are_cached_at_the_size_that_the_policy_sees(video_copy):
+    stored = open_dataset(video_copy)
+    frames = cache_frames(stored, 0, largest=(16, 24))
+    whole = cache_frames(stored, 0, largest=(64, 64))  # never enlarged
+    for key, cached in frames.items():
+        assert cached.shape == (sum(LENGTHS), 3, 16, 24)
+        resized = resize(torch.from_numpy(whole[key][::9]).float(), (16, 24))
+        assert (torch.from_numpy(cached[::9]).float() - resized).abs().max() <= 1
+    assert {path.name for path in (video_copy.parent / "frames").glob("[!.]*")} == {"tiny", "tiny-16x24"}
+
+
+@pytest.mark.parametrize("backbone", ["nano", "film"])
+def test_a_run_keeps_no_more_pixels_than_its_policy_sees(backbone, copy, tmp_path):
+    (run_dir := tmp_path / "run").mkdir()
+    cfg = run_config("tinyvla", f"run_dir={run_dir}", "trainer.steps=2", "trainer.validate_every=0")
+    cfg.policy.backbone = {"type": backbone, "image_size": 16}
+    with Tracker(run_dir, as_dict(cfg)) as tracker:
+        train(decode_run(as_dict(cfg)), copy, make_accelerator("cpu", False), tracker, lambda _: {})
+    assert [path.name for path in (copy.parent / "frames").glob("[!.]*")] == ["tiny-16x16"]
 
 
 def test_the_cache_is_made_once_and_again_for_another_dataset(copy, monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import draccus
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..choices import LazyChoices
@@ -44,6 +45,13 @@ class Words(NamedTuple):
     mask: Tensor
 
 
+def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Images (B, 3, H, W) of another height and width; None: as they are."""
+    if size is None or images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
 class Backbone(nn.Module):
     """A multimodal encoder. Subclasses set `hidden_size` (D) and `tokenizer`, and implement what raises here.
 
@@ -51,6 +59,7 @@ class Backbone(nn.Module):
         hidden_size: width D of the token features.
         tokenizer: B texts -> token ids (B, L) and mask (B, L) bool.
         exportable: `encode` computes from its tensors alone, so that it can be traced.
+        resized_to: height and width that `encode` resizes images to first (bilinear, antialiased); None: it does not.
         vision_tower: the image encoder, of backbones that implement `vision_features`.
         vision_settings: settings that `vision_features` depends on beside the tower's weights.
     """
@@ -60,6 +69,7 @@ class Backbone(nn.Module):
     vision_tower: nn.Module
     CACHE_SIZE: ClassVar = 64  # batches of texts
     exportable = True
+    resized_to: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ranges import MAX_WIDTH, check_range
-from .base import Backbone, BackboneConfig, Features, Words
+from .base import Backbone, BackboneConfig, Features, Words, resize
 from .nano import MAX_SIDE, MAX_VOCABULARY, SpatialSoftmaxTower, keypoint_convolutions
 from .tokenizer import HashTokenizer
 
@@ -113,6 +113,7 @@ class FilmBackbone(Backbone):
         super().__init__()
         self.config = config
         self.hidden_size = config.hidden_size
+        self.resized_to = (config.image_size, config.image_size)
         self.tokenizer = HashTokenizer(config.vocab_size)
         self.words = nn.Embedding(config.vocab_size, config.text_size)
         self.text = nn.Sequential(
@@ -130,13 +131,10 @@ class FilmBackbone(Backbone):
         return self.words
 
     def encode(self, images: Tensor, words: Words) -> Features:
-        size = (self.config.image_size,) * 2
         weight = words.mask.to(words.embedded.dtype).unsqueeze(-1)
         text = self.text((words.embedded * weight).sum(1) / weight.sum(1))
         positions = []
         for tower, image in zip(self.towers, images.unbind(1), strict=True):
-            if image.shape[-2:] != size:
-                image = F.interpolate(image, size, mode="bilinear", antialias=True)
-            positions.append(tower(image, text))
+            positions.append(tower(resize(image, self.resized_to), text))
         token = self.fuse(torch.cat([*positions, text.to(positions[0].dtype)], dim=-1)).unsqueeze(1)
         return Features(token, words.mask.new_ones(token.shape[:2]))

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ranges import MAX_LAYERS, MAX_WIDTH, check_range
-from .base import Backbone, BackboneConfig, Features, Words
+from .base import Backbone, BackboneConfig, Features, Words, resize
 from .tokenizer import HashTokenizer
 
 if TYPE_CHECKING:
@@ -163,6 +162,7 @@ class NanoBackbone(Backbone):
             )
         self.config = config
         self.hidden_size = config.hidden_size
+        self.resized_to = (config.image_size, config.image_size)
         self.tokenizer = HashTokenizer(config.vocab_size)
         self.vision_tower = make_tower(config)
         self.projector = nn.Sequential(
@@ -190,10 +190,7 @@ class NanoBackbone(Backbone):
     def encode_images(self, images: Tensor) -> Tensor:
         """Image tokens (B, C * image_tokens, D) for images (B, C, 3, H, W)."""
         batch, cameras = images.shape[:2]
-        size = self.config.image_size
-        flat = images.flatten(0, 1)
-        if flat.shape[-2:] != (size, size):
-            flat = F.interpolate(flat, (size, size), mode="bilinear", antialias=True)
+        flat = resize(images.flatten(0, 1), self.resized_to)
         tokens = self.projector(self.vision_tower(flat)).unflatten(0, (batch, cameras))
         return (tokens + self.camera_embedding[:cameras]).flatten(1, 2)
 
