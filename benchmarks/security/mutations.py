@@ -20,10 +20,11 @@ _ARBITRARY = ("é日本\u202e\u0000\x1b[31m\nerror: x", "\ud83d", "{{7*7}} ${oc.
 
 
 class Scene(NamedTuple):
-    """A folder to mutate. folder: copy of a good one. files, folders: below it, relative. outside: what a link that
-    leaves the folder points into."""
+    """A folder to mutate. folder: copy of a good one. targets: what a stranger may have made in it. files, folders: at
+    or below them, relative. outside: what a link that leaves the folder points into."""
 
     folder: Path
+    targets: tuple[str, ...]
     files: list[str]
     folders: list[str]
     outside: Path
@@ -37,7 +38,7 @@ def list_scene(folder: Path, targets: tuple[str, ...], outside: Path) -> Scene:
     paths = [path for target in targets for path in (folder / target, *sorted((folder / target).rglob("*")))]
     names = {str(path.relative_to(folder)): path for path in paths if os.path.lexists(path)}
     files = [name for name, path in names.items() if path.is_symlink() or path.is_file()]
-    return Scene(folder, files, [name for name in names if name not in files], outside)
+    return Scene(folder, targets, files, [name for name in names if name not in files], outside)
 
 
 def _own(path: Path) -> Path:
@@ -157,11 +158,17 @@ def _file(change: Callable[[Path, Scene, random.Random], Any], suffixes: tuple[s
     return apply
 
 
-def _entry(put: Callable[[Path, Scene, random.Random], Any]) -> Apply:
-    """Something else in the place of a file, link or folder. The content goes to the folder outside."""
+def _entry(put: Callable[[Path, Scene, random.Random], Any], is_inside: bool = False) -> Apply:
+    """Something else in the place of a file, link or folder. The content goes to the folder outside.
+
+    is_inside: not in the place of what the command itself names, which is the user's choice.
+    """
 
     def apply(scene: Scene, rng: random.Random) -> str | None:
-        name = rng.choice(scene.files + scene.folders)
+        names = [name for name in scene.files + scene.folders if not (is_inside and name in scene.targets)]
+        if not names:
+            return None
+        name = rng.choice(names)
         path = scene.folder / name
         target = scene.outside / f"secret{path.suffix}"
         if path.is_symlink():
@@ -245,7 +252,7 @@ _FILES: dict[str, Apply] = {
     "entry removed": _entry(lambda path, scene, rng: None),
     "entry a folder": _entry(_folder),
     "entry a file": _entry(lambda path, scene, rng: _no_note(path.write_text("content"))),
-    "entry a link out": _entry(_link_out),
+    "entry a link out": _entry(_link_out, is_inside=True),
     "entry another link": _entry(_other_entry),
     "entry a pipe": _entry(lambda path, scene, rng: os.mkfifo(path)),
     "entry a device": _entry(lambda path, scene, rng: path.symlink_to(rng.choice(["/dev/zero", "/dev/stdin"]))),

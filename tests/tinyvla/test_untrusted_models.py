@@ -97,13 +97,27 @@ def test_damaged_onnx_files_are_one_line(tmp_path: Path) -> None:
     refusal(lambda: check_onnx(tmp_path / "model.onnx"), "nested too deeply")
 
 
+def test_an_onnx_file_of_many_fields_ends_soon(tmp_path: Path) -> None:
+    with (tmp_path / "model.onnx").open("wb") as file:
+        file.truncate(200 << 20)  # a disk that was full leaves zeros
+    refusal(lambda: check_onnx(tmp_path / "model.onnx"), "not a complete ONNX file")
+    (tmp_path / "model.onnx").write_bytes(field(7, field(1, b"")) * 600_000)
+    refusal(lambda: check_onnx(tmp_path / "model.onnx"), "more than 1000000 fields")
+
+
+AFFINE = {"scale": [1.0] * 4, "offset": [0.0] * 4}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"tokenizer": {"vocab_size": 10**12, "max_length": 8}}, "unsuitable"),
         ({"cameras": "front"}, "unsuitable"),
         ({"normalisation": {"state": {}, "action": {}}}, "lacks"),
-        ({"inputs": {"noise": {"shape": [1, 8, 4, 5]}}}, "unsuitable"),
+        ({"normalisation": {"state": {"scale": [1.0] * 3, "offset": [0.0] * 4}, "action": AFFINE}}, "unsuitable"),
+        ({"normalisation": {"state": AFFINE, "action": {"scale": [1.0] * 4, "offset": [0.0] * 5}}}, "unsuitable"),
+        ({"inputs": {"noise": {"shape": [1, 8, 4, 5]}, "state": {"shape": [1, 4]}}}, "unsuitable"),
+        ({"inputs": {"noise": {"shape": [1, 8, 4]}, "state": {"shape": []}}}, "lacks"),
         ({"inputs": None}, "lacks"),
         ({}, "cannot be opened"),
     ],
@@ -111,12 +125,11 @@ def test_damaged_onnx_files_are_one_line(tmp_path: Path) -> None:
 def test_the_description_of_an_exported_policy_is_checked(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    affine = {"scale": [1.0] * 4, "offset": [0.0] * 4}
     description = {
         "cameras": ["observation.images.front"],
         "tokenizer": {"vocab_size": 100, "max_length": 8},
-        "inputs": {"noise": {"shape": [1, 8, 4]}},
-        "normalisation": {"state": affine, "action": affine},
+        "inputs": {"noise": {"shape": [1, 8, 4]}, "state": {"shape": [1, 4]}},
+        "normalisation": {"state": AFFINE, "action": AFFINE},
     }
     (tmp_path / "policy.json").write_text(json.dumps(description | changes))
     (tmp_path / "model.onnx").write_bytes(b"")

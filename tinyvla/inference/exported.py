@@ -89,18 +89,19 @@ def read_description(folder: Path) -> dict[str, Any]:
     check_values(content, file.name)
     try:
         cameras, tokenizer, scales = content["cameras"], content["tokenizer"], content["normalisation"]
-        shape = content["inputs"]["noise"]["shape"]
+        shape, state_shape = content["inputs"]["noise"]["shape"], content["inputs"]["state"]["shape"]
         sizes = [*shape[1:], tokenizer["vocab_size"], tokenizer["max_length"]]
-        numbers = [value for part in ("state", "action") for key in ("scale", "offset") for value in scales[part][key]]
+        lengths = {"state": state_shape[-1], "action": shape[-1]}
+        affine = {(part, key): scales[part][key] for part in lengths for key in ("scale", "offset")}
         is_suitable = (
             isinstance(cameras, list)
             and all(isinstance(camera, str) for camera in cameras)
             and len(shape) == 3
             and all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes)
-            and all(type(value) in (int, float) for value in numbers)
-            and all(isinstance(scales[part][key], list) for part in ("state", "action") for key in ("scale", "offset"))
+            and all(isinstance(values, list) and len(values) == lengths[part] for (part, _), values in affine.items())
+            and all(type(value) in (int, float) for values in affine.values() for value in values)
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{file} lacks {one_line(error)}; export the policy again") from error
     if not is_suitable:
         raise UserError(f"{file} has unsuitable cameras, sizes or normalisation; export the policy again")

@@ -4,6 +4,7 @@ A file may say that its weights are in other files, anywhere on the machine, and
 it. `export.py` writes neither: one file with the standard operators.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..untrusted import check_regular
 
 MAX_BYTES = 2 << 30  # protobuf's own limit
 _MAX_DEPTH = 64
+_MAX_FIELDS = 1_000_000  # that are looked at; a policy of the paper's size has some ten thousand
 _DOMAINS = ("", "ai.onnx")
 # Numbers of the fields of onnx.proto that lead to tensors and nodes, by message.
 _FIELDS = {
@@ -33,15 +35,17 @@ def check_onnx(file: Path) -> None:
     with file.open("rb") as stream:
         content = memoryview(stream.read())
     try:
-        _check(content, "model", file, 0)
+        _check(content, "model", file, 0, itertools.count())
     except (IndexError, ValueError) as error:
         raise UserError(f"{file} is not a complete ONNX file; export the policy again") from error
 
 
-def _check(message: memoryview, kind: str, file: Path, depth: int) -> None:
+def _check(message: memoryview, kind: str, file: Path, depth: int, fields: Iterator[int]) -> None:
     if depth > _MAX_DEPTH:
         raise UserError(f"{file} is nested too deeply; export the policy again")
     for number, value in _fields(message):
+        if next(fields) >= _MAX_FIELDS:
+            raise UserError(f"{file} has more than {_MAX_FIELDS} fields; export the policy again")
         if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
             raise UserError(f"{file} keeps weights in other files, which are not opened; export it as one file")
         if kind == "node" and number == _DOMAIN and (domain := _text(value)) not in _DOMAINS:
@@ -49,7 +53,7 @@ def _check(message: memoryview, kind: str, file: Path, depth: int) -> None:
         if (child := _FIELDS[kind].get(number)) is not None:
             if not isinstance(value, memoryview):
                 raise ValueError("a number where a message belongs")
-            _check(value, child, file, depth + 1)
+            _check(value, child, file, depth + 1, fields)
 
 
 def _text(value: int | memoryview) -> str:
@@ -62,6 +66,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while place < len(message):
         key, place = _number(message, place)
         number, wire = key >> 3, key & 7
+        if number == 0:
+            raise ValueError("a field without a number")
         if wire == 0:
             value, place = _number(message, place)
             yield number, value
