@@ -15,6 +15,7 @@ from .eval_results import Job
 from .rollout import Rollout
 
 JOURNAL = "episodes.jsonl"
+MAX_JOURNAL_BYTES = 256 << 20  # an episode takes some 4 kB
 
 
 class EpisodeJournal:
@@ -45,7 +46,7 @@ class EpisodeJournal:
         self.results[job] = rollout
 
     def _read(self) -> None:
-        check_regular(inside(self.file.parent, self.file.name))
+        check_regular(inside(self.file.parent, self.file.name), MAX_JOURNAL_BYTES)
         lines = self.file.read_bytes().split(b"\n")[:-1]  # a killed process may have cut the last one
         try:
             if lines and json.loads(lines[0])["evaluation"] != self._evaluation:

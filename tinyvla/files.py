@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import UserError, one_line
-from .untrusted import read_json_object
+from .untrusted import inside, read_json_object
 
 MODEL = "pretrained_model"  # folder of a checkpoint with the model
 BEST_STEP = Path("training_state/best.json")  # in a checkpoint: step of the best one when it was written
@@ -109,11 +109,12 @@ def best_checkpoint(run_dir: Path) -> Path | None:
     """Folder of a run's best checkpoint, None if there is none.
 
     The newest checkpoint records it, since a process may be killed before it moves the link `best`. Older versions have
-    only the link. Raises UserError if the record is damaged.
+    only the link. Raises UserError if the record is damaged, or in a folder elsewhere that a link leads to.
     """
     finished = finished_checkpoints(run_dir)
     link = run_dir / "checkpoints/best"
-    if finished and (record := finished[-1] / BEST_STEP).exists():
+    record = inside(run_dir, str(finished[-1].relative_to(run_dir) / BEST_STEP)) if finished else None
+    if record and record.exists():
         step = read_json_object(record).get("step")
         if step is not None and not isinstance(step, int):
             raise UserError(f"{record} is damaged (its step is {one_line(repr(step), 40)}); delete {finished[-1]}")

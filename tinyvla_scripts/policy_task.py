@@ -37,7 +37,7 @@ def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos
     from envs import evaluation, resolve_tasks
     from envs.demos import ensure_dataset
     from envs.launcher import LauncherConfig
-    from envs.report import describe, write_report
+    from envs.report import describe, run_videos, write_report
     from policies.training import find_dataset, train
     from tinyvla.training import Tracker, alone_in_run, device_of, make_accelerator, on_first_process, open_run
 
@@ -56,6 +56,6 @@ def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos
             if options.episodes == 0 or not accelerator.is_main_process:
                 return
             result = evaluation.evaluate(policy, env, options, settings.run_dir)
-            tracker.log_result(result, sorted((settings.run_dir / "videos").glob("*.mp4")), policy)
+            tracker.log_result(result, run_videos(settings.run_dir), policy)
         print(describe(result))
         print(write_report(settings.run_dir))

@@ -17,7 +17,7 @@ from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
 from tinyvla.training.run_folder import check_run_files, read_config
 from tinyvla.training.tracking import read_metrics
-from tinyvla.untrusted import check_links, read_json_object
+from tinyvla.untrusted import read_json_object
 
 from ..eval_results import METRICS
 from ..seeds import episode_seed
@@ -90,7 +90,6 @@ def read_run(run_dir: Path) -> Run:
             f"resume=true`, or evaluate it with `python evaluate.py checkpoint={run_dir}`"
         )
     check_run_files(run_dir)
-    check_links(run_dir / "videos")
     result = read_json_object(run_dir / "eval.json")
     settings = (run_dir / "config.yaml").read_text() if (run_dir / "config.yaml").exists() else ""
     metrics = read_metrics(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []
@@ -137,11 +136,16 @@ def write_page(run_dir: Path, page: str) -> Path:
         ) from error
 
 
+def run_videos(run_dir: Path) -> list[Path]:
+    """Files of a run's videos by name, without links to nothing."""
+    return sorted(file for file in (run_dir / "videos").glob("*.mp4") if file.is_file())
+
+
 def find_videos(run_dir: Path, result: Mapping[str, Any], budget: int | None = None) -> list[Video]:
     """Videos of a run by name, embedded up to `budget` bytes in total (default: MAX_EMBEDDED_BYTES)."""
     left = MAX_EMBEDDED_BYTES if budget is None else budget
     videos = []
-    for file in sorted((run_dir / "videos").glob("*.mp4")):
+    for file in run_videos(run_dir):
         name = _VIDEO_NAME.fullmatch(file.stem)
         source = poster = None
         if (size := file.stat().st_size) <= left:

@@ -107,6 +107,13 @@ def test_a_damaged_journal_is_one_line(content, tmp_path):
     assert "\n" not in str(mistake.value)
 
 
+def test_a_journal_larger_than_any_evaluation_is_not_read(tmp_path):
+    with (tmp_path / JOURNAL).open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(UserError, match=r"episodes.jsonl has 3221 MB, more than 268"):
+        EpisodeJournal(tmp_path, "a")
+
+
 def test_a_journal_cut_in_its_first_line_begins_anew(tmp_path):
     (tmp_path / JOURNAL).write_text('{"evalu')
     journal = EpisodeJournal(tmp_path, "a")

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from envs.evaluation import Job, summarise
-from envs.report import describe, page, write_report
+from envs.report import describe, page, run_videos, write_report
 from envs.report.charts import success_bars, to_svg, training_curves
 from envs.rollout import Rollout
 from tinyvla.errors import UserError
@@ -132,6 +132,13 @@ def test_every_video_is_embedded_with_its_ending_instruction_and_seed(run_dir):
         "stray": "other: stray.mp4",
     }
     assert shown.text("h3") == ["reach-v3", "push-v3", "other"]
+
+
+def test_a_video_that_is_a_link_to_nothing_is_left_out(run_dir):
+    (run_dir / "videos").mkdir(exist_ok=True)
+    (run_dir / "videos/reach-v3-000-success.mp4").symlink_to("nowhere.mp4")
+    assert run_videos(run_dir) == []
+    write_report(run_dir)
 
 
 def test_videos_beyond_the_budget_are_linked_and_the_page_says_so(run_dir, monkeypatch):

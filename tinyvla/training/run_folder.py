@@ -54,6 +54,11 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
     stored = read_config(file)
     if missing := [key for key in map(str, defaults) if key in _ALWAYS_STORED and key not in stored]:
         raise UserError(f"{file} has lost its {missing[0]}; restore the file, or start a new run in another run_dir")
+    sections = [str(key) for key in defaults if OmegaConf.is_dict(defaults[key]) and key in stored]
+    if unsuitable := [section for section in sections if not OmegaConf.is_dict(stored[section])]:
+        raise UserError(
+            f"{file} has no settings in {unsuitable[0]}; restore the file, or start a new run in another run_dir"
+        )
     stored = cast(
         DictConfig, OmegaConf.merge({key: defaults[key] for key in map(str, defaults) if key not in stored}, stored)
     )
@@ -75,7 +80,8 @@ def find_run(cfg: DictConfig, defaults: DictConfig) -> DictConfig:
 
 def check_run_files(run_dir: Path) -> None:
     """Raise UserError if a link leads out of a run: its files would be read, written or deleted there."""
-    for path in (*run_dir.iterdir(), *(run_dir / "checkpoints").rglob("*")):  # not wandb's
+    inner = (path for name in ("checkpoints", "videos") for path in (run_dir / name).rglob("*"))
+    for path in (*run_dir.iterdir(), *inner):  # not wandb's
         if path.is_symlink():
             inside(run_dir, str(path.relative_to(run_dir)))
 

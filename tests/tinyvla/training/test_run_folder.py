@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from tiny import run_config
 
 from tinyvla.errors import UserError
+from tinyvla.files import best_checkpoint
 from tinyvla.training import alone_in_run, find_run, open_run
 from tinyvla.training.run_folder import read_config
 
@@ -99,6 +101,34 @@ def test_stored_settings_are_plain_data(tmp_path, monkeypatch, content, reason):
         read_config(tmp_path / "config.yaml")
     assert "\n" not in str(mistake.value)
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("content", ["-5", "word", "[1]", "null"])
+@pytest.mark.parametrize("section", ["policy", "trainer", "eval"])
+def test_a_section_without_settings_is_one_line(section, content, tmp_path, defaults):
+    stored = OmegaConf.to_container(begin(config(tmp_path), defaults))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(stored | {section: yaml.safe_load(content)}))
+    with pytest.raises(UserError, match=f"has no settings in {section}; restore the file"):
+        find_run(config(tmp_path, resume=True), defaults)
+
+
+@pytest.mark.parametrize("place", ["videos", "checkpoints", "checkpoints/000010", "videos/film.mp4"])
+def test_a_link_out_of_a_run_is_refused(place, tmp_path, defaults):
+    begin(config(tmp_path / "run"), defaults)
+    link = tmp_path / "run" / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path)
+    with pytest.raises(UserError, match=f"refers to {place}, which is outside of it"):
+        find_run(config(tmp_path / "run", resume=True), defaults)
+
+
+def test_the_best_checkpoint_is_not_read_through_a_link_out_of_the_run(tmp_path):
+    (tmp_path / "elsewhere/training_state").mkdir(parents=True)
+    (tmp_path / "elsewhere/training_state/best.json").write_text('{"step": 10}')
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/000010").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="outside of it"):
+        best_checkpoint(tmp_path / "run")
 
 
 def test_the_command_of_a_run_is_never_resolved(tmp_path, defaults):
