@@ -216,13 +216,17 @@ def fill_folder(folder: Path, is_complete: Callable[[], bool], fill: Callable[[P
     """Unless `is_complete()`, have `fill` make a folder's content beside it and put that in its place whole.
 
     Another process that wants the same folder waits and then finds it complete. What `fill` raises leaves nothing, and
-    what killed processes left is removed.
+    what killed processes left is removed. A link in the folder's place is replaced.
     """
-    if is_complete():
+
+    def is_filled() -> bool:
+        return not folder.is_symlink() and is_complete()
+
+    if is_filled():
         return
     with alone_in(folder.parent):
         clear_temporary_folders(folder.parent)
-        if is_complete():
+        if is_filled():
             return
         temporary = folder.with_name(f".{folder.name}.tmp")
         try:

@@ -18,7 +18,9 @@ _OPTION_FILES = (
     *("video_preprocessor_config.json", "generation_config.json"),
 )
 _MAX_BYTES = 4 << 20  # of one of these
+_TOKEN_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MAX_TOKENS = 1 << 20
+_LONGEST_TOKEN = 4096  # letters
 _HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}")
 _WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl", ".pickle")
 _REFUSED = {
@@ -69,7 +71,7 @@ def check_model_folder(folder: Path, model_types: set[str] | None = None) -> Non
         if not path.is_dir():
             check_regular(path)
     check_model_options(folder)
-    _check_tokens(folder / "tokenizer.json")
+    check_tokens(folder / "tokenizer.json")
     if model_types is not None and (folder / "config.json").is_file():
         model_type = read_json_object(folder / "config.json", _MAX_BYTES).get("model_type")
         if model_type not in model_types:
@@ -86,10 +88,25 @@ def check_model_options(folder: Path) -> None:
             if name != "tokenizer_config.json":  # whose `model_max_length` may be 1e30
                 check_values(content, str(file))
             _check_options(content, str(file))
+    for name in _TOKEN_FILES:
+        if (file := folder / name).exists():
+            content = read_json_object(file, _MAX_BYTES)
+            _check_token_texts({key: value for key, value in content.items() if key != "chat_template"}, file)
 
 
-def _check_tokens(file: Path) -> None:
-    """Raise UserError for ids that no vocabulary has: the tokenizers library makes a table up to the highest one."""
+def _check_token_texts(value: Any, file: Path) -> None:
+    """Raise UserError for a token of many letters, of which the tokenizers library makes a large table."""
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for entry in value:
+            _check_token_texts(entry, file)
+    elif isinstance(value, str) and len(value) > _LONGEST_TOKEN:
+        raise UserError(f"{file} has a token of {len(value)} letters; get the original file")
+
+
+def check_tokens(file: Path) -> None:
+    """Raise UserError for ids and texts that no tokenizer has: the tokenizers library makes tables of their size."""
     if not file.exists():
         return
     content = read_json_object(file)
@@ -99,6 +116,7 @@ def _check_tokens(file: Path) -> None:
     ids += [token.get("id") for token in added or [] if isinstance(token, dict)] if isinstance(added, list) else []
     if any(isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < _MAX_TOKENS for token in ids):
         raise UserError(f"{file} has token ids that are not from 0 to {_MAX_TOKENS}; get the original file")
+    _check_token_texts(added, file)
 
 
 def _check_options(value: Any, place: str) -> None:

@@ -31,6 +31,7 @@ import tinyvla_scripts.train
 import tinyvla_scripts.vision_task  # so that a fork need not import it
 from envs.eval_results import Job, summarise
 from envs.rollout import Rollout, write_video
+from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 from tinyvla.frontends.wake import Wake
 
@@ -310,9 +311,13 @@ def collect() -> None:
 
 
 def draw_images() -> None:
-    """Labelled images of an image store."""
-    with patch.object(envs.scenes.image_store, "worker_pool", InThisProcess):
-        envs.scenes.image_store.open_labelled_images("room", "test", 1, SIZE, data_dir=Path("data"), workers=1)
+    """Labelled images of an image store. A UserError ends it as it ends a command."""
+    try:
+        with patch.object(envs.scenes.image_store, "worker_pool", InThisProcess):
+            envs.scenes.image_store.open_labelled_images("room", "test", 1, SIZE, data_dir=Path("data"), workers=1)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def caches() -> Iterator[Original]:

@@ -253,7 +253,7 @@ _FILES: dict[str, Apply] = {
     "entry a folder": _entry(_folder),
     "entry a file": _entry(lambda path, scene, rng: _no_note(path.write_text("content"))),
     "entry a link out": _entry(_link_out, is_inside=True),
-    "entry another link": _entry(_other_entry),
+    "entry another link": _entry(_other_entry, is_inside=True),
     "entry a pipe": _entry(lambda path, scene, rng: os.mkfifo(path)),
     "entry a device": _entry(lambda path, scene, rng: path.symlink_to(rng.choice(["/dev/zero", "/dev/stdin"]))),
 }

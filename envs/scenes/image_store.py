@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in, discard, write_whole
-from tinyvla.untrusted import read_json_object
+from tinyvla.untrusted import check_links, inside, read_json_object
 
 from ..workers import clear_disk_errors, count_workers, worker_pool
 from .image_generator import ImageGenerator
@@ -132,6 +132,7 @@ def open_labelled_images(
     """
     image_set = _checked(kind, split, count, image_size, seed)
     folder, blocks = image_set.folder(Path(data_dir)), range(-(-count // BLOCK))
+    check_links(inside(folder.parent, folder.name))
     for _ in range(_ATTEMPTS):
         if _missing(folder, blocks):
             with clear_disk_errors(), alone_in(folder):  # another process may have drawn them in the meantime

@@ -67,7 +67,8 @@ def cache_features(
                 yield {key: features}
 
     advice = "lower backbone.image_size, or leave out backbone.cache_features"
-    return _cached(dataset_root, [backbone.vision_tower], settings, frames, compute, advice)
+    dims = dict.fromkeys(frames, 4)
+    return _cached(dataset_root, [backbone.vision_tower], settings, frames, dims, compute, advice)
 
 
 def cache_frontends(
@@ -94,7 +95,8 @@ def cache_frontends(
 
     settings = repr([(name, frontend.options) for name, frontend in frontends.frontends.items()])
     advice = "or leave out the front-end"
-    return _cached(dataset_root, frontends.frontends.values(), settings, frames, compute, advice)
+    dims = {key: 4 if feature.is_image else 3 for key, feature in frontends.features.items()}
+    return _cached(dataset_root, frontends.frontends.values(), settings, frames, dims, compute, advice)
 
 
 def _images(camera: np.ndarray, start: int, device: torch.device) -> Tensor:
@@ -106,21 +108,25 @@ def _cached(
     modules: Iterable[torch.nn.Module],
     settings: str,
     frames: Frames,
+    dims: Mapping[str, int],
     compute: Compute,
     advice: str,
 ) -> dict[str, Tensor]:
-    """Memory-mapped files of `compute`; they depend on the weights of `modules` and on `settings`."""
+    """Memory-mapped files of `compute`; they depend on the weights of `modules` and on `settings`.
+
+    dims: number of dimensions of every feature.
+    """
     folder = root.parent / "features" / root.name / _fingerprint(root, modules, settings)
     count = len(next(iter(frames.values())))
     try:
         fill_folder(
             folder,
-            lambda: _read_shapes(folder, count) is not None,
+            lambda: _read_shapes(folder, count, dims) is not None,
             lambda empty: _compute(empty, frames, compute, advice),
         )
     except OSError as error:
         raise UserError(f"the features of {root} cannot be written ({error}); free some space, {advice}") from error
-    shapes = _read_shapes(folder, count)
+    shapes = _read_shapes(folder, count, dims)
     assert shapes is not None
     return {
         key: torch.from_file(str(folder / key), shared=False, size=math.prod(sizes), dtype=_DTYPES[name]).view(sizes)
@@ -128,10 +134,13 @@ def _cached(
     }
 
 
-def _read_shapes(folder: Path, count: int) -> dict[str, tuple[list[int], str]] | None:
+def _read_shapes(folder: Path, count: int, dims: Mapping[str, int]) -> dict[str, tuple[list[int], str]] | None:
     """Shape and type of every feature of `count` frames in a folder; None if a file is missing, damaged or another."""
     try:
-        shapes = {key: (list(map(int, sizes)), str(name)) for key, (sizes, name) in read_json(folder / SHAPES).items()}
+        stored = read_json(inside(folder, SHAPES)).items()
+        shapes = {key: (list(map(int, sizes)), str(name)) for key, (sizes, name) in stored}
+        if {key: len(sizes) for key, (sizes, _) in shapes.items()} != dims:
+            return None
         for key, (sizes, name) in shapes.items():
             size = math.prod(sizes) * _DTYPES[name].itemsize
             if min(sizes) < 1 or sizes[0] != count or inside(folder, key).stat().st_size != size:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tinyvla.backbones import resize
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import fill_folder
-from tinyvla.untrusted import check_regular, read_json
+from tinyvla.untrusted import check_regular, inside, read_json
 
 from .dataset_files import INFO, check_dataset_files, fingerprint
 
@@ -104,8 +104,8 @@ def _sides(dataset: LeRobotDataset, largest: tuple[int, int] | None) -> dict[str
 def _is_complete(folder: Path, stamp: dict[str, Any], sides: dict[str, tuple[int, int]]) -> bool:
     """True if the folder has the frames that the stamp describes; anything else in it is replaced."""
     try:
-        return read_json(folder / "stamp.json") == stamp and all(
-            _is_array(folder / f"{key}.npy", (stamp["frames"], 3, *sides[key])) for key in stamp["cameras"]
+        return read_json(inside(folder, "stamp.json")) == stamp and all(
+            _is_array(inside(folder, f"{key}.npy"), (stamp["frames"], 3, *sides[key])) for key in stamp["cameras"]
         )
     except (UserError, OSError, ValueError, EOFError, SyntaxError):
         return False

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,16 @@ def test_what_a_set_looks_like(whole, no_drawing):
     assert isinstance(scenes.images, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         scenes.images[0, 0, 0, 0] = 0
+
+
+@pytest.mark.parametrize("place", ["", "labels", "images.bin", "labels/000000.json"])
+def test_images_elsewhere_are_not_read(place, whole, tmp_path, no_drawing):
+    shutil.copytree(whole / "scenes", tmp_path / "data/scenes")
+    path = folder_of(tmp_path / "data") / place
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="outside of it"):
+        open_labelled_images(**SMALL, count=40, data_dir=tmp_path / "data", workers=1)
 
 
 def test_other_processes_draw_the_same_images(whole, tmp_path):

@@ -116,6 +116,7 @@ def test_a_frozen_tower_does_not_learn(pretrained):
         '{"key": [[4, -3], "float32"]}',
         '{"key": [[-Infinity, 2], "float32"]}',
         '{"key": [[4, 2], "object"]}',
+        '{"key": [[4, 2, 1], "float32"]}',
         '{"../key": [[4, 2], "float32"]}',
         "[]",
     ],
@@ -124,6 +125,6 @@ def test_a_description_that_does_not_fit_is_no_cache(shapes, tmp_path):
     (tmp_path / "key").write_bytes(bytes(4 * 2 * 4))
     file = tmp_path / features.SHAPES
     file.write_text('{"key": [[4, 2], "float32"]}')
-    assert features._read_shapes(tmp_path, 4) == {"key": ([4, 2], "float32")}
+    assert features._read_shapes(tmp_path, 4, {"key": 2}) == {"key": ([4, 2], "float32")}
     file.write_text(shapes)
-    assert features._read_shapes(tmp_path, 4) is None
+    assert features._read_shapes(tmp_path, 4, {"key": 2}) is None

@@ -130,6 +130,16 @@ def test_a_cache_cut_short_is_made_again(copy, monkeypatch):
     assert frames["observation.images.left"].any()
 
 
+@pytest.mark.parametrize("name", ["stamp.json", "observation.images.left.npy"])
+def test_a_cached_file_that_is_a_link_elsewhere_is_made_again(name, copy, tmp_path):
+    cache_frames(open_dataset(copy), 0)
+    file = copy.parent / "frames/tiny" / name
+    file.rename(tmp_path / name)
+    file.symlink_to(tmp_path / name)
+    cache_frames(open_dataset(copy), 0)
+    assert not file.is_symlink()
+
+
 @contextmanager
 def files_limited_to(size):
     """No file may grow beyond `size` bytes: writing fails as it does on a full disk."""

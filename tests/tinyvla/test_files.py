@@ -52,6 +52,17 @@ def test_a_folder_that_cannot_be_filled_leaves_nothing_and_the_old_one_stands(tm
     assert [path.name for path in folder.iterdir()] == ["old"]
 
 
+def test_a_link_in_the_place_of_a_folder_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/done").touch()
+    folder = tmp_path / "cache"
+    folder.symlink_to(tmp_path / "elsewhere")
+    fill_folder(folder, (folder / "done").exists, lambda empty: (empty / "done").write_text("new"))
+    assert not folder.is_symlink()
+    assert (folder / "done").read_text() == "new"
+    assert (tmp_path / "elsewhere/done").read_text() == ""
+
+
 def test_a_file_is_replaced_whole(tmp_path):
     path = write_whole(tmp_path / "new" / "file.txt", "first")
     assert write_whole(path, "zweites: ä") == path

@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from ..errors import UserError, one_line
-from ..hub_files import check_model_options
+from ..hub_files import check_model_options, check_tokens
 from ..network_size import bounded_network
 from ..untrusted import check_values
 from .base import Backbone, BackboneConfig, Features, Words
@@ -99,6 +99,8 @@ class PretrainedBackbone(Backbone):
         if folder:
             check_values(self.architecture, f"{folder}/config.json")
             check_model_options(folder)
+            if not config.assets:  # which are checked with their checkpoint
+                check_tokens(folder / FileTokenizer.FILE)
         weights_folder = None if config.assets else folder
         try:
             with _bounded(weights_folder):
