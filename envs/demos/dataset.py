@@ -7,11 +7,11 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from tqdm import tqdm
 
 from tinyvla.errors import UserError, one_line
@@ -194,10 +194,14 @@ def _fast_writer() -> Iterator[None]:
     """
     from lerobot.datasets.compute_stats import RunningQuantileStats
 
+    class Statistics(RunningQuantileStats):
+        def update(self, batch: np.ndarray) -> None:
+            if self._count == 0 and batch.dtype == np.uint8:
+                self._num_quantile_bins = 256
+            super().update(batch)
+
     with (
-        patch(
-            "lerobot.datasets.video_utils.RunningQuantileStats", partial(RunningQuantileStats, num_quantile_bins=256)
-        ),
+        patch("lerobot.datasets.compute_stats.RunningQuantileStats", Statistics),
         patch("lerobot.datasets.compute_stats.auto_downsample_height_width", lambda image: image[:, ::4, ::4]),
         patch("lerobot.datasets.dataset_writer.embed_images", lambda table: table),
     ):
