@@ -26,11 +26,10 @@ class TrainingData:
     """
 
     def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: Mapping[str, np.ndarray | Tensor]):
-        table = dataset.hf_dataset.with_format("numpy")
         unused = set(dataset.meta.camera_keys) - set(config.image_features)
         self.cameras = {key: torch.as_tensor(frames[key]) for key in frames if key not in unused}
         columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
-        self.columns = {key: _numbers(dataset, table, key) for key in columns}
+        self.columns = {key: _numbers(dataset, key) for key in columns}
         self.tasks = instructions_of(dataset)
         starts, ends = (
             torch.as_tensor(np.asarray(dataset.meta.episodes[key]))
@@ -85,10 +84,16 @@ def action_names(features: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
-def _numbers(dataset: LeRobotDataset, table: Any, key: str) -> Tensor:
+def _column(dataset: LeRobotDataset, key: str) -> np.ndarray:
+    """Values of a column of the data, (N, ...), without a pass over the rows, which would take minutes."""
+    values = dataset.hf_dataset.select_columns([key]).with_format("arrow")[:].column(key).to_numpy()
+    return np.stack(values) if values.dtype == object else values.copy()
+
+
+def _numbers(dataset: LeRobotDataset, key: str) -> Tensor:
     """A column of the data as float32 (N, ...). Raises UserError unless it has numbers of the feature's shape."""
     try:
-        column = torch.from_numpy(np.stack(table[key])).float()
+        column = torch.from_numpy(_column(dataset, key)).float()
     except (TypeError, ValueError, KeyError) as error:  # values that are missing, of other types or sizes
         raise UserError(
             f"{key!r} in the data of {dataset.root} is not numbers of one size ({one_line(error, 80)}); get a complete "
@@ -97,14 +102,14 @@ def _numbers(dataset: LeRobotDataset, table: Any, key: str) -> Tensor:
     shape = tuple(dataset.meta.features[key]["shape"])
     if column[0].numel() != math.prod(shape):
         raise UserError(f"{key!r} in the data of {dataset.root} is not of the shape {shape}; get a complete copy")
-    return column
+    return column.reshape(len(column), *shape)
 
 
 def instructions_of(dataset: LeRobotDataset) -> list[str]:
     """Instruction of every frame. Raises UserError for a frame without one."""
     names = dataset.meta.tasks
     text = dict(zip(names["task_index"], names.index, strict=True))
-    indices = np.asarray(dataset.hf_dataset.with_format("numpy")["task_index"]).tolist()
+    indices = _column(dataset, "task_index").tolist()
     if unknown := set(indices) - text.keys():
         raise UserError(
             f"the data of {dataset.root} has the task {unknown.pop()}, which is not in its meta/tasks.parquet"
