@@ -172,7 +172,8 @@ def _merge(shards: list[Path], merged: Path) -> Path:
 
     _silence_libraries()
     names = [f"local/{shard.name}" for shard in shards]
-    aggregate_datasets(names, f"local/{merged.name}", roots=shards, aggr_root=merged)
+    # A video file per shard and camera: packed into one, every shard would copy all earlier ones.
+    aggregate_datasets(names, f"local/{merged.name}", roots=shards, aggr_root=merged, concatenate_videos=False)
     return merged
 
 

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from lerobot.datasets import LeRobotDataset
 from lerobot.datasets.factory import resolve_delta_timestamps
-from tiny import LENGTHS, SETTINGS, TASKS, run_config, tiny_policy, write_dataset
+from tiny import FPS, LENGTHS, SETTINGS, SIZE, TASKS, run_config, tiny_policy, write_dataset
 
 from configs.composing import as_dict
-from policies import decode_policy_config
+from policies import decode_policy_config, load_checkpoint
 from policies.data import TrainingData, cache_frames, open_dataset
 from policies.data import frames as reading
 from policies.training import decode_run, train
@@ -96,6 +97,23 @@ def test_larger_frames_are_cached_at_the_size_that_the_policy_sees(video_copy):
         resized = resize(torch.from_numpy(whole[key][::9]).float(), (16, 24))
         assert (torch.from_numpy(cached[::9]).float() - resized).abs().max() <= 1
     assert {path.name for path in (video_copy.parent / "frames").glob("[!.]*")} == {"tiny", "tiny-16x24"}
+
+
+def test_states_and_actions_of_one_number_train(tmp_path):
+    number = {"dtype": "float32", "shape": (1,), "names": ["x"]}
+    image = {"dtype": "image", "shape": (SIZE, SIZE, 3), "names": ["height", "width", "channels"]}
+    features = {"observation.images.front": image, "observation.state": number, "action": number}
+    dataset = LeRobotDataset.create("local/one", FPS, features, root=tmp_path / "data/one")
+    for step in range(12):
+        values = {"observation.state": np.float32([step]), "action": np.float32([step + 1])}
+        dataset.add_frame(values | {"observation.images.front": np.zeros((SIZE, SIZE, 3), np.uint8), "task": "move"})
+    dataset.save_episode()
+    dataset.finalize()
+    (run_dir := tmp_path / "run").mkdir()
+    cfg = run_config("tinyvla", f"run_dir={run_dir}", "trainer.steps=2", "trainer.validate_every=0")
+    with Tracker(run_dir, as_dict(cfg)) as tracker:
+        folder = train(decode_run(as_dict(cfg)), dataset.root, make_accelerator("cpu", False), tracker, lambda _: {})
+    assert load_checkpoint(folder, "cpu").policy.config.robot_state_feature.shape == (1,)
 
 
 @pytest.mark.parametrize("backbone", ["nano", "film"])
