@@ -1,8 +1,6 @@
 """Devices, precision and threads of a run, and its processes."""
 
-import ctypes
 import os
-import platform
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -13,8 +11,6 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from ..errors import UserError, one_line
 from ..machine import count_cores
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 
 
 def check_device(device: str) -> None:
@@ -71,18 +67,6 @@ def use_threads(accelerator: Accelerator, num_threads: int | str) -> None:
     """Set the number of torch's threads on a CPU; "auto": one per core."""
     if accelerator.device.type == "cpu":
         torch.set_num_threads(count_cores() if num_threads == "auto" else int(num_threads))
-
-
-def keep_freed_memory(accelerator: Accelerator) -> None:
-    """On a CPU with glibc, keep the memory of freed tensors in this process for the next ones.
-
-    By default glibc takes memory for every large tensor from the system and gives it back: a fifth of a training step
-    of a small network is spent on fresh pages.
-    """
-    if accelerator.device.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            libc.mallopt(option, 1 << 30)
 
 
 def on_first_process[T](accelerator: Accelerator, function: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..files import best_checkpoint
 from .checkpoint import CheckpointWriter, read_last_state, restoring, settle
-from .device import keep_freed_memory, use_threads
+from .device import use_threads
 from .distributed import draws_of_whole_batch, gather_shards, load_optimizer, shard_like
 from .guard import LossGuard, stop_requests
 from .optimizer import averaged_weights, make_ema, make_schedule
@@ -59,7 +59,6 @@ def fit(
     """
     world, module = accelerator.num_processes, trainable.module
     use_threads(accelerator, trainer.num_threads)
-    keep_freed_memory(accelerator)
     start, best = 0, -math.inf
     if state := read_last_state(run_dir):
         start = state["step"]
