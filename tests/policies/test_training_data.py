@@ -113,7 +113,7 @@ def test_states_and_actions_of_one_number_train(tmp_path):
     cfg = run_config("tinyvla", f"run_dir={run_dir}", "trainer.steps=2", "trainer.validate_every=0")
     with Tracker(run_dir, as_dict(cfg)) as tracker:
         folder = train(decode_run(as_dict(cfg)), dataset.root, make_accelerator("cpu", False), tracker, lambda _: {})
-    assert load_checkpoint(folder, "cpu").policy.config.robot_state_feature.shape == (1,)
+    assert load_checkpoint(folder, "cpu")[0].config.robot_state_feature.shape == (1,)
 
 
 @pytest.mark.parametrize("backbone", ["nano", "film"])
