@@ -8,7 +8,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -310,14 +310,20 @@ def collect() -> None:
     entry_point("collect", *small, "env.max_steps=120", "episodes=1", "seed=0", "workers=1", "data_dir=data")
 
 
-def draw_images() -> None:
-    """Labelled images of an image store. A UserError ends it as it ends a command."""
+@contextmanager
+def as_command() -> Iterator[None]:
+    """Block that a UserError ends as it ends a command."""
     try:
-        with patch.object(envs.scenes.image_store, "worker_pool", InThisProcess):
-            envs.scenes.image_store.open_labelled_images("room", "test", 1, SIZE, data_dir=Path("data"), workers=1)
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def draw_images() -> None:
+    """Labelled images of an image store."""
+    with as_command(), patch.object(envs.scenes.image_store, "worker_pool", InThisProcess):
+        envs.scenes.image_store.open_labelled_images("room", "test", 1, SIZE, data_dir=Path("data"), workers=1)
 
 
 def caches() -> Iterator[Original]:

@@ -1,6 +1,5 @@
 """Good front-ends, classifiers and exported models, and the commands that read them; see `good_files`."""
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 
 from tinyvla.encoders import Classifier
-from tinyvla.errors import UserError
 from tinyvla.frontends.tinyclip import TinyCLIP
 from tinyvla.frontends.tinysam import TinySAM
 from tinyvla.inference.exported import ExportedPolicy
@@ -19,6 +17,7 @@ from .good_files import (
     CAMERA,
     SIZE,
     Original,
+    as_command,
     caches,
     checkpoints,
     datasets,
@@ -84,15 +83,12 @@ def write_export() -> None:
 
 
 def run_exported(engine: str) -> None:
-    """The first chunk of an exported policy, as a program computes it. A UserError ends it as it ends a command."""
-    try:
+    """The first chunk of an exported policy, as a program computes it."""
+    with as_command():
         policy = ExportedPolicy("exported", engine)
         image = np.zeros((SIZE, SIZE, 3), np.uint8)
         observation = {f"observation.images.{CAMERA}": image, "observation.state": np.zeros(4), "task": "open it"}
         policy.predict_chunk(observation, np.random.default_rng(0))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def exports() -> Iterator[Original]:
