@@ -168,9 +168,9 @@ class PolicyTrainable(Trainable):
         tinyvla = self.module if isinstance(self.module, TinyVLAPolicy) else None
         has_features = tinyvla is not None and tinyvla.config.backbone.cache_features
         with accelerator.main_process_first():
-            # Front-ends and a frozen vision tower are given the camera's own pixels.
-            resizes = tinyvla is not None and not has_features and not tinyvla.frontends
-            largest = tinyvla.model.backbone.resized_to if tinyvla and resizes else None
+            largest = None  # front-ends and a frozen vision tower are given the camera's own pixels
+            if tinyvla and not has_features and not tinyvla.frontends:
+                largest = tinyvla.model.backbone.resized_to
             frames: dict[str, Any] = dict(cache_frames(dataset, count_cores(), largest))
             inputs = {key: frames[key] for key in config.image_features}
             if tinyvla and has_features:

@@ -99,6 +99,15 @@ def test_larger_frames_are_cached_at_the_size_that_the_policy_sees(video_copy):
     assert {path.name for path in (video_copy.parent / "frames").glob("[!.]*")} == {"tiny", "tiny-16x24"}
 
 
+def train_two_steps(root, run_dir, backbone=None):
+    """Folder of the policy of a run, with the tests' backbone or another."""
+    run_dir.mkdir()
+    cfg = run_config("tinyvla", f"run_dir={run_dir}", "trainer.steps=2", "trainer.validate_every=0")
+    cfg.policy.backbone = backbone or cfg.policy.backbone
+    with Tracker(run_dir, as_dict(cfg)) as tracker:
+        return train(decode_run(as_dict(cfg)), root, make_accelerator("cpu", False), tracker, lambda _: {})
+
+
 def test_states_and_actions_of_one_number_train(tmp_path):
     number = {"dtype": "float32", "shape": (1,), "names": ["x"]}
     image = {"dtype": "image", "shape": (SIZE, SIZE, 3), "names": ["height", "width", "channels"]}
@@ -109,20 +118,13 @@ def test_states_and_actions_of_one_number_train(tmp_path):
         dataset.add_frame(values | {"observation.images.front": np.zeros((SIZE, SIZE, 3), np.uint8), "task": "move"})
     dataset.save_episode()
     dataset.finalize()
-    (run_dir := tmp_path / "run").mkdir()
-    cfg = run_config("tinyvla", f"run_dir={run_dir}", "trainer.steps=2", "trainer.validate_every=0")
-    with Tracker(run_dir, as_dict(cfg)) as tracker:
-        folder = train(decode_run(as_dict(cfg)), dataset.root, make_accelerator("cpu", False), tracker, lambda _: {})
+    folder = train_two_steps(dataset.root, tmp_path / "run")
     assert load_checkpoint(folder, "cpu")[0].config.robot_state_feature.shape == (1,)
 
 
 @pytest.mark.parametrize("backbone", ["nano", "film"])
 def test_a_run_keeps_no_more_pixels_than_its_policy_sees(backbone, copy, tmp_path):
-    (run_dir := tmp_path / "run").mkdir()
-    cfg = run_config("tinyvla", f"run_dir={run_dir}", "trainer.steps=2", "trainer.validate_every=0")
-    cfg.policy.backbone = {"type": backbone, "image_size": 16}
-    with Tracker(run_dir, as_dict(cfg)) as tracker:
-        train(decode_run(as_dict(cfg)), copy, make_accelerator("cpu", False), tracker, lambda _: {})
+    train_two_steps(copy, tmp_path / "run", backbone={"type": backbone, "image_size": 16})
     assert [path.name for path in (copy.parent / "frames").glob("[!.]*")] == ["tiny-16x16"]
 
 
