@@ -57,12 +57,10 @@ class TwinScene:
         return self.simulation.success()
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
-        """Image, uint8 (height, width, 3). Raises UserError for an unknown camera, or if height and width differ."""
+        """Image, uint8 (height, width, 3). Raises UserError for an unknown camera."""
         if camera not in CAMERAS:
             raise UserError(f"there is no camera {camera!r}; use {', '.join(CAMERAS)}")
-        if height != width:
-            raise UserError(f"the scene draws square images, not {width}x{height}; set width and height alike")
-        return self._renderers.draw(data, camera, height)
+        return self._renderers.draw(data, camera, (height, width) if height != width else height)
 
     def close(self) -> None:
         self._renderers.close()
