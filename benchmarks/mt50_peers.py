@@ -59,9 +59,9 @@ def cells_of(study: Study, settings: Settings, minutes: float) -> dict[str, Cell
         cells[row] = study.cell(policy, _steps(study, policy, minutes, tasks, *changes), tasks, *changes)
     policy, changes = PEERS["diffusion-sample"]
     for task in settings.per_task:
-        own = [f"env.tasks=[{task}]", *changes]
-        steps = _steps(study, policy, minutes / len(settings.per_task), *own)
-        cells[f"diffusion-sample {task}"] = study.cell(policy, steps, *own)
+        single_task = [f"env.tasks=[{task}]", *changes]
+        steps = _steps(study, policy, minutes / len(settings.per_task), *single_task)
+        cells[f"diffusion-sample {task}"] = study.cell(policy, steps, *single_task)
     return cells
 
 
@@ -87,8 +87,8 @@ def tables(peers: Mapping[str, Any], per_task: Mapping[str, Any]) -> str:
     titles = {"policy": "policy"} | {group: group.replace("_", " ") for group in GROUPS}
     blocks = [markdown(rows, titles | {"groups": "mean of groups", "tasks": "mean of tasks"})] if rows else []
     if per_task:
-        own = [{"task": task, "success": success(figures)} for task, figures in per_task.items()]
-        blocks.append(markdown(own, {"task": "task", "success": "Diffusion Policy of its own"}))
+        rows = [{"task": task, "success": success(figures)} for task, figures in per_task.items()]
+        blocks.append(markdown(rows, {"task": "task", "success": "Diffusion Policy of its own"}))
     return "\n\n".join(blocks)
 
 

@@ -132,3 +132,20 @@ def test_the_expert_does_most_episodes_through_the_servos(task):
     done = [play(physics, seed) for seed in range(20)]
     print(task, sum(done), "of", len(done))
     assert np.mean(done) >= 0.8
+
+
+def test_another_process_draws_the_cube_in_its_size(tmp_path):
+    from robot_io.twin.camera_rendering import SharedScene
+
+    shown, drawn = TwinScene(cube_sides=(0.02, 0.06)), TwinScene(cube_sides=(0.02, 0.06))
+    try:
+        shown.reset(1)
+        drawn.reset(2)
+        shared = SharedScene(tmp_path / "scene", shown.model, 1, create=True)
+        shared.write(shown.model, shown.data)
+        shared.read(drawn.model, drawn.data)
+        images = [scene.draw(scene.data, "front", 48, 48).astype(int) for scene in (shown, drawn)]
+        assert np.abs(images[0] - images[1]).max() == 0
+    finally:
+        shown.close()
+        drawn.close()
