@@ -16,6 +16,7 @@ from tinyvla.errors import UserError, did_you_mean, nearest_names
 
 from .cameras.registry import check_format, import_plugins, register_camera
 from .feetech.bus import use_feetech_bus
+from .port_lock import lock_when_opened
 from .twin.client import TwinControl
 from .twin.settings import CAMERA_TYPE
 
@@ -50,8 +51,16 @@ def make_arm(robot: Mapping[str, Any], twin: TwinControl | None = None) -> Robot
         robot = make_robot_from_config(draccus.decode(RobotConfig, values))
     except (draccus.utils.DecodingError, ValueError, TypeError, ImportError) as error:
         raise UserError(f"{values['type']} cannot be built from these settings: {error}; fix robot.*") from error
-    use_feetech_bus(robot)
+    prepare_bus(robot)
     return robot
+
+
+def prepare_bus(device: Any) -> None:
+    """Protect the serial line of a robot or leader: late answers are dropped, and its port is locked while open."""
+    use_feetech_bus(device)
+    bus = getattr(device, "bus", None)
+    if hasattr(bus, "port_handler"):
+        lock_when_opened(bus)
 
 
 def needs_twin(robot: Mapping[str, Any]) -> bool:

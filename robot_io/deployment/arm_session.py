@@ -1,6 +1,7 @@
 """Arm of one run: connected, guarded and checked for stale images, as the control loop drives it."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,12 +9,16 @@ from typing import Any
 import numpy as np
 from lerobot.robots import Robot
 
+from tinyvla.errors import UserError
+
 from ..arms import feetech_bus, image_time, robot_cameras, servo_bus
 from ..connection import check_port, connect_arm, disconnect_arm
-from ..diagnosis import arm_errors
+from ..diagnosis import arm_errors, port_is_gone
 from ..feetech import FeetechServos, Guard
 from ..real_time import raised_priority
 from ..safety import SafetyLimits
+
+logger = logging.getLogger(__name__)
 
 _MOVED = 10.0  # LeRobot's units: an arm that has moved this far gives other images
 _STRIDE = 8  # pixels between those that are compared first
@@ -48,8 +53,17 @@ class RobotArm:
         self._images: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}  # image, its first time, position then
 
     def get_observation(self) -> dict[str, Any]:
-        """Raises TimeoutError for an image that is too old or repeats, and what the robot raises."""
-        observation = self._robot.get_observation()
+        """Raises TimeoutError for an image that is too old or repeats, UserError at once if the port is gone.
+
+        Other errors are the robot's.
+        """
+        try:
+            observation = self._robot.get_observation()
+        except OSError:
+            if port_is_gone(self._robot):
+                with arm_errors(self._robot):
+                    raise
+            raise
         now = self._clock()
         position = np.array([observation[joint] for joint in self._joints], dtype=float)
         for name, camera in robot_cameras(self._robot).items():
@@ -119,8 +133,17 @@ class ArmSession:
                     if self._dry_run and (bus := servo_bus(self.robot)) is not None:
                         bus.disable_torque(num_retry=2)
                     yield
-            finally:
+            except UserError as error:
                 self.problems = disconnect_arm(self.robot)
+                raise UserError("; ".join([str(error), *self.problems])) from error
+            finally:
+                self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Disconnect unless that has been done; problems that no error has reported are logged."""
+        for problem in disconnect_arm(self.robot):
+            self.problems.append(problem)
+            logger.error(problem)
 
     def arm(self) -> RobotArm:
         """Arm for one control loop; its memory of images begins anew."""

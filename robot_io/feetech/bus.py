@@ -42,17 +42,18 @@ class FeetechBus(FeetechMotorsBus):
         model, comm, error = self._read(*MODEL_NUMBER, servo, num_retry=num_retry, raise_on_error=raise_on_error)
         return model if self._is_comm_success(comm) and not self._is_error(error) else None
 
-    def confirm_torque_off(self, motor: str) -> None:
-        """Read back that a servo's torque is off, and switch it off if it is not; then its error byte does not matter.
+    def confirm_torque_off(self, motor: str, num_retry: int = 0) -> None:
+        """Read back that a servo's torque is off, and switch it off if it is not, whatever fault the servo reports.
 
         The answer of a servo that names another's id counts, too. Raises ConnectionError if the torque is on or the
         servo does not answer.
         """
         servo = self.motors[motor].id
-        if self._has_torque(servo):
-            self._line.write(self._port, servo, _TORQUE, b"\0")
-            if self._has_torque(servo):
-                raise ConnectionError("its torque stays on")
+        message = f"Failed to switch off the torque of id_={servo}."
+        if _retry(lambda: self._has_torque(servo), num_retry, message):
+            _retry(lambda: self._line.write(self._port, servo, _TORQUE, b"\0"), num_retry, message)
+            if _retry(lambda: self._has_torque(servo), num_retry, message):
+                raise ConnectionError(f"{message} It stays on.")
 
     def error_byte(self, motor: str) -> int:
         """Error byte of a servo (`protocol.ErrorBit`). Raises ConnectionError if it does not answer."""

@@ -20,6 +20,7 @@ from .registers import MEMORY_SIZE
 
 ONE, ALL = range(1, 8), range(8, 16)  # bytes that are read from one servo, and from several at once
 _STATUS = 0x80  # codes below are error bytes
+_AWAKE_S = 0.005  # seconds that sound servos need to answer
 _ANSWER = 6  # bytes of an answer without its data
 
 
@@ -35,6 +36,7 @@ class NoAnswer(ConnectionError):
     """
 
     def __init__(self, missing: Sequence[int], ids: Sequence[int], senders: Sequence[int] = ()) -> None:
+        self.missing = missing
         one = f" from id_={missing[0]}" if len(missing) < len(ids) or len(ids) == 1 else ""
         answered = f" It answers as id {senders[0]}." if one and senders else ""
         super().__init__(f"[TxRxResult] There is no status packet{one}!{answered}")
@@ -68,6 +70,7 @@ class Line:
         self._patience_s = patience_s
         self._number = 0  # of the request
         self._in_step = False  # answers to earlier requests may be on the way
+        self._silent: Sequence[int] = ()  # ids that did not answer when all were last asked
 
     def read(self, port: serial.Serial, ids: Sequence[int], address: int, size: int) -> dict[int, Memory]:
         """Read at least the registers [address, address + size) of several servos at once, by id.
@@ -75,11 +78,14 @@ class Line:
         Raises NoAnswer unless each one has answered exactly once and in its turn, and OSError if the port fails.
         """
         if not self._in_step:
-            self._number += 1
-            self.read_one(port, ids[self._number // len(ONE) % len(ids)], address, 1)
+            self._drop_late_answers(port, ids)
         start, length = self._range(address, size, ALL)
         request = Packet(BROADCAST, Instruction.SYNC_READ, bytes([start, length, *ids]))
-        answers = self._exchange(port, request, ids, length)
+        try:
+            answers = self._exchange(port, request, ids, length)
+        except NoAnswer as error:
+            self._silent = error.missing
+            raise
         return {servo: Memory(answer.code, start, answer.parameters) for servo, answer in answers.items()}
 
     def read_one(self, port: serial.Serial, servo: int, address: int, size: int, any_sender: bool = False) -> Memory:
@@ -98,6 +104,14 @@ class Line:
             self.read_one(port, servo, address, 1)
         return self._exchange(port, Packet(servo, Instruction.WRITE, bytes([address]) + data), [servo], 0)[servo].code
 
+    def _drop_late_answers(self, port: serial.Serial, ids: Sequence[int]) -> None:
+        """Read a few bytes from one servo, in turn, since answers to earlier requests come before its answer."""
+        servo = ids[self._number // len(ONE) % len(ids)]
+        try:
+            self.read_one(port, servo, 0, 1)
+        except NoAnswer as error:
+            raise NoAnswer(self._silent if servo in self._silent else ids, ids) from error
+
     def _range(self, address: int, size: int, lengths: range) -> tuple[int, int]:
         """First address and number of bytes of the next request, a number that the requests before it did not have."""
         self._number += 1
@@ -112,12 +126,14 @@ class Line:
         self._in_step = False
         port.reset_input_buffer()
         port.write(pack(request))
-        end = time.monotonic() + self._patience_s(len(ids) * (_ANSWER + length))
+        start = time.monotonic()
+        end = start + self._patience_s(len(ids) * (_ANSWER + length))
         parser, senders = Parser(), list[int]()
         answers: dict[int, Packet] = {}
-        while ids[-1] not in answers and (left := end - time.monotonic()) > 0:
-            if not select.select([port.fileno()], [], [], left)[0]:
-                break
+        while ids[-1] not in answers and (now := time.monotonic()) < end:
+            # Waking up takes longer than an answer on a busy machine, so the port is looked at all the time at first.
+            if not select.select([port.fileno()], [], [], 0 if now - start < _AWAKE_S else end - now)[0]:
+                continue
             for packet in parser.feed(port.read(port.in_waiting or 1)):
                 sender = ids[0] if any_sender else packet.id
                 if len(packet.parameters) != length or packet.code >= _STATUS:
