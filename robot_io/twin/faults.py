@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
+from ..feetech.protocol import ErrorBit
 from .bus import Bus
 from .camera_rendering import CameraProcess
 from .physics import ArmPhysics
@@ -14,6 +15,7 @@ from .serial_port import SerialPort
 from .servo import AMBIENT
 
 _OVERHEATED = 90.0  # °C
+_ALL_ERRORS = 0x7F
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Faults:
         def use_own_id(joint: int, _: float) -> None:
             port.senders.pop(servos[joint].id, None)
 
+        def report(joint: int, error: float) -> None:
+            port.errors[servos[joint].id] = int(error) & _ALL_ERRORS
+
         self.kinds = {
             "drop": line_fault("bytes get lost; number: share of them", "drop", 0.02),
             "corrupt": line_fault("bytes have a bit flipped; number: share of them", "corrupt", 0.02),
@@ -86,6 +91,8 @@ class Faults:
                                lambda _, s: port.hold(clock() + s), lambda *_: port.hold(0.0), 0.1),
             "double": line_fault("the next answers are sent twice; number: of answers", "double", 6),
             "wrong_id": FaultKind("a servo answers with the id of the next", "motor", use_next_id, use_own_id),
+            "error_byte": FaultKind("a servo reports a fault with every answer; number: its error bits", "motor",
+                                    report, lambda j, _: report(j, 0), ErrorBit.OVERLOAD),
             "unplug": FaultKind("the USB cable is pulled", "line", lambda *_: port.unplug(), lambda *_: port.plug()),
             "sag": FaultKind("the supply is too weak", "line",
                              lambda *_: physics.power_sag(), lambda *_: physics.power_sag(False)),

@@ -33,6 +33,7 @@ class SerialPort:
 
     Attributes:
         senders: ids that answers carry in place of their servo's own.
+        errors: error bits that answers carry beside their servo's own, by its id.
     """
 
     def __init__(self, bus: Bus, path: Path, rng: np.random.Generator):
@@ -40,6 +41,7 @@ class SerialPort:
         self.faults = {"drop": 0.0, "corrupt": 0.0, "late": 0.0, "double": 0.0}
         self.counts = {"instructions": 0, "answers": 0, "given_up": 0}
         self.senders: dict[int, int] = {}
+        self.errors: dict[int, int] = {}
         self._rng = rng
         self._parser = Parser()
         self._last_heard = 0.0
@@ -108,7 +110,7 @@ class SerialPort:
             self.counts["given_up"] += len(self._answers)
             before = self._answers[-1][0] if self._answers else now
             for delay, answer in self.bus.answer(packet, self.baud_rate):
-                self._answers.append((max(before, now + delay + self.faults["late"]), self._with_sender(answer)))
+                self._answers.append((max(before, now + delay + self.faults["late"]), self._altered(answer)))
 
     def send(self, now: float) -> None:
         """Send the answers that are due."""
@@ -121,12 +123,13 @@ class SerialPort:
             with contextlib.suppress(BlockingIOError):  # the host does not read: the line does not wait
                 os.write(self._master, data)
 
-    def _with_sender(self, answer: bytes) -> bytes:
-        """Exchange the id in an answer if its servo uses another's."""
-        sender = self.senders.get(answer[2])
-        if sender is None:
+    def _altered(self, answer: bytes) -> bytes:
+        """Exchange the id and add error bits in the answer of a servo that has such a fault."""
+        _, _, servo, length, error, *_ = answer
+        if servo not in self.senders | self.errors:
             return answer
-        body = bytes([sender]) + answer[3:-1]
+        head = bytes([self.senders.get(servo, servo), length, error | self.errors.get(servo, 0)])
+        body = head + answer[len(HEADER + head) : -1]
         return HEADER + body + bytes([checksum(body)])
 
     def _apply_faults(self, data: bytes) -> bytes:

@@ -91,6 +91,12 @@ def test_torque_limits_are_lifted_only_when_torque_is_off(wired, tmp_path, patie
     assert torques[-1] == {0}
 
 
+def test_a_system_that_does_not_tell_its_cores_to_a_process(checkpoint, monkeypatch):
+    """macOS has no affinities."""
+    monkeypatch.delattr("os.sched_getaffinity")
+    load_arm_runner(checkpoint, "cpu").close()
+
+
 class Puller:
     """Pulls the USB cable in the middle of an episode."""
 
