@@ -21,6 +21,7 @@ from ..safety import SafetyLimits
 logger = logging.getLogger(__name__)
 
 _MOVED = 10.0  # LeRobot's units: an arm that has moved this far gives other images
+_PATIENCE_S = 1.0  # longest stall of the line that an arm at rest waits for
 _STRIDE = 8  # pixels between those that are compared first
 
 
@@ -128,21 +129,24 @@ class ArmSession:
         with self._guarded():
             with raised_priority():  # LeRobot gives a servo 50 ms to answer
                 connect_arm(self.robot)
+            fault: UserError | None = None
             try:
                 with arm_errors(self.robot), self._limited_torque():
                     if self._dry_run and (bus := servo_bus(self.robot)) is not None:
                         bus.disable_torque(num_retry=2)
                     yield
             except UserError as error:
-                self.problems = disconnect_arm(self.robot)
-                raise UserError("; ".join([str(error), *self.problems])) from error
+                fault = error
+                raise
             finally:
-                self._disconnect()
+                self.problems = disconnect_arm(self.robot)
+                self._report_problems(fault)
 
-    def _disconnect(self) -> None:
-        """Disconnect unless that has been done; problems that no error has reported are logged."""
-        for problem in disconnect_arm(self.robot):
-            self.problems.append(problem)
+    def _report_problems(self, fault: UserError | None) -> None:
+        """Raise the fault that ended the run with all problems in its line; log them if nothing else is reported."""
+        if fault is not None and self.problems:
+            raise UserError("; ".join([str(fault), *self.problems])) from fault
+        for problem in self.problems:
             logger.error(problem)
 
     def arm(self) -> RobotArm:
@@ -159,7 +163,7 @@ class ArmSession:
     def position(self, observation: dict[str, Any] | None = None) -> np.ndarray:
         """Position of the joints, (joints,), in an observation, by default a new one."""
         if observation is None:
-            observation = self.robot.get_observation()
+            observation = self._observe()
         return np.array([observation[key] for key in self._keys], dtype=float)
 
     def settled_observation(self) -> dict[str, Any]:
@@ -167,7 +171,17 @@ class ArmSession:
         for camera in robot_cameras(self.robot).values():
             for _ in range(2):  # the first may have been on its way
                 camera.async_read(timeout_ms=1000)
-        return self.robot.get_observation()
+        return self._observe()
+
+    def _observe(self) -> dict[str, Any]:
+        """Observation of an arm at rest, which may take longer than a tick."""
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self.robot.get_observation()
+            except ConnectionError:
+                if time.monotonic() > end or port_is_gone(self.robot):
+                    raise
 
     @contextlib.contextmanager
     def _limited_torque(self) -> Iterator[None]:

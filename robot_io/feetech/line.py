@@ -69,6 +69,7 @@ class Line:
         self.late = 0
         self._patience_s = patience_s
         self._number = 0  # of the request
+        self._used: dict[int, int] = {}  # number of the last request by the bytes that it read
         self._in_step = False  # answers to earlier requests may be on the way
         self._silent: Sequence[int] = ()  # ids that did not answer when all were last asked
 
@@ -86,6 +87,7 @@ class Line:
         except NoAnswer as error:
             self._silent = error.missing
             raise
+        self._silent = ()
         return {servo: Memory(answer.code, start, answer.parameters) for servo, answer in answers.items()}
 
     def read_one(self, port: serial.Serial, servo: int, address: int, size: int, any_sender: bool = False) -> Memory:
@@ -113,10 +115,11 @@ class Line:
             raise NoAnswer(self._silent if servo in self._silent else ids, ids) from error
 
     def _range(self, address: int, size: int, lengths: range) -> tuple[int, int]:
-        """First address and number of bytes of the next request, a number that the requests before it did not have."""
+        """First address and number of bytes of the next request: the number that was not used for longest."""
         self._number += 1
         choices = range(max(size, lengths.start), max(size + 1, lengths.stop))
-        length = choices[self._number % len(choices)]
+        length = min(choices, key=lambda choice: self._used.get(choice, 0))
+        self._used[length] = self._number
         return max(0, min(address, max(MEMORY_SIZE, address + size) - length)), length
 
     def _exchange(
@@ -142,7 +145,7 @@ class Line:
                     continue
                 else:
                     senders.append(packet.id)
-        if list(answers) != list(ids):
+        if list(answers) != list(ids) or senders:
             raise NoAnswer([servo for servo in ids if servo not in answers] or ids, ids, senders)
         self._in_step = True
         return answers
