@@ -15,6 +15,8 @@ from lerobot.robots import Robot, RobotConfig, make_robot_from_config
 from tinyvla.errors import UserError, did_you_mean, nearest_names
 
 from .cameras.registry import check_format, import_plugins, register_camera
+from .feetech.bus import use_feetech_bus
+from .port_lock import lock_when_opened
 from .twin.client import TwinControl
 from .twin.settings import CAMERA_TYPE
 
@@ -46,9 +48,19 @@ def make_arm(robot: Mapping[str, Any], twin: TwinControl | None = None) -> Robot
     if "port" in known and not values.get("port"):
         raise UserError("robot.port is not given; add robot.port=/dev/ttyACM0 or alike: lerobot-find-port finds it")
     try:
-        return make_robot_from_config(draccus.decode(RobotConfig, values))
+        robot = make_robot_from_config(draccus.decode(RobotConfig, values))
     except (draccus.utils.DecodingError, ValueError, TypeError, ImportError) as error:
         raise UserError(f"{values['type']} cannot be built from these settings: {error}; fix robot.*") from error
+    prepare_bus(robot)
+    return robot
+
+
+def prepare_bus(device: Any) -> None:
+    """Protect the serial line of a robot or leader: late answers are dropped, and its port is locked while open."""
+    use_feetech_bus(device)
+    bus = getattr(device, "bus", None)
+    if hasattr(bus, "port_handler"):
+        lock_when_opened(bus)
 
 
 def needs_twin(robot: Mapping[str, Any]) -> bool:
@@ -91,7 +103,7 @@ def servo_bus(robot: Robot) -> Any:
 def feetech_bus(robot: Robot) -> Any:
     """Bus of a robot with Feetech servos; None for other robots."""
     bus = servo_bus(robot)
-    return bus if type(bus).__name__ == "FeetechMotorsBus" else None
+    return bus if any(kind.__name__ == "FeetechMotorsBus" for kind in type(bus).__mro__) else None
 
 
 def _config_class(kind: str) -> type[RobotConfig]:

@@ -12,9 +12,10 @@ from lerobot.utils.errors import DeviceNotConnectedError
 
 from tinyvla.errors import UserError, one_line
 
-from .arms import robot_cameras
+from .arms import feetech_bus, robot_cameras
 from .diagnosis import GET_PERMISSION, arm_errors, reports_fault, serial_bus, usb_ports
-from .torque import cut_torque
+from .feetech.protocol import ErrorBit
+from .torque import confirm_torque_off, cut_torque
 
 _ATTEMPTS = 3
 _LET_GO_S = 3.0  # seconds for which torque is cut again at servos that have not confirmed it
@@ -33,9 +34,10 @@ def connect_arm(robot: Robot) -> None:
             try:
                 return _connect(robot)
             except (ConnectionError, RuntimeError) as error:
-                # LeRobot stops at the first packet that is lost while it connects.
+                # LeRobot stops at the first packet that is lost while it connects, and at a servo with a fault.
                 if attempt == _ATTEMPTS or not _LOST_PACKET.search(str(error)):
                     raise
+                _end_overloads(robot)
 
 
 def _connect(robot: Robot) -> None:
@@ -53,6 +55,22 @@ def _connect(robot: Robot) -> None:
         raise
 
 
+def _end_overloads(robot: Robot) -> None:
+    """Switch off the torque of servos that report an overload, which ends it unless they keep it until a restart."""
+    bus = feetech_bus(robot)
+    if not hasattr(bus, "error_byte"):
+        return
+    with contextlib.suppress(OSError):  # the next attempt to connect fails, too, and says why
+        bus.connect(handshake=False)
+        try:
+            for motor in bus.motors:
+                with contextlib.suppress(ConnectionError):
+                    if bus.error_byte(motor) & ErrorBit.OVERLOAD:
+                        bus.write("Torque_Enable", motor, 0, normalize=False)
+        finally:
+            _close_port(bus)
+
+
 def disconnect_arm(robot: Robot) -> list[str]:
     """Cut the torque of every servo that can be reached, and close port and cameras, whatever fails.
 
@@ -68,10 +86,10 @@ def disconnect_arm(robot: Robot) -> list[str]:
             problems.append(f"{robot} did not disconnect: {one_line(error, None)}")
         return problems
     if bus.is_connected:
-        problems += [
-            f"{motor} did not confirm that its torque is off: {error}; cut the arm's power"
-            for motor, error in _release(bus).items()
-        ]
+        unconfirmed = _release(bus)
+        for reason in dict.fromkeys(unconfirmed.values()):
+            motors = ", ".join(motor for motor in unconfirmed if unconfirmed[motor] == reason)
+            problems.append(f"{motors} did not confirm that the torque is off ({reason}); cut the arm's power")
         _close_port(bus)
     for name, camera in robot_cameras(robot).items():
         try:
@@ -96,10 +114,10 @@ def _release(bus: Any) -> dict[str, str]:
         for motor in list(left):
             _reset_line(bus)
             try:
-                bus.write("Torque_Enable", motor, 0, normalize=False)
+                confirm_torque_off(bus, motor)
             except Exception as error:
                 if not reports_fault(error):  # a servo that reports a fault has obeyed
-                    left[motor] = one_line(error, None)
+                    left[motor] = "no answer" if "status packet" in str(error) else one_line(error, None)
                     continue
             del left[motor]
         if time.monotonic() > end:

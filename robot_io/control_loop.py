@@ -116,6 +116,7 @@ class ControlLoop:
     sleep: Callable[[float], None] = time.sleep
     timing: Timing = field(init=False)
     _torque: float = field(default=1.0, init=False)
+    _error: BaseException | None = field(default=None, init=False)  # that ends the run
     _failed_reads: int = field(default=0, init=False)
     _read_at: float = field(default=math.inf, init=False)  # time of the last reading
     _warned_at: float = field(default=-math.inf, init=False)  # time of the last warning that the arm cannot be read
@@ -148,6 +149,7 @@ class ControlLoop:
                         break
                     due = self._wait(due)
             except BaseException as error:
+                self._error = error
                 stop.press(type(error).__name__)
                 raise
             finally:
@@ -248,7 +250,7 @@ class ControlLoop:
                 now = self.clock()
                 self._send(now, self._try_read(), rest)
         except BaseException as error:
-            logger.error("the arm could not be brought to rest: %s", error)
+            self._report(f"the arm could not be brought to rest: {error}")
             if not stopped:
                 raise
         finally:
@@ -257,9 +259,17 @@ class ControlLoop:
 
     def _cut_torque(self) -> None:
         """Switch torque off; an arm that does not answer is asked again."""
-        for attempt in range(3):
+        for attempts_left in (2, 1, 0):
             try:
                 self._set_torque(0.0)
                 return
             except Exception as error:
-                logger.error("torque could not be cut (attempt %d): %s; cut the arm's power", attempt + 1, error)
+                if not attempts_left:
+                    self._report(f"torque could not be cut: {error}; cut the arm's power")
+
+    def _report(self, problem: str) -> None:
+        """Add a problem to the error that ends the run, which most often is its cause; log it if there is none."""
+        if self._error is None:
+            logger.error(problem)
+        else:
+            self._error.add_note(problem)

@@ -14,7 +14,7 @@ from lerobot.robots import Robot
 from tinyvla.errors import UserError, one_line
 
 from .arms import feetech_bus, servo_bus
-from .feetech.protocol import Instruction, Packet, Parser, pack
+from .feetech.protocol import ErrorBit, Instruction, Packet, Parser, pack
 
 GET_PERMISSION = "run: sudo usermod -aG dialout $USER, then log in again"
 _PORTS = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/tty.usb*")
@@ -42,7 +42,7 @@ def arm_errors(robot: Robot, connecting: bool = False) -> Iterator[None]:
 def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
     bus, text = serial_bus(robot), str(error)
     port = getattr(robot.config, "port", None)
-    if isinstance(port, str) and not Path(port).exists():
+    if port_is_gone(robot):
         return f"the port {port} is gone; put the USB cable back, wait for the port and run the command again"
     if "motor check failed" in text:
         return _explain_servos(robot, port, wrong_model="incorrect model" in text)
@@ -50,6 +50,11 @@ def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
         return "the servos have different firmware; bring all to the newest with Feetech's program"
     if reports_fault(error):
         return f"{_motor(bus, text)} reports a fault: {_fault(text)}"
+    if sender := re.search(r"It answers as id (\d+)", text):
+        return (
+            f"{_motor(bus, text)} answers as id {sender[1]}; give each servo its own id: lerobot-setup-motors, one "
+            "servo connected at a time"
+        )
     if "status packet" in text:
         return (
             f"{_motor(bus, text)} does not answer, or not readably; check its cable and those before it, then the power"
@@ -61,6 +66,12 @@ def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
     if connecting or isinstance(error, TimeoutError):
         return f"a camera failed: {one_line(error, None)}; lerobot-find-cameras lists those that work"
     return None
+
+
+def port_is_gone(robot: Robot) -> bool:
+    """True if there is no device at the robot's port, as after its cable was pulled."""
+    port = getattr(robot.config, "port", None)
+    return isinstance(port, str) and not Path(port).exists()
 
 
 def usb_ports() -> list[str]:
@@ -79,8 +90,14 @@ def _explain_servos(robot: Robot, port: Any, wrong_model: bool) -> str:
     named = {motor: f"{motor} (id {bus.motors[motor].id})" for motor in bus.motors}
     garbled = [named[motor] for motor, answer in answers.items() if answer == "garbled"]
     missing = [named[motor] for motor, answer in answers.items() if answer == "silent"]
-    if faulty := [named[motor] for motor, answer in answers.items() if answer == "faulty"]:
-        return f"{', '.join(faulty)} reports a fault; let it cool down, free its joint, check the power supply"
+    if faulty := [motor for motor, answer in answers.items() if answer == "faulty"]:
+        servos = ", ".join(named[motor] for motor in faulty)
+        if any(_error_byte(port, bus.motors[motor].id) & ErrorBit.OVERLOAD for motor in faulty):
+            return (
+                f"{servos} reports an overload although the torque is off; free the joint, then switch the arm's power "
+                "off and on, which clears the fault"
+            )
+        return f"{servos} reports a fault; let it cool down, free its joint, check the power supply"
     if garbled:
         silent = f" while {', '.join(missing)} is missing" if missing else ""
         return (
@@ -105,16 +122,26 @@ def ping(port: str, servo_id: int, baud_rate: int = 1_000_000) -> str:
 
     "answers", "faulty" (it reports an error), "silent", or "garbled", as with two servos of the same id.
     """
-    with serial.Serial(port, baud_rate, timeout=_PATIENCE) as line:
-        line.reset_input_buffer()
-        line.write(pack(Packet(servo_id, Instruction.PING)))
-        received = line.read(6) + line.read(250)
+    received = _pinged(port, servo_id, baud_rate)
     if not received:
         return "silent"
     match Parser().feed(received):
         case [Packet(id=sender, code=error)] if sender == servo_id:
             return "faulty" if error else "answers"
     return "garbled"
+
+
+def _error_byte(port: str, servo_id: int) -> int:
+    """Error byte in a servo's answer to a ping, 0 if it does not answer."""
+    return next((packet.code for packet in Parser().feed(_pinged(port, servo_id)) if packet.id == servo_id), 0)
+
+
+def _pinged(port: str, servo_id: int, baud_rate: int = 1_000_000) -> bytes:
+    """Bytes that come after a ping; SerialException if another program has locked the port (`port_lock`)."""
+    with serial.Serial(port, baud_rate, timeout=_PATIENCE, exclusive=True) as line:
+        line.reset_input_buffer()
+        line.write(pack(Packet(servo_id, Instruction.PING)))
+        return line.read(6) + line.read(250)
 
 
 def _ping_again(port: str, servo_id: int, answer: str) -> str:
@@ -136,7 +163,7 @@ def reports_fault(error: Exception) -> bool:
 
 def _fault(text: str) -> str:
     if "Overload" in text:
-        return "overload; free the joint, and switch torque off and on"
+        return "overload; free the joint and run the command again; if it stays, switch the arm's power off and on"
     if "Overheat" in text:
         return "it is too hot; let it cool down"
     if "voltage" in text:

@@ -20,3 +20,14 @@ def cut_torque(bus: Any) -> None:
     for _ in range(TIMES):
         bus.packet_handler.write1ByteTxOnly(bus.port_handler, BROADCAST, address, 0)
         time.sleep(GAP_S)
+
+
+def confirm_torque_off(bus: Any, motor: str, num_retry: int = 0) -> None:
+    """Have one servo confirm that its torque is off, by what is read back where the bus can (`feetech.bus`).
+
+    Raises ConnectionError if it does not answer or its torque stays on, and what LeRobot's bus raises.
+    """
+    if hasattr(bus, "confirm_torque_off"):
+        bus.confirm_torque_off(motor, num_retry)
+    else:
+        bus.write("Torque_Enable", motor, 0, normalize=False, num_retry=num_retry)

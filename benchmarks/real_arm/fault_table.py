@@ -30,6 +30,7 @@ from benchmarks.real_arm.faults import (
     FAULTS,
     LIMITED,
     LIMP,
+    ON_PATH,
     PROCESS_FAULTS,
     SERVED,
     SIGNALS,
@@ -38,7 +39,7 @@ from benchmarks.real_arm.faults import (
     deploying,
     wait_for_motion,
 )
-from benchmarks.real_arm.rig import RATE, START, Rig, Truth, Waving, start_rig, waving
+from benchmarks.real_arm.rig import HIGHEST, LOWEST, RATE, START, Rig, Truth, Waving, start_rig, waving
 from benchmarks.real_arm.served_policy import Served, served
 from benchmarks.settings import setting, start
 from policies.data import open_dataset
@@ -48,6 +49,7 @@ from tinyvla.errors import UserError
 
 ALL_FAULTS = FAULTS | PROCESS_FAULTS
 MOVING, HALF = 10.0, 0.51  # degrees/s; share of the torque
+OFF_PATH = 8.0  # degrees beyond the wave, more than the arm sags
 STEADY_S = 0.2  # time without motion that counts as safe, for joints that try again
 TITLES = {
     "about": "fault",
@@ -89,9 +91,14 @@ class Striker:
 def seconds_until_safe(fault: Fault, since: float, until: float, truth: Truth) -> float | None:
     """Seconds from the strike at `since` until the arm is safe; None if it is not by `until`."""
     times, speeds, torques = truth.arrays()
+    angles = truth.angles()[1][: len(times)]
     after = (times >= since) & (times <= until)
-    times, speeds, torques = times[after] - since, speeds[after], torques[after]
-    by_joint = {LIMP: torques > 0, LIMITED: torques > HALF}.get(fault.safe, (np.abs(speeds) > MOVING) & (torques > 0))
+    times, speeds, torques, angles = times[after] - since, speeds[after], torques[after], angles[after]
+    by_joint = {
+        LIMP: torques > 0,
+        LIMITED: torques > HALF,
+        ON_PATH: (angles < LOWEST - OFF_PATH) | (angles > HIGHEST + OFF_PATH),
+    }.get(fault.safe, (np.abs(speeds) > MOVING) & (torques > 0))
     unsafe: np.ndarray = by_joint.any(axis=1)
     if not len(unsafe):
         return None

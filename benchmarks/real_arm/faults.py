@@ -22,7 +22,7 @@ from benchmarks.real_arm.served_policy import Served
 
 type Strike = Callable[[Rig, Waving | Served], object]
 
-STILL, LIMITED, LIMP = "still", "torque limited", "torque off"
+STILL, LIMITED, LIMP, ON_PATH = "still", "torque limited", "torque off", "on its path"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Fault:
 
     Args:
         about: description for the table.
-        safe: safe state: STILL (no joint with torque moves), LIMITED (no servo uses more than half its torque), LIMP.
+        safe: safe state: STILL (no joint with torque moves), LIMITED (no servo uses more than half its torque), LIMP,
+            ON_PATH (every joint is where the policy may send it).
         bound_s: deadline of the safe state in seconds.
         strike: causes the fault, from the rig and the runner; None: it is there from the start (see `around`).
         ends: pattern of the line that ends the run; None: the run continues.
@@ -166,6 +167,13 @@ def deploying(rig: Rig, run_dir: Path) -> Iterator[subprocess.Popen]:
 FAULTS = {
     "drop": Fault("one byte in ten gets lost", STILL, 1.0, on_twin("drop 0.1"), "does not answer"),
     "corrupt": Fault("one byte in ten is corrupted", STILL, 1.0, on_twin("corrupt 0.1"), "does not answer"),
+    "stall": Fault("bytes from the arm are held back for 0.3 s", ON_PATH, 0.5, on_twin("stall 0.3")),
+    "double": Fault("twelve answers come twice", ON_PATH, 0.5, on_twin("double 12")),
+    "late": Fault("all answers come 0.1 s late", STILL, 1.0, on_twin("late 0.1"), "does not answer"),
+    "wrong_id": Fault(
+        "a servo answers with another's id", STILL, 1.0, on_twin("wrong_id elbow_flex"), "elbow_flex answers as id 4"
+    ),
+    "error_byte": Fault("a servo reports an overload", ON_PATH, 0.5, on_twin("error_byte elbow_flex 32")),
     "silent": Fault("a servo falls silent", STILL, 1.0, on_twin("silent elbow_flex"), "does not answer", 1),
     "overheat": Fault("a servo is at 65 °C", STILL, 1.2, on_twin("overheat elbow_flex 65")),
     "overheat_off": Fault("a servo is at 90 °C and gives up", STILL, 1.2, on_twin("overheat elbow_flex 90")),

@@ -44,6 +44,8 @@ def wave(steps: np.ndarray) -> np.ndarray:
 
 
 START = wave(np.zeros(1))[0].tolist()
+# Least and greatest true angle of each joint in the wave, degrees.
+LOWEST, HIGHEST = np.degrees([SO101.to_radians(_MIDDLE - _SWING), SO101.to_radians(_MIDDLE + _SWING)])
 
 
 class Waving(AsynchronousRunner):
@@ -83,6 +85,7 @@ class Truth:
     def __init__(self, folder: Path) -> None:
         self._twin = TwinControl(folder)
         self._samples: list[tuple[float, list[float], list[float]]] = []
+        self._angles: list[list[float]] = []
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="truth", daemon=True)
 
@@ -105,9 +108,15 @@ class Truth:
         times, speeds, torques = zip(*self._samples, strict=True)
         return np.array(times), np.array(speeds), np.array(torques)
 
+    def angles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Times in monotonic seconds, (n,), and true angles of the joints in degrees, (n, 6)."""
+        angles = np.array(self._angles[: len(self._samples)])
+        return np.array([sample[0] for sample in self._samples[: len(angles)]]), angles
+
     def _run(self) -> None:
         while not self._leaving.wait(1 / _SAMPLE_HZ):
             joints = self._twin.state()["joints"].values()
+            self._angles.append([joint["angle"] for joint in joints])
             sample = ([joint["speed"] for joint in joints], [joint["torque"] for joint in joints])
             self._samples.append((time.monotonic(), *sample))
 

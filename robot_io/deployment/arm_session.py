@@ -1,6 +1,7 @@
 """Arm of one run: connected, guarded and checked for stale images, as the control loop drives it."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,14 +9,19 @@ from typing import Any
 import numpy as np
 from lerobot.robots import Robot
 
+from tinyvla.errors import UserError
+
 from ..arms import feetech_bus, image_time, robot_cameras, servo_bus
 from ..connection import check_port, connect_arm, disconnect_arm
-from ..diagnosis import arm_errors
+from ..diagnosis import arm_errors, port_is_gone
 from ..feetech import FeetechServos, Guard
 from ..real_time import raised_priority
 from ..safety import SafetyLimits
 
+logger = logging.getLogger(__name__)
+
 _MOVED = 10.0  # LeRobot's units: an arm that has moved this far gives other images
+_PATIENCE_S = 1.0  # longest stall of the line that an arm at rest waits for
 _STRIDE = 8  # pixels between those that are compared first
 
 
@@ -48,8 +54,17 @@ class RobotArm:
         self._images: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}  # image, its first time, position then
 
     def get_observation(self) -> dict[str, Any]:
-        """Raises TimeoutError for an image that is too old or repeats, and what the robot raises."""
-        observation = self._robot.get_observation()
+        """Raises TimeoutError for an image that is too old or repeats, UserError at once if the port is gone.
+
+        Other errors are the robot's.
+        """
+        try:
+            observation = self._robot.get_observation()
+        except OSError:
+            if port_is_gone(self._robot):
+                with arm_errors(self._robot):
+                    raise
+            raise
         now = self._clock()
         position = np.array([observation[joint] for joint in self._joints], dtype=float)
         for name, camera in robot_cameras(self._robot).items():
@@ -114,13 +129,25 @@ class ArmSession:
         with self._guarded():
             with raised_priority():  # LeRobot gives a servo 50 ms to answer
                 connect_arm(self.robot)
+            fault: UserError | None = None
             try:
                 with arm_errors(self.robot), self._limited_torque():
                     if self._dry_run and (bus := servo_bus(self.robot)) is not None:
                         bus.disable_torque(num_retry=2)
                     yield
+            except UserError as error:
+                fault = error
+                raise
             finally:
                 self.problems = disconnect_arm(self.robot)
+                self._report_problems(fault)
+
+    def _report_problems(self, fault: UserError | None) -> None:
+        """Raise the fault that ended the run with all problems in its line; log them if nothing else is reported."""
+        if fault is not None and self.problems:
+            raise UserError("; ".join([str(fault), *self.problems])) from fault
+        for problem in self.problems:
+            logger.error(problem)
 
     def arm(self) -> RobotArm:
         """Arm for one control loop; its memory of images begins anew."""
@@ -136,7 +163,7 @@ class ArmSession:
     def position(self, observation: dict[str, Any] | None = None) -> np.ndarray:
         """Position of the joints, (joints,), in an observation, by default a new one."""
         if observation is None:
-            observation = self.robot.get_observation()
+            observation = self._observe()
         return np.array([observation[key] for key in self._keys], dtype=float)
 
     def settled_observation(self) -> dict[str, Any]:
@@ -144,7 +171,17 @@ class ArmSession:
         for camera in robot_cameras(self.robot).values():
             for _ in range(2):  # the first may have been on its way
                 camera.async_read(timeout_ms=1000)
-        return self.robot.get_observation()
+        return self._observe()
+
+    def _observe(self) -> dict[str, Any]:
+        """Observation of an arm at rest, which may take longer than a tick."""
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self.robot.get_observation()
+            except ConnectionError:
+                if time.monotonic() > end or port_is_gone(self.robot):
+                    raise
 
     @contextlib.contextmanager
     def _limited_torque(self) -> Iterator[None]:

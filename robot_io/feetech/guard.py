@@ -19,7 +19,8 @@ import serial
 from tinyvla.processes import ChildProcess, report_ready
 
 from ..torque import GAP_S, TIMES
-from .protocol import BROADCAST, Instruction, Packet, Parser, pack
+from .line import Line, NoAnswer
+from .protocol import BROADCAST, Instruction, Packet, pack
 from .registers import REGISTERS
 
 _BEAT, _WATCH, _PAUSE, _LEAVE = b".", b"1", b"0", b"q"
@@ -112,9 +113,10 @@ def let_go(port: str, ids: Sequence[int], tries_s: float = _TRIES_S) -> list[int
     left, end = list(ids), time.monotonic() + tries_s
     while left and time.monotonic() < end:
         with contextlib.suppress(OSError, termios.error), serial.Serial(port, _BAUD_RATE, timeout=_PATIENCE) as line:
+            servos = Line(lambda _: _PATIENCE)
             while left and time.monotonic() < end:
                 _switch_off(line)
-                left = [servo for servo in left if not _is_off(line, servo)]
+                left = [servo for servo in left if not _is_off(servos, line, servo)]
         time.sleep(_POLL)
     return left
 
@@ -126,8 +128,8 @@ def _switch_off(line: serial.Serial) -> None:
         time.sleep(GAP_S)
 
 
-def _is_off(line: serial.Serial, servo: int) -> bool:
-    line.reset_input_buffer()
-    line.write(pack(Packet(servo, Instruction.READ, bytes([_TORQUE, 1]))))
-    answers = Parser().feed(line.read(7))
-    return any(answer.id == servo and answer.parameters == b"\0" for answer in answers)
+def _is_off(servos: Line, line: serial.Serial, servo: int) -> bool:
+    try:
+        return servos.read_one(line, servo, _TORQUE, 1, any_sender=True).value(_TORQUE, 1) == 0
+    except NoAnswer:
+        return False

@@ -7,9 +7,10 @@ import numpy as np
 
 from tinyvla.errors import UserError
 
-from ..torque import cut_torque
+from ..torque import confirm_torque_off, cut_torque
 
 FULL = 1000  # load and torque registers count in thousandths of the greatest torque
+_CONFIRMING = 2  # readings in a row without torque until a servo counts as limp
 _GAP_S = 0.1  # seconds without a reading in which a servo may have restarted
 _EASED_AFTER = 0.5  # share of Protection_Time
 _RELEASED = 0.5  # share of the torque of an eased servo: with less load it does not push any more
@@ -71,12 +72,16 @@ class FeetechServos:
     def _check_torque(self) -> None:
         if self._off:
             return
-        on = self._bus.sync_read("Torque_Enable", normalize=False)
-        if limp := [motor for motor in self._motors if not on[motor]]:
-            raise UserError(
-                f"the torque of {', '.join(limp)} went off by itself, as after a dip of the supply; check the power "
-                "supply and the servo's cable, and run the command again"
-            )
+        limp = self._motors
+        for _ in range(_CONFIRMING):
+            torque = self._bus.sync_read("Torque_Enable", normalize=False)
+            limp = [motor for motor in limp if not torque[motor]]
+            if not limp:
+                return
+        raise UserError(
+            f"the torque of {', '.join(limp)} went off by itself, as after a dip of the supply; check the power "
+            "supply and the servo's cable, and run the command again"
+        )
 
     def set_torque(self, share: float) -> None:
         """Limit every servo to a share of the torque it may use, 0 for torque off.
@@ -85,8 +90,8 @@ class FeetechServos:
         """
         if share <= 0:
             cut_torque(self._bus)
-            for motor in self._motors:  # each one confirms it
-                self._bus.write("Torque_Enable", motor, 0, normalize=False, num_retry=2)
+            for motor in self._motors:
+                confirm_torque_off(self._bus, motor, num_retry=2)
             self._off = True
             return
         self._limit(share, self._eased)

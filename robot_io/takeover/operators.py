@@ -18,6 +18,7 @@ from lerobot.utils.import_utils import register_third_party_plugins
 
 from tinyvla.errors import UserError, did_you_mean, one_line
 
+from ..arms import prepare_bus
 from ..safety import EmergencyStop
 from ..terminal import KeyListener
 from .gamepad import GamepadOperator
@@ -167,9 +168,11 @@ def connect_operator(takeover: Takeover, joints: Sequence[str], stop: EmergencyS
 
 def _make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
     try:
-        return make_teleoperator_from_config(config)
+        teleoperator = make_teleoperator_from_config(config)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"{config.type} cannot be built from these settings: {error}; fix takeover.*") from error
+    prepare_bus(teleoperator)
+    return teleoperator
 
 
 def _gamepad_config() -> TeleoperatorConfig:

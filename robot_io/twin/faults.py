@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
+from ..feetech.protocol import ErrorBit
 from .bus import Bus
 from .camera_rendering import CameraProcess
 from .physics import ArmPhysics
@@ -14,6 +15,7 @@ from .serial_port import SerialPort
 from .servo import AMBIENT
 
 _OVERHEATED = 90.0  # °C
+_ALL_ERRORS = 0x7F
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,14 @@ class Fault:
 class Faults:
     """Faults of one twin, active until they are cleared or expire. Times are seconds on its clock."""
 
-    def __init__(self, physics: ArmPhysics, bus: Bus, port: SerialPort, cameras: CameraProcess | None):
+    def __init__(
+        self,
+        physics: ArmPhysics,
+        bus: Bus,
+        port: SerialPort,
+        cameras: CameraProcess | None,
+        clock: Callable[[], float],
+    ):
         self.active: list[Fault] = []
         self._targets = {"motor": list(SO101.joints), "camera": cameras.cameras if cameras else [], "line": []}
         servos = physics.servos
@@ -65,10 +74,25 @@ class Faults:
 
             return FaultKind(about, "line", begin, lambda *_: begin(0, 0.0), value)
 
+        def use_next_id(joint: int, _: float) -> None:
+            port.senders[servos[joint].id] = servos[(joint + 1) % len(servos)].id
+
+        def use_own_id(joint: int, _: float) -> None:
+            port.senders.pop(servos[joint].id, None)
+
+        def report(joint: int, error: float) -> None:
+            port.errors[servos[joint].id] = int(error) & _ALL_ERRORS
+
         self.kinds = {
             "drop": line_fault("bytes get lost; number: share of them", "drop", 0.02),
             "corrupt": line_fault("bytes have a bit flipped; number: share of them", "corrupt", 0.02),
             "late": line_fault("answers are late; number: by how many seconds", "late", 0.1),
+            "stall": FaultKind("answers are held back once, then all arrive; number: for how many seconds", "line",
+                               lambda _, s: port.hold(clock() + s), lambda *_: port.hold(0.0), 0.1),
+            "double": line_fault("the next answers are sent twice; number: of answers", "double", 6),
+            "wrong_id": FaultKind("a servo answers with the id of the next", "motor", use_next_id, use_own_id),
+            "error_byte": FaultKind("a servo reports a fault with every answer; number: its error bits", "motor",
+                                    report, lambda j, _: report(j, 0), ErrorBit.OVERLOAD),
             "unplug": FaultKind("the USB cable is pulled", "line", lambda *_: port.unplug(), lambda *_: port.plug()),
             "sag": FaultKind("the supply is too weak", "line",
                              lambda *_: physics.power_sag(), lambda *_: physics.power_sag(False)),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..feetech.protocol import Parser
+from ..feetech.protocol import HEADER, Parser, checksum
 from .bus import Bus
 
 _SPEEDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[0] == "B" and name[1:].isdigit()}
@@ -22,23 +22,31 @@ class SerialPort:
     """Serial port with servos on it. All times are seconds of one monotonic clock.
 
     faults: "drop" and "corrupt" are probabilities of each byte, in both directions, to get lost or to have a bit
-    flipped; "late" are seconds added to every answer. counts: instructions received, answers sent, and answers given up
-    because the host sent another instruction.
+    flipped; "late" are seconds added to every answer; "double" is the number of next answers that are sent twice.
+    counts: instructions received, answers sent, and answers that were on their way when the host sent another
+    instruction. These arrive all the same: the servos have sent them.
 
     Args:
         bus: of the servos.
         path: of a link to the terminal, which stays the same after `unplug` and `plug`, like /dev/serial/by-id.
         rng: of the faults.
+
+    Attributes:
+        senders: ids that answers carry in place of their servo's own.
+        errors: error bits that answers carry beside their servo's own, by its id.
     """
 
     def __init__(self, bus: Bus, path: Path, rng: np.random.Generator):
         self.bus, self.path = bus, path
-        self.faults = {"drop": 0.0, "corrupt": 0.0, "late": 0.0}
+        self.faults = {"drop": 0.0, "corrupt": 0.0, "late": 0.0, "double": 0.0}
         self.counts = {"instructions": 0, "answers": 0, "given_up": 0}
+        self.senders: dict[int, int] = {}
+        self.errors: dict[int, int] = {}
         self._rng = rng
         self._parser = Parser()
         self._last_heard = 0.0
         self._answers: deque[tuple[float, bytes]] = deque()  # (time at which it is out, bytes)
+        self._held_until = 0.0
         self._master = self._slave = -1
         self.plug()
 
@@ -66,6 +74,7 @@ class SerialPort:
         os.close(self._master)
         self._master = self._slave = -1
         self._answers.clear()
+        self._held_until = 0.0
         self._parser.clear()
 
     @property
@@ -81,7 +90,11 @@ class SerialPort:
     @property
     def next_due(self) -> float:
         """Time at which the next answer is due, inf without one."""
-        return self._answers[0][0] if self._answers else float("inf")
+        return max(self._answers[0][0], self._held_until) if self._answers else float("inf")
+
+    def hold(self, until: float) -> None:
+        """Hold all bytes for the host back until then, as an adapter that stalls; their order stays."""
+        self._held_until = until
 
     def receive(self, now: float) -> None:
         """Read the instructions of the host and let the servos execute them."""
@@ -94,19 +107,30 @@ class SerialPort:
             return
         for packet in self._parser.feed(self._apply_faults(data)):
             self.counts["instructions"] += 1
-            # A host waits for its answers: with another instruction it has given them up.
             self.counts["given_up"] += len(self._answers)
-            self._answers.clear()
+            before = self._answers[-1][0] if self._answers else now
             for delay, answer in self.bus.answer(packet, self.baud_rate):
-                self._answers.append((now + delay + self.faults["late"], answer))
+                self._answers.append((max(before, now + delay + self.faults["late"]), self._altered(answer)))
 
     def send(self, now: float) -> None:
         """Send the answers that are due."""
-        while self._answers and self._answers[0][0] <= now:
+        while self.next_due <= now:
             data = self._apply_faults(self._answers.popleft()[1])
+            if self.faults["double"] >= 1:
+                self.faults["double"] -= 1
+                data += data
             self.counts["answers"] += 1
             with contextlib.suppress(BlockingIOError):  # the host does not read: the line does not wait
                 os.write(self._master, data)
+
+    def _altered(self, answer: bytes) -> bytes:
+        """Exchange the id and add error bits in the answer of a servo that has such a fault."""
+        _, _, servo, length, error, *_ = answer
+        if servo not in self.senders | self.errors:
+            return answer
+        head = bytes([self.senders.get(servo, servo), length, error | self.errors.get(servo, 0)])
+        body = head + answer[len(HEADER + head) : -1]
+        return HEADER + body + bytes([checksum(body)])
 
     def _apply_faults(self, data: bytes) -> bytes:
         drop, corrupt = self.faults["drop"], self.faults["corrupt"]

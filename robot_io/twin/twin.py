@@ -55,7 +55,7 @@ class Twin:
         self.port = SerialPort(self.bus, folder / "port", np.random.default_rng(settings.seed))
         if self._cameras:
             self._cameras.open(scene)
-        self.faults = Faults(self.physics, self.bus, self.port, self._cameras)
+        self.faults = Faults(self.physics, self.bus, self.port, self._cameras, lambda: self.now)
         self.commands = Commands(self.physics, self.bus, self.faults, lambda: self.now, self.state, self.stop)
         self._command_server = CommandServer(self.commands, folder, typed)
         self._stopping = False

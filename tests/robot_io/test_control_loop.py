@@ -294,6 +294,21 @@ def test_a_gripper_that_holds_something_is_eased_before_it_counts_as_overloaded(
     assert bus.written[2:] == [("Torque_Limit", 1000, 240), ("Torque_Limit", 1000, 500)]
 
 
+def test_one_reading_without_torque_is_no_verdict(monkeypatch):
+    bus = FakeBus()
+    servos, sync_read = FeetechServos(bus), bus.sync_read
+
+    def shifted_once(register, normalize):
+        values = sync_read(register, normalize)
+        bus.limp = set()
+        return values
+
+    monkeypatch.setattr(bus, "sync_read", shifted_once)
+    bus.limp = {"elbow_flex"}
+    servos.read()
+    assert bus.reads.count("Torque_Enable") == 2
+
+
 def test_a_servo_that_has_started_anew_is_noticed(monkeypatch):
     bus, now = FakeBus(), [0.0]
     monkeypatch.setattr("robot_io.feetech.servos.time", SimpleNamespace(monotonic=lambda: now[0]))

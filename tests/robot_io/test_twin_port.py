@@ -58,12 +58,40 @@ def test_the_terminals_speed_counts(sound_twin):
         assert ask(line, Packet(3, Instruction.PING)) == [Packet(3, 0)]
 
 
-def test_a_host_that_speaks_again_gets_the_newer_answer(line, sound_twin):
+def test_a_host_that_speaks_again_gets_the_older_answers_first(line, sound_twin):
+    """Servos have answered by then, whatever holds their bytes up."""
     sound_twin.send("late 0.3")
     line.write(pack(READ_ALL))
     time.sleep(0.1)
-    assert ask(line, Packet(2, Instruction.PING)) == [Packet(2, 0)]
+    answers = ask(line, Packet(2, Instruction.PING))
+    assert [packet.id for packet in answers] == [1, 2, 3, 4, 5, 6, 2]
     assert sound_twin.state()["wire"]["given_up"] >= 6
+
+
+def test_a_stall_holds_bytes_back_once_and_in_order(line, sound_twin):
+    sound_twin.send("stall 0.5")
+    line.write(pack(READ_ALL))
+    line.timeout = 0.2
+    assert line.read(1) == b""
+    answers = ask(line, Packet(2, Instruction.PING))
+    assert [packet.id for packet in answers] == [1, 2, 3, 4, 5, 6, 2]
+    assert ask(line, Packet(3, Instruction.PING)) == [Packet(3, 0)]
+    sound_twin.send("stall 60")
+    sound_twin.send("clear")
+    assert ask(line, Packet(3, Instruction.PING)) == [Packet(3, 0)]
+
+
+def test_the_next_answers_come_twice(line, sound_twin):
+    sound_twin.send("double 2")
+    assert [packet.id for packet in ask(line, READ_ALL)] == [1, 1, 2, 2, 3, 4, 5, 6]
+    assert ask(line, Packet(3, Instruction.PING)) == [Packet(3, 0)]
+
+
+def test_a_servo_answers_with_anothers_id(line, sound_twin):
+    sound_twin.send("wrong_id elbow_flex")
+    assert [packet.id for packet in ask(line, READ_ALL)] == [1, 2, 4, 4, 5, 6]
+    sound_twin.send("clear")
+    assert ask(line, Packet(3, Instruction.PING)) == [Packet(3, 0)]
 
 
 def test_an_unfinished_packet_is_forgotten(line):
