@@ -1,6 +1,7 @@
 """Shared by the tests of arms: LeRobot that waits for a busy machine, and twins."""
 
 import contextlib
+import time
 
 import pytest
 
@@ -28,10 +29,19 @@ def twin():
         yield control
 
 
+def switch_off_and_on(twin):
+    """Interrupt the power of all servos, which ends an overload, and wait until they have started."""
+    twin.send("brown_out")
+    time.sleep(0.5)
+    twin.send("clear")
+
+
 @pytest.fixture
 def sound_twin(twin):
     twin.send("clear")
     twin.send("attach all")
+    if any(joint["error"] for joint in twin.state()["joints"].values()):
+        switch_off_and_on(twin)
     twin.send("reset")
     yield twin
     with contextlib.suppress(Exception):
