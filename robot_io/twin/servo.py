@@ -254,7 +254,7 @@ class Servo:
         unloading = self.error & self.get("Unloading_Condition")
         if not self.get("Torque_Enable") or unloading & ~ErrorBit.OVERLOAD:
             return 0.0
-        share = min(self.get("Torque_Limit"), self.get("Max_Torque_Limit")) / 1000
+        share = min(self.get("Torque_Limit"), self.get("Max_Torque_Limit"), 1000) / 1000
         return min(share, self.get("Protective_Torque") / 100) if unloading & ErrorBit.OVERLOAD else share
 
     def power_up(self, silent_for: float = 0.0) -> None:

@@ -29,15 +29,20 @@ def twin():
         yield control
 
 
-def switch_off_and_on(twin):
-    """Interrupt the power of all servos, which ends an overload, and wait until they have started."""
-    twin.send("brown_out")
-    time.sleep(0.5)
-    twin.send("clear")
+@pytest.fixture(scope="session")
+def switch_off_and_on():
+    """Function that interrupts the power of a twin's servos, which ends an overload, until they have started again."""
+
+    def interrupt(twin):
+        twin.send("brown_out")
+        time.sleep(0.5)
+        twin.send("clear")
+
+    return interrupt
 
 
 @pytest.fixture
-def sound_twin(twin):
+def sound_twin(twin, switch_off_and_on):
     twin.send("clear")
     twin.send("attach all")
     if any(joint["error"] for joint in twin.state()["joints"].values()):
