@@ -14,17 +14,21 @@ _LONGEST = 250
 
 
 class Instruction(IntEnum):
+    """Instructions of the communication protocol's manual. 0x08 (restart), 0x09 and 0x0B are for other models."""
+
     PING = 0x01
     READ = 0x02
     WRITE = 0x03
     REG_WRITE = 0x04
     ACTION = 0x05
+    RECOVERY = 0x06  # factory values
+    RESET = 0x0A  # count of turns to 0
     SYNC_READ = 0x82
     SYNC_WRITE = 0x83
 
 
 class ErrorBit(IntEnum):
-    """Bits of a servo's error byte and of its Status register."""
+    """Bits of a servo's error byte and of its Status register (SMS/STS memory table, section 3.2)."""
 
     VOLTAGE = 1
     SENSOR = 2

@@ -82,6 +82,10 @@ def _execute(servo: Servo, packet: Packet) -> bytes | None:
         servo.write_later(parameters[0], parameters[1:])
     elif packet.code == Instruction.ACTION:
         servo.write_pending()
+    elif packet.code == Instruction.RECOVERY:
+        servo.recover()
+    elif packet.code == Instruction.RESET:
+        servo.reset_turns()
     else:
         return None
     return _acknowledge(servo, packet, servo.id)

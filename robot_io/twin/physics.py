@@ -10,16 +10,16 @@ import numpy as np
 from tinyvla.arms.simulated import ArmScene
 from tinyvla.arms.so101 import SO101
 
-from ..feetech.registers import RESOLUTION, VELOCITY_MODE
-from .servo import SUPPLY, Measurements, Servo
+from ..feetech.registers import PWM_MODE, RESOLUTION, VELOCITY_MODE
+from .servo import Measurements, Servo
 
 STEPS_PER_RADIAN = RESOLUTION / (2 * np.pi)
-_FASTEST = 3400.0  # steps/s of an STS3215 at 7.4 V without load: 50 turns per minute
 _HALF_TURN = RESOLUTION // 2
 _HAND_STIFFNESS, _HAND_DAMPING = 40.0, 2.0  # N·m/rad, N·m·s/rad
 _HAND_TORQUE = 2.0  # N·m: less than a servo, more than gears and gravity
 _HAND_SPEED = 1.5  # rad/s
 _HAND_CLOSE = 0.02  # rad
+_LEAD = 0.1  # rad by which the setpoint of the velocity mode runs ahead of a joint that is blocked
 _STUCK = 500.0  # N·m·s/rad
 _SAG = 0.15  # V by which a servo at stall lowers the supply
 _PROTECTION_PERIOD = 10  # physics steps between two checks of temperature and overload
@@ -34,7 +34,7 @@ class Drivetrain:
     Args:
         stiffness: of the position control at P_Coefficient 16, N·m/rad.
         damping: of the position control, N·m·s/rad.
-        stall: greatest torque, N·m.
+        stall: greatest torque, N·m. 2.94, that of the arm's MuJoCo model, belongs to servos of 12 V.
         latency: seconds from a goal's arrival to the first motion.
         backlash: play of the gears in radians, end to end.
     """
@@ -50,7 +50,7 @@ class PositionControl:
     """Position control of n servos: from goals in their registers to targets of all joints at once.
 
     All arrays are float64 (n,), angles in radians of the MuJoCo joints. torque_limit: N·m. stiffness: N·m/rad, 0
-    without torque.
+    without torque and in PWM mode. damping: N·m·s/rad. torque: N·m of the PWM mode, without control.
 
     Args:
         servos: one per joint.
@@ -65,7 +65,8 @@ class PositionControl:
         self.drivetrain = drivetrain
         n = len(self.servos)
         self.torque_limit = np.zeros(n)
-        self.stiffness = np.zeros(n)
+        self.stiffness, self.damping, self.torque = np.zeros((3, n))
+        self._polarity = np.ones(n)
         self._dt = dt
         self._encoder_zero = _HALF_TURN + np.asarray(mounting, dtype=np.float64)
         self._goal, self._position, self._velocity, self._setpoint = np.zeros((4, n))
@@ -82,7 +83,7 @@ class PositionControl:
     def step(self, angles: np.ndarray) -> np.ndarray:
         """Advance by `dt`; returns the angles to which the position control pulls the joints from `angles`.
 
-        The torque of the control is stiffness · (returned - angles) - damping · velocity, within ±torque_limit.
+        The torque is stiffness · (returned - angles) - damping · velocity + torque, within ±torque_limit.
         """
         for index, servo in enumerate(self.servos):
             if servo.changed:
@@ -96,6 +97,9 @@ class PositionControl:
         arrived = ~self._spinning & (np.abs(distance) <= np.maximum(np.abs(self._velocity), change) * dt)
         self._position = np.where(arrived, self._goal, self._position + self._velocity * dt)
         self._velocity[arrived] = 0.0
+        if self._spinning.any():
+            ahead = np.clip(self._position, angles - _LEAD, angles + _LEAD)
+            self._position = np.where(self._spinning, ahead, self._position)
 
         self._delayed[self._tick % len(self._delayed)] = self._position
         self._tick += 1
@@ -105,7 +109,7 @@ class PositionControl:
 
         error = self._setpoint - angles
         pull = np.sign(error) * np.maximum(np.abs(error) - self._dead_zone, 0.0)
-        return np.where(self._on, angles + pull, angles)
+        return np.where(self._on, angles + self._polarity * pull, angles)
 
     def restart(self, angles: np.ndarray) -> None:
         """Begin at rest at these angles, as after a jump of the simulation."""
@@ -117,39 +121,40 @@ class PositionControl:
     def _read_registers(self, index: int, servo: Servo, angles: np.ndarray) -> None:
         """Take over the settings of one servo."""
         servo.changed = False
-        get = servo.get
+        get, mode = servo.get, servo.get("Operating_Mode")
         self._share[index] = servo.torque_share
-        on = self._share[index] > 0
+        powered = self._share[index] > 0
+        on = powered and mode != PWM_MODE
         if not on or not self._on[index]:  # the control starts at rest at the present angle
             self._position[index] = self._setpoint[index] = self._delayed[:, index] = angles[index]
             self._velocity[index] = 0.0
         self._on[index] = on
+        self._polarity[index] = servo.polarity
         self.torque_limit[index] = self._share[index] * self.drivetrain.stall
         self.stiffness[index] = on * self.drivetrain.stiffness * get("P_Coefficient") / 16
+        self.damping[index] = self.drivetrain.damping * (self.stiffness[index] > 0)
+        self.torque[index] = 0.0
+        if powered and mode == PWM_MODE:  # a motor at a voltage loses torque as it gets faster
+            self.torque[index] = servo.goal_duty * self.drivetrain.stall
+            self.damping[index] = self.drivetrain.stall * STEPS_PER_RADIAN / servo.model.fastest
         self._dead_zone[index] = max(get("CW_Dead_Zone"), get("CCW_Dead_Zone")) / STEPS_PER_RADIAN
-        fastest = min(_FASTEST, get("Maximum_Velocity_Limit") * 50 or _FASTEST)
-        speed = get("Goal_Velocity")
-        self._spinning[index] = get("Operating_Mode") == VELOCITY_MODE
-        self._top_speed[index] = min(abs(speed) or fastest, fastest) / STEPS_PER_RADIAN
+        fastest = min(servo.model.fastest, get("Maximum_Velocity_Limit") * 50 or servo.model.fastest)
+        speed = servo.goal_speed
+        self._spinning[index] = mode == VELOCITY_MODE
+        self._top_speed[index] = min(abs(speed), fastest) / STEPS_PER_RADIAN
         steps = min(get("Acceleration") or 254, get("Maximum_Acceleration") or 254) * 100
         self._acceleration[index] = steps / STEPS_PER_RADIAN
         if self._spinning[index]:
             self._goal[index] = speed  # only its sign counts
-            self._top_speed[index] *= speed != 0
             return
-        low, high, goal = get("Min_Position_Limit"), get("Max_Position_Limit"), get("Goal_Position")
-        if low < high:
-            goal = min(max(goal, low), high)
-        # The goal lies in the present turn of the shaft.
-        counted = self.encoder(angles)[index] - get("Homing_Offset")
-        turn = np.floor(counted / RESOLUTION) * RESOLUTION
-        self._goal[index] = (goal + turn + get("Homing_Offset") - self._encoder_zero[index]) / STEPS_PER_RADIAN
+        goal = servo.shaft_goal(self.encoder(angles)[index])
+        self._goal[index] = (goal - self._encoder_zero[index]) / STEPS_PER_RADIAN
 
 
 class ArmPhysics:
     """Simulation of one arm and its servos. Arrays are (6,), in the order of `SO101.joints`.
 
-    limits: (6, 2) of the joints in radians. supply: V.
+    limits: (6, 2) of the joints in radians. supply: V, at first that of the servos' model.
 
     Args:
         scene: the world. The actuators of its model are changed to the servos.
@@ -178,7 +183,7 @@ class ArmPhysics:
         self._arm_geoms = self.model.body_rootid[self.model.geom_bodyid] == self.model.body_rootid[arm]
         self._collision_bits = self.model.geom_contype.copy(), self.model.geom_conaffinity.copy()
         self._steps = 0
-        self.supply = SUPPLY
+        self.supply = self._nominal_supply = self.servos[0].model.supply
         self.settle()
 
     @property
@@ -212,7 +217,8 @@ class ArmPhysics:
         self.data.ctrl[self._actuators] = targets
         self.model.actuator_gainprm[self._actuators, 0] = control.stiffness
         self.model.actuator_biasprm[self._actuators, 1] = -control.stiffness
-        self.model.actuator_biasprm[self._actuators, 2] = -control.drivetrain.damping * (control.stiffness > 0)
+        self.model.actuator_biasprm[self._actuators, 0] = control.torque
+        self.model.actuator_biasprm[self._actuators, 2] = -control.damping
         self.model.actuator_forcerange[self._actuators, 0] = -control.torque_limit
         self.model.actuator_forcerange[self._actuators, 1] = control.torque_limit
 
@@ -243,7 +249,7 @@ class ArmPhysics:
         self.sense()
         for servo in self.servos:
             if servo.get("Torque_Enable"):
-                servo.set("Goal_Position", servo.position)
+                servo.hold()
         self.control.restart(self.angles)
         self._actuate(self.angles)
         mujoco.mj_forward(self.model, self.data)
@@ -307,4 +313,4 @@ class ArmPhysics:
 
     def power_sag(self, sagging: bool = True) -> None:
         """Lower the supply of all servos, or restore it."""
-        self.supply = _BROWN_OUT if sagging else SUPPLY
+        self.supply = _BROWN_OUT if sagging else self._nominal_supply

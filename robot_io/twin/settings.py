@@ -3,24 +3,26 @@
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, Literal
 
 from tinyvla.arms.simulated import ArmScene, SceneFactory
 from tinyvla.arms.so101 import SO101
 from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
 
-from ..feetech.registers import RESOLUTION
+from ..feetech.registers import REGISTERS, RESOLUTION, PhaseBit
 from .bare_arm import BareArm
 from .camera_rendering import CameraView
 from .physics import STEPS_PER_RADIAN, Drivetrain
-from .servo import Servo
+from .servo import SERVO_MODELS, Firmware, Servo, ServoModel
 
 CAMERA_TYPE = "twin"  # of those cameras in robot.cameras that the twin draws
 _MIDDLE = RESOLUTION // 2 - 1  # step in the middle of a joint's range, after LeRobot's calibration
+_PHASES = (REGISTERS["Phase"].factory,) * len(SO101.joints)
+_HIGHEST_SUPPLY = 25.4  # V, the greatest limit that a servo can have
 _RENAMED_SCENES = {"robot_io.twin.scene.BareArm": "robot_io.twin.bare_arm.BareArm"}  # names before version 0.2
 
 
@@ -35,7 +37,11 @@ class TwinSection:
         calibrated: False for servos that are fresh from the factory.
         scene: class of the scene (`ArmScene`), as module.Class.
         scene_options: arguments of that class.
-        drivetrain: of all servos.
+        drivetrain: of all servos; a stall torque of 0 stands for that of `servo`.
+        servo: version of the servos, C001 (7.4 V) or C018 (12 V).
+        supply: V; None: as the version needs.
+        phase: register Phase of each servo (`PhaseBit`).
+        overload_latched, goal_follows, goal_enables_torque: see `Firmware`.
     """
 
     folder: str | None = None
@@ -45,6 +51,12 @@ class TwinSection:
     scene: str = "robot_io.twin.bare_arm.BareArm"
     scene_options: dict[str, Any] = field(default_factory=dict)
     drivetrain: Drivetrain = field(default_factory=Drivetrain)
+    servo: Literal["C001", "C018"] = "C001"
+    supply: float | None = None
+    phase: tuple[int, ...] = _PHASES
+    overload_latched: bool = Firmware.overload_latched
+    goal_follows: bool = Firmware.goal_follows
+    goal_enables_torque: bool = Firmware.goal_enables_torque
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,9 @@ class TwinSettings:
 
     Args:
         robot_id: under which LeRobot looks for the calibration.
-        ids, mounting, calibrated, drivetrain: see `TwinSection`.
+        ids, mounting, calibrated, drivetrain, phase: see `TwinSection`.
+        servo: version of the servos, with the supply that they have.
+        firmware: of the servos.
         scene: makes the scene; called once more in the process that draws the cameras.
         cameras: view by the camera's name in `robot.cameras`.
         seed: of the scene and of faults.
@@ -64,6 +78,9 @@ class TwinSettings:
     mounting: Sequence[int] = (0,) * len(SO101.joints)
     calibrated: bool = True
     drivetrain: Drivetrain = field(default_factory=Drivetrain)
+    servo: ServoModel = SERVO_MODELS["C001"]
+    phase: Sequence[int] = _PHASES
+    firmware: Firmware = field(default_factory=Firmware)
     scene: SceneFactory = BareArm
     cameras: Mapping[str, CameraView] = field(default_factory=dict)
     seed: int = 0
@@ -79,13 +96,18 @@ class TwinSettings:
         Raises UserError for settings that do not fit an SO-101, or a scene that does not exist.
         """
         section = decode_section(TwinSection, robot["twin"], "robot.twin")
-        for name, numbers in (("ids", section.ids), ("mounting", section.mounting)):
+        for name, numbers in (("ids", section.ids), ("mounting", section.mounting), ("phase", section.phase)):
             if len(numbers) != len(SO101.joints):
                 raise UserError(
                     f"robot.twin.{name} has {len(numbers)} numbers; an SO-101 has {len(SO101.joints)} servos"
                 )
         if wrong := [number for number in section.ids if not 0 <= number <= 253]:
             raise UserError(f"robot.twin.ids has {wrong[0]}; servos have ids from 0 to 253")
+        if wrong := [number for number in section.phase if not 0 <= number <= 254]:
+            raise UserError(f"robot.twin.phase has {wrong[0]}; the register Phase takes 0 to 254")
+        if section.supply is not None and not 0 < section.supply <= _HIGHEST_SUPPLY:
+            raise UserError(f"robot.twin.supply={section.supply:g} does not fit; it is more than 0 and at most 25.4 V")
+        servo = SERVO_MODELS[section.servo]
         cameras = {
             name: _camera_view(name, camera)
             for name, camera in (robot["cameras"] or {}).items()
@@ -96,25 +118,35 @@ class TwinSettings:
             ids=section.ids,
             mounting=section.mounting,
             calibrated=section.calibrated,
-            drivetrain=section.drivetrain,
+            drivetrain=replace(section.drivetrain, stall=section.drivetrain.stall or servo.stall),
+            servo=replace(servo, supply=section.supply or servo.supply),
+            phase=section.phase,
+            firmware=Firmware(**{entry.name: getattr(section, entry.name) for entry in fields(Firmware)}),
             scene=functools.partial(scene or load_scene(section.scene), **section.scene_options),
             cameras=cameras,
             seed=seed,
         )
 
     def make_servos(self) -> list[Servo]:
-        """Create one servo per joint, fresh from the factory except for the id."""
-        return [Servo(number) for number in self.ids]
+        """Create one servo per joint, fresh from the factory except for id and Phase."""
+        servos = [Servo(number, self.servo, self.firmware) for number in self.ids]
+        for servo, phase in zip(servos, self.phase, strict=True):
+            servo.set("Phase", phase)
+        return servos
 
     def calibration(self, limits: Sequence[Sequence[float]]) -> dict[str, dict[str, int]]:
         """Result of LeRobot's calibration for joints with these limits, (6, 2) in radians."""
         calibration = {}
-        for joint, number, mounting, (low, high) in zip(SO101.joints, self.ids, self.mounting, limits, strict=True):
+        for joint, number, mounting, phase, ends in zip(
+            SO101.joints, self.ids, self.mounting, self.phase, limits, strict=True
+        ):
             full_turn = joint in SO101.full_turn_joints
+            sense = -1 if phase & PhaseBit.SENSOR_REVERSED else 1
+            low, high = sorted(sense * end for end in ends)
             calibration[joint] = {
                 "id": int(number),
                 "drive_mode": 0,
-                "homing_offset": int(mounting) + RESOLUTION // 2 - _MIDDLE,
+                "homing_offset": sense * int(mounting) + RESOLUTION // 2 - _MIDDLE,
                 "range_min": 0 if full_turn else round(_MIDDLE + low * STEPS_PER_RADIAN),
                 "range_max": RESOLUTION - 1 if full_turn else round(_MIDDLE + high * STEPS_PER_RADIAN),
             }

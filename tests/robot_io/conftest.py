@@ -1,6 +1,7 @@
 """Shared by the tests of arms: LeRobot that waits for a busy machine, and twins."""
 
 import contextlib
+import time
 
 import pytest
 
@@ -28,10 +29,24 @@ def twin():
         yield control
 
 
+@pytest.fixture(scope="session")
+def switch_off_and_on():
+    """Function that interrupts the power of a twin's servos, which ends an overload, until they have started again."""
+
+    def interrupt(twin):
+        twin.send("brown_out")
+        time.sleep(0.5)
+        twin.send("clear")
+
+    return interrupt
+
+
 @pytest.fixture
-def sound_twin(twin):
+def sound_twin(twin, switch_off_and_on):
     twin.send("clear")
     twin.send("attach all")
+    if any(joint["error"] for joint in twin.state()["joints"].values()):
+        switch_off_and_on(twin)
     twin.send("reset")
     yield twin
     with contextlib.suppress(Exception):

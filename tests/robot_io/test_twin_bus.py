@@ -69,12 +69,16 @@ def test_the_checksum_is_the_sdks():
 def test_the_register_map_is_the_one_that_lerobot_uses():
     table = {name.strip(): place for name, place in MODEL_CONTROL_TABLE["sts3215"].items()}
     assert {name: place for name, place in table.items() if name != "Moving_Velocity"} == {
-        name: (register.address, register.size) for name, register in REGISTERS.items()
+        name: (register.address, register.size) for name, register in REGISTERS.items() if name != "Async_Write_Flag"
     }
     signs = {name: bit for name, bit in MODEL_ENCODING_TABLE["sts3215"].items() if name in REGISTERS}
-    assert signs == {name: r.sign_bit for name, r in REGISTERS.items() if r.sign_bit and name != "Present_Current"}
+    unsigned = ("Present_Current", "Goal_Time")  # in LeRobot's table
+    assert signs == {name: r.sign_bit for name, r in REGISTERS.items() if r.sign_bit and name not in unsigned}
     assert MODEL_NUMBER_TABLE["sts3215"] == MODEL_NUMBER
-    assert MODEL_BAUDRATE_TABLE["sts3215"] == {rate: value for value, rate in enumerate(BAUD_RATES)}
+    rates = {value: rate for rate, value in MODEL_BAUDRATE_TABLE["sts3215"].items()}
+    assert [rates[value] for value in range(5)] == list(BAUD_RATES[:5])
+    # Feetech's memory table and SDK; LeRobot has 57,600, 38,400 and 19,200.
+    assert BAUD_RATES[5:] == (76_800, 57_600, 38_400)
     assert [decode(REGISTERS["Homing_Offset"], encode(REGISTERS["Homing_Offset"], n)) for n in (-85, 85, -2047)] == [
         -85,
         85,
@@ -134,7 +138,7 @@ def test_a_servo_protects_itself():
         servo.update(0.02, Measurements(load=0.9))
     assert servo.error == ErrorBit.OVERLOAD
     assert servo.torque_share == pytest.approx(0.2)
-    servo.write(address("Torque_Enable"), b"\0")
+    servo.power_up()
     assert servo.error == 0
     servo.write(address("Torque_Enable"), b"\1")
     servo.heated_to = 80.0

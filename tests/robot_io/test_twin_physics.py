@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from robot_io.feetech.protocol import ErrorBit
-from robot_io.feetech.registers import REGISTERS, encode
+from robot_io.feetech.registers import PWM_MODE, REGISTERS, STEP_MODE, VELOCITY_MODE, PhaseBit, decode, encode
 from robot_io.twin.bare_arm import BareArm
 from robot_io.twin.physics import STEPS_PER_RADIAN, ArmPhysics, Drivetrain, PositionControl
-from robot_io.twin.servo import Servo
+from robot_io.twin.servo import SERVO_MODELS, Firmware, Servo
 from tinyvla.arms.so101 import SO101
 
 PAN, ELBOW, GRIPPER = (SO101.joints.index(name) for name in ("shoulder_pan", "elbow_flex", "gripper"))
@@ -16,6 +16,11 @@ IDEAL = Drivetrain(latency=0.0, backlash=0.0)
 
 def write(servo, name, value):
     servo.write(REGISTERS[name].address, encode(REGISTERS[name], value))
+
+
+def read(servo, name):
+    register = REGISTERS[name]
+    return decode(register, servo.read(register.address, register.size))
 
 
 def make_physics(drivetrain=IDEAL, mounting=(0,) * 6):
@@ -187,3 +192,118 @@ def test_the_same_commands_give_the_same_motion():
         return physics.data.qpos.copy()
 
     assert (play() == play()).all()
+
+
+def steps_of(degrees):
+    return round(np.radians(degrees) * STEPS_PER_RADIAN)
+
+
+def test_a_reversed_servo_goes_where_its_goal_is_and_a_half_reversed_one_away_from_it():
+    physics = make_physics()
+    servo = physics.servos[PAN]
+    write(servo, "Phase", 12 + 129)
+    assert servo.position == 2048
+    write(servo, "Goal_Position", 2048 + steps_of(40))
+    run(physics, 1.5)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(-40, abs=1)
+    assert servo.position == pytest.approx(2048 + steps_of(40), abs=12)
+    for half in (PhaseBit.MOTOR_REVERSED, PhaseBit.SENSOR_REVERSED):
+        physics = make_physics()
+        servo = physics.servos[PAN]
+        write(servo, "Phase", 12 + half)
+        write(servo, "Goal_Position", 2048 + 30)
+        run(physics, 2.5)
+        away = servo.position - 2048
+        assert away < -steps_of(90)  # against its stop
+        assert servo.error == ErrorBit.OVERLOAD
+
+
+def test_the_pwm_mode_turns_without_control_and_stops_at_the_limit_of_speed():
+    physics = make_physics()
+    servo = physics.servos[PAN]
+    write(servo, "Operating_Mode", PWM_MODE)
+    run(physics, 0.3)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(0, abs=0.5)  # it does not hold, but nothing pulls
+    write(servo, "Goal_Time", -150)
+    slow = run(physics, 0.3, lambda p: p.speeds[PAN] * STEPS_PER_RADIAN)[-1]
+    write(servo, "Goal_Time", -300)
+    speed = run(physics, 0.3, lambda p: p.speeds[PAN] * STEPS_PER_RADIAN)
+    assert -0.3 * servo.model.fastest < speed[-1] < 1.8 * slow < 0  # the joint has friction of its own
+    physics.sense()
+    assert read(servo, "Present_Load") == pytest.approx(-300, abs=3)
+    run(physics, 3.0)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(np.degrees(physics.limits[PAN, 0]), abs=2)
+    assert physics.load[PAN] == pytest.approx(-0.3, abs=0.01)  # against the stop
+    write(servo, "Goal_Time", 0)
+    write(servo, "Operating_Mode", 0)
+    go(physics, PAN, 20)
+    run(physics, 2.0)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(20, abs=1)
+
+
+def test_the_velocity_mode_turns_back_at_once_from_a_stop():
+    physics = make_physics()
+    servo = physics.servos[PAN]
+    write(servo, "Operating_Mode", VELOCITY_MODE)
+    write(servo, "Goal_Velocity", 1000)
+    speed = run(physics, 1.0, lambda p: p.speeds[PAN] * STEPS_PER_RADIAN)
+    assert np.median(speed) == pytest.approx(1000, rel=0.05)
+    run(physics, 1.5)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(np.degrees(physics.limits[PAN, 1]), abs=2)
+    write(servo, "Goal_Velocity", -1000)
+    before = physics.angles[PAN]
+    run(physics, 0.5)
+    assert before - physics.angles[PAN] > 0.3
+    write(servo, "Goal_Velocity", 0)
+    run(physics, 0.3)
+    assert physics.speeds[PAN] == pytest.approx(0, abs=0.05)
+
+
+def test_the_step_mode_turns_by_steps():
+    physics = make_physics()
+    servo = physics.servos[PAN]
+    for limit in ("Min_Position_Limit", "Max_Position_Limit"):
+        write(servo, limit, 0)
+    write(servo, "Operating_Mode", STEP_MODE)
+    for _ in range(2):
+        write(servo, "Goal_Position", steps_of(20))
+    run(physics, 1.5)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(40, abs=1)
+    write(servo, "Goal_Position", -steps_of(60))
+    run(physics, 1.5)
+    assert np.degrees(physics.angles[PAN]) == pytest.approx(-20, abs=1)
+
+
+def test_without_goal_follows_an_arm_goes_to_its_old_goal_when_torque_comes_on():
+    def move(follows):
+        servos = [Servo(number, firmware=Firmware(goal_follows=follows)) for number in range(1, 7)]
+        physics = ArmPhysics(BareArm(), servos, (0,) * 6, IDEAL)
+        physics.place(np.radians([0, -60, 60, 20, 0, 20]))
+        write(servos[PAN], "Goal_Position", 2048 + steps_of(45))
+        for servo in servos:
+            write(servo, "Acceleration", 254)
+        write(servos[PAN], "Torque_Enable", 1)
+        run(physics, 1.5)
+        return np.degrees(physics.angles[PAN])
+
+    assert move(True) == pytest.approx(0, abs=2)
+    assert move(False) == pytest.approx(45, abs=2)
+
+
+def test_servos_of_12_volts_have_their_supply_and_speed():
+    servos = [Servo(number, SERVO_MODELS["C018"]) for number in range(1, 7)]
+    physics = ArmPhysics(BareArm(), servos, (0,) * 6, IDEAL)
+    physics.place(np.radians([0, -60, 60, 20, 0, 20]))
+    for servo in servos:
+        write(servo, "Torque_Enable", 1)
+    assert physics.supply == 12.0
+    run(physics, 0.1)
+    assert [servo.error for servo in servos] == [0] * 6
+    go(physics, PAN, 90)
+    assert run(physics, 1.0, lambda p: p.speeds[PAN] * STEPS_PER_RADIAN).max() < 3072 * 1.05
+    physics.power_sag()
+    run(physics, 0.1)
+    assert servos[PAN].error == ErrorBit.VOLTAGE
+    physics.power_sag(False)
+    run(physics, 0.1)
+    assert servos[PAN].error == 0
