@@ -130,8 +130,8 @@ class Recorder:
         self._queue.put(EPISODE_COMPLETE)
 
     def end(self, result: Mapping[str, Any]) -> None:
-        """End the episode. Its result may say `success`, and `kept`: False to throw the episode away."""
-        self._queue.put(EpisodeEnd(result.get("kept", True), result.get("success")))
+        """End the episode. Its result may say `success`, and whether it is `kept`: by default if it is a policy's."""
+        self._queue.put(EpisodeEnd(result.get("kept", self._of_policy), result.get("success")))
 
     def close(self) -> dict[str, Any]:
         """Wait until everything is written. Returns episodes, frames, lost ticks, and the error, if there was one."""

@@ -107,7 +107,7 @@ class EpisodeWriter:
         """True if an episode has begun."""
         return self._dataset is not None and self._dataset.has_pending_frames()
 
-    def end(self, end: EpisodeEnd = EpisodeEnd()) -> None:
+    def end(self, end: EpisodeEnd) -> None:
         """Write the present episode, if it has frames, or throw it away."""
         if not self.has_frames:
             return
@@ -135,7 +135,7 @@ class EpisodeWriter:
                 self._dataset.clear_episode_buffer()
                 self._dataset.finalize()
         self._dataset = None
-        gc.collect()  # LeRobot's writers write what they still hold when they are collected: now, not after the rollback
+        gc.collect()  # LeRobot's writers write what they still hold when they are collected: not after the rollback
         self._rollback.take_back()
         if not self.episodes:  # such a dataset cannot be opened
             shutil.rmtree(self._plan.root, ignore_errors=broken)

@@ -149,7 +149,10 @@ def test_demonstrations_that_are_thrown_away_or_broke_off_are_not_in_the_dataset
 
 @pytest.mark.parametrize(
     ("changes", "fault"),
-    [({"fps": 15}, "30 frames per second, and the control loop 15"), ({"cameras": {"front": (16, 32)}}, "32x32x3, not")],
+    [
+        ({"fps": 15}, "30 frames per second, and the control loop 15"),
+        ({"cameras": {"front": (16, 32)}}, "32x32x3, not"),
+    ],
 )
 def test_a_dataset_of_another_kind_is_not_continued(changes, fault, tmp_path):
     root = tmp_path / "demos"
@@ -177,7 +180,7 @@ def test_a_full_disk_costs_only_the_episode_that_is_being_written(tmp_path):
     lines = []
     with small_disk(tmp_path / "disk", 4) as disk:
         recorder = Recorder(disk / "recording", JOINTS, {"front": (128, 128)}, 30, "so_follower", complain=lines.append)
-        for episode in range(40):
+        for _ in range(40):
             observe(recorder, 30, size=128)
             recorder.end({"success": None})
             while recorder._queue.qsize() and not recorder.error:
@@ -185,13 +188,13 @@ def test_a_full_disk_costs_only_the_episode_that_is_being_written(tmp_path):
             if recorder.error:
                 break
         report = recorder.close()
-        assert 0 < report["episodes"] < episode
+        assert 0 < report["episodes"] < 39
         (line,) = lines
         assert line == (
             f"the recording has stopped: the disk is full; the {report['episodes']} episodes before are whole in "
             f"{disk / 'recording'}"
         )
-        with pytest.raises(UserError, match="the disk is full; .* free disk space"):
+        with pytest.raises(UserError, match=r"the disk is full; .* free disk space"):
             recorder.check()
         dataset = opened(disk / "recording")
         assert len(dataset) == report["frames"] == 30 * report["episodes"]
