@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, cast
 import draccus
 import lerobot.teleoperators
 import numpy as np
+from lerobot.motors import MotorNormMode
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 from lerobot.teleoperators.utils import make_teleoperator_from_config
 from lerobot.utils.import_utils import register_third_party_plugins
@@ -60,6 +61,7 @@ class LeaderOperator:
                 f"the device {leader.name} does not give {', '.join(self._keys)}; use the leader of this arm, such as "
                 "so101_leader"
             )
+        _check_units(leader)
 
     def toggle(self) -> None:
         """Take over, or let the policy go on."""
@@ -79,6 +81,16 @@ class LeaderOperator:
 
     def keys(self) -> dict[str, Callable[[], object]]:
         return {TOGGLE: self.toggle}
+
+
+def _check_units(leader: Teleoperator) -> None:
+    """Raise UserError for a leader whose joints are in shares of their ranges, which would be followed as degrees."""
+    motors = getattr(getattr(leader, "bus", None), "motors", {})
+    if any(motor.norm_mode is MotorNormMode.RANGE_M100_100 for motor in motors.values()):
+        raise UserError(
+            f"the device {leader.name} gives -100 to 100 for a joint and the arm is steered in degrees; leave out its "
+            "use_degrees=false, or use a leader that can give degrees"
+        )
 
 
 class KeyboardOperator:
