@@ -131,12 +131,12 @@ class ArmRun:
             self.phase = "episode"
             ended = self._drive(loop, episode.seconds, lambda: self._is_over(episode))
             if ended == "done" and self.control is not None and self.control.is_over():
-                ended = "key"
+                ended = "person"
         finally:
             result = episode.result(ended, self._timing.ticks - ticks_before, self.layer.limits.rate_hz)
             self.report["episodes"].append(result)
             try:
-                if ended in ("time", "done", "key") and self.control is not None:
+                if ended in ("time", "done", "person") and self.control is not None:
                     self._pause(result)
             finally:
                 for observer in self._watchers:

@@ -336,7 +336,7 @@ def test_a_person_judges_episodes_while_they_run_and_after_their_end(layer, tmp_
 
     monkeypatch.setattr(judge, "pause_is_over", answer)
     report = run.run([Episode("go", 0.2, START) for _ in range(3)], tmp_path)
-    assert [(end["success"], end["ended"]) for end in log.ends] == [(True, "key"), (False, "time"), (None, "time")]
+    assert [(end["success"], end["ended"]) for end in log.ends] == [(True, "person"), (False, "time"), (None, "time")]
     assert (report["successes"], report["judged"]) == (1, 2)
     assert set(phases) == {"pause"}
     assert json.loads((tmp_path / "deploy.json").read_text())["episodes"][1]["success"] is False

@@ -99,7 +99,7 @@ def test_keys_of_an_episode(layer, tmp_path):
     announcer.close()
     assert numbers == [1, 1, 2, 3, 4]
     assert [end["kept"] for end in log.ends] == [False, True, False, True, False]
-    assert {end["ended"] for end in log.ends} == {"key"}
+    assert {end["ended"] for end in log.ends} == {"person"}
     assert session.kept == 2
 
 
@@ -158,12 +158,17 @@ def resets_of(log):
     return lambda seed, move_arm: log.events.append(("reset", seed, move_arm))
 
 
-def test_ctrl_c_ends_the_session_and_the_running_episode_is_not_kept(layer, tmp_path):
-    log = Log(at_tick=lambda tick: tick == 3 and log.ends and os.kill(os.getpid(), signal.SIGINT))
+@pytest.mark.parametrize("source", ["SIGINT", "key"])
+def test_a_stop_ends_the_session_and_the_running_episode_is_not_kept(source, layer, tmp_path):
+    def stop(tick):
+        if tick == 3 and log.ends:
+            os.kill(os.getpid(), signal.SIGINT) if source == "SIGINT" else layer.emergency_stop.press("key")
+
+    log = Log(at_tick=stop)
     run, _, announcer, _ = teleoperation(layer, log, count=5)
     report = run.run(tmp_path)
     announcer.close()
-    assert (report["ended"], [end.get("kept") for end in log.ends]) == ("SIGINT", [True, None])
+    assert (report["ended"], [end.get("kept") for end in log.ends]) == (source, [True, None])
     assert log.events == ["begin", "complete", "end", "begin", "end"]
 
 

@@ -32,7 +32,7 @@ class Episode:
     count: int = 1
 
     def result(self, ended: str, ticks: int, rate_hz: float) -> dict[str, Any]:
-        """Entry of the report. ended: "done", "time", "key", or the reason for which the arm was stopped."""
+        """Entry of the report. ended: "done", "time", "person", or the reason for which the arm was stopped."""
         success = None if self.success is None else ended == "done"
         return {
             "task": self.task,
