@@ -172,3 +172,22 @@ def watch_for_people(
         raise UserError(f"person_detector={detector} cannot be imported; name a callable, as in package.module.detect")
     with PersonWatcher(detect) as watcher:
         yield PersonCamera(watcher, camera)
+
+
+@contextlib.contextmanager
+def connect_person_gate(
+    settings: PersonGateSettings, detector: str | None, camera: str, limits: SafetyLimits, simulated: bool = False
+) -> Iterator[PersonCamera | None]:
+    """Run the gate that the settings describe, or else a detector, inside the block; None if neither is used.
+
+    Args:
+        settings: of the gate.
+        detector: dotted name of a callable in its place.
+        camera: that watches if the settings name none.
+        limits, simulated: see `load_person_gate`.
+
+    Raises UserError as `load_person_gate` and `watch_for_people`.
+    """
+    gate = load_person_gate(settings, limits, simulated)
+    with watch_for_people(gate or detector, settings.camera or camera, limits) as person:
+        yield person

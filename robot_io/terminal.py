@@ -2,12 +2,26 @@
 
 import contextlib
 import os
+import re
 import select
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-_POLL_S = 0.05  # seconds between two checks whether to stop listening
+ESCAPE, RIGHT = "escape", "right"  # names of keys that send more than a character
+_POLL_S = 0.05  # seconds between two checks whether to stop listening, and until a lone Esc is one
+_SEQUENCE = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]|.", re.DOTALL)  # an escape sequence is one key
+_NAMES = {"\x1b": ESCAPE, "\x1b[C": RIGHT, "\x1bOC": RIGHT}
+
+
+def split_keys(text: str) -> list[str]:
+    """Names of the keys that a terminal has sent: a character, or "escape", "right" or another escape sequence."""
+    return [_NAMES.get(key, key) for key in _SEQUENCE.findall(text)]
+
+
+def has_terminal() -> bool:
+    """True if a person can press keys at this program's terminal."""
+    return bool(sys.stdin and sys.stdin.isatty())
 
 
 @contextlib.contextmanager
@@ -16,7 +30,7 @@ def unbuffered_keys() -> Iterator[int | None]:
 
     Yields the file descriptor to read keys from; None without a terminal.
     """
-    if not sys.stdin or not sys.stdin.isatty():
+    if not has_terminal():
         yield None
         return
     import termios
@@ -35,7 +49,7 @@ class KeyListener:
     """Calls the action of a key when it is pressed, from a thread of its own. Actions must be short.
 
     Args:
-        actions: by key; other keys do nothing.
+        actions: by key as `split_keys` names it; other keys do nothing.
         lost: called once if the terminal can no longer be read.
     """
 
@@ -69,10 +83,12 @@ class KeyListener:
                 continue
             try:
                 keys = os.read(terminal, 64).decode(errors="ignore")
+                if keys.endswith("\x1b") and select.select([terminal], [], [], _POLL_S)[0]:
+                    keys += os.read(terminal, 64).decode(errors="ignore")  # the rest of an escape sequence
             except OSError:  # of a terminal that was closed
                 keys = ""
             if not keys:
                 self._lost()
                 return
-            for key in keys:
+            for key in split_keys(keys):
                 self.press(key)

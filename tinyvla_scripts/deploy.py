@@ -18,12 +18,13 @@ def main(cfg: DictConfig) -> None:
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
     from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Printer, ServerAccess, load_arm_runner, real_episodes
-    from robot_io.live_view import LiveView
-    from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
-    from robot_io.recording import Recorder
+    from robot_io.deployment import Deployment, Judge, Printer, ServerAccess, load_arm_runner, real_episodes
+    from robot_io.person_gate import PersonGateSettings, connect_person_gate
+    from robot_io.recording.folder import record_run
+    from robot_io.run_observers import open_observers
     from robot_io.safety import SafetyLayer, SafetyLimits
     from robot_io.takeover import connect_operator, decode_takeover
+    from robot_io.terminal import has_terminal
     from robot_io.twin import TwinSettings, start_twin
 
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
@@ -35,25 +36,24 @@ def main(cfg: DictConfig) -> None:
         if needs_twin(robot):
             robot = with_twin_cameras(robot, runner.cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
-            env, rate_hz = decode_env(as_dict(cfg.env)), layer.limits.rate_hz
-            episodes = twin_episodes(env, cfg.episodes, cfg.seed, rate_hz, twin)
+            episodes = twin_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, names = make_arm(robot, twin), runner.value_names if cfg.server else trained_feature_names(cfg.checkpoint)
-        takeover, gate_settings = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
-        operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop))
-        detector = load_person_gate(gate_settings, layer.limits, twin is not None) or cfg.person_detector
-        camera, speed, printer = gate_settings.camera, cfg.approach_speed, Printer(layer.joints, cfg.dry_run)
-        person = stack.enter_context(watch_for_people(detector, camera or next(iter(runner.cameras)), layer.limits))
-        run = Deployment(arm, runner, layer, [printer], operator, speed, cfg.dry_run, names, person)
-        if cfg.display:
-            run.observers.append(stack.enter_context(LiveView(layer.joints)))
-        if cfg.record:
-            recording = Recorder(run_dir / "recording", layer.joints, runner.cameras, layer.limits.rate_hz, arm.name)
-            run.observers.append(stack.enter_context(recording))
+        takeover, gate = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
+        judge = Judge(cfg.judge and twin is None and has_terminal(), ends_episodes=takeover != "keyboard")
+        operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop, judge.keys()))
+        camera, printer = next(iter(runner.cameras)), Printer(layer.joints, cfg.dry_run)
+        watch = connect_person_gate(gate, cfg.person_detector, camera, layer.limits, twin is not None)
+        person = stack.enter_context(watch)
+        run = Deployment(arm, runner, layer, [printer], operator, cfg.approach_speed, cfg.dry_run, names, person, judge)
+        recorder = record_run(run_dir / "recording", arm, runner.cameras, layer) if cfg.record else None
+        run.observers += stack.enter_context(open_observers(layer.joints, recorder, cfg.display))
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg))
         run.run(episodes, run_dir)
     print(run.describe(), run_dir / "deploy.json", sep="\n")
+    if recorder is not None:
+        recorder.check()
 
 
 if __name__ == "__main__":

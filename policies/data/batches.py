@@ -14,6 +14,7 @@ from torch import Tensor
 from tinyvla.errors import UserError, one_line
 
 from ..tinyvla.waypoints import WAYPOINTS, waypoints_of
+from .corrections import count_samples
 
 
 class TrainingData:
@@ -23,9 +24,20 @@ class TrainingData:
         dataset: the demonstrations.
         config: the policy's; its *_delta_indices are the time steps of each feature of a sample.
         frames: of `cache_frames`; cached features may replace a camera's frames or be added.
+        correction_weight, policy_frames: see `count_samples`.
+
+    Attributes:
+        summary: one line about corrections in the dataset, empty without.
     """
 
-    def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: Mapping[str, np.ndarray | Tensor]):
+    def __init__(
+        self,
+        dataset: LeRobotDataset,
+        config: PreTrainedConfig,
+        frames: Mapping[str, np.ndarray | Tensor],
+        correction_weight: int = 1,
+        policy_frames: bool = False,
+    ):
         unused = set(dataset.meta.camera_keys) - set(config.image_features)
         self.cameras = {key: torch.as_tensor(frames[key]) for key in frames if key not in unused}
         columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
@@ -37,6 +49,9 @@ class TrainingData:
         )
         lengths = ends - starts
         self.first, self.last = starts.repeat_interleave(lengths), ends.repeat_interleave(lengths) - 1
+        samples = count_samples(dataset, self.last, correction_weight, policy_frames)
+        self.last = self.last if samples is None else samples.last
+        self.summary = "" if samples is None else samples.summary
         self.deltas = {
             key: config.action_delta_indices if key == ACTION else config.observation_delta_indices
             for key in (*self.cameras, *self.columns)
@@ -48,6 +63,8 @@ class TrainingData:
         # Diffusion Policy drops chunks that would be mostly padding.
         drop = getattr(config, "drop_n_last_frames", 0)
         self.eligible = torch.nonzero(torch.arange(len(self.last)) <= self.last - drop).flatten()
+        if samples is not None:
+            self.eligible = self.eligible.repeat_interleave(samples.counts[self.eligible])
         if not len(self.eligible):
             raise UserError(
                 "no demonstration is longer than the action chunk; lower policy.chunk_size or policy.horizon"

@@ -154,6 +154,8 @@ class PolicyTrainable(Trainable):
     def _from_stream(self, start: int) -> Callable[[int], Batch]:
         # A stream has no random access: a resumed run continues with other samples of it.
         settings, (index, of) = self._settings, self._part
+        if settings.dataset.correction_weight != 1:
+            raise UserError("dataset.correction_weight needs trainer.streaming=false; leave one of them out")
         stream = stream_batches(
             settings.dataset,
             self.module.config,
@@ -179,7 +181,10 @@ class PolicyTrainable(Trainable):
             if tinyvla and tinyvla.frontends:
                 instructions = instructions_of(dataset)
                 frames |= cache_frontends(tinyvla.frontends, dataset.root, inputs, instructions, accelerator.device)
-            data = TrainingData(dataset, config, frames)
+            chosen = self._settings.dataset
+            data = TrainingData(dataset, config, frames, chosen.correction_weight, chosen.policy_frames)
+            if data.summary and accelerator.is_main_process:
+                print(data.summary, flush=True)
         order, size = sample_order(len(data), self._settings.seed), self._settings.trainer.batch_size
 
         def load(step: int) -> Batch:

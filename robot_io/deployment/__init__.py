@@ -5,11 +5,13 @@ from .checks import check_fit
 from .command_sources import load_arm_runner
 from .deployment import Deployment
 from .episodes import Episode, Printer, real_episodes
+from .judge import Judge
 from .policy_server import ServerAccess
 
 __all__ = [
     "Deployment",
     "Episode",
+    "Judge",
     "Printer",
     "ServerAccess",
     "check_fit",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,30 @@ _HANGING_S = 5.0  # seconds without a chunk after which a policy counts as hangi
 
 # Person who may take over: from an observation to the pose they ask for, (joints,); None while the policy acts.
 Operator = Callable[[Mapping[str, Any]], np.ndarray | None]
+
+
+class EpisodeSource(Protocol):
+    """Source of an episode's commands, such as `ArmPolicy`.
+
+    Attributes:
+        policy_pose: the source's own command in the last tick, (joints,).
+        taken_over: True if a person's pose was returned instead.
+        is_person: True if a person steers, whose first pose may change while the arm is brought there.
+        held_ticks: ticks so far in which a command was repeated for want of a new one.
+    """
+
+    policy_pose: np.ndarray | None
+    taken_over: bool
+    is_person: bool
+
+    @property
+    def held_ticks(self) -> int: ...
+
+    def begin(self, instruction: str, seed: int, observation: Mapping[str, Any]) -> np.ndarray:
+        """Begin an episode; its first pose, (joints,)."""
+
+    def command(self, observation: Mapping[str, Any]) -> np.ndarray | None:
+        """Pose for this tick, (joints,); None: the watchdog holds the arm."""
 
 
 def load_arm_runner(
@@ -63,6 +87,8 @@ class ArmPolicy:
         policy_pose: the policy's command in the last tick, (joints,).
         taken_over: True if the operator's pose was returned instead.
     """
+
+    is_person = False
 
     def __init__(self, runner: Runner, joints: Sequence[str], rate_hz: float, operator: Operator | None = None) -> None:
         self.runner, self.operator = runner, operator

@@ -7,6 +7,7 @@ import numpy as np
 
 from tinyvla.arms.episode import Episode
 from tinyvla.errors import UserError
+from tinyvla.intervals import wilson_interval
 
 from ..safety import Reaction
 
@@ -24,7 +25,19 @@ def real_episodes(
         raise UserError(f"episodes is {episodes}; ask for one or more")
     if seconds is not None and seconds <= 0:
         raise UserError(f"seconds is {seconds:g}; give a number above 0, or leave it out to go on until Ctrl-C")
-    return [Episode(instruction, seconds, start_pose, seed=seed + index) for index in range(episodes)]
+    return [
+        Episode(instruction, seconds, start_pose, seed=seed + index, number=index + 1, count=episodes)
+        for index in range(episodes)
+    ]
+
+
+def count_successes(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Successes, judged episodes and the 95% interval of the success rate; empty if none was judged."""
+    outcomes = [episode["success"] for episode in episodes if episode["success"] is not None]
+    if not outcomes:
+        return {}
+    successes, count = sum(outcomes), len(outcomes)
+    return {"successes": successes, "judged": count, "ci95": list(wilson_interval(successes, count))}
 
 
 class Tick(NamedTuple):
@@ -38,6 +51,7 @@ class Tick(NamedTuple):
         policy_pose: command of the policy.
         intervention: True if a person had taken over.
         reaction: of the safety layer.
+        torque: share of their greatest torque that the servos may use.
     """
 
     due: float
@@ -47,6 +61,7 @@ class Tick(NamedTuple):
     policy_pose: np.ndarray
     intervention: bool
     reaction: Reaction
+    torque: float = 1.0
 
 
 class EpisodeObserver(Protocol):
@@ -71,7 +86,8 @@ class Printer:
 
     def begin(self, episode: Episode) -> None:
         self._printed_at = -np.inf
-        print(f"{episode.task or 'episode'} (seed {episode.seed}): {episode.instruction}", flush=True)
+        number = f" {episode.number} of {episode.count}" if episode.count > 1 else ""
+        print(f"{episode.task or 'episode'}{number} (seed {episode.seed}): {episode.instruction}", flush=True)
 
     def observe(self, tick: Tick) -> None:
         if self._poses and tick.due - self._printed_at >= 1:
@@ -80,7 +96,7 @@ class Printer:
             print(f"  would send {pose}", flush=True)
 
     def end(self, result: Mapping[str, Any]) -> None:
-        outcome = {True: "success", False: "no success", None: "ended"}[result["success"]]
+        outcome = {True: "success", False: "no success", None: "not judged"}[result["success"]]
         print(f"  {outcome} after {result['seconds']:.1f} s ({result['ended']})", flush=True)
 
     def report(self) -> dict[str, Any]:

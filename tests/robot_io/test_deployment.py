@@ -11,10 +11,12 @@ import pytest
 from fake_arm import FOLDED, HIGH, JOINTS, LOW, FakeArm, FakeRunner
 
 from configs.composing import as_dict, load_config
-from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes, watch_for_people
+from robot_io.deployment import Deployment, Episode, Judge, Printer, check_fit, real_episodes, watch_for_people
 from robot_io.deployment.arm_session import RobotArm
 from robot_io.deployment.command_sources import SlowPath, check_arrived
 from robot_io.safety import Reaction, SafetyLayer, SafetyLimits
+from robot_io.takeover.operators import _either
+from robot_io.terminal import KeyListener
 from tinyvla.errors import UserError
 
 START = (0.0, -90.0, 85.0, 60.0, 3.0, 10.0)
@@ -315,6 +317,44 @@ def test_a_person_takes_over_and_the_policy_goes_on_predicting(layer, tmp_path):
     assert log.ticks[5].sent[0] > log.ticks[2].sent[0] + 2
     policy_poses = np.array([tick.policy_pose[1] for tick in log.ticks])
     assert np.diff(policy_poses) == pytest.approx(0.2)
+
+
+def test_a_person_judges_episodes_while_they_run_and_after_their_end(layer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("robot_io.deployment.judge._ASK_S", 0.5)
+    judge, phases = Judge(asks=True), []
+    keys = KeyListener(judge.keys())
+    log = Log(at_tick=lambda tick: tick == 3 and keys.press("y"))
+    log.end = lambda result: (log.ends.append(result), keys.press("y"))  # too late: it counts for none
+    run = Deployment(FakeArm(), FakeRunner(), layer, [log], approach_speed=1.0, judge=judge)
+    pause_is_over = judge.pause_is_over
+
+    def answer():
+        phases.append(run.phase)
+        if len(log.ends) == 1:
+            keys.press("n")
+        return pause_is_over()
+
+    monkeypatch.setattr(judge, "pause_is_over", answer)
+    report = run.run([Episode("go", 0.2, START) for _ in range(3)], tmp_path)
+    assert [(end["success"], end["ended"]) for end in log.ends] == [(True, "person"), (False, "time"), (None, "time")]
+    assert (report["successes"], report["judged"]) == (1, 2)
+    assert set(phases) == {"pause"}
+    assert json.loads((tmp_path / "deploy.json").read_text())["episodes"][1]["success"] is False
+    assert "1 of 2 episodes succeeded (95% interval 9% to 91%)\n1 episodes were not judged" in run.describe()
+    assert capsys.readouterr().out.count("success? y or n") == 2
+
+
+def test_with_the_keyboard_as_operator_an_episode_is_judged_only_after_its_end():
+    judge, jogs = Judge(asks=True, ends_episodes=False), []
+    judge.begin(Episode("go"))
+    keys = KeyListener({key: _either(action, lambda: jogs.append(1)) for key, action in judge.keys().items()})
+    keys.press("y")
+    assert (judge.is_over(), jogs) == (False, [1])
+    result = {"success": None}
+    assert judge.complete(result) > 0
+    keys.press("y")
+    judge.settle(result)
+    assert (result["success"], jogs) == (True, [1])
 
 
 @pytest.mark.parametrize(

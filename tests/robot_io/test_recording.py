@@ -1,7 +1,11 @@
 """Recordings: whole and readable whatever ends the run."""
 
+import contextlib
 import io
+import os
 import pickle
+import subprocess
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +13,8 @@ import pytest
 from fake_arm import JOINTS
 
 from robot_io.recording import Recorder
-from robot_io.recording.writer import EPISODE_ENDS, RecordingPlan, write
+from robot_io.recording.rollback import recover
+from robot_io.recording.writer import EPISODE_COMPLETE, EpisodeEnd, RecordingPlan, write
 from tinyvla.errors import UserError
 
 SIZE = 32
@@ -27,11 +32,16 @@ def frame(number):
     }
 
 
-def stream_of(root, *messages, cut=0):
-    content = b"".join(
-        map(pickle.dumps, [RecordingPlan(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower"), *messages])
-    )
-    return io.BytesIO(content[: len(content) - cut])
+def stream_of(root, *messages, cut=0, **plan):
+    content = [RecordingPlan(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower", **plan), *messages]
+    stream = b"".join(map(pickle.dumps, content))
+    return io.BytesIO(stream[: len(stream) - cut])
+
+
+def demonstration(number, length=3):
+    """Frames of an episode without a policy's columns."""
+    columns = ("policy_action", "intervention")
+    return [{key: value for key, value in frame(number).items() if key not in columns} for _ in range(length)]
 
 
 def opened(root):
@@ -43,7 +53,7 @@ def opened(root):
 @pytest.mark.parametrize("cut", [0, 100])
 def test_a_recording_that_was_cut_off_can_be_read_and_trained_on(cut, tmp_path):
     root = tmp_path / "recording"
-    messages = [*map(frame, range(5)), EPISODE_ENDS, EPISODE_ENDS, *map(frame, range(4))]
+    messages = [*map(frame, range(5)), EpisodeEnd(), EpisodeEnd(), *map(frame, range(4))]
     figures = write(stream_of(root, *messages, cut=cut))
     assert figures == {"episodes": 2, "frames": 8 if cut else 9}
     dataset = opened(root)
@@ -67,19 +77,24 @@ def test_a_recording_that_was_cut_off_can_be_read_and_trained_on(cut, tmp_path):
 
 def test_a_recording_without_a_frame_is_none(tmp_path):
     root = tmp_path / "recording"
-    assert write(stream_of(root, EPISODE_ENDS)) == {"episodes": 0, "frames": 0}
+    assert write(stream_of(root, EpisodeEnd())) == {"episodes": 0, "frames": 0}
     assert not root.exists()
+
+
+def observe(recorder, ticks, size=SIZE):
+    recorder.begin(SimpleNamespace(instruction="push"))
+    noise = np.random.default_rng(0)
+    for number in range(ticks):
+        pose = np.full(6, float(number))
+        tick = {"position": pose, "sent": pose + 1, "policy_pose": pose + 2, "intervention": False}
+        image = noise.integers(0, 256, (size, size, 3), np.uint8)
+        recorder.observe(SimpleNamespace(observation={"front": image}, **tick))
 
 
 def test_the_recorders_process_writes_what_the_loop_saw(tmp_path):
     root = tmp_path / "run" / "recording"
     with Recorder(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower") as recorder:
-        recorder.begin(SimpleNamespace(instruction="push"))
-        for number in range(5):
-            pose = np.full(6, float(number))
-            tick = {"position": pose, "sent": pose + 1, "policy_pose": pose + 2, "intervention": False}
-            image = np.zeros((SIZE, SIZE, 3), np.uint8)
-            recorder.observe(SimpleNamespace(observation={"front": image}, **tick))
+        observe(recorder, 5)
     # No `end`: as when an error ended the run.
     assert recorder.report() == {"recording": {"folder": str(root), "lost": 0, "episodes": 1, "frames": 5}}
     assert opened(root)[4]["action"].tolist() == [5.0] * 6
@@ -92,3 +107,129 @@ def test_a_recording_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="exists already; choose another run_dir"):
         Recorder(tmp_path / "there", JOINTS, {}, 30, "so_follower")
+
+
+def test_a_judgement_is_in_the_last_frame_of_its_episode(tmp_path):
+    root = tmp_path / "recording"
+    ends = [EpisodeEnd(success=True), EpisodeEnd(success=False), EpisodeEnd()]
+    messages = [message for end in ends for message in (frame(0), frame(1), end)]
+    assert write(stream_of(root, *messages)) == {"episodes": 3, "frames": 6}
+    columns = opened(root).hf_dataset
+    assert list(map(bool, columns["judged"])) == [True, True, True, True, False, False]
+    assert list(map(bool, columns["next.success"])) == [False, True, False, False, False, False]
+
+
+def test_demonstrations_that_are_thrown_away_or_broke_off_are_not_in_the_dataset(tmp_path):
+    root = tmp_path / "demos"
+    messages = [
+        *demonstration(1),
+        EpisodeEnd(keep=False),
+        *demonstration(2),
+        EPISODE_COMPLETE,
+        EpisodeEnd(),
+        *demonstration(3),
+        EpisodeEnd(),
+        *demonstration(4),
+    ]
+    assert write(stream_of(root, *messages, of_policy=False)) == {"episodes": 2, "frames": 6}
+    dataset = opened(root)
+    assert [float(dataset[index]["action"][0]) for index in (0, 3)] == [3.0, 4.0]
+    assert set(dataset.meta.features) == {
+        *("observation.images.front", "observation.state", "action"),
+        *("timestamp", "frame_index", "episode_index", "index", "task_index"),
+    }
+    assert sorted(path.name for path in root.iterdir()) == ["data", "meta", "videos"]
+    # The end of the stream after an episode was complete: it is kept.
+    messages = [*demonstration(5), EPISODE_COMPLETE]
+    assert write(stream_of(root, *messages, of_policy=False, resume=True)) == {"episodes": 3, "frames": 9}
+    dataset = opened(root)
+    assert float(dataset[8]["action"][0]) == 6.0
+    assert float(dataset[8]["observation.images.front"].mean()) * 255 == pytest.approx(40, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"fps": 15}, "30 frames per second, and the control loop 15"),
+        ({"cameras": {"front": (16, 32)}}, "32x32x3, not"),
+    ],
+)
+def test_a_dataset_of_another_kind_is_not_continued(changes, fault, tmp_path):
+    root = tmp_path / "demos"
+    write(stream_of(root, *demonstration(1), EpisodeEnd(), of_policy=False))
+    plan = RecordingPlan(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower", of_policy=False, resume=True)
+    before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=fault):
+        write(io.BytesIO(pickle.dumps(plan._replace(**changes))))
+    assert before == {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+@contextlib.contextmanager
+def small_disk(folder, megabytes):
+    """A file system of its own."""
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", folder]).returncode:
+        pytest.skip("a small file system needs root and the right to mount it")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_costs_only_the_episode_that_is_being_written(tmp_path):
+    lines = []
+    with small_disk(tmp_path / "disk", 4) as disk:
+        recorder = Recorder(disk / "recording", JOINTS, {"front": (128, 128)}, 30, "so_follower", complain=lines.append)
+        for _ in range(40):
+            observe(recorder, 30, size=128)
+            recorder.end({"success": None})
+            while recorder._queue.qsize() and not recorder.error:
+                time.sleep(0.01)
+            if recorder.error:
+                break
+        report = recorder.close()
+        assert 0 < report["episodes"] < 39
+        (line,) = lines
+        assert line == (
+            f"the recording has stopped: the disk is full; the {report['episodes']} episodes before are whole in "
+            f"{disk / 'recording'}"
+        )
+        with pytest.raises(UserError, match=r"the disk is full; .* free disk space"):
+            recorder.check()
+        dataset = opened(disk / "recording")
+        assert len(dataset) == report["frames"] == 30 * report["episodes"]
+        assert dataset[len(dataset) - 1]["action"].tolist() == [30.0] * 6
+        assert sorted(path.name for path in (disk / "recording").iterdir()) == ["data", "meta", "videos"]
+
+
+def test_a_writer_that_is_killed_while_it_saves_costs_that_episode(tmp_path):
+    root = tmp_path / "recording"
+    write(stream_of(root, frame(1), frame(2), EpisodeEnd()))
+    from robot_io.recording.writer import EpisodeWriter
+
+    writer = EpisodeWriter(RecordingPlan(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower", resume=True))
+    writer.add(frame(3))
+    writer._dataset.save_episode()  # and not a step further
+    (root / "meta/info.json").write_text("")
+    assert recover(root) == {"episodes": 1, "frames": 2}
+    assert len(opened(root)) == 2
+
+
+def test_a_writer_that_is_killed_is_reported_at_once(tmp_path):
+    lines = []
+    recorder = Recorder(tmp_path / "r", JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower", complain=lines.append)
+    observe(recorder, 3)
+    recorder.end({})
+    observe(recorder, 3)
+    end = time.monotonic() + 30
+    while not (tmp_path / "r/meta/stats.json").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    recorder._process.kill()
+    recorder._reader.join()
+    assert lines == [
+        "the recording has stopped: the process that writes it has ended; the 1 episodes before are whole in "
+        f"{tmp_path / 'r'}"
+    ]
+    assert recorder.close()["episodes"] == 1
+    assert len(opened(tmp_path / "r")) == 3

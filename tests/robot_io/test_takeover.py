@@ -31,6 +31,31 @@ def test_a_leader_is_followed_while_it_has_taken_over():
     assert person(SEEN) is None
 
 
+def test_a_leader_that_misses_a_packet_is_waited_for_and_one_that_is_gone_is_one_line(monkeypatch):
+    answers = iter([5.0, ConnectionError("no status packet"), 7.0, *[ConnectionError("no status packet")] * 2])
+
+    def get_action():
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return dict.fromkeys(NAMES, answer)
+
+    leader = SimpleNamespace(name="so_leader", action_features=dict.fromkeys(NAMES, float), get_action=get_action)
+    person = LeaderOperator(leader, JOINTS)
+    person.active = True
+    assert [person(SEEN)[0] for _ in range(4)] == [5.0, 5.0, 7.0, 7.0]
+    monkeypatch.setattr("robot_io.takeover.operators._HOLD_S", -1.0)
+    with pytest.raises(UserError, match="the leader arm failed: no status packet; check its cable and power"):
+        person(SEEN)
+
+
+def test_a_leader_in_other_units_is_refused():
+    from lerobot.teleoperators.so_leader import SOLeader, SOLeaderTeleopConfig
+
+    LeaderOperator(SOLeader(SOLeaderTeleopConfig(port="/dev/none")), JOINTS)
+    with pytest.raises(UserError, match="gives -100 to 100 for a joint and the arm is steered in degrees"):
+        LeaderOperator(SOLeader(SOLeaderTeleopConfig(port="/dev/none", use_degrees=False)), JOINTS)
+
+
 def test_the_keyboard_turns_joints_from_where_the_arm_is():
     person = KeyboardOperator(JOINTS)
     keys = KeyListener(person.keys())

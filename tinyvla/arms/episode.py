@@ -18,6 +18,7 @@ class Episode:
         lay_out: prepares the scene once the arm is at its start pose.
         success: returns whether the task is done. It is called after every tick, and True ends the episode. None:
             success is not known.
+        number: of the run's `count` episodes, from 1.
     """
 
     instruction: str
@@ -27,9 +28,11 @@ class Episode:
     seed: int = 0
     lay_out: Callable[[], object] | None = None
     success: Callable[[], bool] | None = None
+    number: int = 1
+    count: int = 1
 
     def result(self, ended: str, ticks: int, rate_hz: float) -> dict[str, Any]:
-        """Entry of the report. ended: "done", "time", or the reason for which the arm was stopped."""
+        """Entry of the report. ended: "done", "time", "person", or the reason for which the arm was stopped."""
         success = None if self.success is None else ended == "done"
         return {
             "task": self.task,
