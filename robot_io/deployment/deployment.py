@@ -19,7 +19,7 @@ from ..real_time import frozen_gc
 from ..safety import SafeCommand, SafetyLayer, on_interrupt
 from .arm_session import ArmSession
 from .checks import check_fit
-from .command_sources import ArmPolicy, Operator, SlowPath, check_arrived
+from .command_sources import ArmPolicy, Operator, SlowPath, check_arrived, check_unmoved
 from .episodes import Episode, EpisodeObserver, Tick
 
 REPORT = "deploy.json"
@@ -61,7 +61,7 @@ class Deployment:
         self._check_fit()
         rate = self.layer.limits.rate_hz
         self._session = ArmSession(self.robot, self.layer.limits, self.dry_run)
-        self._policy = ArmPolicy(self.runner, self.layer.joints, rate, self.operator)
+        self._policy = ArmPolicy(self.runner, self.layer.joints, rate, self.operator, self.layer.align)
         self._timing = Timing(late_s=0.1 / rate)
         self.report = {"rate_hz": rate, "dry_run": self.dry_run, "ended": "time", "episodes": []}
 
@@ -118,7 +118,7 @@ class Deployment:
     def _play(self, episode: Episode) -> str:
         """Play one episode; returns what ended it."""
         stop, policy = self.layer.emergency_stop, self._policy
-        observation = self.robot.get_observation()
+        observation = self._session.observation()
         if episode.start_pose is None:
             first_action = policy.begin(episode.instruction, episode.seed, observation)
             self._approach(first_action, must_arrive=True)
@@ -153,13 +153,15 @@ class Deployment:
         joints = limits.joints.values()
         goal = np.clip(goal, [joint.min for joint in joints], [joint.max for joint in joints])
         give_up_s = np.inf if must_arrive else _GIVE_UP_S
-        path = SlowPath(self._session.position(), goal, limits, self.approach_speed, give_up_s)
+        position = self._session.position()
+        check_unmoved(position, self.layer.sent, limits)
+        path = SlowPath(position, goal, limits, self.approach_speed, give_up_s)
         self._drive(self._loop(path.command), path.seconds, path.is_done)
         if must_arrive and not self.layer.emergency_stop.pressed:
             check_arrived(self._session.position(), goal, limits)
 
     def _loop(self, source: CommandSource, observer: TickObserver | None = None) -> ControlLoop:
-        return ControlLoop(self._session.arm(), source, self.layer, self.person, observer)
+        return ControlLoop(self._session.arm(self.layer.is_possible), source, self.layer, self.person, observer)
 
     def _drive(self, loop: ControlLoop, seconds: float | None, done: Callable[[], bool] | None) -> str:
         with self._session.driven():
