@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tinyvla.errors import UserError
+
 from .safety import ArmState, PersonView, SafeCommand, SafetyLayer, agree, on_interrupt
 
 logger = logging.getLogger(__name__)
@@ -167,7 +169,7 @@ class ControlLoop:
             self.observer(due, observation, command, safe)
 
     def _first_state(self) -> ArmState:
-        """State of the arm that two readings in a row agree on. Raises ConnectionError if there is none."""
+        """State of the arm that two readings in a row agree on; an error if there is none."""
         before = None
         for _ in range(MAX_FAILED_READS):
             state = self._read()[1]
@@ -176,7 +178,7 @@ class ControlLoop:
             if before is not None and agree(before.position, state.position):
                 return state
             before = state
-        raise ConnectionError("the arm's positions jump, so it was not moved; check its cable and power")
+        raise UserError("the arm's positions jump from reading to reading, so it was not moved; check cable and power")
 
     def _read(self) -> tuple[dict[str, Any] | None, ArmState | None]:
         """Observation and the state in it, None if reading failed; raises if it keeps failing."""

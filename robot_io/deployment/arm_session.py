@@ -161,8 +161,7 @@ class ArmSession:
                 return observation
             before = observation
         raise UserError(
-            "the arm's positions jump from one reading to the next; check its cable and power supply, and that it is at "
-            "rest"
+            "the arm's positions jump from reading to reading; check its cable and power supply, and that it is at rest"
         )
 
     def settled_observation(self) -> dict[str, Any]:

@@ -212,7 +212,10 @@ def check_arrived(position: np.ndarray, goal: np.ndarray, limits: SafetyLimits) 
 def check_unmoved(position: np.ndarray, sent: np.ndarray | None, limits: SafetyLimits) -> None:
     """Raise UserError if an arm that holds a pose is read far from it: the reading is wrong, or the arm was forced.
 
-    A motion that started from there would begin with a jump. sent: the pose, None if it does not hold any yet.
+    A motion that started from there would begin with a jump.
+
+    Args:
+        sent: the pose, (joints,); None if it does not hold any yet.
     """
     if sent is None:
         return
@@ -220,6 +223,6 @@ def check_unmoved(position: np.ndarray, sent: np.ndarray | None, limits: SafetyL
     joint = int(distance.argmax())
     if distance[joint] > limits.servo.lag:
         raise UserError(
-            f"{list(limits.joints)[joint]} reads {position[joint]:.0f} but the arm was left at {sent[joint]:.0f}; clear "
-            "its way and check its cable, then run the command again"
+            f"{list(limits.joints)[joint]} reads {position[joint]:.0f} but the arm was left at {sent[joint]:.0f}; "
+            "clear its way and check its cable, then run the command again"
         )

@@ -97,7 +97,7 @@ class SafetyLayer:
                 f"{self.joints[joint]} reads {state.position[joint]:.0f}, where it cannot be; switch the arm's power "
                 "off and on, and check its calibration: python robot_setup.py step=check"
             )
-        self._started, self._time, self._last = True, -np.inf, None
+        self._started, self._time, self._last, self._aligning = True, -np.inf, None, False
         outside = [f"{self.joints[i]} is at {state.position[i]:.1f}" for i in self._planner.start(state.position)]
         self._command[:] = state.position.tolist()
         self._sent[:] = state.position

@@ -149,7 +149,6 @@ class ServoMonitor:
             report.note(Cause.NO_READING)
             verdict.ask(Reaction.HOLD)
 
-
     def _judge_joint(
         self,
         now: float,
