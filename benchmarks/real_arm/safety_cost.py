@@ -3,9 +3,9 @@
     uv run python -m benchmarks.real_arm.safety_cost
     uv run python -m benchmarks.real_arm.safety_cost sequences=500 kinds=[folded,drift]
 
-Every sequence starts at a random pose. Most are disturbed: missing commands, missing and wrong readings, joints that are
-stuck, overloaded or hot, people, the emergency stop, ticks too early or too late. The poses that were sent are checked by
-robot_io/safety/audit.py, which shares no code with the layer. The cost is the wall and CPU time of `SafetyLayer.step`
+Every sequence starts at a random pose. Most are disturbed: missing commands, missing and wrong readings, joints that
+are stuck, overloaded or hot, people, the emergency stop, ticks too early or too late. The poses that were sent are
+checked by robot_io/safety/audit.py, which shares no code with the layer. The cost is the wall and CPU time of a step
 for commands of a policy within the limits, for goals that jump, and for a hand that is sent into the table. The last
 line is one JSON object.
 """
