@@ -17,12 +17,14 @@ from tinyvla.errors import UserError, did_you_mean, nearest_names
 from .cameras.registry import check_format, import_plugins, register_camera
 from .feetech.bus import use_feetech_bus
 from .port_lock import lock_when_opened
+from .safety import SafetyLimits
 from .twin.client import TwinControl
 from .twin.settings import CAMERA_TYPE
 
 # Sections of the `robot` configuration that LeRobot does not know.
 EXTRA_SECTIONS = ("twin", "safety")
 _TWIN_FPS = 30
+_NORMALISED = 100.0  # greatest position of a joint that is not in degrees
 
 
 def make_arm(robot: Mapping[str, Any], twin: TwinControl | None = None) -> Robot:
@@ -61,6 +63,19 @@ def prepare_bus(device: Any) -> None:
     bus = getattr(device, "bus", None)
     if hasattr(bus, "port_handler"):
         lock_when_opened(bus)
+
+
+def check_units(robot: Robot, limits: SafetyLimits) -> None:
+    """Raise UserError for an arm whose positions go from -100 to 100 while its limits are in degrees."""
+    joints = zip(limits.joints.values(), limits.grips, strict=True)
+    in_degrees = limits.model is not None or any(
+        max(-joint.min, joint.max) > _NORMALISED for joint, grips in joints if not grips
+    )
+    if in_degrees and getattr(getattr(robot, "config", None), "use_degrees", True) is False:
+        raise UserError(
+            "robot.use_degrees=false gives positions from -100 to 100, but safety.joints are in degrees; set "
+            "robot.use_degrees=true"
+        )
 
 
 def needs_twin(robot: Mapping[str, Any]) -> bool:

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .safety import ArmState, PersonView, SafeCommand, SafetyLayer, on_interrupt
+from tinyvla.errors import UserError
+
+from .safety import ArmState, PersonView, SafeCommand, SafetyLayer, agree, on_interrupt
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ LOG_INTERVAL_S = 1.0  # seconds between two warnings that the arm cannot be read
 # From an observation to the pose to send next, (joints,) in the layer's order and units; None where there is none yet.
 # It returns at once: inference that takes longer runs in a thread of its own.
 CommandSource = Callable[[dict[str, Any]], np.ndarray | None]
-# Called after every tick with: the time when it was due, the observation (None if reading failed), the source's
+# Called after every tick with: the time when it was due, the observation (None if there was no reading), the source's
 # command, what was sent (whose position the next tick overwrites).
 TickObserver = Callable[[float, dict[str, Any] | None, np.ndarray | None, SafeCommand], None]
 
@@ -134,10 +136,7 @@ class ControlLoop:
         """
         stop, ended = self.layer.emergency_stop, "time"
         with on_interrupt(stop):
-            observation, state = self._read()
-            if observation is None or state is None:
-                raise ConnectionError("the arm cannot be read, so it was not moved; check its cable and power")
-            for warning in self.layer.start(self.clock(), state):
+            for warning in self.layer.start(self.clock(), self._first_state()):
                 logger.warning("the arm starts outside its limits: %s", warning)
             try:
                 due = self.clock()
@@ -160,6 +159,8 @@ class ControlLoop:
         now = self.clock()
         self.timing.add(now - due)
         observation, state = self._read()
+        if state is not None and not self.layer.is_possible(state.position, state.time):
+            observation = None  # neither policy nor recording sees it; the layer counts it, and holds
         command = None
         if observation is not None:
             if self.person is not None:
@@ -168,6 +169,18 @@ class ControlLoop:
         safe = self._send(now, state, command)
         if self.observer is not None:
             self.observer(due, observation, command, safe)
+
+    def _first_state(self) -> ArmState:
+        """State of the arm that two readings in a row agree on; an error if there is none."""
+        before = None
+        for _ in range(MAX_FAILED_READS):
+            state = self._read()[1]
+            if state is None:
+                raise ConnectionError("the arm cannot be read, so it was not moved; check its cable and power")
+            if before is not None and agree(before.position, state.position):
+                return state
+            before = state
+        raise UserError("the arm's positions jump from reading to reading, so it was not moved; check cable and power")
 
     def _read(self) -> tuple[dict[str, Any] | None, ArmState | None]:
         """Observation and the state in it, None if reading failed; raises if it keeps failing."""

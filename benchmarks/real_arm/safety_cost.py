@@ -3,9 +3,9 @@
     uv run python -m benchmarks.real_arm.safety_cost
     uv run python -m benchmarks.real_arm.safety_cost sequences=500 kinds=[folded,drift]
 
-Every sequence starts at a random pose. Most are disturbed: missing commands and readings, servos that lag, are
-overloaded or hot, people, the emergency stop, ticks too early or too late. The poses that were sent are checked by
-robot_io/safety/audit.py, which shares no code with the layer. The cost is the wall and CPU time of `SafetyLayer.step`
+Every sequence starts at a random pose. Most are disturbed: missing commands, missing and wrong readings, joints that
+are stuck, overloaded or hot, people, the emergency stop, ticks too early or too late. The poses that were sent are
+checked by robot_io/safety/audit.py, which shares no code with the layer. The cost is the wall and CPU time of a step
 for commands of a policy within the limits, for goals that jump, and for a hand that is sent into the table. The last
 line is one JSON object.
 """
@@ -17,14 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from benchmarks.machine import ROOT, Machine
 from benchmarks.settings import setting, start
-from robot_io.safety import ArmState, PersonView, SafetyLayer, SafetyLimits
+from robot_io.safety import ArmState, PersonView, Reaction, SafetyLayer, SafetyLimits
 from robot_io.safety.audit import Auditor
 
 CONFIG = ROOT / "configs" / "safety" / "so101.yaml"
@@ -138,6 +138,19 @@ def make_limits(**changes: Any) -> SafetyLimits:
     return SafetyLimits.decode(cfg)
 
 
+class Run(NamedTuple):
+    """Poses that were sent, (ticks + 1, joints), the first at a standstill, with what `Auditor.reactions` needs.
+
+    provoked: True if a joint was stuck or overloaded before its end.
+    """
+
+    poses: np.ndarray
+    commands: np.ndarray
+    reactions: np.ndarray
+    aligned: bool
+    provoked: bool
+
+
 class Attacker:
     """Player of attacks against one layer."""
 
@@ -147,24 +160,30 @@ class Attacker:
         self._low, self._high = (np.array([getattr(joint, end) for joint in joints]) for end in ("min", "max"))
         self._step = np.array([joint.speed for joint in joints]) / layer.limits.rate_hz
         self._now = 0.0
-        self._behind, self._overloaded = np.zeros_like(self._low), 0  # of the sequence's disturbances
+        self._wrong, self._overloaded = np.zeros_like(self._low), 0  # of the sequence's disturbances
+        self._stuck: np.ndarray | None = None  # pose in which the arm is stuck
 
-    def play(self, kind: str, seed: int, ticks: int, disturb: bool = True) -> list[np.ndarray]:
-        """Poses that were sent, as runs (ticks, joints) that each begin at a standstill."""
+    def play(self, kind: str, seed: int, ticks: int, disturb: bool = True) -> list[Run]:
+        """Runs that each begin at a standstill."""
         rng = np.random.default_rng(seed)
         start = self._start(rng)
         commands = KINDS[kind](Attack(rng, self._low, self._high, self._step, start, ticks))
         calm = not disturb or rng.random() < 0.25
-        self._behind, self._overloaded = rng.normal(0, 40, len(start)), int(rng.integers(len(start)))
+        self._overloaded, self._stuck, provoked = int(rng.integers(len(start))), None, False
+        kinds_of_wrong = [rng.normal(0, 40, len(start)), rng.choice([-360.0, 0, 360], len(start)), np.full(6, 1e308)]
+        self._wrong = kinds_of_wrong[rng.integers(3)]
         runs = [[start]]
+        heard: list[list[tuple[np.ndarray, Reaction, bool]]] = [[]]  # command, reaction, provoked
         for command, disturbance in zip(commands, self._disturbances(rng, calm), strict=False):
             self._now += disturbance.pop("gap")
-            if disturbance.pop("resume") or not runs[-1]:
+            if disturbance.pop("resume"):
                 runs.append([runs[-1][-1]])
+                heard.append([])
                 self.layer.resume(self._now, ArmState.of(runs[-1][-1], self._now))
             if disturbance.pop("late"):
                 self._now += 0.2
                 runs.append([runs[-1][-1]])
+                heard.append([])
             if disturbance.pop("press"):
                 self.layer.emergency_stop.press("attack")
             state = self._state(rng, runs[-1][-1], disturbance)
@@ -174,14 +193,21 @@ class Attacker:
                 again = self.layer.step(self._now + 0.001, -command, state, view)
                 assert again is sent
             runs[-1].append(sent.position.copy())
-        return [np.array(run) for run in runs]
+            provoked |= disturbance["stuck"] or disturbance["overload"]
+            heard[-1].append((command * np.nan if disturbance["silent"] else command, sent.reaction, provoked))
+        return [
+            Run(np.array(poses), *map(np.array, list(zip(*ticks, strict=True))[:2]), number == 0, ticks[-1][2])
+            for number, (poses, ticks) in enumerate(zip(runs, heard, strict=True))
+            if ticks
+        ]
 
     def _start(self, rng: np.random.Generator) -> np.ndarray:
         """A pose within every limit, from which the layer has been started."""
         self._now += 10
         while True:
             start = rng.uniform(self._low, self._high)
-            if not self.layer.resume(self._now, ArmState.of(start, self._now)):
+            self.layer.emergency_stop.release()
+            if not self.layer.start(self._now, ArmState.of(start, self._now)):
                 return start
 
     def _state(self, rng: np.random.Generator, sent: np.ndarray, disturbance: dict[str, Any]) -> ArmState | None:
@@ -189,8 +215,11 @@ class Attacker:
             return None
         state = ArmState.of(sent, self._now - disturbance["age"])
         state.load[:], state.temperature[:] = 0.2, 35
-        if disturbance["stuck"]:
-            state.position[:] += np.nan if rng.random() < 0.02 else self._behind
+        self._stuck = (sent if self._stuck is None else self._stuck) if disturbance["stuck"] else None
+        if self._stuck is not None:
+            state.position[:] = np.nan if rng.random() < 0.02 else self._stuck
+        if disturbance["wrong"]:
+            state.position[:] += self._wrong
         if disturbance["overload"]:
             state.load[self._overloaded] = -0.95
         if disturbance["hot"]:
@@ -202,7 +231,7 @@ class Attacker:
         tick = 1 / self.layer.limits.rate_hz
         lasting = {
             name: 0 if calm or rng.random() < 0.6 else rng.uniform(0.01, 0.1)
-            for name in ("silent", "blind", "stuck", "overload", "hot", "person")
+            for name in ("silent", "blind", "wrong", "stuck", "overload", "hot", "person")
         }
         single = {
             name: 0 if calm or rng.random() < 0.6 else rng.uniform(0.005, 0.05)
@@ -234,10 +263,11 @@ def attack(kinds: list[str], sequences: int, ticks: int, seed: int, between: int
     for number in range(sequences):
         kind, room = kinds[number % len(kinds)], number // len(kinds) % 2
         for run in attackers[room].play(kind, seed + number, ticks):
-            broken += [
-                f"{kind}, seed {seed + number}: {violation}" for violation in auditors[room].broken(run, between)
-            ]
-            poses += len(run) - 1
+            faults = auditors[room].broken(run.poses, between) + auditors[room].reactions(*run[:4])
+            if Reaction.GIVE_WAY in run.reactions and not run.provoked:
+                faults.append("a joint gives way to a wrong reading")
+            broken += [f"{kind}, seed {seed + number}: {fault}" for fault in faults]
+            poses += len(run.poses) - 1
         if (number + 1) % 500 == 0:
             print(f"{number + 1} sequences, {len(broken)} violations", file=sys.stderr, flush=True)
     causes: Counter[str] = Counter()

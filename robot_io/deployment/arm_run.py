@@ -17,7 +17,7 @@ from ..person_gate import PersonCamera
 from ..real_time import frozen_gc
 from ..safety import SafeCommand, SafetyLayer, on_interrupt
 from .arm_session import ArmSession
-from .command_sources import EpisodeSource, SlowPath, check_arrived
+from .command_sources import EpisodeSource, SlowPath, check_arrived, check_unmoved
 from .episodes import Episode, EpisodeObserver, Tick, count_successes
 
 _GIVE_UP_S = 1.0  # seconds without progress on the way back, after which the arm stays there, as on the table
@@ -177,7 +177,7 @@ class ArmRun:
                 return
 
     def _first_action(self, episode: Episode) -> np.ndarray:
-        return self.source.begin(episode.instruction, episode.seed, self.robot.get_observation())
+        return self.source.begin(episode.instruction, episode.seed, self._session.observation())
 
     def _approach(self, goal: np.ndarray, must_arrive: bool = False) -> None:
         """Move the arm slowly to a pose. Raises UserError if it `must_arrive` and did not."""
@@ -188,13 +188,15 @@ class ArmRun:
         joints = limits.joints.values()
         goal = np.clip(goal, [joint.min for joint in joints], [joint.max for joint in joints])
         give_up_s = np.inf if must_arrive else _GIVE_UP_S
-        path = SlowPath(self._session.position(), goal, limits, self.approach_speed, give_up_s)
+        position = self._session.position()
+        check_unmoved(position, self.layer.sent, limits)
+        path = SlowPath(position, goal, limits, self.approach_speed, give_up_s)
         self._drive(self._loop(path.command), path.seconds, path.is_done)
         if must_arrive and not self.layer.emergency_stop.pressed:
             check_arrived(self._session.position(), goal, limits)
 
     def _loop(self, source: CommandSource, observer: TickObserver | None = None) -> ControlLoop:
-        return ControlLoop(self._session.arm(), source, self.layer, self.person, observer)
+        return ControlLoop(self._session.arm(self.layer.is_possible), source, self.layer, self.person, observer)
 
     def _drive(self, loop: ControlLoop, seconds: float | None, done: Callable[[], bool] | None) -> str:
         with self._session.driven():

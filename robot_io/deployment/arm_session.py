@@ -11,18 +11,19 @@ from lerobot.robots import Robot
 
 from tinyvla.errors import UserError
 
-from ..arms import feetech_bus, image_time, robot_cameras, servo_bus
+from ..arms import check_units, feetech_bus, image_time, robot_cameras, servo_bus
 from ..connection import check_port, connect_arm, disconnect_arm
 from ..diagnosis import arm_errors, port_is_gone
 from ..feetech import FeetechServos, Guard
 from ..real_time import raised_priority
-from ..safety import SafetyLimits
+from ..safety import SafetyLimits, agree
 
 logger = logging.getLogger(__name__)
 
 _MOVED = 10.0  # LeRobot's units: an arm that has moved this far gives other images
 _PATIENCE_S = 1.0  # longest stall of the line that an arm at rest waits for
 _STRIDE = 8  # pixels between those that are compared first
+_READINGS = 5  # greatest number of readings until two in a row agree
 
 
 class RobotArm:
@@ -36,6 +37,7 @@ class RobotArm:
         max_image_age_s: greatest age of an image, and longest time for which it may repeat while the arm moves.
         servos: of the robot; None if they cannot be read and limited.
         guard: process that cuts the torque if this one dies.
+        is_possible: see `SafetyLayer.is_possible`; at an impossible position the arm has not moved. None: all are.
         clock: as time.perf_counter.
     """
 
@@ -46,10 +48,11 @@ class RobotArm:
         servos: FeetechServos | None = None,
         guard: Guard | None = None,
         dry_run: bool = False,
+        is_possible: Callable[[np.ndarray, float], bool] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._robot, self._max_image_age_s, self._clock = robot, max_image_age_s, clock
-        self._servos, self._guard, self._dry_run = servos, guard, dry_run
+        self._servos, self._guard, self._dry_run, self._is_possible = servos, guard, dry_run, is_possible
         self._joints = [name for name, kind in robot.observation_features.items() if not isinstance(kind, tuple)]
         self._images: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}  # image, its first time, position then
 
@@ -67,6 +70,8 @@ class RobotArm:
             raise
         now = self._clock()
         position = np.array([observation[joint] for joint in self._joints], dtype=float)
+        if self._is_possible is not None and not self._is_possible(position, time.monotonic()):
+            return observation
         for name, camera in robot_cameras(self._robot).items():
             if name in observation:
                 self._check_image(name, observation[name], image_time(camera), now, position)
@@ -111,11 +116,14 @@ class ArmSession:
         limits: of the arm.
         dry_run: nothing is sent, and the torque is off.
 
+    Raises UserError if the robot's positions are not in the units of its limits.
+
     Attributes:
         problems: faults while disconnecting, one line each; empty if the arm is limp and everything is closed.
     """
 
     def __init__(self, robot: Robot, limits: SafetyLimits, dry_run: bool = False) -> None:
+        check_units(robot, limits)
         self.robot, self.problems = robot, list[str]()
         self._limits, self._dry_run = limits, dry_run
         self._keys = [f"{joint}.pos" for joint in limits.joints]
@@ -149,10 +157,10 @@ class ArmSession:
         for problem in self.problems:
             logger.error(problem)
 
-    def arm(self) -> RobotArm:
-        """Arm for one control loop; its memory of images begins anew."""
+    def arm(self, is_possible: Callable[[np.ndarray, float], bool] | None = None) -> RobotArm:
+        """Arm for one control loop; its memory of images begins anew. is_possible: see `SafetyLayer.is_possible`."""
         max_age_s = self._limits.watchdog.picture_s
-        return RobotArm(self.robot, max_age_s, self._servos, self._guard, self._dry_run)
+        return RobotArm(self.robot, max_age_s, self._servos, self._guard, self._dry_run, is_possible)
 
     @contextlib.contextmanager
     def driven(self) -> Iterator[None]:
@@ -163,15 +171,30 @@ class ArmSession:
     def position(self, observation: dict[str, Any] | None = None) -> np.ndarray:
         """Position of the joints, (joints,), in an observation, by default a new one."""
         if observation is None:
-            observation = self._observe()
+            observation = self.observation()
         return np.array([observation[key] for key in self._keys], dtype=float)
+
+    def observation(self) -> dict[str, Any]:
+        """Observation of an arm at rest, with the positions of the one before. Raises UserError if they go on jumping.
+
+        One wrong reading here would become the pose that a motion starts from.
+        """
+        before = self._observe()
+        for _ in range(_READINGS):
+            observation = self._observe()
+            if agree(self.position(before), self.position(observation)):
+                return observation
+            before = observation
+        raise UserError(
+            "the arm's positions jump from reading to reading; check its cable and power supply, and that it is at rest"
+        )
 
     def settled_observation(self) -> dict[str, Any]:
         """Observation all of whose images were taken after this call."""
         for camera in robot_cameras(self.robot).values():
             for _ in range(2):  # the first may have been on its way
                 camera.async_read(timeout_ms=1000)
-        return self._observe()
+        return self.observation()
 
     def _observe(self) -> dict[str, Any]:
         """Observation of an arm at rest, which may take longer than a tick."""

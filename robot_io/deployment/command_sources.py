@@ -83,6 +83,12 @@ class ArmPolicy:
     The policy goes on predicting while a person has taken over, so that it is up to date when they let go. Where the
     next chunk is late there is no pose, so that the watchdog holds the arm; a policy that hangs is an error.
 
+    Args:
+        runner: of the policy.
+        joints, rate_hz: of the arm and its control loop.
+        operator: person who may take over.
+        switched: called whenever the person takes over or lets go, as the other one's pose may be far away.
+
     Attributes:
         policy_pose: the policy's command in the last tick, (joints,).
         taken_over: True if the operator's pose was returned instead.
@@ -90,8 +96,15 @@ class ArmPolicy:
 
     is_person = False
 
-    def __init__(self, runner: Runner, joints: Sequence[str], rate_hz: float, operator: Operator | None = None) -> None:
-        self.runner, self.operator = runner, operator
+    def __init__(
+        self,
+        runner: Runner,
+        joints: Sequence[str],
+        rate_hz: float,
+        operator: Operator | None = None,
+        switched: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.runner, self.operator, self._switched = runner, operator, switched
         self.policy_pose: np.ndarray | None = None
         self.taken_over = False
         self._keys = [f"{joint}.pos" for joint in joints]
@@ -129,6 +142,8 @@ class ArmPolicy:
                 "policy server, is busy with"
             )
         operator_pose = self.operator(observation) if self.operator is not None else None
+        if self.taken_over != (operator_pose is not None):
+            self._switched()
         self.taken_over = operator_pose is not None
         if operator_pose is not None:
             return operator_pose
@@ -144,7 +159,8 @@ class ArmPolicy:
 class SlowPath:
     """Straight minimum-jerk path in joint space to a pose, as a command source.
 
-    It waits for an arm that is held up, so that the arm has no distance to make up for at full speed.
+    It waits for an arm that is held up, so that the arm has no distance to make up for at full speed. It does not wait
+    for a gripper, which an object may hold open.
 
     Args:
         start, goal: (joints,) in LeRobot's units.
@@ -175,6 +191,7 @@ class SlowPath:
         self._duration = float(np.max(durations))
         self.seconds = _PATIENCE * (self._duration + 1)
         self._keys = [f"{joint}.pos" for joint in limits.joints]
+        self._moves = ~np.array(limits.grips)
         self._max_step_s = 2 / limits.rate_hz
         self._give_up_s, self._clock = give_up_s, clock
         self._last_time: float | None = None
@@ -188,16 +205,19 @@ class SlowPath:
         step = 0.0 if self._last_time is None else min(now - self._last_time, self._max_step_s)
         self._last_time = now
         settled = self._moved_s >= self._duration + _SETTLE_S
-        if settled or np.abs(position - self._pose).max() >= _BEHIND:
+        if settled or self._distance(position, self._pose) >= _BEHIND:
             self._waited_s += step
         else:
             self._moved_s, self._waited_s = self._moved_s + step, 0.0
         time_share = min(self._moved_s / self._duration, 1.0) if self._duration > 0 else 1.0
         way_share = time_share**3 * (10 - 15 * time_share + 6 * time_share**2)
         self._pose = self._start + way_share * (self.goal - self._start)
-        arrived = settled and bool(np.abs(position - self.goal).max() < _NEAR / 2)
+        arrived = settled and self._distance(position, self.goal) < _NEAR / 2
         self._done = arrived or self._waited_s >= self._give_up_s
         return self._pose
+
+    def _distance(self, position: np.ndarray, pose: np.ndarray) -> float:
+        return float(np.abs(position - pose)[self._moves].max(initial=0.0))
 
     def is_done(self) -> bool:
         """True if the arm was at the goal in the last tick, or made no progress for `give_up_s`."""
@@ -206,10 +226,29 @@ class SlowPath:
 
 def check_arrived(position: np.ndarray, goal: np.ndarray, limits: SafetyLimits) -> None:
     """Raise UserError if an arm is not at a pose: something, or its safety limits, kept it from there."""
-    distance = np.abs(position - goal)
+    distance = np.where(limits.grips, 0.0, np.abs(position - goal))
     joint = int(distance.argmax())
     if distance[joint] > _NEAR:
         raise UserError(
             f"the arm did not come to the pose that it was sent to: {list(limits.joints)[joint]} is at "
             f"{position[joint]:.0f} instead of {goal[joint]:.0f}; clear its way, or change start_pose"
+        )
+
+
+def check_unmoved(position: np.ndarray, sent: np.ndarray | None, limits: SafetyLimits) -> None:
+    """Raise UserError if an arm that holds a pose is read far from it: the reading is wrong, or the arm was forced.
+
+    A motion that started from there would begin with a jump.
+
+    Args:
+        sent: the pose, (joints,); None if it does not hold any yet.
+    """
+    if sent is None:
+        return
+    distance = np.where(limits.grips, 0.0, np.abs(position - sent))
+    joint = int(distance.argmax())
+    if distance[joint] > limits.servo.lag:
+        raise UserError(
+            f"{list(limits.joints)[joint]} reads {position[joint]:.0f} but the arm was left at {sent[joint]:.0f}; "
+            "clear its way and check its cable, then run the command again"
         )

@@ -51,7 +51,7 @@ class Deployment:
     judge: EpisodeControl | None = None
 
     def __post_init__(self) -> None:
-        policy = ArmPolicy(self.runner, self.layer.joints, self.layer.limits.rate_hz, self.operator)
+        policy = ArmPolicy(self.runner, self.layer.joints, self.layer.limits.rate_hz, self.operator, self.layer.align)
         self._run = ArmRun(
             self.robot,
             policy,

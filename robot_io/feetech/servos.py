@@ -9,7 +9,6 @@ from tinyvla.errors import UserError
 
 from ..torque import confirm_torque_off, cut_torque
 
-FULL = 1000  # load and torque registers count in thousandths of the greatest torque
 _CONFIRMING = 2  # readings in a row without torque until a servo counts as limp
 _GAP_S = 0.1  # seconds without a reading in which a servo may have restarted
 _EASED_AFTER = 0.5  # share of Protection_Time
@@ -37,7 +36,7 @@ class FeetechServos:
         most = bus.sync_read("Max_Torque_Limit", normalize=False)  # LeRobot halves the gripper's
         overload = bus.sync_read("Overload_Torque", normalize=False)  # percent
         patience = bus.sync_read("Protection_Time", normalize=False)  # 10 ms
-        self._most = np.array([most[motor] for motor in self._motors], float)
+        self._most = np.array([max(most[motor], 1) for motor in self._motors], float)
         self._overload = np.array([overload[motor] * 10 for motor in self._motors], float)
         self._bearable = self._overload - 10
         self._patience = np.array([patience[motor] / 100 * _EASED_AFTER for motor in self._motors])
@@ -50,7 +49,9 @@ class FeetechServos:
         self._read_at = -np.inf
 
     def read(self) -> np.ndarray:
-        """Loads as shares of the greatest torque, and temperatures in °C: (2, joints), in the same memory every time.
+        """Loads and temperatures in °C: (2, joints), in the same memory every time.
+
+        A load is a share of the greatest torque that the servo may use, which LeRobot halves for the gripper.
 
         Raises ConnectionError if a servo does not answer, and UserError if one has lost its torque: after a dip of its
         supply a servo restarts without torque.
@@ -61,7 +62,8 @@ class FeetechServos:
             self._check_torque()
         self._read_at = now
         load = self._bus.sync_read("Present_Load", normalize=False)
-        self._values[0] = [load[motor] / FULL for motor in self._motors]
+        self._values[0] = [load[motor] for motor in self._motors]
+        self._values[0] /= self._most
         self._ease(now)
         if slow:
             temperature = self._bus.sync_read("Present_Temperature", normalize=False)
@@ -105,7 +107,7 @@ class FeetechServos:
 
     def _ease(self, now: float) -> None:
         """Ease the servos that have pushed for long, and stop easing those that do not push any more."""
-        load = self._values[0] * FULL
+        load = self._values[0] * self._most
         over = np.abs(load) > self._overload
         self._pushing_since = np.where(over, np.minimum(self._pushing_since, now), np.inf)
         pushing = (self._eased != 0) & (load * self._eased > _RELEASED * self._bearable)

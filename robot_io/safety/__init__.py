@@ -10,6 +10,7 @@ from .layer import SafeCommand, SafetyLayer
 from .limits import SafetyLimits
 from .monitors import ArmState, PersonView, Reaction
 from .person_watcher import PersonDetector, PersonWatcher
+from .readings import agree
 from .report import Cause, Interventions
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SafeCommand",
     "SafetyLayer",
     "SafetyLimits",
+    "agree",
     "on_button",
     "on_interrupt",
     "on_key",

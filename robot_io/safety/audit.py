@@ -10,8 +10,10 @@ import numpy as np
 from tinyvla.arms.so101 import SO101
 
 from .limits import SafetyLimits
+from .monitors import Reaction
 
 ROUNDING = 1e-6  # relative, of speed, acceleration and jerk; degrees, of positions; metres, of distances
+ALIGNED = 6.0  # LeRobot's units between a command and the arm that is near to it
 CONFINED = SO101.links[SO101.links.index("lower_arm") :]
 ARM, ROOM = 1, 2  # bits of MuJoCo's contact filter
 
@@ -54,6 +56,42 @@ class Auditor:
             differences = np.diff(differences, axis=0) * self.limits.rate_hz
             if (share := (np.abs(differences) / limit).max()) > 1 + ROUNDING:
                 faults.append(f"{name}: {share:.6f} of its limit")
+        return faults
+
+    def reactions(self, poses: np.ndarray, commands: np.ndarray, reactions: np.ndarray, aligned: bool) -> list[str]:
+        """Broken rules of holds: an arm that is held stands still, and then comes to its command slowly.
+
+        Args:
+            poses: (ticks + 1, joints), the first of them at rest.
+            commands: (ticks, joints), NaN in the ticks without one.
+            reactions: (ticks,) of `Reaction`.
+            aligned: False if the arm was held before.
+        """
+        faults = []
+        joints = self.limits.joints.values()
+        braking = 3 + max(  # ticks from full speed to a standstill, acceleration and jerk one after the other
+            self.limits.rate_hz * (joint.speed / joint.acceleration + 2 * joint.acceleration / joint.jerk)
+            for joint in joints
+        )
+        slow = self.limits.align_speed * self._limits["speed"] / self.limits.rate_hz
+        moved_at, fast_at = -np.inf, -np.inf  # last ticks in which the arm was allowed to move, and to move fast
+        for tick, (command, reaction) in enumerate(zip(commands, reactions, strict=True)):
+            step = np.abs(poses[tick + 1] - poses[tick])
+            if reaction == Reaction.HOLD:
+                if tick - moved_at > braking and step.max() > ROUNDING:
+                    faults.append(f"tick {tick}: a held arm moves by {step.max():.3g}")
+                aligned = False
+                continue
+            moved_at = tick
+            if reaction == Reaction.FOLLOW:
+                distance = np.abs(np.clip(command, self._low, self._high) - poses[tick]).max()
+                aligned |= bool(distance <= ALIGNED)
+                if not aligned and tick - fast_at > braking and (step > slow * (1 + ROUNDING) + ROUNDING).any():
+                    faults.append(f"tick {tick}: {(step / slow).max():.3f} of the speed of alignment")
+            else:
+                aligned = False
+            if aligned or reaction == Reaction.GIVE_WAY:
+                fast_at = tick
         return faults
 
     def collisions(self, poses: np.ndarray, between: int = 1) -> list[str]:

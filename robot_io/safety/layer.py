@@ -1,9 +1,12 @@
 """Safety layer of an arm: a command and the arm's state in, a command within all limits out."""
 
+import logging
 import math
 from typing import NamedTuple
 
 import numpy as np
+
+from tinyvla.errors import UserError
 
 from .emergency import EmergencyStop
 from .limits import SafetyLimits
@@ -18,11 +21,15 @@ from .monitors import (
     Verdict,
 )
 from .planner import Planner
+from .readings import ReadingMonitor
 from .report import Cause, Interventions
+
+logger = logging.getLogger(__name__)
 
 EARLY, LATE = 0.5, 2.5  # ticks: an earlier call gets the last answer; after a longer gap the arm stands still
 MIN_SHARE, GROWTH = 1 / 64, 1.4  # smallest share of a command tried next to an obstacle, and its growth per tick
 REST = MIN_SHARE / 16  # counts as 0, and grows to a share that is tried again after some ticks
+ALIGNED = 6.0  # units between command and arm from which it follows at full speed again
 
 
 class SafeCommand(NamedTuple):
@@ -59,7 +66,10 @@ class SafetyLayer:
             from .geometry import ArmGeometry  # loads MuJoCo
 
             self._geometry = ArmGeometry(limits, len(self._planner.plan))
-        self._servos = ServoMonitor(limits.servo, size)
+        else:
+            logger.warning("safety.model is null: nothing keeps the arm from the table, the walls and itself")
+        self._readings = ReadingMonitor(limits)
+        self._servos = ServoMonitor(limits.servo, limits.grips)
         self._freshness = FreshnessMonitor(limits.watchdog)
         self._person = PersonMonitor(limits.person)
         self._emergency = EmergencyMonitor(limits.emergency_stop, self.emergency_stop)
@@ -70,7 +80,7 @@ class SafetyLayer:
         self._accelerations, self._tried = [0.0] * size, [0.0] * size
         self._opening = np.zeros(size)  # how each joint's turning opened the gap at the last obstacle
         self._share = 1.0  # of the motion towards it
-        self._started = False
+        self._started = self._aligning = False
         self._last: SafeCommand | None = None
         self._time = -np.inf
 
@@ -78,15 +88,21 @@ class SafetyLayer:
         """Begin from the arm's position, standing still. Returns one line per limit that it is outside of.
 
         Such a limit gives way as far as it must, and tightens while the arm moves inside.
-        Raises ValueError if the position is not finite.
+        Raises ValueError if the position is not finite, and UserError if the arm cannot be there.
         """
         if not np.isfinite(state.position).all():
             raise ValueError(f"the arm's position is not finite: {state.position}")
-        self._started, self._time, self._last = True, -np.inf, None
+        if (joint := self._readings.unreachable(state.position)) is not None:
+            raise UserError(
+                f"{self.joints[joint]} reads {state.position[joint]:.0f}, where it cannot be; switch the arm's power "
+                "off and on, and check its calibration: python robot_setup.py step=check"
+            )
+        self._started, self._time, self._last, self._aligning = True, -np.inf, None, False
         outside = [f"{self.joints[i]} is at {state.position[i]:.1f}" for i in self._planner.start(state.position)]
         self._command[:] = state.position.tolist()
         self._sent[:] = state.position
         self._share = 1.0
+        self._readings.restart(state.position, now)
         self._servos.restart()
         self._freshness.restart(now)
         self._emergency.restart()
@@ -95,9 +111,24 @@ class SafetyLayer:
         return outside
 
     def resume(self, now: float, state: ArmState) -> list[str]:
-        """Release the emergency stop and begin again from the arm's position, see `start`."""
+        """Release the emergency stop and begin again from the arm's position, see `start`; commands are aligned."""
         self.emergency_stop.release()
-        return self.start(now, state)
+        outside = self.start(now, state)
+        self.align()
+        return outside
+
+    def align(self) -> None:
+        """Approach the command slowly until the arm is near, as after a hold; for a change of who commands the arm."""
+        self._aligning = True
+
+    def is_possible(self, position: np.ndarray, time: float) -> bool:
+        """True if the arm can be at a position, (joints,), that was read at a time; otherwise that is no reading."""
+        return self._readings.is_possible(position, time, self._planner.position)
+
+    @property
+    def sent(self) -> np.ndarray | None:
+        """Pose that the arm was sent last, (joints,); None before the start."""
+        return self._sent.copy() if self._started else None
 
     @property
     def braking_s(self) -> float:
@@ -129,10 +160,11 @@ class SafetyLayer:
         if LATE < gap < np.inf:
             self.report.note(Cause.LATE_TICK)
             self._planner.stand()
+            self._aligning |= now - self._time > self.limits.watchdog.hold_s  # it was as good as held
         self._time = now
         fresh = self._take(command)
         self._judge(now, fresh, state, person)
-        self._aim()
+        self._aim(fresh)
         self._avoid()
         self._planner.keep()
         self._sent[:] = self._planner.plan[0]
@@ -158,21 +190,25 @@ class SafetyLayer:
 
     def _judge(self, now: float, fresh: bool, state: ArmState | None, person: PersonView | None) -> None:
         """Stages 6 to 9, which decide on the reaction; they come first, and stages 3 to 5 carry it out."""
-        verdict, report = self._verdict, self.report
+        verdict, report, readings = self._verdict, self.report, self._readings
         verdict.clear()
-        if state is not None:
-            self._servos.judge(now, state, self._planner.position, verdict, report)
+        if state is not None and not readings.judge(state, self._planner.position):
+            report.note(Cause.IMPOSSIBLE_READING)
+            state = None
+        if state is not None and now - state.time <= self.limits.watchdog.state_s:
+            self._servos.judge(now, state, self._planner.position, readings.displaced, verdict, report)
         self._freshness.judge(now, fresh, state, verdict, report)
         self._person.judge(now, person, verdict, report)
         self._emergency.judge(now, verdict, report)
 
-    def _aim(self) -> None:
+    def _aim(self, fresh: bool) -> None:
         """Stage 3: accelerations of this tick, within the limits of speed, acceleration and jerk."""
         planner, verdict, out = self._planner, self._verdict, self._accelerations
+        following_share = self._following_share(fresh)
         for i in range(len(self.joints)):
             share = 1.0
             if verdict.reaction == Reaction.FOLLOW:
-                target = self._command[i]
+                target, share = self._command[i], following_share
             elif verdict.reaction == Reaction.GIVE_WAY and (to := verdict.yielding[i]) is not None:
                 target = min(max(to, self._ranges[i][0]), self._ranges[i][1])
             elif verdict.reaction == Reaction.RETREAT:
@@ -182,6 +218,18 @@ class SafetyLayer:
                 continue
             if (cause := planner.aim(i, target, out, share)) and verdict.reaction == Reaction.FOLLOW:
                 self.report.note(cause)
+
+    def _following_share(self, fresh: bool) -> float:
+        """Share of the speed limits at which commands are followed: less after a hold, until the command is near."""
+        if self._verdict.reaction != Reaction.FOLLOW:
+            self._aligning = True
+        elif self._aligning:
+            at = self._planner.position
+            self._aligning = not fresh or any(abs(self._command[i] - at[i]) > ALIGNED for i in range(len(at)))
+            if self._aligning:
+                self.report.note(Cause.ALIGNING)
+                return self.limits.align_speed
+        return 1.0
 
     def _avoid(self) -> None:
         """Stages 4 and 5: a plan that keeps clear of the walls, the table and the arm itself while it brakes.

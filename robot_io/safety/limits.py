@@ -87,7 +87,7 @@ class SelfCollision:
 
 @dataclass(frozen=True)
 class Servo:
-    """Limits of what the servos report. Loads and torques are shares of a servo's greatest torque.
+    """Limits of what the servos report. Loads and torques are shares of the greatest torque that a servo may use.
 
     Args:
         load: greatest load.
@@ -99,6 +99,8 @@ class Servo:
         clear_s: seconds without a fault until commands are followed again.
         torque: share of torque while a joint gives way or is hot.
         required: hold an arm that does not report load and temperature.
+        grippers: joints that hold objects, so that their lag and load are no faults; None: those whose name ends in
+            gripper.
     """
 
     load: float = _share(0.8)
@@ -110,6 +112,7 @@ class Servo:
     clear_s: float = _positive(1.0)
     torque: float = _share(0.5)
     required: bool = False
+    grippers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,11 +177,13 @@ class SafetyLimits:
         joints: by name, in the order of the action.
         model: whose geometry is checked; None for an arm without a model: no workspace, no self-collision.
         rate_hz: of the control loop.
+        align_speed: share of the speed limits after a hold, until the command is near the arm again.
     """
 
     joints: Mapping[str, JointLimits]
     model: str | None = None
     rate_hz: float = 30.0
+    align_speed: float = _share(0.25)
     workspace: Workspace = field(default_factory=Workspace)
     self_collision: SelfCollision = field(default_factory=SelfCollision)
     servo: Servo = field(default_factory=Servo)
@@ -192,6 +197,12 @@ class SafetyLimits:
         _check_motion(self)
         _check_workspace(self.workspace)
         _check_reactions(self)
+
+    @property
+    def grips(self) -> list[bool]:
+        """True for each joint that holds objects, (joints,)."""
+        grippers = self.servo.grippers
+        return [joint.endswith("gripper") if grippers is None else joint in grippers for joint in self.joints]
 
     @classmethod
     def decode(cls, section: Mapping[str, Any]) -> "SafetyLimits":
@@ -258,6 +269,8 @@ def _check_workspace(box: Workspace) -> None:
 
 def _check_reactions(limits: SafetyLimits) -> None:
     servo, watchdog, joints = limits.servo, limits.watchdog, limits.joints
+    for gripper in servo.grippers or ():
+        _need(gripper in joints, f"servo.grippers: there is no joint {gripper!r}; name some of {', '.join(joints)}")
     _need(
         20 <= servo.temperature_resume < servo.temperature <= 80,
         f"servo.temperature={servo.temperature:g} and temperature_resume={servo.temperature_resume:g} do not go "

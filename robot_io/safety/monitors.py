@@ -23,7 +23,7 @@ class ArmState:
 
     Attributes:
         position: (joints,) in LeRobot's units.
-        load: (joints,) shares of the greatest torque, of either sign.
+        load: (joints,) shares of the greatest torque that each servo may use, of either sign.
         temperature: (joints,) in °C.
         time: of the reading, monotonic seconds.
     """
@@ -51,9 +51,9 @@ class Reaction(IntEnum):
     """Reactions from the mildest to the strictest; the strictest that a monitor asks for is carried out."""
 
     FOLLOW = 0
-    GIVE_WAY = 1  # overloaded and stuck joints go to their position, the remaining ones stand still
-    RETREAT = 2  # to the configured pose
-    HOLD = 3
+    RETREAT = 1  # to the configured pose
+    HOLD = 2
+    GIVE_WAY = 3  # a hold in which overloaded and stuck joints go to their position, so that they do not press
 
 
 @dataclass
@@ -100,35 +100,47 @@ class _Patience:
 
 
 class ServoMonitor:
-    """Monitor of loads, lags and temperatures: an overloaded or stuck joint gives way, a hot one stops the arm."""
+    """Monitor of loads, lags and temperatures: an overloaded or stuck joint gives way, a hot one stops the arm.
 
-    def __init__(self, limits: Servo, joints: int) -> None:
+    A gripper that holds an object lags and pushes as it should: only its temperature counts.
+
+    Args:
+        limits: of the servos.
+        grips: True for each joint that holds objects, (joints,).
+    """
+
+    def __init__(self, limits: Servo, grips: Sequence[bool]) -> None:
         self.limits = limits
-        self._load = _Patience(limits.load, limits.load_s, limits.clear_s, Cause.LOAD, joints)
-        self._lag = _Patience(limits.lag, limits.lag_s, limits.clear_s, Cause.LAG, joints)
+        self._grips = grips
+        self._load = _Patience(limits.load, limits.load_s, limits.clear_s, Cause.LOAD, len(grips))
+        self._lag = _Patience(limits.lag, limits.lag_s, limits.clear_s, Cause.LAG, len(grips))
+        self._refuges: list[float | None] = [None] * len(grips)  # positions that joints give way to
         self._hot = False
 
     def restart(self) -> None:
         """Forget how long joints have been overloaded or behind."""
         self._load.restart()
         self._lag.restart()
+        self._refuges[:] = [None] * len(self._refuges)
 
     def judge(
-        self, now: float, state: ArmState, sent: Sequence[float], verdict: Verdict, report: Interventions
+        self,
+        now: float,
+        state: ArmState,
+        sent: Sequence[float],
+        displaced: Sequence[bool],
+        verdict: Verdict,
+        report: Interventions,
     ) -> None:
-        """Judge a reading. sent: (joints,), the last pose sent to the arm."""
+        """Judge a reading. sent: (joints,), the last pose sent to the arm; displaced: see `ReadingMonitor`."""
         limits = self.limits
-        yields, missing, hottest = False, False, -math.inf
+        missing, hottest = False, -math.inf
         for joint, here in enumerate(sent):
             at, load, temperature = (values.item(joint) for values in (state.position, state.load, state.temperature))
-            too_much = self._load.judge(now, joint, load, report)
-            if self._lag.judge(now, joint, at - here, report) or too_much:
-                yields = True
-                verdict.yielding[joint] = at if math.isfinite(at) else None
             missing |= not (math.isfinite(load) and math.isfinite(temperature))
             hottest = max(hottest, temperature)  # NaN, not reported, is not hotter
-        if yields:
-            verdict.ask(Reaction.GIVE_WAY, limits.torque)
+            if not self._grips[joint]:
+                self._judge_joint(now, joint, at, load, here, displaced[joint], verdict, report)
         self._hot = hottest > (limits.temperature_resume if self._hot else limits.temperature)
         if self._hot:
             report.note(Cause.TEMPERATURE)
@@ -136,6 +148,32 @@ class ServoMonitor:
         if limits.required and missing:
             report.note(Cause.NO_READING)
             verdict.ask(Reaction.HOLD)
+
+    def _judge_joint(
+        self,
+        now: float,
+        joint: int,
+        at: float,
+        load: float,
+        here: float,
+        displaced: bool,
+        verdict: Verdict,
+        report: Interventions,
+    ) -> None:
+        limits, lag = self.limits, at - here
+        if displaced and abs(lag) > limits.lag:  # that of a wrong reading; a servo that really lags pushes
+            report.note(Cause.DISPLACED)
+            verdict.ask(Reaction.HOLD, 1.0 if math.isfinite(load) else limits.torque)
+            lag = 0.0
+        overloaded = self._load.judge(now, joint, load, report)
+        if not self._lag.judge(now, joint, lag, report) and not overloaded:
+            self._refuges[joint] = None
+            return
+        # Within its limits again, a joint stays where it is: it would sink if it went on to follow its position.
+        if self._refuges[joint] is None or abs(load) > limits.load or abs(lag) > limits.lag:
+            self._refuges[joint] = at
+        verdict.yielding[joint] = self._refuges[joint]
+        verdict.ask(Reaction.GIVE_WAY, limits.torque)
 
 
 class FreshnessMonitor:

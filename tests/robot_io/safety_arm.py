@@ -16,7 +16,7 @@ def make_limits(model=None, **sections):
     """The shipped limits with settings of some sections changed; without a model no geometry is loaded."""
     cfg = OmegaConf.to_container(OmegaConf.load(CONFIG)) | {"model": model}
     for section, values in sections.items():
-        cfg[section] = cfg[section] | values
+        cfg[section] = cfg[section] | values if isinstance(values, dict) else values
     return SafetyLimits.decode(cfg)
 
 
