@@ -17,8 +17,8 @@ STEPS = ("find", "all", "motors", "calibrate", "check", "cameras")
 def main(cfg: DictConfig) -> None:
     from robot_io.arms import is_leader, make_arm, make_leader
     from robot_io.setup.assistant import Assistant
-    from robot_io.setup.finding import find, propose_cameras
     from robot_io.setup.person import Person
+    from robot_io.setup.proposals import find, propose_cameras, propose_use
 
     if cfg.step not in STEPS:
         raise UserError(f"step is {cfg.step}; use one of {', '.join(STEPS)}")
@@ -38,8 +38,10 @@ def main(cfg: DictConfig) -> None:
     assistant = Assistant(make_leader(robot) if leader else make_arm(robot), person, command=command)
     try:
         assistant.run(cfg.step)
-        if cfg.step == "all" and not leader:
-            propose_cameras(Path(cfg.pictures), person)
+        if cfg.step == "all":
+            if not leader:
+                propose_cameras(Path(cfg.pictures), person)
+            propose_use(robot, leader, person)
     except UserError as error:
         raise UserError(f"{error}; then: {command(cfg.step)}") from error
     except KeyboardInterrupt:

@@ -77,7 +77,7 @@ class Assistant:
         else:
             self.check_joints()
         self._say_opening()
-        self._say_use()
+        self._person.say(f"{self._device} is set up.")
 
     def _ensure_ids(self) -> None:
         """Have every servo answer under its id. Raises UserError if some do not, for a reason that is no missing id."""
@@ -230,19 +230,6 @@ class Assistant:
 
     def _say_next(self, step: str) -> None:
         self._person.say(f"Next: {self._command(step)}")
-
-    def _say_use(self) -> None:
-        """Say how this arm or leader is used."""
-        device = self._device
-        name = "teleop" if isinstance(device, Teleoperator) else "robot"
-        where = f"type={device.config.type}", f"port={device.bus.port}", f"id={device.id}"
-        folder = [f"calibration_dir={device.calibration_dir}"] if device.config.calibration_dir else []
-        settings = [*where, *folder]
-        self._person.say(
-            f"It is set up. LeRobot's programs take: {' '.join(f'--{name}.{setting}' for setting in settings)}"
-        )
-        if name == "teleop":
-            self._person.say(f"deploy.py takes: {' '.join(f'takeover.{setting}' for setting in settings)}")
 
     def _say_opening(self) -> None:
         """Say how far the gripper of an SO follower opens, if that is not what it does in simulation."""

@@ -107,9 +107,9 @@ def test_which_joint_was_moved():
 
 def test_one_wrong_reading_does_not_widen_a_range():
     swept = SweptRanges({})
-    for position in (2000, 2010, 2020, 65_000, 2040, 4000, 2060, 2070, 5, 2090, 2100):
+    for position in (2000, 2010, 2020, 65_000, 2040, 2050, 4000, 2070, 2080, 5, 2100, 2110, 2120):
         swept.add({"elbow_flex": position})
-    assert swept.ranges == {"elbow_flex": [2010, 2090]}
+    assert swept.ranges == {"elbow_flex": [2010, 2110]}
 
 
 def test_a_joint_that_passes_the_end_of_its_encoder_is_named():
@@ -230,11 +230,10 @@ def test_a_leader_is_set_up_where_lerobot_looks_for_teleoperators(held_twin, tmp
     hand = Hand(held_twin)
     Assistant(device, hand.person, patience=30).run("all")
     assert (tmp_path / "teleoperators/so_leader/lead.json").exists()
-    assert hand.said(f"--teleop.type=so101_leader --teleop.port={held_twin.port} --teleop.id=lead")
-    assert hand.said("takeover.type=so101_leader")
     again = Hand(held_twin)
     Assistant(make_leader({"type": "so101_leader", "id": "lead", "port": held_twin.port}), again.person).run("all")
-    assert again.said("It is calibrated") and again.said("Every joint was checked")
+    assert again.said("It is calibrated")
+    assert again.said("Every joint was checked")
 
 
 @pytest.mark.slow
@@ -256,7 +255,8 @@ def test_from_the_box_with_an_interruption_in_every_step(tmp_path):
             assert hand.said(stop)
         hand = Hand(control)
         Assistant(arm(control, tmp_path), hand.person, patience=30).run("all")
-        assert hand.said("It is calibrated") and hand.said("It is set up")
+        assert hand.said("It is calibrated")
+        assert hand.said("is set up")
         assert not hand.said("alone, and press")
 
 

@@ -1,6 +1,8 @@
-"""Step `find` of a setup: connected arms, running twins and cameras, each with the command that comes next."""
+"""Proposals of a setup: devices that were found, and the settings and commands with which they are used."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .person import Person
 from .search import FoundArm, cameras_setting, find_arms, find_cameras, moved_port, section_text
@@ -41,6 +43,15 @@ def propose_cameras(images: Path, person: Person) -> None:
     if cameras:
         setting = cameras_setting({f"camera{number}": camera.setting for number, camera in enumerate(cameras)})
         person.say(f"Give them names that you like, such as front and wrist:\n  {setting}")
+
+
+def propose_use(robot: Mapping[str, Any], leader: bool, person: Person) -> None:
+    """Say the settings with which programs use the arm or the leader of a `robot` section."""
+    keys = [key for key in ("type", "port", "id", "calibration_dir") if robot.get(key) is not None]
+    name = "teleop" if leader else "robot"
+    person.say(f"LeRobot's programs take: {' '.join(f'--{name}.{key}={robot[key]}' for key in keys)}")
+    if leader:
+        person.say(f"deploy.py takes: {' '.join(f'takeover.{key}={robot[key]}' for key in keys)}")
 
 
 def propose_setup(arms: list[FoundArm], twins: list[RunningTwin], person: Person, patience: float) -> None:
