@@ -97,6 +97,16 @@ def _check_calibration_files(config: Any, base: type) -> None:
             read_calibration(file)
 
 
+def check_safety_model(robot: Mapping[str, Any], model: str | None) -> None:
+    """Raise UserError if the geometry of a safety configuration is not that of a `robot` section's arm.
+
+    The joints of a Koch have the names of an SO-101's, so that their names do not show it.
+    """
+    kind = str(robot["type"])
+    if model is not None and kind.startswith("koch"):
+        raise UserError(f"safety.model={model} is not the geometry of a {kind}; add safety=koch")
+
+
 def needs_twin(robot: Mapping[str, Any]) -> bool:
     """True if a `robot` section describes a twin that is yet to be started: twin cameras, and no port."""
     cameras = (robot.get("cameras") or {}).values()
