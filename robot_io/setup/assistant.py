@@ -144,11 +144,12 @@ class Assistant:
         while True:
             self._person.ask(f"Connect the controller board to the servo of the {joint} alone, and press ENTER ")
             try:
-                if len(answering := repeat(bus.broadcast_ping, bus) or {}) > 1:
+                bus.set_baudrate(bus.default_baudrate)
+                if len(answering := bus.broadcast_ping(num_retry=2) or {}) > 1:
                     ids = ", ".join(map(str, answering))
                     self._person.say(f"Servos with the ids {ids} answer; connect that of the {joint} alone.")
                     continue
-                repeat(lambda: bus.setup_motor(joint), bus)
+                bus.setup_motor(joint)
             except (ConnectionError, RuntimeError) as error:
                 self._person.say(f"That did not work: {' '.join(str(error).split())} Check its cable and the power.")
                 continue

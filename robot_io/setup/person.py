@@ -1,12 +1,14 @@
 """Person at the terminal who sets an arm up."""
 
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lerobot.utils.utils import enter_pressed
-
 from tinyvla.errors import UserError
+
+
+_NO_TERMINAL = "this step asks a person to move the arm; run it in a terminal"
 
 
 def _show(text: str) -> None:
@@ -18,7 +20,15 @@ def _ask(prompt: str) -> str:
     try:
         return input(prompt)
     except EOFError as error:
-        raise UserError("this step asks a person to move the arm; run it in a terminal") from error
+        raise UserError(_NO_TERMINAL) from error
+
+
+def _enter_pressed() -> bool:
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        return False
+    if not (typed := sys.stdin.readline()):
+        raise UserError(_NO_TERMINAL)
+    return not typed.strip()
 
 
 @dataclass(frozen=True)
@@ -35,4 +45,4 @@ class Person:
     say: Callable[[str], None] = print
     show: Callable[[str], None] = _show
     ask: Callable[[str], str] = _ask
-    enter_pressed: Callable[[], bool] = enter_pressed
+    enter_pressed: Callable[[], bool] = _enter_pressed

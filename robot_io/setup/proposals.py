@@ -1,8 +1,11 @@
 """Proposals of a setup: devices that were found, and the settings and commands with which they are used."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tinyvla.errors import UserError
 
 from .person import Person
 from .search import FoundArm, cameras_setting, find_arms, find_cameras, moved_port, section_text
@@ -61,7 +64,8 @@ def propose_setup(arms: list[FoundArm], twins: list[RunningTwin], person: Person
     leader = None
     if len(alike) > 1:
         person.say("Which arm is the leader? Move it by hand, or press ENTER to go on without.")
-        leader = moved_port(alike, person.enter_pressed, patience)
+        with contextlib.suppress(UserError):  # without a terminal
+            leader = moved_port(alike, person.enter_pressed, patience)
     elif alike and len(ports) > 1:
         leader = alike[0]  # the others are followers by their voltage
     for port in ports:

@@ -1,6 +1,7 @@
 """Setting an arm or a leader up, with a twin in its place that is moved by hand."""
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -292,3 +293,7 @@ def test_no_bus_and_no_terminal_are_one_line(monkeypatch):
     monkeypatch.setattr("builtins.input", end)
     with pytest.raises(UserError, match="run it in a terminal"):
         Person().ask("Move the arm")
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        with pytest.raises(UserError, match="run it in a terminal"):
+            Person().enter_pressed()
