@@ -3,26 +3,33 @@
 import functools
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import draccus
 import lerobot.robots
+import lerobot.teleoperators
 from lerobot.robots import Robot, RobotConfig, make_robot_from_config
+from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
+from lerobot.teleoperators.utils import make_teleoperator_from_config
+from lerobot.utils.constants import HF_LEROBOT_CALIBRATION, ROBOTS, TELEOPERATORS
 
 from tinyvla.errors import UserError, did_you_mean, nearest_names
 
+from .calibration_file import read_calibration
 from .cameras.registry import check_format, import_plugins, register_camera
 from .feetech.bus import use_feetech_bus
+from .gripper import set_gripper_opening
 from .port_lock import lock_when_opened
 from .safety import SafetyLimits
 from .twin.client import TwinControl
 from .twin.settings import CAMERA_TYPE
 
 # Sections of the `robot` configuration that LeRobot does not know.
-EXTRA_SECTIONS = ("twin", "safety")
+EXTRA_SECTIONS = ("twin", "safety", "gripper_degrees")
+_TWO_ARMS = ("bi_so_follower", "bi_openarm_follower", "bi_rebot_b601_follower")
 _TWIN_FPS = 30
 _NORMALISED = 100.0  # greatest position of a joint that is not in degrees
 
@@ -37,24 +44,54 @@ def make_arm(robot: Mapping[str, Any], twin: TwinControl | None = None) -> Robot
     Raises UserError for a name, a field or a camera that does not exist, or a missing port.
     """
     values = {name: value for name, value in robot.items() if name not in EXTRA_SECTIONS}
+    if values["type"] in _TWO_ARMS:
+        raise UserError(
+            f"robot.type={values['type']} has two serial buses, whose servos neither the safety layer's limits nor a "
+            "torque cut would reach; drive each arm by itself (robot=so101), or both with LeRobot's own programs"
+        )
     if twin is not None:
         values |= {"port": twin.port, "calibration_dir": str(twin.calibration_dir)}
     cameras = values.get("cameras") or {}
     values["cameras"] = {name: _camera_section(name, camera, twin) for name, camera in cameras.items()}
-    known = [field.name for field in fields(_config_class(str(values["type"])))]
-    if "cameras" not in known and not values["cameras"]:
-        del values["cameras"]
+    arm = _build(values, RobotConfig, make_robot_from_config)
+    if robot.get("gripper_degrees") is not None:
+        set_gripper_opening(arm, robot["gripper_degrees"])
+    return arm
+
+
+def make_leader(robot: Mapping[str, Any]) -> Teleoperator:
+    """Build the LeRobot leader that a `robot` section describes, not yet connected. Raises UserError as `make_arm`."""
+    values = {name: value for name, value in robot.items() if name not in EXTRA_SECTIONS}
+    return _build(values, TeleoperatorConfig, make_teleoperator_from_config)
+
+
+def is_leader(kind: str) -> bool:
+    """Return True if LeRobot has a leader arm, or another device of a person, of that name."""
+    return kind in _builtin(TeleoperatorConfig) or kind in TeleoperatorConfig.get_known_choices()
+
+
+def _build(values: dict[str, Any], base: type, make: Callable[[Any], Any]) -> Any:
+    """Build the robot or leader that `values` describe: `type`, and the fields of its configuration class."""
+    kind = str(values["type"])
+    known = [field.name for field in fields(_config_class(kind, base))]
+    if "cameras" not in known and not values.get("cameras"):
+        values.pop("cameras", None)
     for name in values:
         if name not in [*known, "type"]:
-            raise UserError(f"{values['type']} has no setting {name!r}; {did_you_mean(name, known)}")
+            raise UserError(f"{kind} has no setting {name!r}; {did_you_mean(name, known)}")
     if "port" in known and not values.get("port"):
         raise UserError("robot.port is not given; add robot.port=/dev/ttyACM0 or alike: lerobot-find-port finds it")
     try:
-        robot = make_robot_from_config(draccus.decode(RobotConfig, values))
+        config = draccus.decode(base, values)
+        try:
+            device = make(config)
+        except Exception:
+            _check_calibration_files(config, base)
+            raise
     except (draccus.utils.DecodingError, ValueError, TypeError, ImportError) as error:
-        raise UserError(f"{values['type']} cannot be built from these settings: {error}; fix robot.*") from error
-    prepare_bus(robot)
-    return robot
+        raise UserError(f"{kind} cannot be built from these settings: {error}; fix robot.*") from error
+    prepare_bus(device)
+    return device
 
 
 def prepare_bus(device: Any) -> None:
@@ -76,6 +113,25 @@ def check_units(robot: Robot, limits: SafetyLimits) -> None:
             "robot.use_degrees=false gives positions from -100 to 100, but safety.joints are in degrees; set "
             "robot.use_degrees=true"
         )
+
+
+def _check_calibration_files(config: Any, base: type) -> None:
+    """Raise UserError if the calibration that LeRobot loads for a robot or leader is damaged."""
+    folder = HF_LEROBOT_CALIBRATION / (ROBOTS if base is RobotConfig else TELEOPERATORS)
+    folders = [Path(config.calibration_dir)] if config.calibration_dir else folder.glob("*/")
+    for file in [folder / f"{config.id}.json" for folder in folders]:
+        if file.exists():
+            read_calibration(file)
+
+
+def check_safety_model(robot: Mapping[str, Any], model: str | None) -> None:
+    """Raise UserError if the geometry of a safety configuration is not that of a `robot` section's arm.
+
+    The joints of a Koch have the names of an SO-101's, so that their names do not show it.
+    """
+    kind = str(robot["type"])
+    if model is not None and kind.startswith("koch"):
+        raise UserError(f"safety.model={model} is not the geometry of a {kind}; add safety=koch")
 
 
 def needs_twin(robot: Mapping[str, Any]) -> bool:
@@ -121,31 +177,34 @@ def feetech_bus(robot: Robot) -> Any:
     return bus if any(kind.__name__ == "FeetechMotorsBus" for kind in type(bus).__mro__) else None
 
 
-def _config_class(kind: str) -> type[RobotConfig]:
-    known: Mapping[str, type[RobotConfig]] = RobotConfig.get_known_choices()
-    builtin = _builtin_robots()
+def _config_class(kind: str, base: type) -> type:
+    """Configuration class of a robot or leader. base: RobotConfig or TeleoperatorConfig."""
+    choices: Any = base  # draccus adds the register to the class
+    known: Mapping[str, type] = choices.get_known_choices()
+    builtin, what = _builtin(base), "robot" if base is RobotConfig else "teleoperator"
     if kind not in known and kind in builtin:
         try:
             importlib.import_module(builtin[kind])
         except ImportError as error:
             raise UserError(f"LeRobot's {kind} needs a package that is not installed: {error}") from error
-    if kind not in RobotConfig.get_known_choices():
-        import_plugins("lerobot_robot_")
-    known = RobotConfig.get_known_choices()
+    if kind not in choices.get_known_choices():
+        import_plugins(f"lerobot_{what}_")
+    known = choices.get_known_choices()
     if kind not in known:
         near = " or ".join(nearest_names(kind, [*builtin, *known], cutoff=0.6))
-        hint = f"did you mean {near}?" if near else "install the lerobot_robot_* package that has it"
-        raise UserError(f"LeRobot knows no robot {kind!r}; {hint}")
+        hint = f"did you mean {near}?" if near else f"install the lerobot_{what}_* package that has it"
+        raise UserError(f"LeRobot knows no {what} {kind!r}; {hint}")
     return known[kind]
 
 
 @functools.cache
-def _builtin_robots() -> dict[str, str]:
-    """Package of each robot in LeRobot itself, by name. Importing all to get the names would take half a minute."""
+def _builtin(base: type) -> dict[str, str]:
+    """Package of each robot or leader in LeRobot, by name. Importing all to get the names takes half a minute."""
+    package: Any = lerobot.robots if base is RobotConfig else lerobot.teleoperators
     packages = {}
-    for file in sorted(Path(lerobot.robots.__path__[0]).glob("*/*.py")):
-        for name in re.findall(r'RobotConfig\.register_subclass\("(\w+)"\)', file.read_text()):
-            packages[name] = f"lerobot.robots.{file.parent.name}"
+    for file in sorted(Path(package.__path__[0]).glob("*/*.py")):
+        for name in re.findall(rf'{base.__name__}\.register_subclass\("(\w+)"\)', file.read_text()):
+            packages[name] = f"{package.__name__}.{file.parent.name}"
     return packages
 
 

@@ -1,5 +1,7 @@
-"""Set an arm up: python robot_setup.py robot=so101 step=find, then step=motors, step=calibrate, step=check."""
+"""Set an arm or a leader up: python robot_setup.py step=find, then robot=so101 robot.port=... robot.id=... step=all."""
 
+import shlex
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -8,27 +10,43 @@ from configs.app import app
 from configs.composing import as_dict
 from tinyvla.errors import UserError
 
-STEPS = ("find", "motors", "calibrate", "check")
+STEPS = ("find", "all", "motors", "calibrate", "check", "cameras")
 
 
 @app("robot_setup")
 def main(cfg: DictConfig) -> None:
-    from robot_io.arms import make_arm
-    from robot_io.setup import Assistant
+    from robot_io.arms import is_leader, make_arm, make_leader
+    from robot_io.setup.assistant import Assistant
+    from robot_io.setup.person import Person
+    from robot_io.setup.proposals import find, propose_cameras, propose_use
 
     if cfg.step not in STEPS:
         raise UserError(f"step is {cfg.step}; use one of {', '.join(STEPS)}")
-    if cfg.step == "find":
-        Assistant(None).find(Path(cfg.pictures))
+    robot, person = as_dict(cfg.robot), Person()
+    settings = [word for word in shlex.split(cfg.command) if not word.startswith("step=")]
+
+    def command(step: str) -> str:
+        return shlex.join([*settings, f"step={step}"])
+
+    if cfg.step == "find" or (cfg.step == "all" and "port" in robot and not robot["port"]):
+        find(Path(cfg.pictures), person)
         return
-    assistant = Assistant(make_arm(as_dict(cfg.robot)))
-    if cfg.step == "motors":
-        assistant.name_motors()
-    elif cfg.step == "calibrate":
-        assistant.calibrate()
-    else:
-        assistant.check_ranges()
-        assistant.check_joints()
+    if cfg.step == "cameras":
+        propose_cameras(Path(cfg.pictures), person)
+        return
+    leader = is_leader(str(robot["type"]))
+    assistant = Assistant(make_leader(robot) if leader else make_arm(robot), person, command=command)
+    try:
+        assistant.run(cfg.step)
+        if cfg.step == "all":
+            if not leader:
+                propose_cameras(Path(cfg.pictures), person)
+            propose_use(robot, leader, person)
+    except UserError as error:
+        raise UserError(f"{error}; then: {command(cfg.step)}") from error
+    except KeyboardInterrupt:
+        print(f"\nWhat is done is kept. Go on with: {command(cfg.step)}", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

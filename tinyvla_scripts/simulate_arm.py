@@ -12,21 +12,22 @@ from configs.composing import as_dict
 @app("simulate_arm")
 def main(cfg: DictConfig) -> None:
     from envs.rendering import select_gl_backend
+    from robot_io.setup.twins import record_twin
     from robot_io.twin import Twin, TwinSettings
     from robot_io.twin.client import twin_folder
     from tinyvla.errors import UserError
 
     robot = as_dict(cfg.robot)
     if "twin" not in robot:
-        raise UserError(f"there is no twin of {robot['type']}; use robot=so101 or robot=so100")
+        raise UserError(f"there is no twin of {robot['type']}; use robot=so101, so100, or so101_leader")
     settings = TwinSettings.from_config(robot, cfg.seed)
     if settings.cameras:
         select_gl_backend()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with twin_folder(robot["twin"]["folder"]) as folder:
         twin = Twin(settings, folder, typed=True)
-        calibration = f"robot.calibration_dir={folder}/calibration robot.id={settings.robot_id}"
-        print(f"port: {folder}/port\nsettings: robot.port={folder}/port {calibration if settings.calibrated else ''}")
+        record = record_twin(robot, folder)
+        print(f"port: {folder}/port\nsettings: {record.settings}\nfor LeRobot: {record.lerobot_settings}")
         print("type help for the commands, Ctrl-C to end", flush=True)
         try:
             twin.run()

@@ -1,55 +1,91 @@
-"""Plausibility of a calibration: ranges against the arm's mechanical stops, joints against their names."""
+"""Plausibility of a calibration: ranges against the arm's mechanical stops, joints and ids against the arm's."""
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
-from tinyvla.arms.so101 import SO101
+from lerobot.motors import MotorCalibration
+
+from tinyvla.errors import one_line
 
 from ..feetech.registers import RESOLUTION
+from .kinds import ArmKind, Travel
 
 STEPS_PER_DEGREE = RESOLUTION / 360  # the Dynamixels of a Koch have the same resolution
-_TOO_FAR, _TOO_LITTLE = 1.15, 0.6  # shares of a joint's travel
-_MIN_TRAVEL = 20  # degrees that any joint turns
+_WHOLE_TURN = (0, RESOLUTION - 1)
 _MOVED, _STILL = 8.0, 0.5  # degrees that count as moved by hand; share of them by which another joint may turn
 
 
-def joint_travel(robot_name: str) -> dict[str, float]:
-    """Degrees between the stops of every joint of an arm, by LeRobot's name for it; empty if they are not known."""
-    if robot_name != SO101.robot_type:  # also that of the SO-100
-        return {}
-    closed, opened = SO101.gripper_range
-    travel = [high - low for low, high in zip(SO101.low[:-1], SO101.high[:-1], strict=True)]
-    return dict(zip(SO101.joints, [*travel, math.degrees(opened - closed)], strict=True))
-
-
-def check_calibration(calibration: Mapping[str, Any], travel: Mapping[str, float]) -> list[str]:
-    """Faults of a calibration, one line per joint.
+def check_calibration(
+    calibration: Mapping[str, MotorCalibration], kind: ArmKind, ids: Mapping[str, int] | None = None
+) -> list[str]:
+    """Faults of a calibration, one line each.
 
     Args:
-        calibration: LeRobot's MotorCalibration by joint; its ranges are encoder steps.
-        travel: degrees between the stops, see `joint_travel`; for a joint without them only a smallest range is asked.
+        calibration: by joint; its ranges are encoder steps.
+        kind: of the arm.
+        ids: of the arm's servos by joint; None: not checked.
     """
-    problems = []
+    problems = [] if ids is None else _check_joints(calibration, ids)
     for joint, entry in calibration.items():
-        low, high = entry.range_min, entry.range_max
-        if not 0 <= low < high < RESOLUTION:
-            problems.append(f"{joint}: the range {low} to {high} is empty; calibrate again")
+        if ids is not None and joint not in ids:
             continue
-        if high - low == RESOLUTION - 1:
-            continue  # a joint that LeRobot lets turn all the way has no range to check
-        turned, stops = (high - low) / STEPS_PER_DEGREE, travel.get(joint)
-        if stops is not None and turned > _TOO_FAR * stops:
-            problems.append(
-                f"{joint}: a range of {turned:.0f} degrees is impossible, its stops are {stops:.0f} apart; was the arm "
-                "in the middle of its range at the start, and is this cable its own? Calibrate again"
-            )
-        elif turned < max(_MIN_TRAVEL, _TOO_LITTLE * (stops or 0)):
-            apart = f" of {stops:.0f}" if stops else ""
-            problems.append(
-                f"{joint}: it was moved through only {turned:.0f} degrees{apart}; calibrate again, to both stops"
-            )
+        if problem := _check_range(entry, joint, kind) or _check_offset(entry, kind):
+            problems.append(f"{joint}: {problem}")
     return problems
+
+
+def _check_joints(calibration: Mapping[str, MotorCalibration], ids: Mapping[str, int]) -> list[str]:
+    """Faults of the names of the joints and of the servos' ids."""
+    if strange := [joint for joint in calibration if joint not in ids]:
+        names = one_line(", ".join(strange), 100)
+        return [f"it is another kind of arm's: this one has no {names}; set robot.id and robot.type to this arm's"]
+    problems = [f"{joint}: it is missing; calibrate again" for joint in ids if joint not in calibration]
+    joints_of: dict[int, list[str]] = {}
+    for joint, entry in calibration.items():
+        joints_of.setdefault(entry.id, []).append(joint)
+    for number, joints in joints_of.items():
+        if len(joints) > 1:
+            problems.append(f"{' and '.join(joints)} have the same id {number}; calibrate again")
+        elif number != ids[joints[0]]:
+            owner = next((joint for joint, other in ids.items() if other == number), None)
+            whose = f", that of {owner}" if owner else ""
+            problems.append(f"{joints[0]}: its id is {number}{whose}, not {ids[joints[0]]}; calibrate again")
+    return problems
+
+
+def _check_range(entry: MotorCalibration, joint: str, kind: ArmKind) -> str | None:
+    low, high = entry.range_min, entry.range_max
+    if low >= high:
+        return f"range_min {low} is not below range_max {high}; calibrate again"
+    if low < 0 or high >= RESOLUTION:
+        return f"the range {low} to {high} leaves the encoder's 0 to {RESOLUTION - 1}; calibrate again"
+    if (low, high) == _WHOLE_TURN and (kind.full_turn_joints is None or joint in kind.full_turn_joints):
+        return None  # LeRobot gives the joint no range
+    turned, travel = (high - low) / STEPS_PER_DEGREE, kind.travel.get(joint, Travel())
+    if kind.full_turn_joints is not None and joint in kind.full_turn_joints:
+        travel = travel._replace(most=360.0)
+    if turned > travel.most:
+        if turned > Travel().most:
+            return (
+                f"the range {low} to {high} is the encoder's whole turn, which this joint cannot make: it passed the "
+                "encoder's end. Calibrate again, and begin with this joint in the middle of its range"
+            )
+        return (
+            f"a range of {turned:.0f} degrees is impossible, its stops are at most {travel.most:.0f} apart; was the arm"
+            " in the middle of its range at the start, and is this cable its own? Calibrate again"
+        )
+    if turned < travel.least:
+        return (
+            f"it was moved through only {turned:.0f} degrees, less than the {travel.least:.0f} of its kind; calibrate "
+            "again, to both stops"
+        )
+    return None
+
+
+def _check_offset(entry: MotorCalibration, kind: ArmKind) -> str | None:
+    most = kind.greatest_offset
+    if most is not None and abs(entry.homing_offset) > most:
+        return f"no servo can hold a homing_offset of {entry.homing_offset}, only -{most} to {most}; calibrate again"
+    return None
 
 
 def moved_joint(before: Mapping[str, float], now: Mapping[str, float]) -> str | None:

@@ -5,12 +5,15 @@ changes nothing else.
 """
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 
@@ -21,6 +24,7 @@ from tinyvla.arms.so101 import SO101
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 CAMERA = CameraView("front", 64, 64, 30)
 PATIENCE = 300  # seconds for a program on a busy machine
@@ -38,6 +42,16 @@ module = import_module("lerobot.scripts." + sys.argv[2].replace("-", "_"))
 sys.argv = sys.argv[2:]
 module.main()
 """
+
+
+def documented(name, places):
+    """Arguments of a program as docs/real-arm.md gives them, with the paths there replaced by those of `places`."""
+    text = (ROOT / "docs/real-arm.md").read_text()
+    command = re.search(rf"^uv run {name} \\\n(?:.*\\\n)*.*", text, re.MULTILINE)[0].replace("\\\n", " ")
+    for path, place in places.items():
+        assert name != "lerobot-record" or path in command, path
+        command = command.replace(path, str(place))
+    return shlex.split(command)[3:]
 
 
 def start(name, *arguments, until):
@@ -126,52 +140,51 @@ def angles(control):
 def test_calibrate_teleoperate_record_and_replay(tmp_path):
     fresh = TwinSettings(calibrated=False, mounting=(-38, 112, -67, 25, 301, -140), cameras={"front": CAMERA})
     with start_twin(fresh) as follower, start_twin(TwinSettings(calibrated=False)) as leader:
-        robot = ["--robot.type=so101_follower", f"--robot.port={follower.port}", "--robot.id=follower"]
+        robot = ["--robot.type=so101_follower", f"--robot.port={follower.port}", "--robot.id=my_follower"]
         robot += [f"--robot.calibration_dir={tmp_path}"]
-        teleop = ["--teleop.type=so101_leader", f"--teleop.port={leader.port}", "--teleop.id=leader"]
+        teleop = ["--teleop.type=so101_leader", f"--teleop.port={leader.port}", "--teleop.id=my_leader"]
         teleop += [f"--teleop.calibration_dir={tmp_path}"]
+        video = tmp_path / "laptop.mp4"
+        iio.imwrite(video, np.full((30, 480, 640, 3), 99, np.uint8), fps=30, codec="libx264")
+        places = {
+            "/tmp/follower/port": follower.port,
+            "/tmp/follower/calibration": tmp_path,
+            "/tmp/leader/port": leader.port,
+            "/tmp/leader/calibration": tmp_path,
+        }
         calibrate(follower, *robot)
         calibrate(leader, *teleop)
 
         move(leader, "hand shoulder_pan=0 shoulder_lift=-60 elbow_flex=60 wrist_flex=20 wrist_roll=0 gripper=30")
-        timing = ["--fps=30", "--teleop_time_s=15"]
-        program = start("lerobot-teleoperate", *robot, *teleop, *timing, until="Teleop loop time")
+        arguments = [*documented("lerobot-teleoperate", places), "--teleop_time_s=15"]
+        program = start("lerobot-teleoperate", *arguments, until="Teleop loop time")
         move(leader, "hand shoulder_pan=40 shoulder_lift=-30 elbow_flex=30 wrist_flex=40 wrist_roll=-50 gripper=60")
         time.sleep(2)
         assert angles(follower) == pytest.approx(angles(leader), abs=3)
         program.finish()
 
-        camera = f"{{front: {{type: twin, folder: {follower.folder}, camera: front, width: 64, height: 64, fps: 30}}}}"
-        dataset = ["--dataset.repo_id=local/twin", f"--dataset.root={tmp_path / 'dataset'}"]
-        program = start(
-            "lerobot-record",
-            *robot,
-            *teleop,
-            f"--robot.cameras={camera}",
-            "--robot.discover_packages_path=robot_io.cameras",
-            *dataset,
-            "--dataset.single_task=wave",
-            "--dataset.num_episodes=2",
-            "--dataset.episode_time_s=6",
-            "--dataset.reset_time_s=1",
-            "--dataset.push_to_hub=false",
-            "--play_sounds=false",
-            until="Recording episode 0",
-        )
+        front = f"{{front: {{type: twin, folder: {follower.folder}, camera: front, width: 64, height: 64, fps: 30}}, "
+        places |= {"path: laptop.mp4": f"path: {video}", "{laptop:": f"{front}laptop:"}
+        places |= {"data/my_recordings": tmp_path / "dataset"}
+        shorter = ["--dataset.episode_time_s=6", "--dataset.reset_time_s=1"]
+        arguments = [*documented("lerobot-record", places), *shorter]
+        program = start("lerobot-record", *arguments, until="Recording episode 0")
         for pan in (-40, 40, -40):
             move(leader, f"hand shoulder_pan={pan} elbow_flex={30 + pan / 2}")
         program.finish()
 
         from lerobot.datasets import LeRobotDataset
 
-        recorded = LeRobotDataset("local/twin", root=tmp_path / "dataset", video_backend="pyav")
+        recorded = LeRobotDataset("local/my_recordings", root=tmp_path / "dataset", video_backend="pyav")
         assert recorded.num_episodes == 2
         states = np.array(recorded.hf_dataset["observation.state"])
         assert np.ptp(states[:, 0]) > 20
         assert recorded[0]["observation.images.front"].shape == (3, 64, 64)
+        assert recorded[0]["observation.images.laptop"].shape == (3, 480, 640)
 
         move(follower, "hand shoulder_pan=0")
         follower.send("hand release")
+        dataset = ["--dataset.repo_id=local/my_recordings", f"--dataset.root={tmp_path / 'dataset'}"]
         options = ["--dataset.episode=0", "--play_sounds=false"]
         program = start("lerobot-replay", *robot, *dataset, *options, until="Replaying episode")
         program.finish()
