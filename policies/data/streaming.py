@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 
 from tinyvla.errors import UserError, one_line
 
+from ..image_size import ImageSizeStep
 from .dataset_files import check_dataset_files
 from .settings import DatasetConfig
 
@@ -71,7 +72,11 @@ class _Stream(StreamingLeRobotDataset):
 
 
 def stream_batches(
-    dataset: DatasetConfig, config: PreTrainedConfig, batch_size: int, seed: int
+    dataset: DatasetConfig,
+    config: PreTrainedConfig,
+    batch_size: int,
+    seed: int,
+    image_step: ImageSizeStep | None = None,
 ) -> Callable[[], dict[str, Any]]:
     """Function that returns the next batch of an endless stream, in the form of `TrainingData.batch`.
 
@@ -109,6 +114,8 @@ def stream_batches(
             batch: dict[str, Any] = default_collate([{key: item[key] for key in keys} for item in items])
         except Exception as error:  # damaged files fail in as many ways as there are decoders below
             raise _broken(meta, error) from error
+        if image_step is not None:
+            batch = image_step.observation(batch)
         for key in config.image_features:
             if batch[key].dtype == torch.uint8:
                 batch[key] = batch[key].float().div_(255)
