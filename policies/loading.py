@@ -21,7 +21,7 @@ def load_policy(checkpoint: Path | str, device: str | None = None, **options: An
         )
 
     Images are uint8 (H, W, 3) of any size, the state is float (S,), and the action is float32 (A,) in the units of the
-    dataset that the policy was trained on. `reset` begins an episode. `envs.evaluate` measures the success rate of a policy.
+    dataset that the policy was trained on. `reset` begins an episode. `envs.evaluate` measures a policy's success rate.
 
     Args:
         checkpoint: a run folder of train.py (its best checkpoint), or a folder with `config.json` and weights.

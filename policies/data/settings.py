@@ -45,8 +45,10 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         check_range(self, "shuffle_buffer", low=1)
-        if self.root == []:
-            raise RangeError("root", self.root, "give the folder of a dataset")
+        if isinstance(self.root, list):
+            if not self.root:
+                raise RangeError("root", self.root, "give the folder of a dataset")
+            self.root = self.root[0] if len(self.root) == 1 else self.root
         if self.image_fit not in FITS:
             raise RangeError("image_fit", self.image_fit, f"use {' or '.join(FITS)}")
         sides = [self.image_size] if isinstance(self.image_size, int | str) else self.image_size or []

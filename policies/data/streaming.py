@@ -39,6 +39,12 @@ def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetada
         raise no_dataset(str(root or repo_id), error) from error
 
 
+def open_all(dataset: DatasetConfig) -> list[LeRobotDatasetMetadata]:
+    """Metadata of all datasets that settings name. Raises UserError as `open_metadata`."""
+    names = [str(root) for root in dataset.roots] or [None]
+    return [open_metadata(dataset.repo_id if root is None else None, root) for root in names]
+
+
 def no_dataset(name: str, error: Exception) -> UserError:
     """The error for a dataset that does not exist or cannot be read."""
     return UserError(
@@ -90,13 +96,13 @@ def stream_batches(
             f"trainer.streaming=true gives one observation per sample and policy '{config.type}' needs several; "
             "set policy.n_obs_steps=1, choose another policy, or leave out trainer.streaming"
         )
-    meta = open_metadata(dataset.repo_id, dataset.root)
+    (meta,) = open_all(dataset)
     deltas = resolve_delta_timestamps(config, meta)
     deltas = {key: times for key, times in (deltas or {}).items() if key in config.output_features}
     try:
         stream = _Stream(
             meta.repo_id,
-            dataset.root,
+            next(iter(dataset.roots), None),
             delta_timestamps=deltas,
             buffer_size=min(dataset.shuffle_buffer, meta.total_frames),
             seed=seed,

@@ -32,9 +32,10 @@ from ..data import (
     cache_features,
     cache_frames,
     cache_frontends,
+    find_part,
     instructions_of,
+    open_all,
     open_dataset,
-    open_metadata,
     stream_batches,
 )
 from ..data.run_dataset import keep_statistics
@@ -70,20 +71,21 @@ def train(
 def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | None:
     """Folder of a run's dataset: the named one, downloaded to `settings.data_dir` if necessary, else `collect()`.
 
-    None if it is streamed. Raises UserError if there is no dataset of that name.
+    None if it is streamed. Raises UserError if there is no dataset of that name, or not what settings choose of it.
     """
     dataset = settings.dataset
     if not dataset.is_given:
         return collect()
     if settings.trainer.streaming:
         return None
-    if dataset.root:
-        return Path(dataset.root)
+    if dataset.roots:
+        return find_part(dataset, dataset.roots, settings.data_dir)
     repo_id = str(dataset.repo_id)
     try:
-        return LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
+        root = LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
     except READ_ERRORS as error:
         raise no_dataset(repo_id, error) from error
+    return find_part(dataset, [root], settings.data_dir)
 
 
 def make_optimizer(policy: PreTrainedPolicy, lr: float, weight_decay: float) -> Optimizer:
@@ -116,7 +118,7 @@ class PolicyTrainable(Trainable):
         self._part = (accelerator.process_index, accelerator.num_processes)
         self._dataset = None if dataset_root is None else open_dataset(dataset_root)
         dataset = settings.dataset
-        self._meta = self._dataset.meta if self._dataset else open_metadata(dataset.repo_id, dataset.root)
+        self._meta = self._dataset.meta if self._dataset else open_all(dataset)[0]
         sizes, image_size = camera_sizes(self._meta.features), dataset.image_size if dataset.is_given else None
         self._image_step = make_step(settings.policy, sizes, image_size, dataset.image_fit)
         size = self._image_step.size if self._image_step else None
