@@ -17,7 +17,7 @@ from robot_io.connection import connect_arm, disconnect_arm
 from robot_io.diagnosis import arm_errors, ping
 from robot_io.feetech import FeetechServos
 from robot_io.feetech.guard import let_go
-from robot_io.setup import find_arms
+from robot_io.setup.search import find_arms
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
