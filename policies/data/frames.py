@@ -19,7 +19,7 @@ from tinyvla.errors import UserError, one_line
 from tinyvla.files import fill_folder
 from tinyvla.untrusted import check_regular, inside, read_json
 
-from .dataset_files import INFO, check_dataset_files, fingerprint
+from .dataset_files import INFO, check_dataset_files, fingerprint, name_image_axes
 
 _SPAN = 64  # frames that are decoded together
 
@@ -32,6 +32,7 @@ def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = N
             dataset = LeRobotDataset(
                 f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps
             )
+        name_image_axes(dataset.meta.features)
         rows, episodes = len(dataset.hf_dataset), len(dataset.meta.episodes)
     except Exception as error:  # damaged tables fail in as many ways as there are readers below
         reason = one_line(error.__cause__ or error)

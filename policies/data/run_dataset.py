@@ -11,7 +11,8 @@ from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 from tinyvla.untrusted import read_json_object
 
-from .dataset_files import as_arrays, as_lists, check_statistics, fingerprint
+from .dataset_files import STATS, as_arrays, as_lists, check_statistics, fingerprint
+from .motionless import describe_motionless, with_scales
 
 FILE = "dataset.json"  # of a run's folder
 
@@ -21,7 +22,8 @@ def keep_statistics(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Normalisation statistics of a run: those of its dataset when the run began.
 
-    A new run stores the dataset's fingerprint and statistics in its folder. A resumed run reads them there; a dataset
+    A new run stores the dataset's fingerprint and statistics in its folder; numbers that stand still in all recordings
+    have the scale of one unit there, and the run prints which they are. A resumed run reads them there; a dataset
     that has changed since is refused, or accepted with `accept_changed`: then the run goes on with its own statistics,
     which its weights are trained for, and the order of its samples is that of the new number of frames.
 
@@ -36,8 +38,11 @@ def keep_statistics(
     file = run_dir / FILE
     present = {"frames": meta.total_frames, "episodes": meta.total_episodes, "fingerprint": fingerprint(meta.root)}
     if not file.exists():
-        stats = as_lists(meta.stats or {})
+        check_statistics(meta.stats or {}, meta.root / STATS)
+        stats = as_lists(with_scales(meta.stats or {}, meta.features))
         if is_writer:
+            if line := describe_motionless(meta.stats or {}, meta.features):
+                print(line)
             write_whole(file, json.dumps({**present, "stats": stats}))
         return as_arrays(stats)
     stored = read_json_object(file)

@@ -13,6 +13,8 @@ from tinyvla.training import TrainerConfig
 from tinyvla.training.run_folder import CONFIG
 
 from ..data import DatasetConfig, open_metadata
+from ..data.dataset_check import check_dataset, renamed
+from ..data.inspection import check_features
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
 
@@ -76,7 +78,9 @@ def check_settings(settings: RunSettings) -> None:
     if trainer.streaming and not dataset.is_given:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")
     if dataset.is_given:
-        open_metadata(dataset.repo_id, dataset.root)
+        meta = open_metadata(dataset.repo_id, dataset.root)
+        check_features(meta.root, renamed(meta.features, dataset))
+        check_dataset(dataset, [Path(dataset.root)] if dataset.root else [])
     if isinstance(policy, TinyVLAConfig) and policy.backbone.cache_features:
         _check_cached_features(policy, trainer)
 

@@ -37,9 +37,12 @@ from ..data import (
     open_metadata,
     stream_batches,
 )
+from ..data.dataset_check import check_dataset
 from ..data.run_dataset import keep_statistics
 from ..data.streaming import READ_ERRORS, no_dataset
+from ..data.units import convert_to_degrees
 from ..factory import make_policy, make_processors
+from ..instructions import fit_instructions
 from ..model_card import write_model_card
 from ..tinyvla.modeling_tinyvla import TinyVLAPolicy
 from .phases import averaged_parameters, keep_codebooks_precise, resume_phase, training_phase
@@ -77,12 +80,16 @@ def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | N
     if settings.trainer.streaming:
         return None
     if dataset.root:
-        return Path(dataset.root)
-    repo_id = str(dataset.repo_id)
-    try:
-        return LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
-    except READ_ERRORS as error:
-        raise no_dataset(repo_id, error) from error
+        root = Path(dataset.root)
+    else:
+        repo_id = str(dataset.repo_id)
+        try:
+            root = LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
+        except READ_ERRORS as error:
+            raise no_dataset(repo_id, error) from error
+    for finding in check_dataset(dataset, [root]):
+        print(f"warning: {finding}")
+    return root
 
 
 def make_optimizer(policy: PreTrainedPolicy, lr: float, weight_decay: float) -> Optimizer:
@@ -116,6 +123,8 @@ class PolicyTrainable(Trainable):
         self._dataset = None if dataset_root is None else open_dataset(dataset_root)
         dataset = settings.dataset
         self._meta = self._dataset.meta if self._dataset else open_metadata(dataset.repo_id, dataset.root)
+        if dataset.calibration:
+            self._meta.stats = convert_to_degrees(self._meta.features, self._meta.stats, Path(dataset.calibration))
         torch.manual_seed(settings.seed)
         with _bounded_as_stored(settings.run_dir):
             self.module: Any = make_policy(settings.policy, self._meta, device_of(accelerator))
@@ -123,6 +132,9 @@ class PolicyTrainable(Trainable):
             is_first = accelerator.is_main_process
             stats = keep_statistics(settings.run_dir, self._meta, dataset.accept_changed, is_first)
         self._pipelines = make_processors(self.module, stats)
+        warning = fit_instructions(self.module, self._pipelines[0], map(str, self._meta.tasks.index))
+        if warning and accelerator.is_main_process:
+            print(f"warning: {warning}")
 
     def start(self, step: int) -> None:
         resume_phase(self.module, step)
