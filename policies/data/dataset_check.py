@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tinyvla.arms.units import degrees_per_unit
+
 from .inspection import Finding, check_recording
 from .recording import Recording, read_recording
 from .settings import DatasetConfig
-from .units import degrees_per_unit
 
 _CAMERAS = "observation.images."
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_STATE
 
+from tinyvla.arms.units import Units, body_joints, units_of
 from tinyvla.errors import UserError
 
 from .motionless import motionless
 from .recording import Recording
-from .units import Units, body_joints, units_of
 
 _IMAGES = ("image", "video")
 _MOST_NAMED = 5  # episodes or joints in one line

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .units import body_joints
+from tinyvla.arms.units import body_joints
 
 _UNIT = 1.0  # degree, or one of a gripper's 100
 _RADIANS = 7.0  # positions of joints that never reach this are radians
