@@ -201,8 +201,8 @@ def _timestamps(recording: Recording) -> Iterator[Finding]:
         episodes = recording.episodes_with(wrong)
         yield Finding(
             "timestamps",
-            f"frame {step} of episode {episode} has the time {times[frame]:.3f} s instead of {step / recording.fps:.3f} s "
-            f"at {recording.fps:g} fps, so that its images would be those of other frames",
+            f"frame {step} of episode {episode} has the time {times[frame]:.3f} s and not {step / recording.fps:.3f} s at "
+            f"{recording.fps:g} fps, so that its images would be those of other frames",
             _without(recording, episodes),
             Weight.ERROR,
         )
@@ -217,14 +217,12 @@ def _motionless(recording: Recording) -> Iterator[Finding]:
                 "a policy learns nothing from it: check that the leader was connected, and record again",
             )
             continue
-        what = "shows one colour" if names == ["the image"] else f"stands still: {', '.join(names)}"
-        fix = (
-            "check the camera"
-            if names == ["the image"]
-            else "it gets the scale of one unit; move it if the task needs it"
-        )
+        if key in recording.cameras:
+            yield Finding("dark camera", f"{key} shows one colour", "check the camera")
+            continue
         # keep_statistics prints one line about all of them when training begins.
-        yield Finding("motionless", f"{key} {what}", fix, Weight.NOTE)
+        fix = "it is normalised with the scale of one unit; move it if the task needs it"
+        yield Finding("motionless", f"{', '.join(names)} of {key} stands still", fix, Weight.NOTE)
 
 
 def _jumps(recording: Recording) -> Iterator[Finding]:

@@ -116,9 +116,9 @@ def _check_statistics(key: str, statistics: Mapping[str, Any], limits: SafetyLim
     body = [i for i, name in enumerate(names) if name != _GRIPPER]
     if has_range_ends(low[body], high[body]):
         raise UserError(
-            f"in the policy's training data {key} goes to both ends of -100 to 100 and never beyond, as recordings with "
-            "use_degrees=false do, and this robot is in degrees; train it again with dataset.calibration=<the "
-            "calibration of the arm that recorded the data>"
+            f"in the policy's training data {key} goes to the ends of -100 to 100 and never beyond, as recordings with "
+            "use_degrees=false do, and this robot is in degrees; train it again with dataset.calibration=<the .json of "
+            "the arm that recorded the data>"
         )
     if ((high - low) < _MIN_USED * span).all():
         raise UserError(

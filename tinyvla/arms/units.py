@@ -41,9 +41,7 @@ class Units(StrEnum):
 
 def body_joints(names: Any) -> list[int]:
     """Places of an arm's joints among the names of a feature's numbers, without grippers; none if it has no joints."""
-    if not isinstance(names, list | tuple) or not all(
-        isinstance(name, str) and name.endswith(_JOINT) for name in names
-    ):
+    if not isinstance(names, list | tuple) or not all(str(name).endswith(_JOINT) for name in names):
         return []
     return [i for i, name in enumerate(names) if _GRIPPER not in name]
 
@@ -111,7 +109,8 @@ def degrees_per_unit(calibration: Path, names: Sequence[str]) -> np.ndarray:
     """
     if not calibration.is_file():
         raise UserError(
-            f"there is no calibration {calibration}; LeRobot keeps it in ~/.cache/huggingface/lerobot/calibration/robots"
+            f"there is no calibration {calibration}; LeRobot keeps those of its arms in "
+            "~/.cache/huggingface/lerobot/calibration/robots"
         )
     content = read_json_object(calibration, 1 << 20)
     check_values(content, calibration.name)
