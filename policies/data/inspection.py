@@ -201,8 +201,8 @@ def _timestamps(recording: Recording) -> Iterator[Finding]:
         episodes = recording.episodes_with(wrong)
         yield Finding(
             "timestamps",
-            f"frame {step} of episode {episode} has the time {times[frame]:.3f} s and not {step / recording.fps:.3f} s at "
-            f"{recording.fps:g} fps, so that its images would be those of other frames",
+            f"frame {step} of episode {episode} has the time {times[frame]:.3f} s, not {step / recording.fps:.3f} s, so "
+            "that its images would be those of another frame",
             _without(recording, episodes),
             Weight.ERROR,
         )
