@@ -20,7 +20,7 @@ STEP = 360 / 4095  # degrees of an encoder's step
 INSTRUCTION = "pick up the cube and lift it"
 LONG = (
     "please move the arm slowly over the table and look for the small thing that lies in front of you, and when you "
-    "have it under the gripper come from above with open jaws, close them and lift up the {} and hold it without shaking"
+    "have it under the gripper come from above with open jaws, close them and lift up the {} and hold it for a while"
 )
 
 type Pose = Callable[[int, int, int], np.ndarray]  # of an episode, a step and the number of steps
@@ -102,13 +102,13 @@ class Kind:
 
     Args:
         says: regular expression of the line with which train.py refuses it or that it prints; None: it trains silently.
-        trains: it is trained on.
+        trains: it is trained on; None: that depends on the policy and on `dataset.image_size`.
         damage: changes the finished dataset in a folder.
         settings: further settings of train.py, with {root} for the folder.
     """
 
     says: str | None = None
-    trains: bool = True
+    trains: bool | None = True
     fps: int = 30
     lengths: Sequence[int] = (12, 12, 12)
     cameras: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"front": (32, 32, 3), "wrist": (32, 32, 3)})
@@ -195,6 +195,16 @@ def edit_info(**changes: Any) -> Callable[[Path], None]:
     return edit
 
 
+def edit_feature(key: str, **changes: Any) -> Callable[[Path], None]:
+    """Function that changes entries of a feature in a dataset's info.json."""
+
+    def edit(root: Path) -> None:
+        features = json.loads((root / "meta/info.json").read_text())["features"]
+        edit_info(features=features | {key: features[key] | changes})(root)
+
+    return edit
+
+
 def edit_column(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
     """Function that changes a column of single numbers in a dataset's data."""
 
@@ -223,16 +233,15 @@ KINDS: dict[str, Kind] = {
     "sixty_fps": Kind(fps=60),
     "fps_0": Kind(r"fps in .*info.json is 0", False, damage=edit_info(fps=0)),
     "webcams": Kind(cameras={"laptop": (480, 640, 3), "phone": (480, 640, 3)}, lengths=(6, 6)),
-    "cameras_of_two_sizes": Kind(
-        "cameras of one size|", cameras={"front": (48, 64, 3), "wrist": (24, 32, 3)}, lengths=(12, 12)
-    ),
+    "cameras_of_two_sizes": Kind(None, None, cameras={"front": (48, 64, 3), "wrist": (24, 32, 3)}, lengths=(12, 12)),
     "image_names_none": Kind(axes=None),
     "image_names_short": Kind(axes=("h", "w", "c")),
     "channels_first": Kind(axes=("channels", "height", "width"), channels_first=True),
     "depth_camera": Kind(
         r"observation.images.depth is of the shape \(32, 32, 1\).*dataset.cameras=\[front\]",
         False,
-        cameras={"front": (32, 32, 3), "depth": (32, 32, 1)},
+        cameras={"front": (32, 32, 3), "depth": (32, 32, 3)},
+        damage=edit_feature("observation.images.depth", shape=[32, 32, 1]),
     ),
     "no_cameras": Kind("has no cameras", False, cameras={}),
     "black_cameras": Kind("observation.images.front shows one colour", black=True),
@@ -265,7 +274,8 @@ KINDS: dict[str, Kind] = {
     ),
     "one_frame_episodes": Kind("episode 1 with a single frame", lengths=(12, 1, 12)),
     "duplicated_episodes": Kind(
-        r"episode 2 repeat.* an earlier one \(2 is 0\)", state=lambda episode, *step: pose(episode % 2, *step)
+        r"copies of other episodes: episode 2 \(2 is the same as 0\)",
+        state=lambda episode, *step: pose(episode % 2, *step),
     ),
     "timestamps_out_of_order": Kind(
         "frame 5 of episode 1 has the time", False, damage=edit_column("timestamp", _swap_times)
@@ -282,7 +292,7 @@ KINDS: dict[str, Kind] = {
     "uint8_state": Kind(state=lambda *step: np.abs(pose(*step)), dtype="uint8"),
     "killed_while_recording": Kind("broke off before it was finished", False, killed=True),
     "version_2_1": Kind(
-        r"python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=local/version_2_1 --root=\S+ --push-to-hub=fal",
+        r"python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=local/version_2_1 --root=\S+ --push-to-hub",
         False,
         damage=edit_info(codebase_version="v2.1"),
     ),

@@ -69,6 +69,15 @@ def check_dataset_files(root: Path, with_data: bool = True) -> None:
             _check_statistics_of(root, info)
 
 
+def number_names(feature: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers of a feature; none if it has no list of texts, which older datasets have in an object."""
+    names = feature.get("names")
+    if isinstance(names, Mapping) and len(names) == 1:
+        names = next(iter(names.values()))
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return list(names) if is_list else []
+
+
 def name_image_axes(features: Mapping[str, dict[str, Any]]) -> None:
     """Give every camera's feature the shape (height, width, channels) and these names, which LeRobot's policies read.
 

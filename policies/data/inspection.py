@@ -201,8 +201,8 @@ def _timestamps(recording: Recording) -> Iterator[Finding]:
         episodes = recording.episodes_with(wrong)
         yield Finding(
             "timestamps",
-            f"frame {step} of episode {episode} has the time {times[frame]:.3f} s, not {step / recording.fps:.3f} s, so "
-            "that its images would be those of another frame",
+            f"frame {step} of episode {episode} has the time {times[frame]:.3f} s, not {step / recording.fps:.3f} s, "
+            "so that its images would be those of another frame",
             _without(recording, episodes),
             Weight.ERROR,
         )
@@ -270,7 +270,7 @@ def _duplicates(recording: Recording) -> Iterator[Finding]:
         episode, original = next(iter(copies.items()))
         yield Finding(
             "duplicates",
-            f"{_some(list(copies), 'episode')} repeat an earlier one ({episode} is {original})",
+            f"copies of other episodes: {_some(list(copies), 'episode')} ({episode} is the same as {original})",
             _without(recording, list(copies)),
         )
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from tinyvla.arms.units import body_joints
 
+from .dataset_files import number_names
+
 _UNIT = 1.0  # degree, or one of a gripper's 100
 _RADIANS = 7.0  # positions of joints that never reach this are radians
 _STILL_STD, _STILL_RANGE = 0.2, 1.0  # of the unit: below, a joint stands still
@@ -52,9 +54,9 @@ def motionless(stats: Stats, features: Mapping[str, Mapping[str, Any]]) -> dict[
             if still.size and still.all():
                 names[key] = ["the image"]
         elif still.any():
-            labels = feature.get("names")
-            is_named = isinstance(labels, list | tuple) and len(labels) == still.size
-            names[key] = [str(labels[i]) if is_named else f"number {i}" for i in np.flatnonzero(still.ravel())]
+            labels = number_names(feature)
+            is_named = len(labels) == still.size
+            names[key] = [labels[i] if is_named else f"number {i}" for i in np.flatnonzero(still.ravel())]
     return names
 
 
@@ -80,7 +82,7 @@ def _still(key: str, kinds: Mapping[str, Any], feature: Mapping[str, Any]) -> tu
     if _is_image(feature):
         return std < _STILL_IMAGE, _IMAGE
     span = high - low
-    if body_joints(feature.get("names")) and np.abs([low, high]).max() > _RADIANS:
+    if body_joints(number_names(feature)) and np.abs([low, high]).max() > _RADIANS:
         return (std < _STILL_STD * _UNIT) | (span < _STILL_RANGE * _UNIT), _UNIT
     moves = (std > 0) & (span > 0)
     typical = float(np.median(std[moves])) if moves.any() else max(float(np.abs(mean).max()), 1.0)

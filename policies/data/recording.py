@@ -12,7 +12,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from tinyvla.errors import UserError
 from tinyvla.untrusted import read_json_object
 
-from .dataset_files import INFO, STATS, check_dataset_files, name_image_axes
+from .dataset_files import INFO, STATS, check_dataset_files, name_image_axes, number_names
 from .dataset_tables import read_columns, read_instructions, read_lengths
 
 _INDICES = ("timestamp", "frame_index", "episode_index", "task_index")
@@ -63,11 +63,8 @@ class Recording:
 
     def names(self, key: str) -> list[str]:
         """Names of the numbers of a feature, as many as it has."""
-        names, size = self.features[key].get("names"), self.columns[key].shape[-1]
-        if isinstance(names, Mapping):  # {"motors": [...]}, as older datasets have it
-            names = next(iter(names.values()), None)
-        is_complete = isinstance(names, list | tuple) and len(names) == size
-        return [str(name) for name in names] if is_complete else [f"number {i}" for i in range(size)]
+        names, size = number_names(self.features[key]), self.columns[key].shape[-1]
+        return names if len(names) == size else [f"number {i}" for i in range(size)]
 
     def place(self, frame: int) -> tuple[int, int]:
         """Number of the episode with a frame, and the frame's number in it."""
