@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from .factory import Pipeline
 
+_WITHOUT = ("act", "diffusion", "vqbet")  # policies of LeRobot that read no instruction
 _SHOWN = 60  # letters of an instruction in a message
 
 
@@ -17,10 +18,11 @@ def fit_instructions(policy: "PreTrainedPolicy", preprocessor: "Pipeline", instr
     """Let a policy read the longest instruction of its dataset; return a warning about those that are one to it.
 
     The policy's options and its pre-processor, which a checkpoint stores, hold the length. It never falls below that of
-    the options, so that policies with shorter instructions are as they were. None: all instructions differ, or the
-    policy reads none.
+    the options, so that policies with shorter instructions are as they were. None: all instructions differ.
     """
     texts = list(dict.fromkeys(instructions))
+    if policy.config.type in _WITHOUT and len(texts) > 1:
+        return f"policy={policy.config.type} reads no instructions, so the {len(texts)} of this dataset are one to it"
     tokens = _read_words(policy, texts) or _read_tokens(policy, preprocessor, texts)
     groups: dict[tuple[int, ...], list[str]] = {}
     for text, ids in tokens.items():
@@ -59,6 +61,8 @@ def _read_tokens(policy: Any, preprocessor: "Pipeline", texts: Sequence[str]) ->
     tokenizer, end = step.input_tokenizer, "\n" if policy.config.type == "smolvla" else ""
     rows = {text: tokenizer(text.rstrip("\n") + end)["input_ids"] for text in texts}
     longest, most = max(map(len, rows.values()), default=0), min(MAX_WORDS, tokenizer.model_max_length)
+    if policy.config.type == "multi_task_dit":
+        most = min(most, policy.observation_encoder.text_encoder.text_encoder.config.max_position_embeddings)
     policy.config.tokenizer_max_length = step.max_length = _bounded(longest, step.max_length, most)
     # Marks such as the end of a text stay when it is cut.
     cut = step.max_length - tokenizer.num_special_tokens_to_add()

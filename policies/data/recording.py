@@ -1,5 +1,6 @@
 """The numbers of a LeRobotDataset, read without LeRobot and without its images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.utils.constants import ACTION, OBS_STATE
 
 from tinyvla.errors import UserError
 from tinyvla.untrusted import read_json_object
@@ -17,6 +17,7 @@ from .dataset_tables import read_columns, read_instructions, read_lengths
 
 _INDICES = ("timestamp", "frame_index", "episode_index", "task_index")
 _IMAGES = ("image", "video")
+_MOST_NUMBERS = 4096  # of a feature; larger ones, such as maps of touch, are not looked at
 
 
 @dataclass(frozen=True)
@@ -110,5 +111,6 @@ def read_recording(root: Path) -> Recording:
 
 
 def _has_numbers(key: str, feature: Mapping[str, Any]) -> bool:
-    is_input = key in (OBS_STATE, ACTION) or key.startswith(("observation.", "action"))
-    return is_input and feature["dtype"] not in (*_IMAGES, "string", "language", "bool")
+    is_index = key in (*_INDICES, "index") or key.startswith("next.")
+    is_number = feature["dtype"] not in (*_IMAGES, "string", "language", "bool")
+    return not is_index and is_number and math.prod(feature["shape"]) <= _MOST_NUMBERS

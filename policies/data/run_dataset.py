@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
@@ -13,8 +13,20 @@ from tinyvla.untrusted import read_json_object
 
 from .dataset_files import STATS, as_arrays, as_lists, check_statistics, fingerprint
 from .motionless import describe_motionless, with_scales
+from .streaming import READ_ERRORS, no_dataset
 
 FILE = "dataset.json"  # of a run's folder
+
+
+def download(repo_id: str, data_dir: Path) -> Path:
+    """Folder of a dataset of the model hub, downloaded to `data_dir` if necessary.
+
+    Raises UserError if there is no dataset of that name.
+    """
+    try:
+        return LeRobotDataset(repo_id, root=data_dir / repo_id.replace("/", "--")).root
+    except READ_ERRORS as error:
+        raise no_dataset(repo_id, error) from error
 
 
 def keep_statistics(

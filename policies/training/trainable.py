@@ -38,8 +38,7 @@ from ..data import (
     stream_batches,
 )
 from ..data.dataset_check import check_dataset
-from ..data.run_dataset import keep_statistics
-from ..data.streaming import READ_ERRORS, no_dataset
+from ..data.run_dataset import download, keep_statistics
 from ..data.units import convert_to_degrees
 from ..factory import make_policy, make_processors
 from ..instructions import fit_instructions
@@ -79,14 +78,7 @@ def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | N
         return collect()
     if settings.trainer.streaming:
         return None
-    if dataset.root:
-        root = Path(dataset.root)
-    else:
-        repo_id = str(dataset.repo_id)
-        try:
-            root = LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
-        except READ_ERRORS as error:
-            raise no_dataset(repo_id, error) from error
+    root = Path(dataset.root) if dataset.root else download(str(dataset.repo_id), settings.data_dir)
     for finding in check_dataset(dataset, [root]):
         print(f"warning: {finding}")
     return root
