@@ -192,7 +192,7 @@ def _bars_label(result: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that figures depend on."""
+    """Versions of Python and of the packages that a result depends on."""
     numbers = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

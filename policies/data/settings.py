@@ -30,6 +30,8 @@ class DatasetConfig:
         shuffle_buffer: frames that a stream draws its samples from.
         correction_weight: how often a frame counts in which a person corrected a policy, see `corrections`.
         policy_frames: use the other frames of a policy's run, too, once each.
+        calibration: LeRobot's file of the arm that recorded in -100 to 100 (use_degrees=false); its positions become
+            degrees.
         accept_changed: resume a run although its dataset has changed; the run keeps its own normalisation.
     """
 
@@ -45,6 +47,7 @@ class DatasetConfig:
     shuffle_buffer: int = 1000
     correction_weight: int = 1
     policy_frames: bool = False
+    calibration: str | None = None
     accept_changed: bool = False
 
     def __post_init__(self) -> None:

@@ -13,6 +13,8 @@ from tinyvla.training import TrainerConfig
 from tinyvla.training.run_folder import CONFIG
 
 from ..data import DatasetConfig, open_all, select
+from ..data.dataset_check import check_dataset, renamed
+from ..data.inspection import check_features
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
 
@@ -91,6 +93,9 @@ def _check_dataset(dataset: DatasetConfig, streaming: bool) -> None:
     metas = open_all(dataset)
     if dataset.is_selection:
         select(dataset, metas)
+    for meta in metas:
+        check_features(meta.root, renamed(meta.features, dataset))
+    check_dataset(dataset, dataset.roots)
 
 
 def _check_cached_features(policy: TinyVLAConfig, trainer: TrainerConfig) -> None:

@@ -38,10 +38,12 @@ from ..data import (
     open_dataset,
     stream_batches,
 )
-from ..data.run_dataset import keep_statistics
-from ..data.streaming import READ_ERRORS, no_dataset
+from ..data.dataset_check import check_dataset
+from ..data.run_dataset import download, keep_statistics
+from ..data.units import convert_to_degrees
 from ..factory import make_policy, make_processors
 from ..image_size import camera_sizes, make_step
+from ..instructions import fit_instructions
 from ..model_card import write_model_card
 from ..tinyvla.modeling_tinyvla import TinyVLAPolicy
 from .phases import averaged_parameters, keep_codebooks_precise, resume_phase, training_phase
@@ -78,14 +80,10 @@ def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | N
         return collect()
     if settings.trainer.streaming:
         return None
-    if dataset.roots:
-        return find_part(dataset, dataset.roots, settings.data_dir)
-    repo_id = str(dataset.repo_id)
-    try:
-        root = LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
-    except READ_ERRORS as error:
-        raise no_dataset(repo_id, error) from error
-    return find_part(dataset, [root], settings.data_dir)
+    roots = dataset.roots or [download(str(dataset.repo_id), settings.data_dir)]
+    for finding in check_dataset(dataset, roots):
+        print(f"warning: {finding}")
+    return find_part(dataset, roots, settings.data_dir)
 
 
 def make_optimizer(policy: PreTrainedPolicy, lr: float, weight_decay: float) -> Optimizer:
@@ -119,6 +117,8 @@ class PolicyTrainable(Trainable):
         self._dataset = None if dataset_root is None else open_dataset(dataset_root)
         dataset = settings.dataset
         self._meta = self._dataset.meta if self._dataset else open_all(dataset)[0]
+        if dataset.calibration:
+            self._meta.stats = convert_to_degrees(self._meta.features, self._meta.stats, Path(dataset.calibration))
         sizes, image_size = camera_sizes(self._meta.features), dataset.image_size if dataset.is_given else None
         self._image_step = make_step(settings.policy, sizes, image_size, dataset.image_fit)
         size = self._image_step.size if self._image_step else None
@@ -129,6 +129,9 @@ class PolicyTrainable(Trainable):
             is_first = accelerator.is_main_process
             stats = keep_statistics(settings.run_dir, self._meta, dataset.accept_changed, is_first)
         self._pipelines = make_processors(self.module, stats, self._image_step)
+        warning = fit_instructions(self.module, self._pipelines[0], map(str, self._meta.tasks.index))
+        if warning and accelerator.is_main_process:
+            print(f"warning: {warning}")
 
     def start(self, step: int) -> None:
         resume_phase(self.module, step)
