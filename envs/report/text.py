@@ -34,7 +34,7 @@ def _tasks(result: Mapping[str, Any]) -> str:
         ]
         for task, figures in task_rows(result).items()
     ]
-    *tasks, total = _align([header, *rows])
+    *tasks, total = align([header, *rows])
     rule = "-" * len(total)
     return "\n".join([tasks[0], rule, *tasks[1:], rule, total])
 
@@ -50,7 +50,7 @@ def _confusion(table: Confusion) -> str:
         numbers = {task: f"[{number}]" for number, task in enumerate(table.instructions, 1)}
         header = ["environment \\ instruction", *numbers.values()]
         rows = [[f"{numbers[task]} {task}", *map(_show, cells)] for task, cells in table.rows.items()]
-    return "\n".join([*_align([header, *rows]), legend])
+    return "\n".join([*align([header, *rows]), legend])
 
 
 def _show(cell: Cell | None) -> str:
@@ -68,7 +68,7 @@ def _origin(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table: first column left-aligned, figures right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [

@@ -1,7 +1,7 @@
 """Training batches: samples of a dataset, gathered by index."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,20 @@ class TrainingData:
         dataset: the demonstrations.
         config: the policy's; its *_delta_indices are the time steps of each feature of a sample.
         frames: of `cache_frames`; cached features may replace a camera's frames or be added.
+        held_out: numbers of the episodes that no sample is of.
     """
 
-    def __init__(self, dataset: LeRobotDataset, config: PreTrainedConfig, frames: Mapping[str, np.ndarray | Tensor]):
+    def __init__(
+        self,
+        dataset: LeRobotDataset,
+        config: PreTrainedConfig,
+        frames: Mapping[str, np.ndarray | Tensor],
+        held_out: Sequence[int] = (),
+    ):
         unused = set(dataset.meta.camera_keys) - set(config.image_features)
         self.cameras = {key: torch.as_tensor(frames[key]) for key in frames if key not in unused}
         columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
-        self.columns = {key: _numbers(dataset, key) for key in columns}
+        self.columns = {key: numbers_of(dataset, key) for key in columns}
         self.tasks = instructions_of(dataset)
         starts, ends = (
             torch.as_tensor(np.asarray(dataset.meta.episodes[key]))
@@ -47,7 +54,10 @@ class TrainingData:
             self.waypoints = waypoints_of(states, actions, action_names(dataset.meta.features), self.last)
         # Diffusion Policy drops chunks that would be mostly padding.
         drop = getattr(config, "drop_n_last_frames", 0)
-        self.eligible = torch.nonzero(torch.arange(len(self.last)) <= self.last - drop).flatten()
+        eligible = torch.arange(len(self.last)) <= self.last - drop
+        for episode in held_out:
+            eligible[starts[episode] : ends[episode]] = False
+        self.eligible = torch.nonzero(eligible).flatten()
         if not len(self.eligible):
             raise UserError(
                 "no demonstration is longer than the action chunk; lower policy.chunk_size or policy.horizon"
@@ -90,7 +100,7 @@ def _column(dataset: LeRobotDataset, key: str) -> np.ndarray:
     return np.stack(values) if values.dtype == object else values.copy()
 
 
-def _numbers(dataset: LeRobotDataset, key: str) -> Tensor:
+def numbers_of(dataset: LeRobotDataset, key: str) -> Tensor:
     """A column of the data as float32 (N, ...). Raises UserError unless it has numbers of the feature's shape."""
     try:
         column = torch.from_numpy(_column(dataset, key)).float()
