@@ -100,7 +100,10 @@ def add_evaluation(checkpoint: Path, environment: str, result: Mapping[str, Any]
 def _describe_held_out(episodes: Sequence[int]) -> str:
     if not episodes:
         return "nothing: all episodes were trained on"
-    return f"episodes {', '.join(map(str, episodes))}: never trained on, they select the best checkpoint"
+    numbers = ", ".join(map(str, episodes))
+    return (
+        f"episode{'s' * (len(episodes) > 1)} {numbers}: never trained on; the error on them selects the best checkpoint"
+    )
 
 
 def add_offline_evaluation(checkpoint: Path, result: Mapping[str, Any]) -> None:

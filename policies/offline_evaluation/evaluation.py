@@ -41,8 +41,7 @@ class OfflineOptions:
     """Options of an offline evaluation.
 
     Args:
-        observations: from which the policy predicts, at most: every `n_action_steps`-th frame of the episodes, thinned
-            out evenly where these are more.
+        observations: from which the policy predicts, at most; evenly over all frames of the episodes.
         device: of the policy; "auto": the fastest one.
         runner: how the policy is run: keyword arguments of `policies.load_policy`.
     """
@@ -186,21 +185,24 @@ class Comparison:
         }
 
     def trajectories(self, episodes: Sequence[int]) -> list[dict[str, Any]]:
-        """Recorded actions of some episodes, (T, A), and the executed part of the chunks, (K, A) from a frame on."""
+        """Recorded actions of some episodes, (T, A), and chunks that follow each other, (K, A) from a frame on."""
         frames, chunks = self._predicted(episodes)
         drawn = []
         for episode in episodes[:_DRAWN_EPISODES]:
             numbers = self._demonstrations.frames(episode)
-            own_chunks = [
+            pieces, free_from = [], numbers[0]
+            for frame, chunk in zip(frames, chunks, strict=True):
+                if free_from <= frame <= numbers[-1]:
+                    executed = chunk[: min(self._steps, numbers[-1] + 1 - frame)]
+                    pieces.append({"from": int(frame - numbers[0]), "actions": _as_list(executed)})
+                    free_from = frame + self._steps
+            drawn.append(
                 {
-                    "from": int(frame - numbers[0]),
-                    "actions": chunk[: min(self._steps, numbers[-1] + 1 - frame)].round(3).tolist(),
+                    "episode": episode,
+                    "recorded": _as_list(self._demonstrations.actions[numbers]),
+                    "predicted": pieces,
                 }
-                for frame, chunk in zip(frames, chunks, strict=True)
-                if numbers[0] <= frame <= numbers[-1]
-            ]
-            actions = self._demonstrations.actions[numbers].astype(float).round(3).tolist()
-            drawn.append({"episode": episode, "recorded": actions, "predicted": own_chunks})
+            )
         return drawn
 
     @property
@@ -223,7 +225,7 @@ class Comparison:
     def _predicted(self, episodes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Frames (N,) of the episodes, and the policy's chunks (N, H, A) from them."""
         if (key := tuple(episodes)) not in self._chunks:
-            frames = np.concatenate([self._demonstrations.frames(episode)[:: self._steps] for episode in episodes])
+            frames = np.concatenate([self._demonstrations.frames(episode) for episode in episodes])
             frames = frames[:: -(-len(frames) // self._limit)]
             self._chunks[key] = frames, self._predict(frames)
         return self._chunks[key]
@@ -266,6 +268,10 @@ class Comparison:
         }
 
 
+def _as_list(actions: np.ndarray) -> list[list[float]]:
+    return actions.astype(float).round(3).tolist()
+
+
 def _by_step(predicted: np.ndarray, recorded: np.ndarray) -> list[float | None]:
     """Mean error at every step of a chunk; None where no episode is that long."""
     return [mean_error(predicted[:, step] - recorded[:, step]) for step in range(predicted.shape[1])]
@@ -283,13 +289,6 @@ def _check_fit(config: Any, demonstrations: Demonstrations) -> None:
             f"the policy needs the cameras {needs} and {meta.root} has {has or 'none'}, not "
             f"{missing[0].removeprefix(f'{OBS_IMAGES}.')}; give a dataset with the policy's cameras"
         )
-    for key, feature in config.image_features.items():
-        shape = meta.features[key]["shape"]
-        if (size := tuple(feature.shape[1:])) != tuple(shape[:2]):
-            raise UserError(
-                f"the policy takes images of {size[1]}x{size[0]} pixels and {key} has {shape[1]}x{shape[0]}; give a "
-                "dataset of that size"
-            )
     for key, feature in ((OBS_STATE, config.robot_state_feature), (ACTION, config.action_feature)):
         size = meta.features[key]["shape"][0]
         if feature is None or feature.shape[0] != size:

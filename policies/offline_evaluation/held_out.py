@@ -42,7 +42,8 @@ def describe_held_out(held_out: Sequence[int]) -> str:
     """Line for the terminal on the episodes that judge a policy of recordings."""
     if not held_out:
         return "no episode is held out: the policy is compared with episodes that it was trained on"
-    return f"held out, never trained on: episodes {', '.join(map(str, held_out))}; they judge the policy"
+    numbers = ", ".join(map(str, held_out))
+    return f"held out and never trained on, to judge the policy: episode{'s' * (len(held_out) > 1)} {numbers}"
 
 
 def write_held_out(checkpoint: Path, meta: "LeRobotDatasetMetadata", held_out: Sequence[int]) -> None:
