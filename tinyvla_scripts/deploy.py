@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
     from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Printer, ServerAccess, load_arm_runner, real_episodes
+    from robot_io.deployment import Deployment, Printer, ServerAccess, begin_at, load_arm_runner, real_episodes
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
@@ -35,10 +35,10 @@ def main(cfg: DictConfig) -> None:
         if needs_twin(robot):
             robot = with_twin_cameras(robot, runner.cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
-            env, rate_hz = decode_env(as_dict(cfg.env)), layer.limits.rate_hz
-            episodes = twin_episodes(env, cfg.episodes, cfg.seed, rate_hz, twin)
+            episodes = twin_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
         else:
-            twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
+            twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, None, cfg.seed)
+        episodes = begin_at(cfg.start_pose, episodes, layer.limits)
         arm, names = make_arm(robot, twin), runner.value_names if cfg.server else trained_feature_names(cfg.checkpoint)
         takeover, gate_settings = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
         operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop))

@@ -6,12 +6,14 @@ from .command_sources import load_arm_runner
 from .deployment import Deployment
 from .episodes import Episode, Printer, real_episodes
 from .policy_server import ServerAccess
+from .start_poses import begin_at
 
 __all__ = [
     "Deployment",
     "Episode",
     "Printer",
     "ServerAccess",
+    "begin_at",
     "check_fit",
     "load_arm_runner",
     "real_episodes",
