@@ -71,7 +71,7 @@ def describe_episodes(result: Mapping[str, Any]) -> str:
 
 
 def findings(result: Mapping[str, Any]) -> list[str]:
-    """Sentences on what the errors show: baselines, memory, images. They are no forecast of success."""
+    """Sentences on what the errors show: baselines, memory, images. They do not predict success."""
     error, errors = result["action_error"], result["errors"]
     sentences = []
     baselines = {name: figures[ALL_JOINTS]["executed"] for name, figures in errors.items() if name != POLICY}

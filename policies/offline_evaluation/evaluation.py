@@ -251,11 +251,8 @@ class Comparison:
 
     def _trained_error(self, episodes: Sequence[int], trained: Sequence[int]) -> float | None:
         """Error on as many of the episodes that were trained on; None if there are none."""
-        others = [episode for episode in trained if episode not in episodes]
-        if not others:
-            return None
-        chosen = others[:: -(-len(others) // len(episodes))]
-        return self.scores(chosen)[MEASURE]
+        remaining = [episode for episode in trained if episode not in episodes]
+        return self.scores(remaining[:: -(-len(remaining) // len(episodes))])[MEASURE] if remaining else None
 
     def _image_test(self, frames: np.ndarray, chunks: np.ndarray, recorded: np.ndarray) -> dict[str, Any]:
         subset = np.arange(len(frames))[:: -(-len(frames) // _IMAGE_TEST)]

@@ -46,15 +46,16 @@ def check_initial_weights(source: Path, config: PreTrainedConfig) -> None:
 def take_weights(policy: PreTrainedPolicy, source: Path, meta: "LeRobotDatasetMetadata") -> str:
     """Give a fresh policy the weights of a checkpoint that it has under the same name and in the same size.
 
-    Those of a camera are taken from the checkpoint's camera of that name, else from one that is left over. All others,
-    such as projections of a state of another size, keep their random initial values.
+    Those of a camera are taken from the checkpoint's camera of that name, else from a camera that is left over. All
+    others, such as projections of a state of another size, keep their random initial values.
 
     Args:
         policy: the fresh one, changed in place.
         source: a run folder or checkpoint of the same type.
         meta: of the new dataset.
 
-    Returns a table of what has been taken. Raises UserError if less than half of the policy's values fit.
+    Returns a table of what has been taken. Raises UserError if less than half of the policy's values fit, or its
+    backbone is of another kind.
     """
     folder = find_checkpoint(source)
     config, stored = read_policy_config(folder, "cpu"), read_tensors(inside(folder, WEIGHTS))
@@ -68,7 +69,8 @@ def take_weights(policy: PreTrainedPolicy, source: Path, meta: "LeRobotDatasetMe
         if name in fresh and fresh[name].shape == tensor.shape and _OF_THE_DATASET not in name
     }
     share = _values(taken.values()) / _values(fresh.values())
-    if share < _LEAST_SHARE:
+    kinds = [_kind(getattr(options, "backbone", None)) for options in (config, policy.config)]
+    if share < _LEAST_SHARE or kinds[0] != kinds[1]:
         differences = "; ".join(_differences(config, policy.config)) or "the sizes of its cameras, state or action"
         raise UserError(
             f"init_from={source} has another network: {share:.0%} of the weights fit ({differences}); train with the "

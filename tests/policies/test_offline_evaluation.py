@@ -144,8 +144,8 @@ class TestBaselines:
         frames = np.array([STARTS[1], STARTS[1] + 5])
         chunks = baseline_chunks(demonstrations, frames, 6, trained=[0, 2, 3])
         np.testing.assert_array_equal(chunks[HOLD][1], np.repeat(demonstrations.states[frames[1:]], 6, axis=0))
-        others = np.delete(demonstrations.actions, np.s_[STARTS[1] : STARTS[2]], axis=0)
-        np.testing.assert_allclose(chunks[MEAN][0, 0], others.mean(axis=0), rtol=1e-5)
+        trained_actions = np.delete(demonstrations.actions, np.s_[STARTS[1] : STARTS[2]], axis=0)
+        np.testing.assert_allclose(chunks[MEAN][0, 0], trained_actions.mean(axis=0), rtol=1e-5)
         assert chunks[NEAREST].shape == (2, 6, 4)
 
     def test_the_nearest_state_of_another_episode_is_followed(self, demonstrations, monkeypatch):
