@@ -1,4 +1,4 @@
-"""Evaluate a policy in closed loop: python evaluate.py checkpoint=outputs/<run> env=metaworld env.tasks=[reach-v3]."""
+"""Evaluate a policy in closed loop, or beside recordings: python evaluate.py checkpoint=outputs/<run> env=metaworld."""
 
 from tinyvla_scripts.evaluate import main
 

@@ -1,7 +1,7 @@
 """Model card of a checkpoint (README.md): its training data and settings, how to run it, and its success rates."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 CARD = "README.md"
 _HEAD = """| environment | tasks | split, seed | shift | successes | success rate | 95% interval |
 |---|---|---|---|---|---|---|
+"""
+_CLOSED_LOOP = "## Evaluation\n"
+_OFFLINE = "## Offline evaluation\n"
+_OFFLINE_HEAD = f"""{_OFFLINE}
+Mean absolute error of the actions that are executed of a chunk, beside recorded ones. It does not predict success.
+
+| dataset | episodes | observations | error | baselines |
+|---|---|---|---|---|
 """
 _TEXT = """---
 library_name: lerobot
@@ -62,6 +70,10 @@ def write_model_card(
         "instructions": shown,
         "training": f"{trainer.steps} steps, batches of {trainer.batch_size}, seed {settings.seed}",
     }
+    if settings.dataset.is_given:
+        values["held out"] = _describe_held_out(settings.held_out)
+    if settings.init_from:
+        values["initial weights"] = f"`{settings.init_from}`, where they fit"
     if settings.command:
         values["command"] = f"`{settings.command}`"
     rows = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in values.items())
@@ -83,6 +95,36 @@ def add_evaluation(checkpoint: Path, environment: str, result: Mapping[str, Any]
         if _HEAD in text:
             lines = [line for line in text.splitlines(keepends=True) if not line.startswith(setting)]
             write_whole(checkpoint / CARD, "".join(lines) + row)
+
+
+def _describe_held_out(episodes: Sequence[int]) -> str:
+    if not episodes:
+        return "nothing: all episodes were trained on"
+    numbers = ", ".join(map(str, episodes))
+    return (
+        f"episode{'s' * (len(episodes) > 1)} {numbers}: never trained on; the error on them selects the best checkpoint"
+    )
+
+
+def add_offline_evaluation(checkpoint: Path, result: Mapping[str, Any]) -> None:
+    """Add the error of an offline evaluation to a checkpoint's card, in place of an older one of the same dataset.
+
+    Nothing happens for a checkpoint without a card or on a disk that cannot be written.
+    """
+    of = {None: "not known to be held out", True: "trained on", False: "held out"}[result["trained_on"]]
+    errors = {name: figures["mean"]["executed"] for name, figures in result["errors"].items() if name != "policy"}
+    baselines = ", ".join(f"{name} {error:.2f}" for name, error in errors.items())
+    place = f"| {Path(result['dataset']).name} | "
+    row = f"{place}{len(result['episodes'])} ({of}) | {result['observations']} | {result['action_error']:.2f} | "
+    row += f"{baselines} |\n"
+    with contextlib.suppress(OSError):
+        text = (checkpoint / CARD).read_text()
+        if _CLOSED_LOOP not in text:
+            return
+        if _OFFLINE not in text:
+            text = text.replace(_CLOSED_LOOP, f"{_OFFLINE_HEAD}\n{_CLOSED_LOOP}")
+        text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(place))
+        write_whole(checkpoint / CARD, text.replace(_OFFLINE_HEAD, _OFFLINE_HEAD + row))
 
 
 def write_frontend_card(folder: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> Path:

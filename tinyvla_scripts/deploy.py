@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
     from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Judge, Printer, ServerAccess, load_arm_runner, real_episodes
+    from robot_io.deployment import Deployment, Judge, Printer, ServerAccess, begin_at, load_arm_runner, real_episodes
     from robot_io.person_gate import PersonGateSettings, connect_person_gate
     from robot_io.recording.folder import record_run
     from robot_io.run_observers import open_observers
@@ -38,7 +38,8 @@ def main(cfg: DictConfig) -> None:
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
             episodes = twin_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
         else:
-            twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
+            twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, None, cfg.seed)
+        episodes = begin_at(cfg.start_pose, episodes, layer.limits)
         arm, names = make_arm(robot, twin), runner.value_names if cfg.server else trained_feature_names(cfg.checkpoint)
         takeover, gate = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
         judge = Judge(cfg.judge and twin is None and has_terminal(), ends_episodes=takeover != "keyboard")

@@ -33,12 +33,16 @@ def train_policy(cfg: DictConfig) -> None:
 
 
 def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos_env: "EnvConfig") -> None:
-    """Collect missing demonstrations, train a policy, evaluate it and write the report."""
+    """Collect missing demonstrations, train a policy, evaluate it and write the report.
+
+    A policy of a person's own recordings, whose scene no simulator has, is compared with held-out ones.
+    """
     from envs import evaluation, resolve_tasks
     from envs.demos import ensure_dataset
     from envs.launcher import LauncherConfig
-    from envs.report import describe, run_videos, write_report
-    from policies.training import find_dataset, train
+    from envs.report import describe, describe_offline, run_videos, write_offline_report, write_report
+    from policies.offline_evaluation import OfflineOptions, describe_held_out, evaluate_offline, offline_validator
+    from policies.training import find_dataset, hold_out_episodes, train
     from tinyvla.training import Tracker, alone_in_run, device_of, make_accelerator, on_first_process, open_run
 
     accelerator = make_accelerator(cfg.device, settings.trainer.bf16)
@@ -48,14 +52,24 @@ def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos
         on_first_process(accelerator, lambda: open_run(cfg))
         demos = (demos_env, resolve_tasks(env), cfg.episodes, cfg.seed, settings.data_dir, cfg.workers, launcher)
         dataset = on_first_process(accelerator, lambda: find_dataset(settings, lambda: ensure_dataset(*demos)))
+        recordings = hold_out_episodes(settings, dataset, env.cameras)
+        if recordings:
+            accelerator.print(describe_held_out(settings.held_out))
+        validate_episodes = settings.trainer.validate_episodes
         with Tracker(settings.run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
-            validate = evaluation.validator(env, options, settings.trainer.validate_episodes)
+            if recordings:
+                validate = offline_validator(recordings, settings.held_out, device) if validate_episodes else None
+            else:
+                validate = evaluation.validator(env, options, validate_episodes)
             policy = train(settings, dataset, accelerator, tracker, validate)
             if options.episodes == 0:
                 accelerator.print(policy)
             if options.episodes == 0 or not accelerator.is_main_process:
                 return
-            result = evaluation.evaluate(policy, env, options, settings.run_dir)
+            if recordings:
+                result = evaluate_offline(policy, recordings, OfflineOptions(device=device), settings.run_dir)
+            else:
+                result = evaluation.evaluate(policy, env, options, settings.run_dir)
             tracker.log_result(result, run_videos(settings.run_dir), policy)
-        print(describe(result))
-        print(write_report(settings.run_dir))
+        print(describe_offline(result) if recordings else describe(result))
+        print(write_offline_report(settings.run_dir) if recordings else write_report(settings.run_dir))

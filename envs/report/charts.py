@@ -15,26 +15,26 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from .figures import percent, task_rows
 
 # Placeholder colours that `to_svg` replaces by the page's CSS variables, for light and dark mode.
-_INK, _GREY, _ACCENT, _STRONG = "#202124", "#7f7f7e", "#3b82f5", "#1d4ed7"
-_VARIABLES = {_INK: "var(--ink)", _GREY: "var(--muted)", _ACCENT: "var(--accent)", _STRONG: "var(--strong)"}
-_TASK_COLOURS = ("#f28e2b", "#2fa36b", "#b07aa1", "#d1605e", "#8c7a4f", "#2a9db5")
+INK, GREY, ACCENT, STRONG = "#202124", "#7f7f7e", "#3b82f5", "#1d4ed7"
+_VARIABLES = {INK: "var(--ink)", GREY: "var(--muted)", ACCENT: "var(--accent)", STRONG: "var(--strong)"}
+TASK_COLOURS = ("#f28e2b", "#2fa36b", "#b07aa1", "#d1605e", "#8c7a4f", "#2a9db5")
 _LONGEST_NAME = 30
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar sign in a task's name is text
     "font.size": 9,
-    "text.color": _GREY,
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": _GREY,
+    "text.color": GREY,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "grid.color": _GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "grid.color": GREY,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
@@ -58,19 +58,19 @@ def success_bars(result: Mapping[str, Any]) -> Figure:
             places,
             rates,
             height=0.62,
-            color=_ACCENT,
+            color=ACCENT,
             xerr=whiskers,
-            error_kw={"ecolor": _INK, "elinewidth": 1.4, "capsize": 3},
+            error_kw={"ecolor": INK, "elinewidth": 1.4, "capsize": 3},
         )
         axes.set_yticks(places, [_shorten(name) for name in rows])
-        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.get_yticklabels()[0].set_fontweight("bold")
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(visible=False, axis="y")
         for place, figures in zip(places, rows.values(), strict=True):
             label = f"{percent(figures['success_rate'])} ({figures['successes']}/{figures['episodes']})"
-            axes.text(1.03, place, label, transform=axes.get_yaxis_transform(), va="center", color=_INK)
+            axes.text(1.03, place, label, transform=axes.get_yaxis_transform(), va="center", color=INK)
     return figure
 
 
@@ -83,6 +83,7 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
         charts = {
             "Training loss": _loss(records),
             "Validation success": _validation(records),
+            "Validation action error": _curve(records, "validation/action_error", "validation action error", "{x:g}"),
             "Validation score": _curve(records, "validation/score", "validation score", "{x:g}"),
             "Learning rate": _curve(records, "train/lr", "learning rate", "{x:g}"),
             "Speed": _curve(records, "train/samples_per_s", "samples/s", "{x:,g}"),
@@ -146,9 +147,9 @@ def _loss(records: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     if finite.any():
         window = max(1, int(finite.sum()) // 30)
-        axes.plot(steps, np.where(finite, values, np.nan), color=_ACCENT, alpha=0.4, linewidth=0.9, label="records")
+        axes.plot(steps, np.where(finite, values, np.nan), color=ACCENT, alpha=0.4, linewidth=0.9, label="records")
         smooth = _smooth(values[finite], window)
-        axes.plot(steps[finite], smooth, color=_STRONG, linewidth=1.8, label=f"mean of {window}")
+        axes.plot(steps[finite], smooth, color=STRONG, linewidth=1.8, label=f"mean of {window}")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -166,16 +167,16 @@ def _validation(records: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     figure, axes = _axes("validation success", "{x:.0%}")
     tasks = sorted({name for record in records for name in record if name.startswith(f"{key}/")})
-    named = len(tasks) <= len(_TASK_COLOURS)
+    named = len(tasks) <= len(TASK_COLOURS)
     for i, task in enumerate(tasks):
         axes.plot(
             *_series(records, task),
-            color=_TASK_COLOURS[i] if named else _GREY,
+            color=TASK_COLOURS[i] if named else GREY,
             linewidth=1.1,
             alpha=0.9 if named else 0.3,
             label=_shorten(task.removeprefix(f"{key}/")) if named else "one line per task" if i == 0 else None,
         )
-    axes.plot(steps, values, color=_STRONG, linewidth=2.2, marker="o", markersize=3.5, label="all tasks")
+    axes.plot(steps, values, color=STRONG, linewidth=2.2, marker="o", markersize=3.5, label="all tasks")
     axes.set_ylim(-0.03, 1.03)
     if tasks:
         figure.legend(loc="outside lower center", ncols=2)
@@ -187,7 +188,7 @@ def _curve(records: Sequence[Mapping[str, Any]], key: str, title: str, ticks: st
     if not np.isfinite(values).any():
         return None
     figure, axes = _axes(title, ticks)
-    axes.plot(steps, np.where(np.isfinite(values), values, np.nan), color=_STRONG, linewidth=1.4)
+    axes.plot(steps, np.where(np.isfinite(values), values, np.nan), color=STRONG, linewidth=1.4)
     axes.set_ylim(bottom=0)
     return figure
 

@@ -1,7 +1,7 @@
 """Training batches: samples of a dataset, gathered by index."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class TrainingData:
         config: the policy's; its *_delta_indices are the time steps of each feature of a sample.
         frames: of `cache_frames`; cached features may replace a camera's frames or be added.
         correction_weight, policy_frames: see `count_samples`.
+        held_out: numbers of the episodes that no sample is of.
 
     Attributes:
         summary: one line about corrections in the dataset, empty without.
@@ -38,11 +39,12 @@ class TrainingData:
         frames: Mapping[str, np.ndarray | Tensor],
         correction_weight: int = 1,
         policy_frames: bool = False,
+        held_out: Sequence[int] = (),
     ):
         unused = set(dataset.meta.camera_keys) - set(config.image_features)
         self.cameras = {key: torch.as_tensor(frames[key]) for key in frames if key not in unused}
         columns = [key for key in (*config.input_features, *config.output_features) if key not in self.cameras]
-        self.columns = {key: _numbers(dataset, key) for key in columns}
+        self.columns = {key: numbers_of(dataset, key) for key in columns}
         self.tasks = instructions_of(dataset)
         starts, ends = (
             torch.as_tensor(np.asarray(dataset.meta.episodes[key]))
@@ -63,7 +65,10 @@ class TrainingData:
             self.waypoints = waypoints_of(states, actions, action_names(dataset.meta.features), self.last)
         # Diffusion Policy drops chunks that would be mostly padding.
         drop = getattr(config, "drop_n_last_frames", 0)
-        self.eligible = torch.nonzero(torch.arange(len(self.last)) <= self.last - drop).flatten()
+        eligible = torch.arange(len(self.last)) <= self.last - drop
+        for episode in held_out:
+            eligible[starts[episode] : ends[episode]] = False
+        self.eligible = torch.nonzero(eligible).flatten()
         if samples is not None:
             self.eligible = self.eligible.repeat_interleave(samples.counts[self.eligible])
         if not len(self.eligible):
@@ -108,7 +113,7 @@ def _column(dataset: LeRobotDataset, key: str) -> np.ndarray:
     return np.stack(values) if values.dtype == object else values.copy()
 
 
-def _numbers(dataset: LeRobotDataset, key: str) -> Tensor:
+def numbers_of(dataset: LeRobotDataset, key: str) -> Tensor:
     """A column of the data as float32 (N, ...). Raises UserError unless it has numbers of the feature's shape."""
     try:
         column = torch.from_numpy(_column(dataset, key)).float()

@@ -33,6 +33,8 @@ class DatasetConfig:
         calibration: LeRobot's file of the arm that recorded in -100 to 100 (use_degrees=false); its positions become
             degrees.
         accept_changed: resume a run although its dataset has changed; the run keeps its own normalisation.
+        held_out: share of the episodes that the policy is not trained on, but judged by; None: a tenth of a recording
+            of a person's own, none of an environment's demonstrations. Runs without the setting hold none out.
     """
 
     repo_id: str | None = None
@@ -49,10 +51,12 @@ class DatasetConfig:
     policy_frames: bool = False
     calibration: str | None = None
     accept_changed: bool = False
+    held_out: float | None = 0.0
 
     def __post_init__(self) -> None:
         check_range(self, "shuffle_buffer", low=1)
         check_range(self, "correction_weight", low=1, high=1000)
+        check_range(self, "held_out", low=0, high=0.5)
         if isinstance(self.root, list):
             if not self.root:
                 raise RangeError("root", self.root, "give the folder of a dataset")

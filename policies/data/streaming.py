@@ -1,6 +1,6 @@
 """Batches from a stream: LeRobot's streaming dataset, for datasets larger than the disk or on the hub."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,12 @@ def stream_batches(
     batch_size: int,
     seed: int,
     image_step: ImageSizeStep | None = None,
+    held_out: Collection[int] = (),
 ) -> Callable[[], dict[str, Any]]:
     """Function that returns the next batch of an endless stream, in the form of `TrainingData.batch`.
 
     A stream has no random access: samples are drawn from a buffer of `dataset.shuffle_buffer` frames that is filled in
-    the order of the dataset's files. The same seed gives the same stream.
+    the order of the dataset's files. The same seed gives the same stream. No sample is of an episode in `held_out`.
 
     Raises UserError if there is no such dataset, or the policy looks back in time.
     """
@@ -113,7 +114,7 @@ def stream_batches(
         raise _broken(meta, error) from error
     keys = [*config.input_features, *config.output_features]
     keys += [f"{key}_is_pad" for key in config.output_features]
-    samples = _endless(stream)
+    samples = (item for item in _endless(stream) if int(item["episode_index"]) not in held_out)
 
     def next_batch() -> dict[str, Any]:
         try:

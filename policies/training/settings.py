@@ -1,7 +1,7 @@
 """Settings of a policy's training run: decoded once from the configuration, and checked."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from lerobot.configs import PreTrainedConfig
 
 from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError
+from tinyvla.files import finished_checkpoints
 from tinyvla.training import TrainerConfig
 from tinyvla.training.run_folder import CONFIG
 
@@ -17,6 +18,7 @@ from ..data.dataset_check import check_dataset, renamed
 from ..data.inspection import check_features
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
+from .initial_weights import check_initial_weights
 
 
 @dataclass
@@ -31,6 +33,9 @@ class RunSettings:
         data_dir: folder of the datasets.
         seed: of every random draw.
         command: the command line of the run, for its model card.
+        init_from: run folder or checkpoint whose weights, where they fit, a new run begins with.
+        held_out: numbers of the dataset's episodes that the policy is not trained on; its error on them selects the
+            best checkpoint.
     """
 
     policy: PreTrainedConfig
@@ -40,6 +45,8 @@ class RunSettings:
     data_dir: Path
     seed: int
     command: str | None = None
+    init_from: Path | None = None
+    held_out: list[int] = field(default_factory=list)
 
 
 def decode_run(values: Mapping[str, Any]) -> RunSettings:
@@ -57,7 +64,7 @@ def decode_run(values: Mapping[str, Any]) -> RunSettings:
 
     def section[T](cls: type[T], name: str) -> T:
         content = values.get(name) or {}
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        known = {option.name for option in fields(cls)}  # type: ignore[arg-type]
         return decode_section(cls, {k: v for k, v in content.items() if k in known} if resumed else content, name)
 
     return RunSettings(
@@ -68,6 +75,7 @@ def decode_run(values: Mapping[str, Any]) -> RunSettings:
         data_dir=Path(values["data_dir"]),
         seed=values["seed"],
         command=values.get("command"),
+        init_from=None if values.get("init_from") is None else Path(values["init_from"]),
     )
 
 
@@ -79,6 +87,8 @@ def check_settings(settings: RunSettings) -> None:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")
     if dataset.is_given:
         _check_dataset(dataset, trainer.streaming)
+    if settings.init_from and not finished_checkpoints(settings.run_dir):  # a resumed run has its own weights
+        check_initial_weights(settings.init_from, policy)
     if isinstance(policy, TinyVLAConfig) and policy.backbone.cache_features:
         _check_cached_features(policy, trainer)
 

@@ -1,7 +1,7 @@
 """A policy and its batches of demonstrations, as the training loop trains it."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from tinyvla.augment import augment_images
 from tinyvla.errors import UserError
-from tinyvla.files import model_in
+from tinyvla.files import finished_checkpoints, model_in
 from tinyvla.machine import count_cores
 from tinyvla.network_size import bounded_network, stored_size
 from tinyvla.training import sample_order
@@ -36,16 +36,21 @@ from ..data import (
     instructions_of,
     open_all,
     open_dataset,
+    open_metadata,
     stream_batches,
 )
 from ..data.dataset_check import check_dataset
+from ..data.origin import own_recording
 from ..data.run_dataset import download, keep_statistics
 from ..data.units import convert_to_degrees
 from ..factory import make_policy, make_processors
 from ..image_size import camera_sizes, make_step
 from ..instructions import fit_instructions
 from ..model_card import write_model_card
+from ..offline_evaluation.evaluation import MEASURE
+from ..offline_evaluation.held_out import SHARE, held_out_episodes, write_held_out
 from ..tinyvla.modeling_tinyvla import TinyVLAPolicy
+from .initial_weights import take_weights
 from .phases import averaged_parameters, keep_codebooks_precise, resume_phase, training_phase
 from .settings import RunSettings
 
@@ -63,7 +68,8 @@ def train(
     Args:
         settings: of the run.
         dataset_root: a LeRobotDataset; None: the dataset of `settings.dataset` is streamed.
-        validate: scores the policy in a folder; `success_rate` selects the best one.
+        validate: scores the policy in a folder; `success_rate` selects the best one, or `action_error` with episodes
+            that are held out.
     """
     trainable = PolicyTrainable(settings, dataset_root, accelerator)
     fit(trainable, settings.trainer, settings.run_dir, settings.seed, accelerator, tracker, validate, timer)
@@ -84,6 +90,36 @@ def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | N
     for finding in check_dataset(dataset, roots):
         print(f"warning: {finding}")
     return find_part(dataset, roots, settings.data_dir)
+
+
+def hold_out_episodes(settings: RunSettings, dataset_root: Path | None, env_cameras: Sequence[str]) -> Path | None:
+    """Folder of the recordings that a run's policy is compared with, in place of episodes in a simulator; else None.
+
+    These are a person's own, or any dataset of which `dataset.held_out` is a share. Sets `settings.held_out`.
+
+    Args:
+        dataset_root: of `find_dataset`. A stream is compared where it is read from this disk.
+        env_cameras: of the run's environment.
+
+    Raises UserError for a stream from the hub that would have to be judged.
+    """
+    dataset = settings.dataset
+    if not dataset.is_given:
+        return None
+    root = dataset_root or next(iter(dataset.roots), None)
+    meta = open_metadata(dataset.repo_id, None) if root is None else open_metadata(None, str(root))
+    if not dataset.held_out and not own_recording(meta, env_cameras):
+        return None
+    if root is None:
+        if settings.trainer.validate_every == 0:
+            return None
+        raise UserError(
+            f"{dataset.repo_id} is streamed and has cameras that env does not have, so the policy cannot be judged; "
+            "leave out trainer.streaming, or add trainer.validate_every=0 eval.episodes=0"
+        )
+    share = SHARE if dataset.held_out is None else dataset.held_out
+    settings.held_out = held_out_episodes(meta.total_episodes, share)
+    return root
 
 
 def make_optimizer(policy: PreTrainedPolicy, lr: float, weight_decay: float) -> Optimizer:
@@ -113,6 +149,8 @@ class PolicyTrainable(Trainable):
 
     def __init__(self, settings: RunSettings, dataset_root: Path | None, accelerator: Accelerator):
         self._settings, self._accelerator = settings, accelerator
+        if settings.held_out:
+            self.measure, self.lower_is_better = MEASURE, True
         self._part = (accelerator.process_index, accelerator.num_processes)
         self._dataset = None if dataset_root is None else open_dataset(dataset_root)
         dataset = settings.dataset
@@ -132,6 +170,9 @@ class PolicyTrainable(Trainable):
         warning = fit_instructions(self.module, self._pipelines[0], map(str, self._meta.tasks.index))
         if warning and accelerator.is_main_process:
             print(f"warning: {warning}")
+        if settings.init_from and not finished_checkpoints(settings.run_dir):
+            weights = take_weights(self.module, settings.init_from, self._meta)
+            accelerator.print(weights)
 
     def start(self, step: int) -> None:
         resume_phase(self.module, step)
@@ -161,6 +202,8 @@ class PolicyTrainable(Trainable):
             self.module, *self._pipelines, folder, weights=weights, features=self._meta.features, fps=self._meta.fps
         )
         write_model_card(folder, self.module, self._meta, self._settings)
+        if self._settings.dataset.is_given:
+            write_held_out(folder, self._meta, self._settings.held_out)
 
     def _from_stream(self, start: int) -> Callable[[int], Batch]:
         # A stream has no random access: a resumed run continues with other samples of it.
@@ -173,6 +216,7 @@ class PolicyTrainable(Trainable):
             settings.trainer.batch_size,
             seed=step_seed(settings.seed, start) * of + index,
             image_step=self._image_step,
+            held_out=settings.held_out,
         )
         return lambda step: self._augment(stream(), step)
 
@@ -194,7 +238,8 @@ class PolicyTrainable(Trainable):
                 instructions = instructions_of(dataset)
                 frames |= cache_frontends(tinyvla.frontends, dataset.root, inputs, instructions, accelerator.device)
             chosen = self._settings.dataset
-            data = TrainingData(dataset, config, frames, chosen.correction_weight, chosen.policy_frames)
+            corrections = (chosen.correction_weight, chosen.policy_frames)
+            data = TrainingData(dataset, config, frames, *corrections, held_out=self._settings.held_out)
             if data.summary and accelerator.is_main_process:
                 print(data.summary, flush=True)
         order, size = sample_order(len(data), self._settings.seed), self._settings.trainer.batch_size

@@ -7,6 +7,7 @@ from .deployment import Deployment
 from .episodes import Episode, Printer, real_episodes
 from .judge import Judge
 from .policy_server import ServerAccess
+from .start_poses import begin_at
 
 __all__ = [
     "Deployment",
@@ -14,6 +15,7 @@ __all__ = [
     "Judge",
     "Printer",
     "ServerAccess",
+    "begin_at",
     "check_fit",
     "load_arm_runner",
     "real_episodes",

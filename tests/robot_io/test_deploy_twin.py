@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from test_start_poses import write_recording
 from tiny import write_so101_policy
 
 from configs.composing import as_dict, load_config
@@ -12,7 +13,7 @@ from envs import decode_env
 from envs.feature_names import trained_feature_names
 from envs.so101.twin import TwinScene, twin_episodes
 from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-from robot_io.deployment import Deployment, Episode, Printer, load_arm_runner
+from robot_io.deployment import Deployment, Episode, Printer, begin_at, load_arm_runner
 from robot_io.safety import SafetyLayer, SafetyLimits
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.errors import UserError
@@ -59,6 +60,39 @@ def test_a_policy_plays_an_episode_over_the_wire(wired, tmp_path, patient):
     assert {joint["torque"] for joint in after["joints"].values()} == {0}
     angles = [[state["joints"][joint]["angle"] for joint in layer.joints] for state in (before, after)]
     assert np.abs(np.subtract(*angles)).max() < 12
+
+
+class FirstTick:
+    """Observer that keeps the pose of an episode's first tick."""
+
+    def __init__(self):
+        self.poses = []
+
+    def begin(self, episode):
+        self.is_first = True
+
+    def observe(self, tick):
+        if self.is_first:
+            self.poses.append(tick.position)
+        self.is_first = False
+
+    def end(self, result):
+        pass
+
+    def report(self):
+        return {}
+
+
+def test_an_episode_begins_where_a_recorded_one_does(wired, tmp_path, patient):
+    cfg, runner, layer, robot, twin = wired
+    poses = [[8.0, -48, 30, 85, 3, 45], [-8.0, -40, 25, 80, -3, 30]]
+    recording = write_recording(tmp_path / "recording", poses)
+    episodes = twin_episodes(decode_env(as_dict(cfg.env)), 2, 0, layer.limits.rate_hz, twin)
+    first = FirstTick()
+    run = Deployment(make_arm(robot, twin), runner, layer, [first], approach_speed=0.8)
+    report = run.run(begin_at(recording, episodes, layer.limits), tmp_path)
+    assert [episode["seed"] for episode in report["episodes"]] == [episode.seed for episode in episodes]
+    np.testing.assert_allclose(first.poses, poses, atol=5)
 
 
 def test_a_dry_run_leaves_the_arm_limp_where_it_is(wired, tmp_path, patient, capsys):

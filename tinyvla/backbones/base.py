@@ -5,6 +5,7 @@ To add one: write a module beside this one with its options (a `BackboneConfig`)
 adds one through the entry points `tinyvla.backbones`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -126,6 +127,13 @@ class Backbone(nn.Module):
     @property
     def vision_settings(self) -> tuple[Any, ...]:
         return ()
+
+    def move_cameras(self, weights: dict[str, Tensor], sources: Sequence[int | None]) -> dict[str, Tensor]:
+        """Weights of a backbone with other cameras, by name, in the order of this one's. Default: as they are.
+
+        sources: for each camera of this backbone the number of the other one's whose weights it takes; None: its own.
+        """
+        return weights
 
     def save_assets(self, directory: Path) -> None:
         """Write what rebuilds the architecture beside the weights (configuration, tokenizer). Default: nothing."""

@@ -5,6 +5,7 @@ in RT-1, arXiv 2212.06817, section 5.1). So the few keypoints are those of the o
 positions of all cameras with the sentence into one token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -130,6 +131,23 @@ class FilmBackbone(Backbone):
             nn.Linear(2 * config.hidden_size, config.hidden_size),
             nn.GELU(),
         )
+
+    def move_cameras(self, weights: dict[str, Tensor], sources: Sequence[int | None]) -> dict[str, Tensor]:
+        positions, words = 2 * self.config.keypoints, self.config.text_size
+        fused = weights["fuse.0.weight"]  # columns: every camera's positions, then the text
+        columns = list(self.fuse[0].weight.detach().split([positions] * len(sources) + [words], dim=1))
+        columns[-1] = fused[:, -words:]
+        moved = {name: tensor for name, tensor in weights.items() if not name.startswith("towers.")}
+        for camera, source in enumerate(sources):
+            if source is not None:
+                columns[camera] = fused[:, source * positions : (source + 1) * positions]
+                tower = f"towers.{source}."
+                moved |= {
+                    f"towers.{camera}.{name.removeprefix(tower)}": tensor
+                    for name, tensor in weights.items()
+                    if name.startswith(tower)
+                }
+        return moved | {"fuse.0.weight": torch.cat([column.cpu() for column in columns], dim=1)}
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.words

@@ -5,6 +5,7 @@ image tokens followed by instruction tokens. Two parts differ, for training from
 a vision tower whose tokens encode the positions of objects, and a tokenizer that needs no vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -197,6 +198,13 @@ class NanoBackbone(Backbone):
         flat = resize(images.flatten(0, 1), self.resized_to)
         tokens = self.projector(self.vision_tower(flat)).unflatten(0, (batch, cameras))
         return (tokens + self.camera_embedding[:cameras]).flatten(1, 2)
+
+    def move_cameras(self, weights: dict[str, Tensor], sources: Sequence[int | None]) -> dict[str, Tensor]:
+        embedding, before = self.camera_embedding.detach().cpu().clone(), weights["camera_embedding"]
+        for camera, source in enumerate(sources):
+            if source is not None:
+                embedding[camera] = before[source]
+        return weights | {"camera_embedding": embedding}
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.embed_in

@@ -50,8 +50,8 @@ def fit(
         run_dir: folder of the run, with the checkpoints to resume from.
         seed: of every random draw.
         tracker: records the metrics.
-        validate: scores the checkpoint in a folder, which has the averaged weights; the highest score named
-            `trainable.measure` is the best.
+        validate: scores the checkpoint in a folder, which has the averaged weights; the score named
+            `trainable.measure` selects the best one.
         timer: measures the phases of the steps.
 
     Raises UserError if the loss is not finite or diverges (the batch is saved), and Stopped, after a checkpoint, if the
@@ -107,8 +107,9 @@ def fit(
                 folder = checkpoint.add_model(partial(trainable.save, weights=weights))
                 if validation_due and validate:
                     scores = {name: float(score) for name, score in validate(folder).items()}  # not tensors
-                    is_best = scores[trainable.measure] >= best
-                    best = max(best, scores[trainable.measure])
+                    score = scores[trainable.measure] * (-1 if trainable.lower_is_better else 1)
+                    is_best = score >= best
+                    best = max(best, score)
                     tracker.log(step, {f"validation/{name}": value for name, value in scores.items()})
             tracker.sync()
             checkpoint.finish(state | {"best": best}, is_best)

@@ -20,10 +20,12 @@ class Trainable:
         module: called with a batch; returns a scalar loss and metrics to log, floats by name or None. Modules that are
             not trained or saved, such as a teacher, must not be submodules (put them in a list or a closure).
         measure: the validation metric that selects the best checkpoint, by its highest value.
+        lower_is_better: select it by the lowest value instead.
     """
 
     module: nn.Module
     measure = "score"
+    lower_is_better = False
 
     def start(self, step: int) -> None:
         """Prepare for batch number `step`; the module has the weights of that step."""
