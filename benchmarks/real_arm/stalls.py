@@ -6,8 +6,8 @@
 The arm's twin waves under the whole path of deploy.py, with a recording. In every trial the bytes from the servos are
 held back once for 20 to 500 ms, or 1 to 12 answers come twice, at a random moment. Every observation that the run
 reads, which is what policy, safety layer and recording get, is compared with the true angles of the simulation: a
-reading is wrong if a joint is more than 5 degrees from where it was within 0.2 s. `bus=lerobot` reads with LeRobot's
-bus instead.
+reading is wrong if a joint is more than 5 degrees outside the angles before and after it. `bus=lerobot` reads with
+LeRobot's bus instead.
 
 Finished blocks of trials are kept in results/stalls.json, and the same command resumes.
 """
@@ -19,23 +19,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lerobot.motors.feetech import FeetechMotorsBus
 
 from benchmarks.machine import Machine, keep, markdown, read_kept
-from benchmarks.real_arm.rig import RATE, START, Rig, Truth, Waving, start_rig, waving
+from benchmarks.real_arm.rig import RATE, START, Rig, Waving, start_rig, waving
 from benchmarks.settings import setting, start
 from policies.data import open_dataset
 from robot_io.deployment import Episode
+from robot_io.twin import TwinControl
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
 BLOCK = 10  # trials per run
 EVERY_S, SPREAD_S = 2.0, 1.0  # seconds per trial, of which the last part is the random moment's
 STALL_S, DOUBLED = (0.02, 0.5), (1, 12)
-WRONG, AROUND_S = 5.0, 0.2  # degrees; seconds
+WRONG = 5.0  # degrees
 TITLES = {
     "bus": "bus",
     "fault": "fault",
@@ -47,6 +48,21 @@ TITLES = {
     "unread": "ticks without a reading",
     "ended": "runs that ended early",
 }
+
+
+class Reading(NamedTuple):
+    """Position that a run has read, in LeRobot's units, and the true angles before and after, in degrees; (6,) each."""
+
+    position: np.ndarray
+    before: list[float]
+    after: list[float]
+
+    @property
+    def miss(self) -> float:
+        """Degrees by which the position lies outside the true angles."""
+        position = np.degrees(SO101.to_radians(self.position))
+        low, high = np.minimum(self.before, self.after), np.maximum(self.before, self.after)
+        return float(np.maximum(low - position, position - high).max())
 
 
 class Striker:
@@ -73,17 +89,6 @@ class Striker:
         return {}
 
 
-def errors(times: np.ndarray, positions: np.ndarray, truth: Truth) -> np.ndarray:
-    """Degrees by which the readings (n, 6) at times (n,) miss the true angles around these times, (n,)."""
-    sampled, angles = truth.angles()
-    misses = np.zeros(len(times))
-    for index, (moment, position) in enumerate(zip(times, np.degrees(SO101.to_radians(positions)), strict=True)):
-        near = angles[np.abs(sampled - moment) <= AROUND_S]
-        low, high = (near.min(axis=0), near.max(axis=0)) if len(near) else (position, position)
-        misses[index] = np.maximum(low - position, position - high).max()
-    return misses
-
-
 def block(rig: Rig, runner: Waving, fault: str, bus: str, number: int) -> dict[str, Any]:
     """Result of one run with BLOCK faults."""
     rng = np.random.default_rng([number, len(fault)])
@@ -91,39 +96,44 @@ def block(rig: Rig, runner: Waving, fault: str, bus: str, number: int) -> dict[s
     numbers = rng.uniform(*STALL_S, BLOCK) if fault == "stall" else rng.integers(DOUBLED[0], DOUBLED[1] + 1, BLOCK)
     commands = [f"{fault} {number:.3g}" for number in numbers]
     striker = Striker(rig, dict(zip([round(moment * RATE) for moment in moments], commands, strict=True)))
-    readings: list[tuple[float, list[float]]] = []
+    readings: list[Reading] = []
     seconds, line = (BLOCK + 0.5) * EVERY_S, ""
     folder = Path(tempfile.mkdtemp(dir=rig.folder))
-    with rig.recorder(folder / "recording", runner) as recorder, Truth(rig.twin.folder) as truth:
+    with rig.recorder(folder / "recording", runner) as recorder:
         rig.hold()
         run = rig.deployment(runner, striker, recorder)
-        _watch(run.robot, bus, readings)
+        _watch(run.robot, bus, rig.twin, readings)
         try:
             run.run([Episode("wave", seconds, START)], folder)
         except UserError as error:
             line = str(error)
-        times, positions = np.array([read[0] for read in readings]), np.array([read[1] for read in readings])
-        misses = errors(times, positions, truth)
+    misses = np.array([reading.miss for reading in readings])
+    right = np.array([reading.position for reading in readings])[misses <= WRONG]
     return {
         "trials": BLOCK - len(striker.left),
         "readings": len(misses),
         "wrong": int((misses > WRONG).sum()),
         "worst": round(float(misses.max()), 1),
-        "recorded": _wrong_frames(folder / "recording", positions[misses <= WRONG]),
+        "recorded": _wrong_frames(folder / "recording", right),
         "unread": round(seconds * RATE) - striker.ticks,
         "line": line,
     }
 
 
-def _watch(robot: Any, bus: str, readings: list[tuple[float, list[float]]]) -> None:
-    """Have every observation of a robot stored, with its time; all that a run knows of the arm comes from there."""
+def _watch(robot: Any, bus: str, twin: TwinControl, readings: list[Reading]) -> None:
+    """Have every observation of a robot stored with the true angles; all that a run knows of the arm comes from it."""
     if bus == "lerobot":
         robot.bus = FeetechMotorsBus(robot.bus.port, robot.bus.motors, robot.bus.calibration)
     read = robot.get_observation
 
+    def angles() -> list[float]:
+        return [joint["angle"] for joint in twin.state()["joints"].values()]
+
     def read_and_store() -> dict[str, Any]:
+        before = angles()
         observation = read()
-        readings.append((time.monotonic(), [float(observation[f"{joint}.pos"]) for joint in SO101.joints]))
+        position = np.array([float(observation[f"{joint}.pos"]) for joint in SO101.joints])
+        readings.append(Reading(position, before, angles()))
         return observation
 
     robot.get_observation = read_and_store

@@ -93,7 +93,7 @@ class Line:
     def read_one(self, port: serial.Serial, servo: int, address: int, size: int, any_sender: bool = False) -> Memory:
         """Read at least the registers [address, address + size) of one servo.
 
-        any_sender: accept the answer whatever id it names. Raises as `read`.
+        any_sender: accept the answer whatever id it names, unless late answers may be on the way. Raises as `read`.
         """
         start, length = self._range(address, size, ONE)
         request = Packet(servo, Instruction.READ, bytes([start, length]))
@@ -126,7 +126,7 @@ class Line:
         self, port: serial.Serial, request: Packet, ids: Sequence[int], length: int, any_sender: bool = False
     ) -> dict[int, Packet]:
         """Send a request and collect one answer of `length` bytes per servo."""
-        self._in_step = False
+        any_sender, self._in_step = any_sender and self._in_step, False  # out of step it may be another's late answer
         port.reset_input_buffer()
         port.write(pack(request))
         start = time.monotonic()

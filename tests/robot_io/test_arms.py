@@ -302,7 +302,7 @@ def test_a_second_program_is_refused_and_the_guard_is_not(arm, sound_twin):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout.readline() == "locked\n"
-            refused(arm, r"drives the arm at .*; end it first")
+            refused(arm, f"process {holder.pid} .*drives the arm at .*; end it first")
             (port,) = find_arms([sound_twin.port])
             assert "does another program use it?" in str(port)
             assert let_go(sound_twin.port, range(1, 7)) == []

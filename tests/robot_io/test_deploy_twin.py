@@ -1,6 +1,7 @@
 """A policy over the wire: the twin in its task's scene, from the command to the recording."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -161,7 +162,8 @@ def test_a_cable_that_is_pulled_is_one_line_and_a_report(wired, tmp_path, patien
         UserError, match=r"put the USB cable back.*shoulder_pan, .* gripper did not.*cut the arm's power"
     ):
         run.run([Episode("reach", 30, pose)], tmp_path)
-    assert [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+    lines = [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert [line for line in lines if not re.match("the arm starts outside|safety: emergency_stop", line)] == []
     report = json.loads((tmp_path / "deploy.json").read_text())
     assert (report["ended"], puller.result["ended"]) == ("UserError", "error")
     assert report["problems"]  # the servos could not be asked to let go

@@ -7,6 +7,7 @@ import pytest
 from fake_arm import FOLDED, JOINTS
 from lerobot.teleoperators.utils import TeleopEvents
 
+from robot_io.feetech.bus import FeetechBus
 from robot_io.safety import EmergencyStop
 from robot_io.takeover import GamepadOperator, KeyboardOperator, LeaderOperator, connect_operator, decode_takeover
 from robot_io.takeover.gamepad import HandKinematics
@@ -15,6 +16,15 @@ from tinyvla.errors import UserError
 
 NAMES = [f"{joint}.pos" for joint in JOINTS]
 SEEN = dict(zip(NAMES, FOLDED, strict=True))
+
+
+def test_the_line_of_a_leader_is_protected_as_the_arms(monkeypatch):
+    leaders = []
+    monkeypatch.setattr("robot_io.takeover.operators._connect_leader", leaders.append)
+    monkeypatch.setattr("lerobot.teleoperators.so_leader.SO101Leader.disconnect", lambda _: None)
+    section = {"type": "so101_leader", "port": "/dev/nowhere", "id": "x"}
+    with connect_operator(decode_takeover(section), JOINTS, EmergencyStop()):
+        assert isinstance(leaders[0].bus, FeetechBus)
 
 
 def test_a_leader_is_followed_while_it_has_taken_over():
