@@ -228,7 +228,7 @@ def test_simulate_arm_from_the_command_line(tmp_path):
         (["robot=so101", "robot.twin.ids=[1,2,3,4,5,300]"], "robot.twin.ids has 300"),
         (["robot=so101", "robot.twin.phase=[12]"], "robot.twin.phase has 1 numbers; an SO-101 has 6 servos"),
         (["robot=so101", "robot.twin.phase=[12,12,12,12,12,255]"], "robot.twin.phase has 255"),
-        (["robot=so101", "robot.twin.servo=C017"], "robot.twin.servo='C017' is not one of"),
+        (["robot=so101", "robot.twin.servo=C017"], "robot.twin.servo=C017 is not one of C001, C018"),
         (["robot=so101", "robot.twin.supply=40"], "robot.twin.supply=40 does not fit"),
         (["robot=so102"], "robot has no choice 'so102'; did you mean so101"),
     ],
