@@ -156,7 +156,8 @@ def test_an_overload_refuses_lerobot_until_the_power_was_off(latched, switch_off
         arm = lerobot_arm(control)
         arm.connect(calibrate=False)
         arm.bus.write("Protection_Time", "elbow_flex", 30, normalize=False)
-        control.send("overload elbow_flex 3.2")
+        control.send("stuck elbow_flex")
+        arm.send_action(arm.get_observation() | {"elbow_flex.pos": 40.0})
         wait_until(control, lambda state: state["joints"]["elbow_flex"]["error"] == 32)
         control.send("clear")
         if not latched:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from envs.so101.twin import TwinScene
 from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, Parser, pack
 from robot_io.twin import TwinControl, TwinSettings, start_twin
 from robot_io.twin.bare_arm import BareArm
+from robot_io.twin.servo import SERVO_MODELS, Firmware
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 
@@ -202,6 +204,24 @@ def test_a_scene_by_its_dotted_name_old_and_new():
     assert TwinSettings.from_config(robot).scene().simulation.task == "push"
 
 
+def test_the_version_of_the_servos_and_their_uncertain_behaviour_are_settings():
+    def section(*changes):
+        return TwinSettings.from_config(as_dict(load_config("simulate_arm", ["robot=so101", *changes]).robot))
+
+    default = section()
+    assert default.servo == SERVO_MODELS["C001"]
+    assert (default.drivetrain.stall, default.firmware) == (2.94, Firmware(True, True, False))
+    changes = ["servo=C018", "supply=11.1", "drivetrain.stall=0", "phase=[12,141,12,12,12,12]"]
+    changes += ["overload_latched=false", "goal_follows=false", "goal_enables_torque=true"]
+    changed = section(*(f"robot.twin.{change}" for change in changes))
+    assert changed.servo == replace(SERVO_MODELS["C018"], supply=11.1)
+    assert (changed.drivetrain.stall, changed.firmware) == (2.94, Firmware(False, False, True))
+    assert section("robot.twin.drivetrain.stall=0").drivetrain.stall == 1.91
+    servos = changed.make_servos()
+    assert [servo.get("Phase") for servo in servos] == [12, 141, 12, 12, 12, 12]
+    assert {servo.get("Max_Voltage_Limit") for servo in servos} == {140}
+
+
 def test_simulate_arm_from_the_command_line(tmp_path):
     folder = tmp_path / "twin"
     command = [sys.executable, ROOT / "simulate_arm.py", "robot=so101", f"robot.twin.folder={folder}"]
@@ -237,6 +257,10 @@ def test_simulate_arm_from_the_command_line(tmp_path):
         (["robot=koch"], "there is no twin of koch_follower; use robot=so101"),
         (["robot=so101", "robot.twin.ids=[1,2]"], "robot.twin.ids has 2 numbers; an SO-101 has 6 servos"),
         (["robot=so101", "robot.twin.ids=[1,2,3,4,5,300]"], "robot.twin.ids has 300"),
+        (["robot=so101", "robot.twin.phase=[12]"], "robot.twin.phase has 1 numbers; an SO-101 has 6 servos"),
+        (["robot=so101", "robot.twin.phase=[12,12,12,12,12,255]"], "robot.twin.phase has 255"),
+        (["robot=so101", "robot.twin.servo=C017"], "robot.twin.servo=C017 is not one of C001, C018"),
+        (["robot=so101", "robot.twin.supply=40"], "robot.twin.supply=40 does not fit"),
         (["robot=so102"], "robot has no choice 'so102'; did you mean so101"),
     ],
 )
