@@ -165,6 +165,10 @@ def _check_same(plan: RecordingPlan, dataset: "LeRobotDataset") -> None:
         if tuple(present[key]["shape"]) != tuple(feature["shape"]):
             shapes = ["x".join(map(str, shape)) for shape in (present[key]["shape"], feature["shape"])]
             raise UserError(f"its {key} is {shapes[0]}, not {shapes[1]}")
+        if present[key]["dtype"] != feature["dtype"]:
+            raise UserError(f"its {key} is {present[key]['dtype']}, not {feature['dtype']}")
+        if feature["dtype"] != "video" and list(present[key]["names"] or []) != list(feature["names"] or []):
+            raise UserError(f"its {key} has other names than {', '.join(feature['names'])}")
     columns = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
     if more := sorted(set(present) - set(planned) - columns):
         raise UserError(f"it also has {', '.join(more)}")
