@@ -94,7 +94,8 @@ class EpisodeWriter:
 
     def add(self, frame: dict[str, Any]) -> None:
         """Add a frame to the present episode."""
-        dataset = self._dataset = self._dataset or _open(self._plan, new=False)
+        if (dataset := self._dataset) is None:
+            dataset = self._dataset = _open(self._plan, new=False)
         if not dataset.has_pending_frames():
             self._rollback.begin()
         blank = {key: np.array([False]) for key in (SUCCESS, JUDGED) if self._plan.of_policy}
