@@ -61,7 +61,8 @@ def count_samples(
     ends = last.clone()
     if not policy_frames:  # a chunk that went on into the policy's actions would teach them
         breaks = torch.where(is_policy, frames, len(last))
-        ends = torch.minimum(last, torch.flip(torch.cummin(torch.flip(breaks, [0]), 0).values, [0]) - 1)
+        next_break = torch.flip(torch.cummin(torch.flip(breaks, [0]), 0).values, [0])
+        ends = torch.minimum(last, next_break - 1).maximum(frames)
     summary = (
         f"{int((~is_run).sum())} frames of demonstrations; {int(is_correction.sum())} of corrections, each counted "
         f"{weight} times; {int(is_policy.sum())} of a policy, {'counted once' if policy_frames else 'left out'}"

@@ -84,44 +84,39 @@ class EpisodeWriter:
 
     def __init__(self, plan: RecordingPlan) -> None:
         self._plan, self._rollback = plan, Rollback(plan.root)
-        self._dataset: LeRobotDataset | None = None
         if plan.resume:
             self._rollback.take_back()
-            self._open(new=False)
-            _check_same(plan, self._dataset)
-        else:
-            self._open(new=True)
-        self._count()
+        dataset = _open(plan, new=not plan.resume)
+        if plan.resume:
+            _check_same(plan, dataset)
+        self._dataset: LeRobotDataset | None = dataset
+        self.episodes, self.frames = dataset.meta.total_episodes, dataset.meta.total_frames
 
     def add(self, frame: dict[str, Any]) -> None:
         """Add a frame to the present episode."""
-        if self._dataset is None:
-            self._open(new=False)
-        if not self.has_frames:
+        if (dataset := self._dataset) is None:
+            dataset = self._dataset = _open(self._plan, new=False)
+        if not dataset.has_pending_frames():
             self._rollback.begin()
         blank = {key: np.array([False]) for key in (SUCCESS, JUDGED) if self._plan.of_policy}
-        self._dataset.add_frame(frame | blank)
-
-    @property
-    def has_frames(self) -> bool:
-        """True if an episode has begun."""
-        return self._dataset is not None and self._dataset.has_pending_frames()
+        dataset.add_frame(frame | blank)
 
     def end(self, end: EpisodeEnd) -> None:
         """Write the present episode, if it has frames, or throw it away."""
-        if not self.has_frames:
+        dataset = self._dataset
+        if dataset is None or not dataset.has_pending_frames():
             return
         if not end.keep:
-            self._dataset.clear_episode_buffer()
+            dataset.clear_episode_buffer()
             self._rollback.finish()
             return
         if self._plan.of_policy and end.success is not None:
-            columns = self._dataset.writer.episode_buffer
+            columns = dataset.writer.episode_buffer
             columns[JUDGED] = [~flag for flag in columns[JUDGED]]
             columns[SUCCESS][-1] = columns[SUCCESS][-1] | end.success
-        self._dataset.save_episode()
-        self._dataset.finalize()
-        self._count()
+        dataset.save_episode()
+        dataset.finalize()
+        self.episodes, self.frames = dataset.meta.total_episodes, dataset.meta.total_frames
         self._rollback.finish()
         self._dataset = None  # opened again for the next episode, which then gets files of its own
 
@@ -140,29 +135,24 @@ class EpisodeWriter:
         if not self.episodes:  # such a dataset cannot be opened
             shutil.rmtree(self._plan.root, ignore_errors=broken)
 
-    def _open(self, new: bool) -> None:
-        from lerobot.configs.video import RGBEncoderConfig
-        from lerobot.datasets import LeRobotDataset
 
-        plan = self._plan
-        options: dict[str, Any] = {
-            "root": plan.root,
-            "video_backend": "pyav",
-            "rgb_encoder": RGBEncoderConfig(**_VIDEO),
-            "streaming_encoding": True,
-            "encoder_queue_maxsize": _WAITING,
-            "encoder_threads": 1,
-        }
-        name = f"local/{plan.root.name}"
-        if new:
-            self._dataset = LeRobotDataset.create(
-                name, plan.fps, plan.features(), robot_type=plan.robot_type, use_videos=True, **options
-            )
-        else:
-            self._dataset = LeRobotDataset.resume(name, **options)
+def _open(plan: RecordingPlan, new: bool) -> "LeRobotDataset":
+    from lerobot.configs.video import RGBEncoderConfig
+    from lerobot.datasets import LeRobotDataset
 
-    def _count(self) -> None:
-        self.episodes, self.frames = self._dataset.meta.total_episodes, self._dataset.meta.total_frames
+    options: dict[str, Any] = {
+        "root": plan.root,
+        "video_backend": "pyav",
+        "rgb_encoder": RGBEncoderConfig(**_VIDEO),
+        "streaming_encoding": True,
+        "encoder_queue_maxsize": _WAITING,
+        "encoder_threads": 1,
+    }
+    name = f"local/{plan.root.name}"
+    if not new:
+        return LeRobotDataset.resume(name, **options)
+    features = plan.features()
+    return LeRobotDataset.create(name, plan.fps, features, robot_type=plan.robot_type, use_videos=True, **options)
 
 
 def _check_same(plan: RecordingPlan, dataset: "LeRobotDataset") -> None:
@@ -176,6 +166,10 @@ def _check_same(plan: RecordingPlan, dataset: "LeRobotDataset") -> None:
         if tuple(present[key]["shape"]) != tuple(feature["shape"]):
             shapes = ["x".join(map(str, shape)) for shape in (present[key]["shape"], feature["shape"])]
             raise UserError(f"its {key} is {shapes[0]}, not {shapes[1]}")
+        if present[key]["dtype"] != feature["dtype"]:
+            raise UserError(f"its {key} is {present[key]['dtype']}, not {feature['dtype']}")
+        if feature["dtype"] != "video" and list(present[key]["names"] or []) != list(feature["names"] or []):
+            raise UserError(f"its {key} has other names than {', '.join(feature['names'])}")
     columns = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
     if more := sorted(set(present) - set(planned) - columns):
         raise UserError(f"it also has {', '.join(more)}")
@@ -193,7 +187,8 @@ def write(stream: BinaryIO, ready: Callable[[], None] = lambda: None) -> dict[st
     plan: RecordingPlan = pickle.load(stream)
     plan.root.parent.mkdir(parents=True, exist_ok=True)  # a faulty place is reported before the slow imports
     _silence_libraries()
-    writer, keep, error = EpisodeWriter(plan), plan.of_policy, {}
+    writer, keep = EpisodeWriter(plan), plan.of_policy
+    error: dict[str, str] = {}
     ready()
     try:
         for message in _messages(stream):

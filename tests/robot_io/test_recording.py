@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_arm import JOINTS
+from fake_arm import JOINTS, FakeArm, FakeRunner
 
+from configs.composing import as_dict, load_config
+from robot_io.deployment import Deployment, real_episodes
 from robot_io.recording import Recorder
 from robot_io.recording.rollback import recover
 from robot_io.recording.writer import EPISODE_COMPLETE, EpisodeEnd, RecordingPlan, write
+from robot_io.safety import SafetyLayer, SafetyLimits
 from tinyvla.errors import UserError
 
 SIZE = 32
@@ -233,3 +236,41 @@ def test_a_writer_that_is_killed_is_reported_at_once(tmp_path):
     ]
     assert recorder.close()["episodes"] == 1
     assert len(opened(tmp_path / "r")) == 3
+
+
+class Filler:
+    """Fills the disk in the second episode of a run."""
+
+    def __init__(self, disk):
+        self.disk, self.episodes = disk, 0
+
+    def begin(self, episode):
+        self.episodes += 1
+
+    def observe(self, tick):
+        if self.episodes == 2 and not (self.disk / "filler").exists():
+            with contextlib.suppress(OSError), (self.disk / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 16))
+
+    def end(self, result):
+        pass
+
+    def report(self):
+        return {}
+
+
+def test_a_run_goes_on_when_the_disk_is_full_and_its_end_is_an_error(tmp_path, capsys):
+    safety = as_dict(load_config("deploy", ["checkpoint=none"]).safety) | {"model": None}
+    layer = SafetyLayer(SafetyLimits.decode(safety))
+    with small_disk(tmp_path / "disk", 2) as disk:
+        arm, runner = FakeArm(size=SIZE), FakeRunner(size=SIZE)
+        recorder = Recorder(disk / "recording", JOINTS, {"front": (SIZE, SIZE)}, 30, arm.name)
+        run = Deployment(arm, runner, layer, [Filler(disk), recorder], approach_speed=1.0)
+        report = run.run(real_episodes("go", 3, 0.4, None, 0), tmp_path)
+        assert (report["ended"], len(report["episodes"])) == ("time", 3)
+        assert (report["recording"]["episodes"], report["recording"]["error"]) == (1, "the disk is full")
+        assert len(opened(disk / "recording")) == 12
+        assert "the recording has stopped: the disk is full; the 1 episodes before are whole" in capsys.readouterr().err
+        with pytest.raises(UserError, match="the recording has stopped: the disk is full"):
+            recorder.check()
