@@ -80,7 +80,7 @@ class Assistant:
         self._person.say(f"{self._device} is set up.")
 
     def _ensure_ids(self) -> None:
-        """Have every servo answer under its id. Raises UserError if some do not, for a reason that is no missing id."""
+        """Have every servo answer under its id. Raises UserError if only some do not."""
         with arm_errors(self._device, connecting=True):
             while not self._ids_answer():
                 self.name_motors()

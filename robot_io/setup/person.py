@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from tinyvla.errors import UserError
 
-
 _NO_TERMINAL = "this step asks a person to move the arm; run it in a terminal"
 
 

@@ -189,10 +189,10 @@ def test_an_interrupted_sweep_goes_on(held_twin, tmp_path):
     threading.Timer(0.3, lambda: held_twin_send(held_twin, "hand shoulder_pan=30")).start()
     with pytest.raises(KeyboardInterrupt):
         Assistant(device, person, patience=30).calibrate()
-    kept = Progress.of(device)
-    assert set(kept.ranges) == set(SO101.joints) - {"wrist_roll"}
-    kept.ranges["elbow_flex"] = [1000, 3200]  # this joint was moved to both of its stops
-    kept.save()
+    progress = Progress.of(device)
+    assert set(progress.ranges) == set(SO101.joints) - {"wrist_roll"}
+    progress.ranges["elbow_flex"] = [1000, 3200]  # this joint was moved to both of its stops
+    progress.save()
 
     hand = Hand(held_twin)
     Assistant(arm(held_twin, tmp_path), hand.person, patience=30).calibrate()
