@@ -124,8 +124,8 @@ class Assistant:
             if repeat(lambda: bus.is_calibrated, bus):
                 return True
         self._person.say(
-            f"The servos hold another calibration than {self._device.calibration_fpath}. If that is another arm's, press "
-            "Ctrl-C and give this one its own robot.id."
+            f"The servos hold another calibration than {self._device.calibration_fpath}. If that is another arm's, "
+            "press Ctrl-C and give this one its own robot.id."
         )
         return False
 
