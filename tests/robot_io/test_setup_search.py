@@ -127,6 +127,7 @@ def test_find_and_check_from_the_command_line(tmp_path):
         )
 
     try:
+        assert twin.stdout
         twin.stdout.readline()
         settings = twin.stdout.readline().removeprefix("settings: ").split()
         search = setup("step=find")
