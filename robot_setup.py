@@ -1,4 +1,4 @@
-"""Set an arm up: python robot_setup.py robot=so101 step=find, then step=motors, step=calibrate, step=check."""
+"""Set an arm or a leader up: python robot_setup.py step=find, then robot=so101 robot.port=... robot.id=... step=all."""
 
 from tinyvla_scripts.robot_setup import main
 

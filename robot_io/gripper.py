@@ -15,7 +15,7 @@ def gripper_degrees(arm: Any) -> float | None:
     arm: a robot or leader of LeRobot.
     """
     entry = (getattr(arm, "calibration", None) or {}).get(GRIPPER)
-    bus = getattr(arm, "bus", None)
+    bus: Any = getattr(arm, "bus", None)
     if entry is None or GRIPPER not in getattr(bus, "motors", {}):
         return None
     return (entry.range_max - entry.range_min) * 360 / bus.model_resolution_table[bus.motors[GRIPPER].model]

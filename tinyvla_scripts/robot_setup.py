@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
 
     if cfg.step not in STEPS:
         raise UserError(f"step is {cfg.step}; use one of {', '.join(STEPS)}")
-    robot, person = as_dict(cfg.robot), Person()
+    robot, person = as_dict(cfg.robot) | {"gripper_degrees": None}, Person()  # which does not bind a new calibration
     settings = [word for word in shlex.split(cfg.command) if not word.startswith("step=")]
 
     def command(step: str) -> str:
@@ -38,9 +38,9 @@ def main(cfg: DictConfig) -> None:
     assistant = Assistant(make_leader(robot) if leader else make_arm(robot), person, command=command)
     try:
         assistant.run(cfg.step)
-        if cfg.step == "all":
-            if not leader:
-                propose_cameras(Path(cfg.pictures), person)
+        if cfg.step == "all" and not leader:
+            propose_cameras(Path(cfg.pictures), person)
+        if cfg.step in ("all", "check"):
             propose_use(robot, leader, person)
     except UserError as error:
         raise UserError(f"{error}; then: {command(cfg.step)}") from error

@@ -54,8 +54,10 @@ class Assistant:
         match step:
             case "motors":
                 self.name_motors()
+                self._person.say(f"Connect all servos. Next: {self._command('calibrate')}")
             case "calibrate":
                 self.calibrate()
+                self._person.say(f"Next: {self._command('check')}")
             case "check":
                 self.check_ranges()
                 self.check_joints()
@@ -80,7 +82,7 @@ class Assistant:
         self._person.say(f"{self._device} is set up.")
 
     def _ensure_ids(self) -> None:
-        """Have every servo answer under its id. Raises UserError if some do not, for a reason that is no missing id."""
+        """Have every servo answer under its id. Raises UserError if only some do not."""
         with arm_errors(self._device, connecting=True):
             while not self._ids_answer():
                 self.name_motors()
@@ -119,7 +121,13 @@ class Assistant:
             self._person.say(f"The calibration {self._device.calibration_fpath} cannot be right: {'; '.join(problems)}")
             return False
         with arm_errors(self._device, connecting=True), open_bus(self._device) as bus:
-            return repeat(lambda: bus.is_calibrated, bus)
+            if repeat(lambda: bus.is_calibrated, bus):
+                return True
+        self._person.say(
+            f"The servos hold another calibration than {self._device.calibration_fpath}. If that is another arm's, "
+            "press Ctrl-C and give this one its own robot.id."
+        )
+        return False
 
     # --- motors ---
 
@@ -138,7 +146,6 @@ class Assistant:
                 self._name_motor(bus, joint)
                 progress.named.append(joint)
                 progress.save()
-        self._say_next("calibrate")
 
     def _name_motor(self, bus: Any, joint: str) -> None:
         while True:
@@ -167,7 +174,6 @@ class Assistant:
             else:
                 hand_calibration.calibrate(device, bus, self._kind, self._progress, self._person, self._patience)
         self.check_ranges()
-        self._say_next("check")
 
     def check_ranges(self) -> None:
         """Raise UserError if the stored calibration cannot be this kind of arm's."""
@@ -228,9 +234,6 @@ class Assistant:
     @property
     def _motors(self) -> dict[str, Any]:
         return self._device.bus.motors
-
-    def _say_next(self, step: str) -> None:
-        self._person.say(f"Next: {self._command(step)}")
 
     def _say_opening(self) -> None:
         """Say how far the gripper of an SO follower opens, if that is not what it does in simulation."""

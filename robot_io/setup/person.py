@@ -1,6 +1,7 @@
 """Person at the terminal who sets an arm up."""
 
 import select
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,16 @@ from tinyvla.errors import UserError
 _NO_TERMINAL = "this step asks a person to move the arm; run it in a terminal"
 
 
+_CLEAR_LINE = "\r\033[K"
+
+
+def _say(text: str) -> None:
+    print(f"{_CLEAR_LINE if sys.stdout.isatty() else ''}{text}", flush=True)
+
+
 def _show(text: str) -> None:
     if sys.stdout.isatty():
-        print(f"\r{text}\033[K", end="", flush=True)
+        print(f"{_CLEAR_LINE}{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
 
 
 def _ask(prompt: str) -> str:
@@ -41,7 +49,7 @@ class Person:
         enter_pressed: returns True if Enter was pressed since the last call.
     """
 
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = _say
     show: Callable[[str], None] = _show
     ask: Callable[[str], str] = _ask
     enter_pressed: Callable[[], bool] = _enter_pressed

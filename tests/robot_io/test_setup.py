@@ -156,7 +156,7 @@ def test_calibration_on_a_line_that_loses_packets(held_twin, tmp_path):
     """A lost packet ends nothing; the file is to the byte what LeRobot writes."""
     device, hand = arm(held_twin, tmp_path), Hand(held_twin)
     held_twin.send("drop 0.001")  # about one exchange of a sweep in ten
-    Assistant(device, hand.person, patience=30).calibrate()
+    Assistant(device, hand.person, patience=30).run("calibrate")
     held_twin.send("clear")
     again = arm(held_twin, tmp_path)
     assert again.calibration == device.calibration
@@ -189,10 +189,10 @@ def test_an_interrupted_sweep_goes_on(held_twin, tmp_path):
     threading.Timer(0.3, lambda: held_twin_send(held_twin, "hand shoulder_pan=30")).start()
     with pytest.raises(KeyboardInterrupt):
         Assistant(device, person, patience=30).calibrate()
-    kept = Progress.of(device)
-    assert set(kept.ranges) == set(SO101.joints) - {"wrist_roll"}
-    kept.ranges["elbow_flex"] = [1000, 3200]  # this joint was moved to both of its stops
-    kept.save()
+    progress = Progress.of(device)
+    assert set(progress.ranges) == set(SO101.joints) - {"wrist_roll"}
+    progress.ranges["elbow_flex"] = [1000, 3200]  # this joint was moved to both of its stops
+    progress.save()
 
     hand = Hand(held_twin)
     Assistant(arm(held_twin, tmp_path), hand.person, patience=30).calibrate()
@@ -259,6 +259,19 @@ def test_from_the_box_with_an_interruption_in_every_step(tmp_path):
         assert hand.said("It is calibrated")
         assert hand.said("is set up")
         assert not hand.said("alone, and press")
+
+
+def test_a_calibration_of_other_servos_is_said(held_twin, tmp_path):
+    """The file of another arm is plausible; the person is warned before the servos change, and may stop."""
+    device = calibrated(held_twin, tmp_path)
+    content = json.loads(device.calibration_fpath.read_text())
+    content["elbow_flex"]["homing_offset"] += 100
+    device.calibration_fpath.write_text(json.dumps(content))
+    hand = Hand(held_twin, stop_at="press Ctrl-C and give this one its own robot.id")
+    with pytest.raises(KeyboardInterrupt):
+        Assistant(arm(held_twin, tmp_path), hand.person).run("all")
+    with line.open_bus(device) as bus:
+        assert bus.read("Homing_Offset", "elbow_flex", normalize=False) == content["elbow_flex"]["homing_offset"] - 100
 
 
 def test_a_missing_servo_is_one_line(held_twin, tmp_path):

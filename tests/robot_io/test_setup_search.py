@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -122,15 +121,18 @@ def test_find_and_check_from_the_command_line(tmp_path):
     )
 
     def setup(*words):
-        command = [sys.executable, ROOT / "robot_setup.py", *words, f"pictures={tmp_path}"]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+        command = [sys.executable, ROOT / "robot_setup.py", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
+        )
 
     try:
+        assert twin.stdout
         twin.stdout.readline()
         settings = twin.stdout.readline().removeprefix("settings: ").split()
-        found = setup("step=find")
-        assert found.returncode == 0, found.stderr
-        assert f"Next: python robot_setup.py {' '.join(settings)} step=all" in found.stdout
+        search = setup("step=find")
+        assert search.returncode == 0, search.stderr
+        assert f"Next: python robot_setup.py {' '.join(settings)} step=all" in search.stdout
         checked = setup(*settings, "step=all")
         assert checked.returncode == 2
         assert "It is calibrated" in checked.stdout
@@ -140,4 +142,3 @@ def test_find_and_check_from_the_command_line(tmp_path):
         twin.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             twin.wait(20)
-        time.sleep(0)
