@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.app import app
-from configs.composing import as_dict, decode
+from configs.composing import as_dict, decode, named_settings
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in, write_whole
 
@@ -17,26 +17,25 @@ def main(cfg: DictConfig) -> None:
     from envs.feature_names import trained_feature_names
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
-    from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Printer, ServerAccess, load_arm_runner, real_episodes
+    from robot_io.arms import camera_sizes, make_arm, needs_twin, with_twin_cameras
+    from robot_io.deployment import Deployment, Printer, ServerAccess, limits_at_rate, load_arm_runner, real_episodes
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
-    from robot_io.safety import SafetyLayer, SafetyLimits
+    from robot_io.safety import SafetyLayer
     from robot_io.takeover import connect_operator, decode_takeover
     from robot_io.twin import TwinSettings, start_twin
 
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
-    layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
     runner = load_arm_runner(cfg.checkpoint, cfg.device, decode(RunnerConfig, cfg.runner), ServerAccess.read(cfg))
+    layer = SafetyLayer(limits_at_rate(as_dict(cfg.safety), runner.fps, "safety.rate_hz" in named_settings(cfg)))
     with alone_in(run_dir, wait=False), contextlib.ExitStack() as stack:
         if needs_twin(robot):
-            robot = with_twin_cameras(robot, runner.cameras)
+            robot = with_twin_cameras(robot, runner.recorded_cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
-            env, rate_hz = decode_env(as_dict(cfg.env)), layer.limits.rate_hz
-            episodes = twin_episodes(env, cfg.episodes, cfg.seed, rate_hz, twin)
+            episodes = twin_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, cfg.start_pose, cfg.seed)
         arm, names = make_arm(robot, twin), runner.value_names if cfg.server else trained_feature_names(cfg.checkpoint)
@@ -49,7 +48,8 @@ def main(cfg: DictConfig) -> None:
         if cfg.display:
             run.observers.append(stack.enter_context(LiveView(layer.joints)))
         if cfg.record:
-            recording = Recorder(run_dir / "recording", layer.joints, runner.cameras, layer.limits.rate_hz, arm.name)
+            sizes = camera_sizes(arm, runner.cameras)
+            recording = Recorder(run_dir / "recording", layer.joints, sizes, layer.limits.rate_hz, arm.name)
             run.observers.append(stack.enter_context(recording))
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg))
         run.run(episodes, run_dir)
