@@ -63,7 +63,7 @@ class ExportedPolicy:
         inputs, tokenizer = self.description["inputs"], self.description["tokenizer"]
         size = tuple(inputs["images"]["shape"][-2:])
         for camera in self.description["cameras"]:
-            if (shape := np.shape(observation[camera])[:2]) != size:
+            if size and (shape := np.shape(observation[camera])[:2]) != size:
                 fit = self.description.get("image_fit", "crop")
                 raise UserError(f"{camera} has {shape} pixels and the exported policy takes {size}; {fit} it first")
         images = [np.asarray(observation[camera]).transpose(2, 0, 1) for camera in self.description["cameras"]]
@@ -98,7 +98,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         cameras, tokenizer, scales = content["cameras"], content["tokenizer"], content["normalisation"]
         shape, state_shape = content["inputs"]["noise"]["shape"], content["inputs"]["state"]["shape"]
-        sizes = [*shape[1:], *content["inputs"]["images"]["shape"], tokenizer["vocab_size"], tokenizer["max_length"]]
+        image_shape = content["inputs"].setdefault("images", {"shape": []})["shape"]
+        sizes = [*shape[1:], *image_shape, tokenizer["vocab_size"], tokenizer["max_length"]]
         lengths = {"state": state_shape[-1], "action": shape[-1]}
         affine = {(part, key): scales[part][key] for part in lengths for key in ("scale", "offset")}
         is_suitable = (
@@ -109,7 +110,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             and all(isinstance(values, list) and len(values) == lengths[part] for (part, _), values in affine.items())
             and all(type(value) in (int, float) for values in affine.values() for value in values)
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{file} lacks {one_line(error)}; export the policy again") from error
     if not is_suitable:
         raise UserError(f"{file} has unsuitable cameras, sizes or normalisation; export the policy again")
