@@ -32,6 +32,8 @@ EXTRA_SECTIONS = ("twin", "safety", "gripper_degrees")
 _TWO_ARMS = ("bi_so_follower", "bi_openarm_follower", "bi_rebot_b601_follower")
 _TWIN_FPS = 30
 _NORMALISED = 100.0  # greatest position of a joint that is not in degrees
+_WEBCAM = (480, 640)  # height and width that every webcam has
+_WEBCAM_FPS = 30
 
 
 def make_arm(robot: Mapping[str, Any], twin: TwinControl | None = None) -> Robot:
@@ -218,6 +220,10 @@ def _camera_section(name: str, camera: Mapping[str, Any], twin: TwinControl | No
         register_camera(str(kind))
     except UserError as error:
         raise UserError(f"robot.cameras.{name}.type: {error}") from error
+    if kind == "opencv" and camera.get("width") is None and camera.get("height") is None:
+        is_turned = str(camera.get("rotation")) in ("90", "-90")
+        height, width = reversed(_WEBCAM) if is_turned else _WEBCAM
+        return {"fps": _WEBCAM_FPS, **camera, "height": height, "width": width}
     if kind != CAMERA_TYPE:
         return dict(camera)
     if twin is None and not camera.get("folder"):

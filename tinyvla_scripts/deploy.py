@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.app import app
-from configs.composing import as_dict, decode
+from configs.composing import as_dict, decode, named_settings
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in, write_whole
 
@@ -15,14 +15,16 @@ from tinyvla.files import alone_in, write_whole
 def main(cfg: DictConfig) -> None:
     from envs import decode_env
     from envs.feature_names import trained_feature_names
+    from envs.report.deployment_page import write_deployment_report
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
     from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Judge, Printer, ServerAccess, begin_at, load_arm_runner, real_episodes
+    from robot_io.deployment import Deployment, Judge, Printer, ServerAccess, begin_at, limits_at_rate, load_arm_runner
+    from robot_io.deployment.episodes import real_episodes
     from robot_io.person_gate import PersonGateSettings, connect_person_gate
     from robot_io.recording.folder import record_run
     from robot_io.run_observers import open_observers
-    from robot_io.safety import SafetyLayer, SafetyLimits
+    from robot_io.safety import SafetyLayer
     from robot_io.takeover import connect_operator, decode_takeover
     from robot_io.terminal import has_terminal
     from robot_io.twin import TwinSettings, start_twin
@@ -30,11 +32,11 @@ def main(cfg: DictConfig) -> None:
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
-    layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
     runner = load_arm_runner(cfg.checkpoint, cfg.device, decode(RunnerConfig, cfg.runner), ServerAccess.read(cfg))
+    layer = SafetyLayer(limits_at_rate(as_dict(cfg.safety), runner.fps, "safety.rate_hz" in named_settings(cfg)))
     with alone_in(run_dir, wait=False), contextlib.ExitStack() as stack:
         if needs_twin(robot):
-            robot = with_twin_cameras(robot, runner.cameras)
+            robot = with_twin_cameras(robot, runner.recorded_cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
             episodes = twin_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
         else:
@@ -46,16 +48,13 @@ def main(cfg: DictConfig) -> None:
         operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop, judge.keys()))
         camera, printer = next(iter(runner.cameras)), Printer(layer.joints, cfg.dry_run)
         watch = connect_person_gate(gate, cfg.person_detector, camera, layer.limits, twin is not None)
-        person = stack.enter_context(watch)
-        run = Deployment(arm, runner, layer, [printer], operator, cfg.approach_speed, cfg.dry_run, names, person, judge)
+        motion, person = (cfg.approach_speed, cfg.dry_run), stack.enter_context(watch)
+        run = Deployment(arm, runner, layer, [printer], operator, *motion, names, person, judge)
         recorder = record_run(run_dir / "recording", arm, runner.cameras, layer) if cfg.record else None
-        run.observers += stack.enter_context(open_observers(layer.joints, recorder, cfg.display))
+        views = (recorder, cfg.display, cfg.live_page)
+        run.observers += stack.enter_context(open_observers(layer, runner.cameras, *views))
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg))
         run.run(episodes, run_dir)
-    print(run.describe(), run_dir / "deploy.json", sep="\n")
+    print(run.describe(), write_deployment_report(run_dir, cfg.videos), sep="\n")
     if recorder is not None:
         recorder.check()
-
-
-if __name__ == "__main__":
-    main()

@@ -7,6 +7,7 @@ from .deployment import Deployment
 from .episodes import Episode, Printer, real_episodes
 from .judge import Judge
 from .policy_server import ServerAccess
+from .rate import limits_at_rate
 from .start_poses import begin_at
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ServerAccess",
     "begin_at",
     "check_fit",
+    "limits_at_rate",
     "load_arm_runner",
     "real_episodes",
     "watch_for_people",

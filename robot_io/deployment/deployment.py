@@ -1,5 +1,6 @@
 """Run of a policy on an arm, from connecting it to the report."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ from tinyvla.errors import UserError
 from ..person_gate import PersonCamera
 from ..safety import SafetyLayer
 from .arm_run import ArmRun, EpisodeControl
-from .checks import check_fit
+from .checks import check_fit, other_views
 from .command_sources import ArmPolicy, Operator
 from .episodes import Episode, EpisodeObserver
 
+logger = logging.getLogger(__name__)
 REPORT = "deploy.json"
 
 
@@ -61,7 +63,7 @@ class Deployment:
             self.approach_speed,
             self.dry_run,
             self.person,
-            check=self._check_fit,  # after connecting, too: some cameras know their size only then
+            check=self._check_connected,
         )
         self._check_fit()
 
@@ -99,6 +101,12 @@ class Deployment:
             if unjudged := len(self.report["episodes"]) - count:
                 lines.append(f"{unjudged} episodes were not judged")
         return "\n".join(lines)
+
+    def _check_connected(self) -> None:
+        """Check again: some robots know their cameras only now."""
+        self._check_fit()
+        for line in other_views(self.runner, self.robot.observation_features):
+            logger.warning(line)
 
     def _check_fit(self) -> None:
         check_fit(self.runner, self.robot.observation_features, self.layer.limits, self.trained_names)

@@ -66,6 +66,11 @@ class Recorder:
     ) -> None:
         if root.exists() and not resume:
             raise UserError(f"{root} exists already; {fix}")
+        if rate_hz != round(rate_hz):
+            raise UserError(
+                f"a recording has a whole number of frames per second and safety.rate_hz is {rate_hz:g}; set "
+                f"safety.rate_hz={round(rate_hz)}, or record=false"
+            )
         self.root = root
         self._cameras, self._of_policy, self._complain = list(cameras), of_policy, complain
         self._lost = 0
