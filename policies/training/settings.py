@@ -77,6 +77,11 @@ def check_settings(settings: RunSettings) -> None:
     check_policy(policy, trainer.steps)
     if trainer.streaming and not dataset.is_given:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")
+    if trainer.streaming and dataset.calibration:
+        raise UserError(
+            "dataset.calibration converts a dataset that is read whole, and trainer.streaming=true reads parts of it; "
+            "leave out one of them"
+        )
     if dataset.is_given:
         meta = open_metadata(dataset.repo_id, dataset.root)
         check_features(meta.root, renamed(meta.features, dataset))
