@@ -34,6 +34,11 @@ def check_dataset(dataset: DatasetConfig, roots: Sequence[Path]) -> list[Finding
     return findings
 
 
+def folders_of(dataset: DatasetConfig) -> list[Path]:
+    """Folders on this disk of the datasets that settings name; none if it is on the hub."""
+    return [Path(root) for root in ([dataset.root] if isinstance(dataset.root, str) else dataset.root or [])]
+
+
 def renamed(features: Mapping[str, Any], dataset: DatasetConfig) -> dict[str, Any]:
     """Features, or anything else by key, under the keys of `dataset.rename`; cameras may be named without prefix."""
     names = vars(dataset).get("rename") or {}

@@ -50,13 +50,6 @@ class Finding:
         return f"{self.fault}; {self.fix}"
 
 
-def check_features(root: Path, features: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UserError for the first fault of a dataset's features that no policy can be trained with."""
-    for finding in inspect_features(root, features):
-        if finding.weight == Weight.ERROR:
-            raise UserError(str(finding))
-
-
 def check_recording(recording: Recording, has_calibration: bool = False) -> list[Finding]:
     """Warnings about a recording. Raises UserError for the first fault that it cannot be trained with.
 

@@ -13,8 +13,7 @@ from tinyvla.training import TrainerConfig
 from tinyvla.training.run_folder import CONFIG
 
 from ..data import DatasetConfig, open_metadata
-from ..data.dataset_check import check_dataset, renamed
-from ..data.inspection import check_features
+from ..data.dataset_check import check_dataset, folders_of
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
 
@@ -83,9 +82,8 @@ def check_settings(settings: RunSettings) -> None:
             "leave out one of them"
         )
     if dataset.is_given:
-        meta = open_metadata(dataset.repo_id, dataset.root)
-        check_features(meta.root, renamed(meta.features, dataset))
-        check_dataset(dataset, [Path(dataset.root)] if dataset.root else [])
+        open_metadata(dataset.repo_id, dataset.root)
+        check_dataset(dataset, folders_of(dataset))
     if isinstance(policy, TinyVLAConfig) and policy.backbone.cache_features:
         _check_cached_features(policy, trainer)
 

@@ -37,7 +37,7 @@ from ..data import (
     open_metadata,
     stream_batches,
 )
-from ..data.dataset_check import check_dataset
+from ..data.dataset_check import check_dataset, folders_of
 from ..data.run_dataset import download, keep_statistics
 from ..data.units import convert_to_degrees
 from ..factory import make_policy, make_processors
@@ -78,10 +78,10 @@ def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | N
         return collect()
     if settings.trainer.streaming:
         return None
-    root = Path(dataset.root) if dataset.root else download(str(dataset.repo_id), settings.data_dir)
-    for finding in check_dataset(dataset, [root]):
+    roots = folders_of(dataset) or [download(str(dataset.repo_id), settings.data_dir)]
+    for finding in check_dataset(dataset, roots):
         print(f"warning: {finding}")
-    return root
+    return roots[0]
 
 
 def make_optimizer(policy: PreTrainedPolicy, lr: float, weight_decay: float) -> Optimizer:
