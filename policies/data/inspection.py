@@ -139,7 +139,8 @@ def recording_units(recording: Recording) -> tuple[Units, list[str]]:
     if key is None or not np.isfinite(values := recording.columns[key]).all():
         return Units.OTHER, []
     names = recording.names(key)
-    units = units_of(recording.info.get("robot_type"), names, values)
+    robot_type = recording.info.get("robot_type")
+    units = units_of(None if robot_type is None else str(robot_type), names, values)
     return units, [names[i].removesuffix(".pos") for i in body_joints(names)]
 
 

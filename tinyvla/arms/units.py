@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..untrusted import check_values, read_json_object
+from .so101 import SO101
 
 ROBOTS = ("so100", "so101", "so_follower", "koch")  # beginnings of robot types whose body joints have either unit
 _JOINT, _GRIPPER = ".pos", "gripper"
@@ -50,12 +51,14 @@ def units_of(robot_type: str | None, names: Any, positions: np.ndarray) -> Units
     """Units of a recording.
 
     Args:
-        robot_type: as in info.json. The question arises for arms whose LeRobot class has `use_degrees`.
+        robot_type: as in info.json. The question arises for arms whose LeRobot class has `use_degrees`; without a type,
+            for the joints of an SO-101.
         names: of the numbers of a position.
         positions: (N, len(names)), finite.
     """
     joints = body_joints(names)
-    if not joints or not str(robot_type).lower().startswith(ROBOTS) or not len(positions):
+    is_arm = list(names) == SO101.feature_names if robot_type is None else robot_type.lower().startswith(ROBOTS)
+    if not joints or not is_arm or not len(positions):
         return Units.OTHER
     body = positions[:, joints].astype(float)
     if np.abs(body).max() > _HIGHEST:
