@@ -71,7 +71,7 @@ def check_dataset_files(root: Path, with_data: bool = True) -> None:
 
 def number_names(feature: Mapping[str, Any]) -> list[str]:
     """Names of the numbers of a feature; none if it has no list of texts, which older datasets have in an object."""
-    names = feature.get("names")
+    names: Any = feature.get("names")
     if isinstance(names, Mapping) and len(names) == 1:
         names = next(iter(names.values()))
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
