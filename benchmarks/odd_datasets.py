@@ -81,7 +81,7 @@ def trial(name: str, policy: str, folder: Path) -> dict[str, Any]:
     right = training.returncode == 0 if trains else is_refused
     deployment = "-"
     if training.returncode == 0:
-        deployed = run("deploy.py", [f"checkpoint={run_dir}", f"run_dir={folder / 'deployment'}", *DEPLOYMENT])
+        deployed = run("deploy.py", [f"checkpoint={run_dir}", f"run_dir={run_dir}-deployed", *DEPLOYMENT])
         right &= "Traceback" not in deployed.stderr and deployed.returncode in (0, 2)
         error = deployed.stderr.strip().splitlines()
         deployment = "plays" if deployed.returncode == 0 else one_line(error[-1] if error else "ends", _LONGEST)
