@@ -41,9 +41,13 @@ def folders_of(dataset: DatasetConfig) -> list[Path]:
 
 def renamed(features: Mapping[str, Any], dataset: DatasetConfig) -> dict[str, Any]:
     """Features, or anything else by key, under the keys of `dataset.rename`; cameras may be named without prefix."""
-    names = vars(dataset).get("rename") or {}
-    keys = dict(names) | {_CAMERAS + old: _CAMERAS + new for old, new in names.items() if _CAMERAS + old in features}
-    return {keys.get(key, key): feature for key, feature in features.items()}
+    keys = {key: key for key in features}
+    for old, new in (vars(dataset).get("rename") or {}).items():
+        for key in (old, _CAMERAS + old):
+            if key in keys:
+                is_camera = key.startswith(_CAMERAS) and not new.startswith(_CAMERAS)
+                keys[key] = _CAMERAS + new if is_camera else new
+    return {keys[key]: feature for key, feature in features.items()}
 
 
 def _selected(recording: Recording, dataset: DatasetConfig, first: int) -> Recording:
@@ -52,10 +56,13 @@ def _selected(recording: Recording, dataset: DatasetConfig, first: int) -> Recor
     Args:
         first: number of the recording's first episode among the episodes of all recordings.
     """
-    features = renamed(recording.features, dataset)
+    features = dict(recording.features)
     if (cameras := vars(dataset).get("cameras")) is not None:
         chosen = {_CAMERAS + camera for camera in cameras} | set(cameras)
-        features = {key: f for key, f in features.items() if f["dtype"] not in ("image", "video") or key in chosen}
+        new_keys = dict(zip(features, renamed(features, dataset), strict=True))
+        unused = {key for key in recording.cameras if not {key, new_keys[key]} & chosen}
+        features = {key: feature for key, feature in features.items() if key not in unused}
+    features = renamed(features, dataset)
     renamed_recording = replace(
         recording,
         info={**recording.info, "features": features},
