@@ -253,7 +253,7 @@ KINDS: dict[str, Kind] = {
         False,
         keys=("observation.joints", "action"),
     ),
-    "minus_100_to_100": Kind(r"-100 to 100 .*dataset.calibration=", False, state=hundreds),
+    "minus_100_to_100": Kind(r"-100 to 100 .*dataset.calibration=", False, state=hundreds, lengths=(40, 40)),
     "minus_100_to_100_of_an_encoder": Kind(r"-100 to 100 .*dataset.calibration=", False, state=encoder_hundreds),
     "degrees_of_an_encoder": Kind(state=encoder_degrees),
     "either_unit": Kind("may be degrees or -100 to 100", state=short_roll),

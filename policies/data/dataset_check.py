@@ -1,6 +1,6 @@
 """Check of the datasets that a run is to be trained with, before anything is written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from tinyvla.arms.units import degrees_per_unit
 
 from .inspection import Finding, check_recording
 from .recording import Recording, read_recording
+from .selection import episode_numbers
 from .settings import DatasetConfig
 
 _CAMERAS = "observation.images."
+_MOST = 1 << 30  # episodes; their real number has been checked by then
 
 
 def check_dataset(dataset: DatasetConfig, roots: Sequence[Path]) -> list[Finding]:
@@ -36,9 +38,13 @@ def check_dataset(dataset: DatasetConfig, roots: Sequence[Path]) -> list[Finding
 
 def renamed(features: Mapping[str, Any], dataset: DatasetConfig) -> dict[str, Any]:
     """Features, or anything else by key, under the keys of `dataset.rename`; cameras may be named without prefix."""
-    names = vars(dataset).get("rename") or {}
-    keys = dict(names) | {_CAMERAS + old: _CAMERAS + new for old, new in names.items() if _CAMERAS + old in features}
-    return {keys.get(key, key): feature for key, feature in features.items()}
+    keys = {key: key for key in features}
+    for old, new in (dataset.rename or {}).items():
+        for key in (old, _CAMERAS + old):
+            if key in keys:
+                is_camera = key.startswith(_CAMERAS) and not new.startswith(_CAMERAS)
+                keys[key] = _CAMERAS + new if is_camera else new
+    return {keys[key]: feature for key, feature in features.items()}
 
 
 def _selected(recording: Recording, dataset: DatasetConfig, first: int) -> Recording:
@@ -47,10 +53,13 @@ def _selected(recording: Recording, dataset: DatasetConfig, first: int) -> Recor
     Args:
         first: number of the recording's first episode among the episodes of all recordings.
     """
-    features = renamed(recording.features, dataset)
-    if (cameras := vars(dataset).get("cameras")) is not None:
+    features = dict(recording.features)
+    if (cameras := dataset.cameras) is not None:
         chosen = {_CAMERAS + camera for camera in cameras} | set(cameras)
-        features = {key: f for key, f in features.items() if f["dtype"] not in ("image", "video") or key in chosen}
+        new_keys = dict(zip(features, renamed(features, dataset), strict=True))
+        unused = {key for key in recording.cameras if not {key, new_keys[key]} & chosen}
+        features = {key: feature for key, feature in features.items() if key not in unused}
+    features = renamed(features, dataset)
     renamed_recording = replace(
         recording,
         info={**recording.info, "features": features},
@@ -63,22 +72,13 @@ def _selected(recording: Recording, dataset: DatasetConfig, first: int) -> Recor
 
 def _used(recording: Recording, dataset: DatasetConfig) -> np.ndarray:
     """Mask of the episodes that a run uses, (E,)."""
-    settings, numbers = vars(dataset), recording.numbers
+    numbers = recording.numbers
     used = np.ones(len(numbers), bool)
-    if settings.get("episodes") is not None:
-        used &= np.isin(numbers, _expand(settings["episodes"]))
-    if settings.get("exclude_episodes") is not None:
-        used &= ~np.isin(numbers, _expand(settings["exclude_episodes"]))
-    if settings.get("tasks") is not None:
+    if dataset.episodes is not None:
+        used &= np.isin(numbers, list(episode_numbers("dataset.episodes", dataset.episodes, _MOST)))
+    if dataset.exclude_episodes is not None:
+        used &= ~np.isin(numbers, list(episode_numbers("dataset.exclude_episodes", dataset.exclude_episodes, _MOST)))
+    if dataset.tasks is not None:
         tasks = np.array([recording.instructions[i] for i in recording.indices["task_index"][recording.starts]])
-        used &= np.isin(tasks, settings["tasks"])
+        used &= np.isin(tasks, dataset.tasks)
     return used
-
-
-def _expand(episodes: Iterable[int | str]) -> list[int]:
-    """Numbers of episodes, from numbers and ranges such as "5-9"."""
-    numbers: list[int] = []
-    for entry in episodes:
-        low, _, high = str(entry).partition("-")
-        numbers += range(int(low), int(high or low) + 1)
-    return numbers

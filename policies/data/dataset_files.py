@@ -23,7 +23,7 @@ _DTYPES = {
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 }
 _PLACEHOLDERS = {"chunk_index", "file_index", "video_key"}
-_MAX_FPS, _MAX_SIDE = 1000, 1 << 20
+_MAX_FPS, _MAX_SIDE, _MAX_VIDEO_SIDE = 1000, 1 << 20, 1 << 13
 _SIZES = ("total_tasks", "chunks_size", "data_files_size_in_mb", "video_files_size_in_mb")  # may be absent
 _AXES, _CHANNELS = ("height", "width", "channels"), (1, 3, 4)
 _NUMBERS = ("mean", "std", "min", "max")  # statistics that normalisation uses
@@ -71,7 +71,7 @@ def check_dataset_files(root: Path, with_data: bool = True) -> None:
 
 def number_names(feature: Mapping[str, Any]) -> list[str]:
     """Names of the numbers of a feature; none if it has no list of texts, which older datasets have in an object."""
-    names = feature.get("names")
+    names: Any = feature.get("names")
     if isinstance(names, Mapping) and len(names) == 1:
         names = next(iter(names.values()))
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
@@ -95,7 +95,7 @@ def name_image_axes(features: Mapping[str, dict[str, Any]]) -> None:
             shape = [*shape[1:], shape[0]]
         info = feature.get("info") or feature.get("video_info") or {}
         sides = [info.get("video.height"), info.get("video.width")] if isinstance(info, dict) else []
-        if all(type(side) is int and side > 0 for side in sides):
+        if all(type(side) is int and 0 < side <= _MAX_VIDEO_SIDE for side in sides):
             shape[:2] = sides
         feature["shape"], feature["names"] = tuple(shape), list(_AXES)
 

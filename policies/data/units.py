@@ -28,7 +28,7 @@ def convert_to_degrees(features: Mapping[str, dict[str, Any]], stats: Any, calib
     """
     converted = dict(stats)
     for key in (OBS_STATE, ACTION):
-        names = features.get(key, {}).get("names")
+        names: Any = features.get(key, {}).get("names")
         if not body_joints(names):
             raise UserError(
                 f"dataset.calibration converts joints such as shoulder_pan.pos and {key} has "

@@ -14,8 +14,7 @@ from tinyvla.training import TrainerConfig
 from tinyvla.training.run_folder import CONFIG
 
 from ..data import DatasetConfig, open_all, select
-from ..data.dataset_check import check_dataset, renamed
-from ..data.inspection import check_features
+from ..data.dataset_check import check_dataset
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
 from .initial_weights import check_initial_weights
@@ -85,6 +84,11 @@ def check_settings(settings: RunSettings) -> None:
     check_policy(policy, trainer.steps)
     if trainer.streaming and not dataset.is_given:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")
+    if trainer.streaming and dataset.calibration:
+        raise UserError(
+            "dataset.calibration converts a dataset that is read whole, and trainer.streaming=true reads parts of it; "
+            "leave out one of them"
+        )
     if dataset.is_given:
         _check_dataset(dataset, trainer.streaming)
     if settings.init_from and not finished_checkpoints(settings.run_dir):  # a resumed run has its own weights
@@ -103,8 +107,6 @@ def _check_dataset(dataset: DatasetConfig, streaming: bool) -> None:
     metas = open_all(dataset)
     if dataset.is_selection:
         select(dataset, metas)
-    for meta in metas:
-        check_features(meta.root, renamed(meta.features, dataset))
     check_dataset(dataset, dataset.roots)
 
 

@@ -29,6 +29,7 @@ def motion(pose, episodes=3, steps=40):
 )
 def test_units_of_a_motion(pose, units):
     assert units_of("so101_follower", odd.NAMES, motion(pose)) == units
+    assert units_of(None, odd.NAMES, motion(pose)) == units
     assert units_of("sawyer", odd.NAMES, motion(pose)) == Units.OTHER
     assert units_of("so101_follower", ["x"] * 6, motion(pose)) == Units.OTHER
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..untrusted import check_values, read_json_object
+from .so101 import SO101
 
 ROBOTS = ("so100", "so101", "so_follower", "koch")  # beginnings of robot types whose body joints have either unit
 _JOINT, _GRIPPER = ".pos", "gripper"
@@ -50,12 +51,15 @@ def units_of(robot_type: str | None, names: Any, positions: np.ndarray) -> Units
     """Units of a recording.
 
     Args:
-        robot_type: as in info.json. The question arises for arms whose LeRobot class has `use_degrees`.
+        robot_type: as in info.json. The question arises for arms whose LeRobot class has `use_degrees`; without a type,
+            for the joints of an SO-101.
         names: of the numbers of a position.
         positions: (N, len(names)), finite.
     """
     joints = body_joints(names)
-    if not joints or not str(robot_type).lower().startswith(ROBOTS) or not len(positions):
+    if not joints or not len(positions):
+        return Units.OTHER
+    if not (list(names) == SO101.feature_names if robot_type is None else robot_type.lower().startswith(ROBOTS)):
         return Units.OTHER
     body = positions[:, joints].astype(float)
     if np.abs(body).max() > _HIGHEST:
@@ -118,11 +122,12 @@ def degrees_per_unit(calibration: Path, names: Sequence[str]) -> np.ndarray:
     for i in body_joints(names):
         joint = names[i].removesuffix(_JOINT)
         entry = content.get(joint)
-        low, high = (entry.get(end) if isinstance(entry, dict) else None for end in ("range_min", "range_max"))
+        limits = entry if isinstance(entry, dict) else {}
+        low, high = limits.get("range_min"), limits.get("range_max")
         if type(low) is not int or type(high) is not int or not high > low:
             raise UserError(
                 f"{calibration} has no range_min below a range_max for {joint}; give the calibration of the arm that "
                 "made the recordings"
             )
-        factors[i] = (high - low) / 200 * _STEP * (-1 if entry.get("drive_mode") else 1)
+        factors[i] = (high - low) / 200 * _STEP * (-1 if limits.get("drive_mode") else 1)
     return factors
