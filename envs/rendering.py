@@ -69,10 +69,13 @@ class Prop(NamedTuple):
     rgba: np.ndarray
 
 
+ImageSize = int | tuple[int, int]  # side of a square image, or height and width, in pixels
+
+
 class Survey(NamedTuple):
     """Image, depth and segmentation of one camera view.
 
-    image: uint8 (S, S, 3). depth: float32 (S, S), metres along the camera's axis. geoms: int32 (S, S), id of the
+    image: uint8 (H, W, 3). depth: float32 (H, W), metres along the camera's axis. geoms: int32 (H, W), id of the
     visible geom, -1 for none.
     """
 
@@ -82,21 +85,22 @@ class Survey(NamedTuple):
 
 
 class CameraRenderer:
-    """Renderer of the named cameras of one MuJoCo model, for square RGB images. `close()` frees its GL context.
+    """Renderer of the named cameras of one MuJoCo model, for RGB images. `close()` frees its GL context.
 
     Args:
         model: the MuJoCo model; with `fast` its shadow and multisampling quality is set to zero.
-        size: side of an image in pixels.
+        size: side of a square image in pixels, or height and width.
         fast: leave out shadows, reflections, skybox and multisampling. False: the default look.
     """
 
-    def __init__(self, model: mujoco.MjModel, size: int, fast: bool = True):
+    def __init__(self, model: mujoco.MjModel, size: ImageSize, fast: bool = True):
+        height, width = (size, size) if isinstance(size, int) else size
         if fast:
             model.vis.quality.shadowsize = 0
             model.vis.quality.offsamples = 0
-        model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
-        model.vis.global_.offheight = max(size, model.vis.global_.offheight)
-        self._renderer = mujoco.Renderer(model, size, size)
+        model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(height, model.vis.global_.offheight)
+        self._renderer = mujoco.Renderer(model, height, width)
         # Called once: by the owner, by garbage collection, or at exit.
         self.close = weakref.finalize(self, self._renderer.close)
         # Exit handlers run last in, first out. MuJoCo's handler, which ends EGL, was registered by the renderer above,
@@ -107,7 +111,7 @@ class CameraRenderer:
                 self._renderer.scene.flags[flag] = 0
 
     def draw(self, data: mujoco.MjData, camera: str, props: Iterable[Prop] = ()) -> np.ndarray:
-        """One image, uint8 (size, size, 3)."""
+        """One image, uint8 (height, width, 3)."""
         self._renderer.update_scene(data, camera)
         scene = self._renderer.scene
         for prop in props:
@@ -124,9 +128,9 @@ class CameraRenderer:
         option.geomgroup[:] = 0
         option.geomgroup[list(groups)] = 1
         renderer.update_scene(data, camera, option)
-        size = renderer.height
-        image, ids = np.empty((2, size, size, 3), np.uint8)
-        depth = np.empty((size, size), np.float32)
+        sides = renderer.height, renderer.width
+        image, ids = np.empty((2, *sides, 3), np.uint8)
+        depth = np.empty(sides, np.float32)
         image[...] = renderer.render()
         scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
         mujoco.mjr_render(renderer._rect, scene, renderer._mjr_context)
@@ -165,11 +169,11 @@ class CameraRenderers:
     def __init__(self, model: mujoco.MjModel, fast: bool = True):
         self.props: list[Prop] = []
         self._model, self._fast = model, fast
-        self._renderers: dict[int, CameraRenderer] = {}
-        self._changed: dict[int, tuple[set[int], set[int]]] = {}  # outdated textures and meshes, by image size
+        self._renderers: dict[ImageSize, CameraRenderer] = {}
+        self._changed: dict[ImageSize, tuple[set[int], set[int]]] = {}  # outdated textures and meshes, by image size
 
-    def draw(self, data: mujoco.MjData, camera: str, size: int) -> np.ndarray:
-        """One image, uint8 (size, size, 3)."""
+    def draw(self, data: mujoco.MjData, camera: str, size: ImageSize) -> np.ndarray:
+        """One image, uint8 (height, width, 3)."""
         if size not in self._renderers:
             self._renderers[size] = CameraRenderer(self._model, size, self._fast)
         elif size in self._changed:

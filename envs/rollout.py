@@ -10,7 +10,7 @@ import numpy as np
 
 from policies import Runner
 
-_VIDEO_HZ = 20
+VIDEO_HZ = 20
 
 
 class Rollout(NamedTuple):
@@ -40,7 +40,7 @@ def roll_out(env: Any, runner: Runner, seed: int, instruction: str | None = None
     """
     observation, _ = env.reset(seed=seed)
     runner.reset(seed)
-    every = max(1, round(env.metadata["render_fps"] / _VIDEO_HZ))
+    every = max(1, round(env.metadata["render_fps"] / VIDEO_HZ))
     frames: list[np.ndarray] = []
     times: list[float] = []
     done = success = False
@@ -62,11 +62,11 @@ def roll_out(env: Any, runner: Runner, seed: int, instruction: str | None = None
     return Rollout(seed, success, len(times), np.array(times) * 1e3)
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float = VIDEO_HZ) -> None:
     """Write frames, uint8 (H, W, 3), as an MP4 that browsers play. An odd height or width loses one line of pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with iio.imopen(path, "w", plugin="pyav") as video:
-        video.init_video_stream("libx264", fps=_VIDEO_HZ, pixel_format="yuv420p")
+        video.init_video_stream("libx264", fps=fps, pixel_format="yuv420p")
         for frame in frames:
             height, width = (side - side % 2 for side in frame.shape[:2])
             video.write_frame(frame[:height, :width])

@@ -94,6 +94,33 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     return drawn
 
 
+def joint_motion(
+    names: Sequence[str], seconds: np.ndarray, position: np.ndarray, command: np.ndarray, steered: np.ndarray
+) -> Figure:
+    """Position and command of every joint over time, small multiples.
+
+    Args:
+        names: of the joints.
+        seconds: (n,).
+        position, command: (n, joints), in the arm's units.
+        steered: (n,), true while a person steers.
+    """
+    columns = 3
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 1.5 * -(-len(names) // columns)), layout="constrained")
+        for i, name in enumerate(names):
+            axes = figure.add_subplot(-(-len(names) // columns), columns, i + 1)
+            axes.plot(seconds, command[:, i], color=_ACCENT, linewidth=1.2)
+            axes.plot(seconds, position[:, i], color=_STRONG, linewidth=1.2)
+            low, high = axes.get_ylim()
+            axes.fill_between(seconds, low, high, where=steered, color=_GREY, alpha=0.2, linewidth=0)
+            axes.set_ylim(low, high)
+            axes.set_title(_shorten(name))
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+    return figure
+
+
 def to_svg(figure: Figure, label: str) -> str:
     """Figure as an inline SVG element, deterministic, with `label` for screen readers."""
     name = re.sub(r"\W+", "-", label.lower())[:40]

@@ -78,7 +78,7 @@ class Run(NamedTuple):
             "curves": {name: to_svg(figure, f"{name} by training step") for name, figure in charts.items()},
             "command": self.config.get("command"),
             "settings": self.settings,
-            "versions": _versions(),
+            "versions": versions(),
         }
 
 
@@ -191,7 +191,8 @@ def _bars_label(result: Mapping[str, Any]) -> str:
     return f"Success with 95% intervals: {', '.join(rates)}"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on."""
     numbers = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -36,6 +36,7 @@ class SO101Env(Environment):
         image_size: side of the square images in pixels.
         render: "fast", or "faithful" with the original meshes, shadows and multisampling.
         max_steps: at most 600, which are 20 seconds.
+        cube_sides: see `Simulation`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
@@ -50,6 +51,7 @@ class SO101Env(Environment):
         image_size: int = 96,
         render: str = "fast",
         max_steps: int = MAX_EPISODE_STEPS,
+        cube_sides: Sequence[float] | None = None,
     ):
         (self.task,) = resolve_tasks([task])
         self.instruction = INSTRUCTIONS[self.task]
@@ -58,7 +60,7 @@ class SO101Env(Environment):
         check_images(self.cameras, CAMERAS, image_size, render, "SO-101")
         check_max_steps(max_steps, MAX_EPISODE_STEPS, "SO-101")
 
-        self.simulation = Simulation(self.task, fine=render == "faithful")
+        self.simulation = Simulation(self.task, fine=render == "faithful", cube_sides=cube_sides)
         self.renderers = CameraRenderers(self.model, render == "fast")
         self._image_size = image_size
         self._expert: Expert | None = None  # created on first use: evaluation does not need it

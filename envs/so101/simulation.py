@@ -3,7 +3,7 @@
 Nothing is rendered here. `SO101Env` and the twin's servos move the arm through `model` and `data`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -113,10 +113,18 @@ class Simulation:
     Args:
         task: a name out of `tasks.INSTRUCTIONS`.
         fine, furnish: see `build_model`.
+        cube_sides: smallest and largest side of the cube in metres, drawn anew for each episode; None: 3 cm. Its mass
+            does not change.
     """
 
-    def __init__(self, task: str, fine: bool = False, furnish: Callable[[mujoco.MjSpec], None] | None = None):
-        self.task = task
+    def __init__(
+        self,
+        task: str,
+        fine: bool = False,
+        furnish: Callable[[mujoco.MjSpec], None] | None = None,
+        cube_sides: Sequence[float] | None = None,
+    ):
+        self.task, self._cube_sides = task, cube_sides
         self.model = build_model(fine, furnish)
         self.data = mujoco.MjData(self.model)
         self._qpos = np.array([self.model.joint(joint).qposadr[0] for joint in SO101.joints])
@@ -140,6 +148,8 @@ class Simulation:
             mujoco.mj_resetData(self.model, self.data)
             self._set_arm(start)
         cube, disc = self._draw_positions(rng, outside)
+        if self._cube_sides is not None:
+            self._resize_cube(rng.uniform(*self._cube_sides))
         turn = np.arctan2(cube[1], cube[0] - PAN_AXIS) + np.radians(rng.uniform(-_TURN, _TURN))
         pose = self.data.joint(CUBE).qpos
         pose[:3] = *cube, self.model.geom(CUBE).size[2]
@@ -155,6 +165,16 @@ class Simulation:
 
     def _set_arm(self, angles: np.ndarray) -> None:
         self.data.qpos[self._qpos] = self.data.ctrl[self._actuators] = angles
+
+    def _resize_cube(self, side: float) -> None:
+        """Give the cube another side, in metres, with the bounding volumes that MuJoCo's collisions use."""
+        model, cube, geom = self.model, self.model.body(CUBE), self.model.geom(CUBE)
+        scale = side / 2 / geom.size[0]
+        geom.size[:] *= scale
+        geom.rbound[:] *= scale
+        model.geom_aabb[geom.id] *= scale
+        first = model.body_bvhadr[cube.id]
+        model.bvh_aabb[first : first + model.body_bvhnum[cube.id]] *= scale
 
     def _draw_positions(self, rng: np.random.Generator, outside: float) -> np.ndarray:
         """Start positions of cube and disc, (2, 2) in metres."""

@@ -5,22 +5,30 @@ from pathlib import Path
 
 from ..contract import Embodiment, EnvConfig, Environment, EnvironmentSpec
 from . import CAMERAS, CONTROL_HZ, FEATURE_NAMES, HIGH, LOW, MAX_EPISODE_STEPS, ROBOT_TYPE
-from .tasks import INSTRUCTIONS, SUITES
+from .tasks import INSTRUCTIONS, SUITES, check_cube_sides
 
 
 @dataclass(frozen=True)
 class SO101Config(EnvConfig):
-    """Configuration of the SO-101; the defaults are those of configs/env/so101.yaml."""
+    """Configuration of the SO-101; the defaults are those of configs/env/so101.yaml.
+
+    cube_sides: smallest and largest side of the cube in metres, drawn anew for each episode; None: 3 cm.
+    """
 
     name: str = "so101"
     cameras: list[str] = field(default_factory=lambda: ["front", "wrist"])
     linger: int = 20
+    cube_sides: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        check_cube_sides(self.cube_sides)
 
 
-def _make(env_cfg: EnvConfig, task: str) -> Environment:
+def _make(env_cfg: SO101Config, task: str) -> Environment:
     from .env import SO101Env
 
-    return SO101Env(task, env_cfg.cameras, env_cfg.image_size, env_cfg.render, env_cfg.max_steps)
+    common = (env_cfg.cameras, env_cfg.image_size, env_cfg.render, env_cfg.max_steps)
+    return SO101Env(task, *common, cube_sides=env_cfg.cube_sides)
 
 
 SO101 = EnvironmentSpec(

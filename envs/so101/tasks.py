@@ -1,8 +1,10 @@
 """Tasks of the SO-101: their instructions and suites. `simulation.py` has their randomisation and success."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from tinyvla.errors import UserError
 
 from ..task_suites import expand_tasks, read_paraphrases
 
@@ -16,6 +18,7 @@ INSTRUCTIONS: dict[str, str] = {
 }
 SUITES: dict[str, list[str]] = {"default": ["reach", "pick-lift"], "all": list(INSTRUCTIONS)}
 
+_LEAST_SIDE, _MOST_SIDE = 0.015, 0.06  # metres that the gripper of the model can hold
 
 paraphrases = functools.partial(read_paraphrases, Path(__file__).with_name("paraphrases.yaml"))
 
@@ -23,3 +26,12 @@ paraphrases = functools.partial(read_paraphrases, Path(__file__).with_name("para
 def resolve_tasks(names: str | Iterable[str]) -> list[str]:
     """Task names without repetition, suites expanded. Raises UserError for an unknown name, with the nearest."""
     return expand_tasks(names, INSTRUCTIONS, SUITES, "SO-101")
+
+
+def check_cube_sides(sides: Sequence[float] | None) -> None:
+    """Raise UserError unless the cube's sides, smallest and largest in metres, fit the gripper."""
+    if sides is not None and (len(sides) != 2 or not _LEAST_SIDE <= sides[0] <= sides[1] <= _MOST_SIDE):
+        raise UserError(
+            f"cube_sides={list(sides)} does not fit the gripper; give [smallest, largest] in metres, between "
+            f"{_LEAST_SIDE} and {_MOST_SIDE}"
+        )

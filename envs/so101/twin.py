@@ -3,7 +3,7 @@
 The twin simulates in a process of its own. With the same seed, scene and judge have the same cube and disc.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..rendering import CameraRenderers  # before anything that imports mujoco
 from ..seeds import episode_seed
 from . import CAMERAS
 from .simulation import Simulation
-from .tasks import INSTRUCTIONS, resolve_tasks
+from .tasks import INSTRUCTIONS, check_cube_sides, resolve_tasks
 
 
 class TwinScene:
@@ -33,6 +33,7 @@ class TwinScene:
         task: reach, pick-lift, pick-place or push.
         render: "fast" or "faithful", see `SO101Env`.
         furnish: adds more bodies, see `build_model`.
+        cube_sides: see `Simulation`.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class TwinScene:
         task: str = "pick-lift",
         render: str = "fast",
         furnish: Callable[[mujoco.MjSpec], None] | None = None,
+        cube_sides: Sequence[float] | None = None,
     ):
         (task,) = resolve_tasks([task])
-        self.simulation = Simulation(task, render == "faithful", furnish)
+        check_cube_sides(cube_sides)
+        self.simulation = Simulation(task, render == "faithful", furnish, cube_sides)
         self.model, self.data = self.simulation.model, self.simulation.data
         self._renderers = CameraRenderers(self.model, render == "fast")
         self.reset(0)
@@ -57,12 +60,10 @@ class TwinScene:
         return self.simulation.success()
 
     def draw(self, data: mujoco.MjData, camera: str, height: int, width: int) -> np.ndarray:
-        """Image, uint8 (height, width, 3). Raises UserError for an unknown camera, or if height and width differ."""
+        """Image, uint8 (height, width, 3). Raises UserError for an unknown camera."""
         if camera not in CAMERAS:
             raise UserError(f"there is no camera {camera!r}; use {', '.join(CAMERAS)}")
-        if height != width:
-            raise UserError(f"the scene draws square images, not {width}x{height}; set width and height alike")
-        return self._renderers.draw(data, camera, height)
+        return self._renderers.draw(data, camera, (height, width) if height != width else height)
 
     def close(self) -> None:
         self._renderers.close()
@@ -71,8 +72,8 @@ class TwinScene:
 class Judge:
     """Success of a task in a scene that another process simulates."""
 
-    def __init__(self, task: str) -> None:
-        self.simulation = Simulation(task)
+    def __init__(self, task: str, cube_sides: Sequence[float] | None = None) -> None:
+        self.simulation = Simulation(task, cube_sides=cube_sides)
 
     def begin(self, seed: int) -> np.ndarray:
         """Begin an episode; returns its start pose in `SO101Env`, (6,) in LeRobot's units."""
@@ -91,7 +92,7 @@ def twin_episodes(env_cfg: EnvConfig, episodes: int, seed: int, rate_hz: float, 
     """Episodes of `evaluate.py`, to be played on a twin: same scenes, start poses, instructions, length and success.
 
     Args:
-        env_cfg: tasks and max_steps of the evaluation.
+        env_cfg: tasks, max_steps and cube_sides of the evaluation.
         episodes: per task.
         seed: of the evaluation.
         rate_hz: control steps per second.
@@ -103,7 +104,7 @@ def twin_episodes(env_cfg: EnvConfig, episodes: int, seed: int, rate_hz: float, 
         raise UserError(f"episodes is {episodes}; ask for one or more")
     listed = []
     for task in resolve_tasks(env_cfg.tasks):
-        judge = Judge(task)
+        judge = Judge(task, getattr(env_cfg, "cube_sides", None))
         for index in range(episodes):
             scene_seed = episode_seed("evaluation", seed, index)
             episode = Episode(

@@ -87,16 +87,19 @@ class Interventions:
             self._warned_s[index] = time
             logger.warning("safety: %s at %.3f s", CAUSES[index], time)
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Ticks and interventions by cause, of those that occurred."""
+        return {
+            str(cause): {"ticks": self._ticks[i], "interventions": self._interventions[i]}
+            for i, cause in enumerate(CAUSES)
+            if self._ticks[i]
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Ticks and interventions by cause (those that occurred), and the last interventions with their times.
 
         Times are monotonic seconds: `start_s` of the first tick of an intervention, `end_s` of its last.
         """
-        causes = {
-            str(cause): {"ticks": self._ticks[i], "interventions": self._interventions[i]}
-            for i, cause in enumerate(CAUSES)
-            if self._ticks[i]
-        }
         numbers = range(max(0, self._logged - len(self._log)), self._logged)
         entries = [self._log[number % len(self._log)] for number in numbers]
         log = [
@@ -107,4 +110,4 @@ class Interventions:
             }
             for entry in entries
         ]
-        return {"ticks": self.ticks, "causes": causes, "log": log}
+        return {"ticks": self.ticks, "causes": self.counts(), "log": log}

@@ -23,7 +23,7 @@ from ..frames import FrameWriter
 
 SHARED_FILE = "scene"
 _DATA = ("qpos", "mocap_pos", "mocap_quat")
-_MODEL = ("body_pos", "body_quat")  # of bodies that an episode places though they do not move in it
+_MODEL = ("body_pos", "body_quat", "geom_size")  # of bodies that an episode places or resizes
 _POLL = 0.0001  # seconds
 
 

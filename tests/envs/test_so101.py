@@ -20,6 +20,7 @@ from envs.registry import instruction_of
 from envs.shifts import AXES, Shift, with_shift
 from envs.shifts.shifted_env import ShiftedEnv
 from envs.so101 import ACTION_DIM, CAMERAS, CONTROL_HZ, FEATURE_NAMES, HIGH, LOW
+from envs.so101.env import SO101Env
 from envs.so101.simulation import CUBE, DISC, HOME, Simulation
 from envs.so101.tasks import INSTRUCTIONS, SUITES, paraphrases
 from tinyvla.arms.so101 import SO101
@@ -385,3 +386,29 @@ def test_lerobots_tools_know_it_by_name():
     np.testing.assert_array_equal(env.action_space.high, np.array(HIGH, np.float32))
     assert env.step(observation["agent_pos"])[-1] == {"is_success": False}
     env.close()
+
+
+def test_cubes_of_several_sizes():
+    env = SO101Env("pick-lift", image_size=16, cube_sides=(0.02, 0.06))
+    plain = SO101Env("pick-lift", image_size=16)
+    sides = []
+    for seed in range(4):
+        env.reset(seed=seed)
+        plain.reset(seed=seed)
+        sides.append(2 * float(env.model.geom("cube").size[0]))
+        assert env.simulation.cube[:2] == pytest.approx(plain.simulation.cube[:2])  # the rest of an episode stays
+        assert env.simulation.cube_height == pytest.approx(0, abs=1e-9)
+    assert all(0.02 <= side <= 0.06 for side in sides)
+    assert max(sides) - min(sides) > 0.01
+    seed = int(np.argmax(sides))
+    env.reset(seed=seed)
+    assert 2 * float(env.model.geom("cube").size[0]) == sides[seed]
+    for _ in range(300):
+        _, done, _, info = env.apply(env.expert_action())
+        if done:
+            break
+    assert info["success"]
+    env.close()
+    plain.close()
+    with pytest.raises(UserError, match=r"cube_sides=\[0.02, 0.2\] does not fit the gripper"):
+        config(cube_sides=[0.02, 0.2])

@@ -111,9 +111,16 @@ def test_what_a_judge_of_two_tasks_sees_is_not_mixed_up():
 def test_mistakes(twin):
     with pytest.raises(UserError, match="no camera 'side'; use front, top, wrist"):
         twin.scene.draw(twin.scene.data, "side", 32, 32)
-    with pytest.raises(UserError, match="draws square images"):
-        twin.scene.draw(twin.scene.data, "front", 24, 32)
     with pytest.raises(UserError, match="episodes is 0"):
         twin_episodes(CFG, 0, 0, 30.0, twin)
     with pytest.raises(UserError, match="unknown SO-101 task"):
         twin_episodes(replace(CFG, tasks=["reech"]), 1, 0, 30.0, twin)
+
+
+def test_cameras_of_any_shape_see_the_same_middle(twin):
+    scene = twin.scene
+    square = scene.draw(scene.data, "front", 48, 48).astype(int)
+    wide = scene.draw(scene.data, "front", 48, 64).astype(int)
+    assert wide.shape == (48, 64, 3)
+    assert np.abs(wide[:, 8:-8] - square).mean() < 2  # the field of view is that of the height
+    assert wide[:, :8].std() > 1
