@@ -1,6 +1,7 @@
 """Composition of the YAML files of this folder and of installed packages, and their typed form."""
 
 import os
+import shlex
 from collections.abc import Iterable
 from contextlib import nullcontext
 from glob import glob
@@ -59,6 +60,12 @@ def config_folders() -> list[Path]:
             )
         folders.append(Path(next(iter(spec.submodule_search_locations))))
     return folders
+
+
+def named_settings(cfg: DictConfig) -> set[str]:
+    """Names of the settings in the command line of a composed configuration, such as `safety.rate_hz`."""
+    words = shlex.split(str(cfg.get("command") or ""))
+    return {word.partition("=")[0].lstrip("+~") for word in words if "=" in word}
 
 
 class InstalledConfigs(SearchPathPlugin):

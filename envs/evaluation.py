@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from policies import Runner, RunnerConfig, find_checkpoint, load_pipelines, load_policy
 from policies.asynchronous import check_latency
+from policies.image_size import step_of
 from policies.model_card import CARD, add_evaluation
 from policies.runner import check_fit
 from policies.runtimes import check_sampler
@@ -240,14 +241,14 @@ def _check_setting(setting: Setting, launcher: LauncherConfig) -> None:
     """
     device = "cpu" if launcher.name == "ray" else setting.device  # the nodes' devices are theirs to check
     check_device(device)
-    config, _, _ = load_pipelines(setting.checkpoint, None if device == "auto" else device)
+    config, preprocessor, _ = load_pipelines(setting.checkpoint, None if device == "auto" else device)
     runner = decode_section(RunnerConfig, setting.runner, "runner")
     check_sampler(config, runner)
     if runner.asynchronous:
         check_latency(config, runner.latency_steps)
     check_env_config(setting.env_cfg)
     if spaces := spaces_of(setting.env_cfg):
-        check_fit(config, *spaces)
+        check_fit(config, *spaces, step_of(preprocessor))
 
 
 def _fingerprint(setting: Setting) -> str:

@@ -8,14 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .asynchronous import AsynchronousRunner
-    from .checkpoints import feature_names, find_checkpoint, load_checkpoint, load_pipelines, save_checkpoint_files
+    from .checkpoints import (
+        feature_names,
+        find_checkpoint,
+        load_checkpoint,
+        load_pipelines,
+        recorded_fps,
+        save_checkpoint_files,
+    )
     from .factory import Pipeline, check_policy, decode_policy_config, make_policy, make_processors
     from .loading import load_policy, load_runner
     from .runner import PolicyRunner, Runner, RunnerConfig
 
 _MODULES = {
     "asynchronous": ["AsynchronousRunner"],
-    "checkpoints": ["feature_names", "find_checkpoint", "load_checkpoint", "load_pipelines", "save_checkpoint_files"],
+    "checkpoints": [
+        "feature_names",
+        "find_checkpoint",
+        "load_checkpoint",
+        "load_pipelines",
+        "recorded_fps",
+        "save_checkpoint_files",
+    ],
     "factory": ["Pipeline", "check_policy", "decode_policy_config", "make_policy", "make_processors"],
     "loading": ["load_policy", "load_runner"],
     "runner": ["PolicyRunner", "Runner", "RunnerConfig"],
@@ -38,6 +52,7 @@ __all__ = [
     "load_runner",
     "make_policy",
     "make_processors",
+    "recorded_fps",
     "save_checkpoint_files",
 ]
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from .factory import Pipeline
 
-FEATURE_NAMES = "feature_names.json"  # beside LeRobot's files of a checkpoint, which hold sizes only
+# Beside LeRobot's files of a checkpoint, which hold sizes only.
+FEATURE_NAMES, RECORDING = "feature_names.json", "recording.json"
+_MAX_FPS = 1000
 
 
 def find_checkpoint(path: Path | str) -> Path:
@@ -62,6 +64,20 @@ def feature_names(path: Path | str) -> dict[str, list[str]]:
     return content
 
 
+def recorded_fps(path: Path | str) -> float | None:
+    """Frames per second of the recordings that a checkpoint was trained on, which is its rate of control.
+
+    None for an older checkpoint. Raises UserError if there is no checkpoint, or the rate cannot be.
+    """
+    folder = find_checkpoint(path)
+    if not (folder / RECORDING).exists():
+        return None
+    fps = read_json_object(inside(folder, RECORDING), 1 << 20).get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= _MAX_FPS:
+        raise UserError(f"{folder / RECORDING} has fps={str(fps)[:50]}, which cannot be; get the original file")
+    return float(fps)
+
+
 def save_checkpoint_files(
     policy: "PreTrainedPolicy",
     preprocessor: "Pipeline",
@@ -69,12 +85,14 @@ def save_checkpoint_files(
     directory: Path,
     weights: "dict[str, Tensor] | None" = None,
     features: Mapping[str, Mapping[str, Any]] | None = None,
+    fps: float | None = None,
 ) -> None:
     """Write a policy as LeRobot does: config.json, model.safetensors and the two pipelines, all in `directory`.
 
     Args:
         weights: tensors by name to write instead of the policy's own.
         features: of the dataset that it was trained on; see `feature_names`.
+        fps: of that dataset; see `recorded_fps`.
     """
     from lerobot.utils.constants import ACTION, OBS_STATE
 
@@ -88,6 +106,8 @@ def save_checkpoint_files(
     names = {key: (features or {}).get(key, {}).get("names") for key in (OBS_STATE, ACTION)}
     if lists := {key: list(value) for key, value in names.items() if isinstance(value, list | tuple)}:
         write_whole(directory / FEATURE_NAMES, json.dumps(lists, indent=1))
+    if fps is not None:
+        write_whole(directory / RECORDING, json.dumps({"fps": fps}))
 
 
 def load_checkpoint(path: Path | str, device: str | None = None) -> "tuple[PreTrainedPolicy, Pipeline, Pipeline]":

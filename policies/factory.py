@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lerobot.policies import PreTrainedPolicy
     from lerobot.processor import PolicyProcessorPipeline
 
+    from .image_size import ImageSizeStep
+
 _MAY_BE_ZERO = ("drop_", "optimizer_", "scheduler_", "empty_")  # beginnings of names
 
 type Pipeline = PolicyProcessorPipeline[Any, Any]
@@ -131,13 +133,17 @@ def _build_example(config: Any) -> None:
 
 
 def make_policy(
-    config: PreTrainedConfig, dataset_meta: "LeRobotDatasetMetadata", device: str | None = None
+    config: PreTrainedConfig,
+    dataset_meta: "LeRobotDatasetMetadata",
+    device: str | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> "PreTrainedPolicy":
     """A fresh policy with the cameras, state and action sizes of a dataset.
 
     Args:
         config: the policy's options, see `decode_policy_config`.
         device: None: that of the options.
+        image_size: height and width of the images that it sees; None: those of the dataset.
 
     Raises UserError if the options do not fit each other or the dataset, or pretrained weights cannot be downloaded.
     """
@@ -149,8 +155,7 @@ def make_policy(
     config.device = device or config.device
     try:
         resolve_models(config)
-        if config.type == "vqbet":
-            config.input_features = _with_one_camera(dataset_meta)
+        config.input_features = config.input_features or _inputs(config, dataset_meta, image_size)
         with quiet_libraries():
             return lerobot.policies.make_policy(config, ds_meta=dataset_meta)
     except (ValueError, OSError, NotImplementedError) as error:
@@ -176,20 +181,39 @@ def quiet_libraries() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _with_one_camera(dataset_meta: "LeRobotDatasetMetadata") -> dict[str, PolicyFeature]:
-    """Inputs of a dataset for a policy with one camera: its first one, and the features that are not cameras."""
-    from lerobot.utils.constants import ACTION
+def _inputs(
+    config: PreTrainedConfig, dataset_meta: "LeRobotDatasetMetadata", image_size: tuple[int, int] | None
+) -> dict[str, PolicyFeature]:
+    """Inputs of a dataset for a policy: all features but the actions, with images of the size that it sees."""
     from lerobot.utils.feature_utils import dataset_to_policy_features
 
+    from .image_size import MAX_CHANNELS, camera_sizes
+
     features = dataset_to_policy_features(dataset_meta.features)
-    unused = {*dataset_meta.camera_keys[1:], ACTION}
-    return {key: feature for key, feature in features.items() if key not in unused}
+    unused = dataset_meta.camera_keys[1:] if config.type == "vqbet" else []  # it sees one camera, the first
+    inputs = {
+        key: feature
+        for key, feature in features.items()
+        if feature.type is not FeatureType.ACTION and key not in unused
+    }
+    sizes = camera_sizes(dataset_meta.features)
+    for key, feature in inputs.items():
+        # LeRobot reads a shape as (height, width, channels) only if its last number is named channels.
+        if feature.type is FeatureType.VISUAL and (image_size is not None or feature.shape[0] > MAX_CHANNELS):
+            inputs[key] = PolicyFeature(FeatureType.VISUAL, (3, *(image_size or sizes[key])))
+    return inputs
 
 
 def make_processors(
-    policy: "PreTrainedPolicy", dataset_stats: dict[str, dict[str, Any]]
+    policy: "PreTrainedPolicy", dataset_stats: dict[str, dict[str, Any]], image_step: "ImageSizeStep | None" = None
 ) -> "tuple[Pipeline, Pipeline]":
-    """LeRobot's pre- and post-processor pipelines of a policy, with a dataset's normalisation statistics."""
+    """LeRobot's pre- and post-processor pipelines of a policy, with a dataset's normalisation statistics.
+
+    image_step: fits images to the policy's size; None: they have it.
+    """
     from lerobot.policies import make_pre_post_processors
 
-    return make_pre_post_processors(policy.config, dataset_stats=dataset_stats)
+    from .image_size import with_step
+
+    preprocessor, postprocessor = make_pre_post_processors(policy.config, dataset_stats=dataset_stats)
+    return with_step(preprocessor, image_step), postprocessor

@@ -6,7 +6,7 @@ from typing import Any
 from tinyvla.decoding import decode_section
 
 from .asynchronous import AsynchronousRunner
-from .checkpoints import find_checkpoint, load_checkpoint
+from .checkpoints import find_checkpoint, load_checkpoint, recorded_fps
 from .runner import PolicyRunner, Runner, RunnerConfig
 from .runtimes import adapt_policy, use_horizon
 
@@ -20,8 +20,8 @@ def load_policy(checkpoint: Path | str, device: str | None = None, **options: An
             {"observation.images.corner2": image, "observation.state": state, "task": "open the drawer"}
         )
 
-    Images are uint8 (H, W, 3), the state is float (S,), and the action is float32 (A,) in the units of the dataset that
-    the policy was trained on. `reset` begins an episode. `envs.evaluate` measures the success rate of a policy.
+    Images are uint8 (H, W, 3) of any size, the state is float (S,), and the action is float32 (A,) in the units of the
+    dataset that the policy was trained on. `reset` begins an episode. `envs.evaluate` measures a policy's success rate.
 
     Args:
         checkpoint: a run folder of train.py (its best checkpoint), or a folder with `config.json` and weights.
@@ -44,5 +44,5 @@ def load_runner(checkpoint: Path | str, device: str | None = None, config: Runne
         runner = AsynchronousRunner(policy, preprocessor, postprocessor, config.latency_steps)
     else:
         runner = PolicyRunner(policy, preprocessor, postprocessor)
-    runner.checkpoint = find_checkpoint(checkpoint)
+    runner.checkpoint, runner.fps = find_checkpoint(checkpoint), recorded_fps(checkpoint)
     return runner

@@ -16,6 +16,8 @@ from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from tinyvla.errors import UserError
 from tinyvla.untrusted import check_regular, check_values, inside, read_json_object
 
+from .image_size import FITS, STEP
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -84,6 +86,13 @@ def _is_epsilon(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
+def _is_sizes(value: Any) -> bool:
+    """True for height and width by camera."""
+    return isinstance(value, dict) and all(
+        isinstance(size, list) and len(size) == 2 and all(map(is_size, size)) for size in value.values()
+    )
+
+
 def _one_of(*choices: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str | None) and value in choices
 
@@ -97,6 +106,7 @@ _NORMALIZATION: dict[str, Callable[[Any], bool]] = {
 # By step: the check of each option.
 STEPS: dict[str, dict[str, Callable[[Any], bool]]] = {
     "rename_observations_processor": {"rename_map": _is_renaming},
+    STEP: {"height": is_size, "width": is_size, "fit": _one_of(*FITS), "recorded": _is_sizes},
     "to_batch_processor": {},
     "smolvla_new_line_processor": {},
     "tokenizer_processor": {
@@ -130,6 +140,7 @@ def read_pipelines(
 
     added = _added_steps(type(config))
     before, states = _read_pipeline(folder, PREPROCESSOR, added, overrides)
+    _check_image_size(before["steps"], config)
     preprocessor: Pipeline = PolicyProcessorPipeline.from_config(before, state_dict=states)
     after, states = _read_pipeline(folder, POSTPROCESSOR, added, {})
     postprocessor: Pipeline = PolicyProcessorPipeline.from_config(
@@ -159,6 +170,20 @@ def _read_pipeline(
             states[state_file.removesuffix(".safetensors")] = _read_state(folder, state_file, place)
         steps.append(step)
     return {"name": name, "steps": steps}, states
+
+
+def _check_image_size(steps: list[dict[str, Any]], config: PreTrainedConfig) -> None:
+    """Raise UserError for a step that makes images of another size than the policy's, which may be any size."""
+    for step in steps:
+        if step["registry_name"] != STEP:
+            continue
+        size = step["config"].get("height"), step["config"].get("width")
+        for key, feature in config.image_features.items():
+            if size != tuple(feature.shape[1:]):
+                raise UserError(
+                    f"{PREPROCESSOR}.json fits images to {size[0]}x{size[1]} pixels but the policy's {key[:50]!r} has "
+                    f"the shape {tuple(feature.shape)}; get the original file"
+                )
 
 
 def _checked_step(entry: Any, place: str, added: set[str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from tinyvla.errors import UserError, did_you_mean
 from tinyvla.ranges import MAX_STEPS, RangeError, check_range
 
+from .image_size import CROP, ImageSizeStep, fit_images, step_of
+
 if TYPE_CHECKING:
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies import PreTrainedPolicy
@@ -51,13 +53,16 @@ class RunnerConfig:
             raise RangeError("runtime", self.runtime, did_you_mean(self.runtime, RUNTIMES))
 
 
-def check_fit(config: "PreTrainedConfig", observation_space: Any, action_space: Any) -> None:
+def check_fit(
+    config: "PreTrainedConfig", observation_space: Any, action_space: Any, image_step: ImageSizeStep | None = None
+) -> None:
     """Raise UserError unless the cameras, their size, the state and the action are those of a policy.
 
     Args:
         config: of the policy.
         observation_space: gymnasium Dict space of the observations.
         action_space: gymnasium Box space of the actions.
+        image_step: of the policy's pre-processor, which fits images of any size.
     """
     cameras = {key for key in observation_space if key.startswith(f"{OBS_IMAGES}.")}
     required = set(config.image_features)
@@ -69,7 +74,7 @@ def check_fit(config: "PreTrainedConfig", observation_space: Any, action_space: 
         raise UserError(f"the policy needs the cameras {needs} but there are {has}; add {lacks} to env.cameras")
     for key, feature in config.image_features.items():
         (height, width), (policy_height, policy_width) = observation_space[key].shape[:2], feature.shape[1:]
-        if (height, width) != (policy_height, policy_width):
+        if (height, width) != (policy_height, policy_width) and image_step is None:
             raise UserError(
                 f"the policy takes images of {policy_height}x{policy_width} pixels but {key} has {height}x{width}; "
                 f"set env.image_size={policy_height}"
@@ -89,21 +94,26 @@ def check_fit(config: "PreTrainedConfig", observation_space: Any, action_space: 
 class Runner:
     """Base of the runners: a policy with its pipelines, in one environment or on one robot.
 
-    Observations are unbatched: observation.images.<camera> uint8 (H, W, 3), observation.state float (S,), task str.
-    Subclasses implement `act` and `needs_observation`.
+    Observations are unbatched: observation.images.<camera> uint8 (H, W, 3) of any size, observation.state float (S,),
+    task str. Subclasses implement `act` and `needs_observation`.
 
     Attributes:
         checkpoint: folder that the policy was loaded from; None if it was not loaded.
         held: actions that were repeated because the next chunk was late; 0 except in an asynchronous runner.
+        image_step: of the pre-processor, which fits images of any size; None: the policy was trained on frames of the
+            size that it takes, and of others it is given the middle.
+        fps: frames per second of the policy's recordings; None: not known.
         value_names: names of the values of observation.state and action, if a policy server has sent them.
     """
 
     checkpoint: Path | None = None
     held: int = 0
+    fps: float | None = None
     value_names: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def __init__(self, policy: "PreTrainedPolicy", preprocessor: "Pipeline", postprocessor: "Pipeline"):
         self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor
+        self.image_step = step_of(preprocessor)
         self.reset()
 
     @property
@@ -116,13 +126,25 @@ class Runner:
         }
 
     @property
+    def recorded_cameras(self) -> dict[str, tuple[int, int]]:
+        """Cameras that the policy needs, with the height and width of their frames in its recordings."""
+        recorded = self.image_step.recorded if self.image_step is not None else {}
+        sizes = {key.removeprefix(f"{OBS_IMAGES}."): (size[0], size[1]) for key, size in recorded.items()}
+        return {camera: sizes.get(camera, size) for camera, size in self.cameras.items()}
+
+    @property
+    def image_fit(self) -> str:
+        """How images of another size than the policy's are fitted to it, one of `image_size.FITS`."""
+        return CROP if self.image_step is None else self.image_step.fit
+
+    @property
     def state_size(self) -> int:
         """Size of the policy's observation.state."""
         return int(self.policy.config.robot_state_feature.shape[0])
 
     def check(self, observation_space: Any, action_space: Any) -> None:
         """Raise UserError unless the policy fits an environment's spaces, see `check_fit`."""
-        check_fit(self.policy.config, observation_space, action_space)
+        check_fit(self.policy.config, observation_space, action_space, self.image_step)
 
     def check_observation(self, observation: Mapping[str, Any]) -> None:
         """Raise UserError if an observation lacks something that the policy needs."""
@@ -160,13 +182,21 @@ class Runner:
         if observation is None:
             raise ValueError("this step needs an observation, see needs_observation")
         self.check_observation(observation)
-        batch: dict[str, Any] = {
-            key: torch.from_numpy(np.ascontiguousarray(observation[key])).permute(2, 0, 1).div(255).float()
-            for key in self.policy.config.image_features
-        }
+        batch: dict[str, Any] = {key: image.div(255).float() for key, image in self._images(observation).items()}
         batch[OBS_STATE] = torch.as_tensor(observation[OBS_STATE], dtype=torch.float32)
         batch["task"] = observation["task"]
         return self.preprocessor(batch)
+
+    def _images(self, observation: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Images (3, H, W) of the policy's cameras, of its size. As bytes, this takes a tenth of the time of floats."""
+        return {
+            key: fit_images(
+                torch.from_numpy(np.ascontiguousarray(observation[key])).permute(2, 0, 1),
+                (int(feature.shape[1]), int(feature.shape[2])),
+                self.image_fit,
+            )
+            for key, feature in self.policy.config.image_features.items()
+        }
 
 
 class PolicyRunner(Runner):

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from .twin.settings import CAMERA_TYPE
 # Sections of the `robot` configuration that LeRobot does not know.
 EXTRA_SECTIONS = ("twin", "safety")
 _TWIN_FPS = 30
+_WEBCAM = (480, 640)  # height and width that every webcam has
+_WEBCAM_FPS = 30
 
 
 def make_arm(robot: Mapping[str, Any], twin: TwinControl | None = None) -> Robot:
@@ -78,6 +80,18 @@ def robot_cameras(robot: Robot) -> Mapping[str, Any]:
     return getattr(robot, "cameras", {})
 
 
+def camera_sizes(robot: Robot, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Height and width of the images of a robot's cameras. Raises UserError for a camera whose size is not known."""
+    sizes = {name: robot.observation_features[name][:2] for name in names}
+    for name, size in sizes.items():
+        if None in size:
+            raise UserError(
+                f"the size of the camera {name} is not known, and its images are recorded; set "
+                f"robot.cameras.{name}.width and height, or record=false"
+            )
+    return sizes
+
+
 def image_time(camera: Any) -> float | None:
     """Time of a camera's newest image on time.perf_counter's clock; None if the camera does not report it."""
     return getattr(camera, "latest_timestamp", None)
@@ -132,6 +146,10 @@ def _camera_section(name: str, camera: Mapping[str, Any], twin: TwinControl | No
         register_camera(str(kind))
     except UserError as error:
         raise UserError(f"robot.cameras.{name}.type: {error}") from error
+    if kind == "opencv" and camera.get("width") is None and camera.get("height") is None:
+        is_turned = str(camera.get("rotation")) in ("90", "-90")
+        height, width = reversed(_WEBCAM) if is_turned else _WEBCAM
+        return {"fps": _WEBCAM_FPS, **camera, "height": height, "width": width}
     if kind != CAMERA_TYPE:
         return dict(camera)
     if twin is None and not camera.get("folder"):

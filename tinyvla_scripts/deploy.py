@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.app import app
-from configs.composing import as_dict, decode
+from configs.composing import as_dict, decode, named_settings
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in, write_whole
 
@@ -17,40 +17,40 @@ def main(cfg: DictConfig) -> None:
     from envs.feature_names import trained_feature_names
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
-    from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Printer, ServerAccess, begin_at, load_arm_runner, real_episodes
+    from robot_io.arms import camera_sizes, make_arm, needs_twin, with_twin_cameras
+    from robot_io.deployment import Deployment, Printer, ServerAccess, begin_at, limits_at_rate
+    from robot_io.deployment import load_arm_runner, real_episodes
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder
-    from robot_io.safety import SafetyLayer, SafetyLimits
+    from robot_io.safety import SafetyLayer
     from robot_io.takeover import connect_operator, decode_takeover
     from robot_io.twin import TwinSettings, start_twin
 
     run_dir, robot = Path(cfg.run_dir), as_dict(cfg.robot)
     if (run_dir / "config.yaml").exists():
         raise UserError(f"{run_dir} already holds a run; choose another run_dir")
-    layer = SafetyLayer(SafetyLimits.decode(as_dict(cfg.safety)))
     runner = load_arm_runner(cfg.checkpoint, cfg.device, decode(RunnerConfig, cfg.runner), ServerAccess.read(cfg))
+    layer = SafetyLayer(limits_at_rate(as_dict(cfg.safety), runner.fps, "safety.rate_hz" in named_settings(cfg)))
     with alone_in(run_dir, wait=False), contextlib.ExitStack() as stack:
         if needs_twin(robot):
-            robot = with_twin_cameras(robot, runner.cameras)
+            robot = with_twin_cameras(robot, runner.recorded_cameras)
             twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
             episodes = twin_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, None, cfg.seed)
         episodes = begin_at(cfg.start_pose, episodes, layer.limits)
         arm, names = make_arm(robot, twin), runner.value_names if cfg.server else trained_feature_names(cfg.checkpoint)
-        takeover, gate_settings = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
+        takeover, gate = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
         operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop))
-        detector = load_person_gate(gate_settings, layer.limits, twin is not None) or cfg.person_detector
-        camera, speed, printer = gate_settings.camera, cfg.approach_speed, Printer(layer.joints, cfg.dry_run)
-        person = stack.enter_context(watch_for_people(detector, camera or next(iter(runner.cameras)), layer.limits))
-        run = Deployment(arm, runner, layer, [printer], operator, speed, cfg.dry_run, names, person)
-        if cfg.display:
-            run.observers.append(stack.enter_context(LiveView(layer.joints)))
-        if cfg.record:
-            recording = Recorder(run_dir / "recording", layer.joints, runner.cameras, layer.limits.rate_hz, arm.name)
-            run.observers.append(stack.enter_context(recording))
+        detector = load_person_gate(gate, layer.limits, twin is not None) or cfg.person_detector
+        camera, printer = gate.camera or next(iter(runner.cameras)), Printer(layer.joints, cfg.dry_run)
+        person = stack.enter_context(watch_for_people(detector, camera, layer.limits))
+        run = Deployment(arm, runner, layer, [printer], operator, cfg.approach_speed, cfg.dry_run, names, person)
+        views = [LiveView(layer.joints)] if cfg.display else []
+        place, sizes, rate = run_dir / "recording", camera_sizes(arm, runner.cameras), layer.limits.rate_hz
+        recorders = [Recorder(place, layer.joints, sizes, rate, arm.name)] if cfg.record else []
+        run.observers += [stack.enter_context(observer) for observer in (*views, *recorders)]
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg))
         run.run(episodes, run_dir)
     print(run.describe(), run_dir / "deploy.json", sep="\n")

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,9 +21,11 @@ from tinyvla.errors import UserError, one_line
 from tinyvla.files import fill_folder
 from tinyvla.untrusted import check_regular, inside, read_json
 
+from ..image_size import ImageSizeStep, Size, camera_sizes
 from .dataset_files import INFO, check_dataset_files, fingerprint
 
-_SPAN = 64  # frames that are decoded together
+_SPAN = 64  # frames that are decoded together, fewer if they are large
+_MAX_PIXELS = 20 << 20  # of all frames of a span; a process needs 30 bytes for each
 
 
 def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = None) -> LeRobotDataset:
@@ -58,27 +62,36 @@ def _one_report() -> Iterator[None]:
 
 
 def cache_frames(
-    dataset: LeRobotDataset, workers: int, largest: tuple[int, int] | None = None
+    dataset: LeRobotDataset,
+    workers: int,
+    largest: tuple[int, int] | None = None,
+    image_step: ImageSizeStep | None = None,
 ) -> dict[str, np.ndarray]:
     """Every camera's frames, uint8 (N, 3, H, W), memory-mapped (copy on write) from files beside the dataset.
 
-    The first call writes the files, with `workers` processes; they are complete or absent. A batch then costs a copy of
-    its bytes, whether the dataset holds images or videos.
+    The first call writes the files, with `workers` processes, and first says how large they will be; they are complete
+    or absent. A batch then costs a copy of its bytes, whether the dataset holds images or videos.
 
     Args:
         dataset: its images or videos are decoded.
         workers: number of processes.
         largest: height and width that frames with more pixels are resized to, for a policy that would do it itself, so
             that a camera of 640x480 pixels needs no more disk than the policy sees; None: as the camera's.
+        image_step: of the policy's pre-processor, which then has nothing to do on the cached frames; `largest` is
+            without effect.
+
+    Raises UserError if frames cannot be decoded, or the disk has no room for them.
     """
-    sides = _sides(dataset, largest)
-    is_resized = sides != _sides(dataset, None)
-    name = dataset.root.name + ("-{}x{}".format(*largest) if largest and is_resized else "")
-    folder = dataset.root.parent / "frames" / name
+    recorded = camera_sizes(dataset.meta.features)
+    sides, kind = _sides(recorded, largest), "" if largest is None else "-{}x{}".format(*largest)
+    if image_step is not None:
+        sides, kind = dict.fromkeys(recorded, image_step.size), "-{}x{}-{}".format(*image_step.size, image_step.fit)
+    folder = dataset.root.parent / "frames" / f"{dataset.root.name}{kind if sides != recorded else ''}"
     stamp = {"frames": len(dataset), "dataset": fingerprint(dataset.root), "cameras": dataset.meta.camera_keys}
 
     def decode(empty: Path) -> None:
-        _decode(dataset, sides, empty, workers)
+        _announce(len(dataset), sides, folder)
+        _decode(_Spans(dataset, sides, image_step), len(dataset), empty, workers)
         (empty / "stamp.json").write_text(json.dumps(stamp))
 
     try:
@@ -91,14 +104,23 @@ def cache_frames(
     return {key: np.load(folder / f"{key}.npy", mmap_mode="c") for key in dataset.meta.camera_keys}
 
 
-def _sides(dataset: LeRobotDataset, largest: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
-    """Height and width of every camera's cached frames."""
-    sides = {}
-    for key in dataset.meta.camera_keys:
-        height, width = (int(side) for side in dataset.meta.features[key]["shape"][:2])
-        is_larger = largest is not None and height * width > largest[0] * largest[1]
-        sides[key] = largest if largest is not None and is_larger else (height, width)
-    return sides
+def _sides(recorded: Mapping[str, Size], largest: Size | None) -> dict[str, Size]:
+    """Height and width of every camera's cached frames, from those of the recorded ones."""
+    if largest is None:
+        return dict(recorded)
+    return {key: largest if math.prod(size) > math.prod(largest) else size for key, size in recorded.items()}
+
+
+def _announce(count: int, sides: Mapping[str, Size], folder: Path) -> None:
+    """Say how much room the frames need on the disk. Raises UserError if there is less."""
+    needed = count * sum(3 * height * width for height, width in sides.values())
+    print(f"frames: {len(sides)} cameras, {count} frames, {needed / 1e6:.0f} MB in {folder}", flush=True)
+    place = next(parent for parent in folder.parents if parent.exists())
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise UserError(
+            f"the frames need {needed / 1e9:.1f} GB and {place} has {free / 1e9:.1f} GB free; free some space, train "
+            "on fewer cameras or episodes (dataset.cameras, dataset.episodes), or set a smaller dataset.image_size"
+        )
 
 
 def _is_complete(folder: Path, stamp: dict[str, Any], sides: dict[str, tuple[int, int]]) -> bool:
@@ -121,12 +143,14 @@ def _is_array(file: Path, shape: tuple[int, ...]) -> bool:
 class _Spans(torch.utils.data.Dataset):
     """Spans of consecutive frames of every camera, as bytes: in videos, seeking takes most of the time."""
 
-    def __init__(self, dataset: LeRobotDataset, sides: Mapping[str, tuple[int, int]]):
-        self.sides = sides
-        times = [i / dataset.fps for i in range(_SPAN)]
+    def __init__(self, dataset: LeRobotDataset, sides: Mapping[str, Size], image_step: ImageSizeStep | None):
+        self.sides, self.image_step = sides, image_step
+        pixels = sum(math.prod(size) for size in camera_sizes(dataset.meta.features).values())
+        span = max(1, min(_SPAN, _MAX_PIXELS // max(pixels, 1)))
+        times = [i / dataset.fps for i in range(span)]
         self.reader = open_dataset(dataset.root, dict.fromkeys(dataset.meta.camera_keys, times))
         bounds = zip(*(dataset.meta.episodes[key] for key in ("dataset_from_index", "dataset_to_index")), strict=True)
-        self.spans = [(start, min(start + _SPAN, end)) for first, end in bounds for start in range(first, end, _SPAN)]
+        self.spans = [(start, min(start + span, end)) for first, end in bounds for start in range(first, end, span)]
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -134,19 +158,22 @@ class _Spans(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         start, end = self.spans[index]
         item = self.reader[start]
-        frames = {key: resize(item[key][: end - start], size) for key, size in self.sides.items()}
-        return {key: images.mul(255).round().byte() for key, images in frames.items()}
+        frames = {key: item[key][: end - start] for key in self.sides}
+        if self.image_step is None:
+            frames = {key: resize(images, self.sides[key]) for key, images in frames.items()}
+        images = {key: images.mul(255).round().byte() for key, images in frames.items()}
+        return images if self.image_step is None else self.image_step.observation(images)
 
 
-def _decode(dataset: LeRobotDataset, sides: Mapping[str, tuple[int, int]], folder: Path, workers: int) -> None:
-    loader = DataLoader(_Spans(dataset, sides), batch_size=None, num_workers=workers)
+def _decode(spans: _Spans, count: int, folder: Path, workers: int) -> None:
+    loader = DataLoader(spans, batch_size=None, num_workers=workers)
     files: dict[str, BinaryIO] = {}
-    with ExitStack() as opened, tqdm(total=len(dataset), desc="decoding frames", unit="frame") as bar:
+    with ExitStack() as opened, tqdm(total=count, desc="decoding frames", unit="frame") as bar:
         for span in loader:
             for key, frames in span.items():
                 if key not in files:
                     files[key] = opened.enter_context((folder / f"{key}.npy").open("wb"))
-                    shape = (len(dataset), *frames.shape[1:])
+                    shape = (count, *frames.shape[1:])
                     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(files[key], header)
                 # Written, not mapped: on a full disk a write raises an error, a mapped page crashes the process.

@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 
 from tinyvla.errors import UserError, one_line
 
+from ..image_size import ImageSizeStep
 from .dataset_files import check_dataset_files
 from .settings import DatasetConfig
 
@@ -36,6 +37,12 @@ def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetada
         raise
     except Exception as error:  # damaged tables fail in as many ways as there are readers below
         raise no_dataset(str(root or repo_id), error) from error
+
+
+def open_all(dataset: DatasetConfig) -> list[LeRobotDatasetMetadata]:
+    """Metadata of all datasets that settings name. Raises UserError as `open_metadata`."""
+    names = [str(root) for root in dataset.roots] or [None]
+    return [open_metadata(dataset.repo_id if root is None else None, root) for root in names]
 
 
 def no_dataset(name: str, error: Exception) -> UserError:
@@ -71,7 +78,12 @@ class _Stream(StreamingLeRobotDataset):
 
 
 def stream_batches(
-    dataset: DatasetConfig, config: PreTrainedConfig, batch_size: int, seed: int, held_out: Collection[int] = ()
+    dataset: DatasetConfig,
+    config: PreTrainedConfig,
+    batch_size: int,
+    seed: int,
+    image_step: ImageSizeStep | None = None,
+    held_out: Collection[int] = (),
 ) -> Callable[[], dict[str, Any]]:
     """Function that returns the next batch of an endless stream, in the form of `TrainingData.batch`.
 
@@ -85,13 +97,13 @@ def stream_batches(
             f"trainer.streaming=true gives one observation per sample and policy '{config.type}' needs several; "
             "set policy.n_obs_steps=1, choose another policy, or leave out trainer.streaming"
         )
-    meta = open_metadata(dataset.repo_id, dataset.root)
+    (meta,) = open_all(dataset)
     deltas = resolve_delta_timestamps(config, meta)
     deltas = {key: times for key, times in (deltas or {}).items() if key in config.output_features}
     try:
         stream = _Stream(
             meta.repo_id,
-            dataset.root,
+            next(iter(dataset.roots), None),
             delta_timestamps=deltas,
             buffer_size=min(dataset.shuffle_buffer, meta.total_frames),
             seed=seed,
@@ -109,6 +121,8 @@ def stream_batches(
             batch: dict[str, Any] = default_collate([{key: item[key] for key in keys} for item in items])
         except Exception as error:  # damaged files fail in as many ways as there are decoders below
             raise _broken(meta, error) from error
+        if image_step is not None:
+            batch = image_step.observation(batch)
         for key in config.image_features:
             if batch[key].dtype == torch.uint8:
                 batch[key] = batch[key].float().div_(255)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tinyvla.errors import UserError
 
 from ..asynchronous import AsynchronousRunner
+from ..image_size import ImageSizeStep
 from . import policy_service_pb2 as pb
 from .messages import (
     ACTION,
@@ -141,8 +142,11 @@ class RemoteRunner(AsynchronousRunner):
         self._seed: int | None = None
         self._answer_timeout = _ANSWER_TIMEOUT
         features = {STATE: self.description.inputs[STATE], ACTION: self.description.action}
+        self.fps = self.description.fps or None
         self.value_names = {name: feature.names for name, feature in features.items() if feature.names}
         state, action = (_statistics(name, feature) for name, feature in features.items())
+        if self.description.image_fit:
+            state.steps.append(_image_step(self.description))
         policy = _RemotePolicy(self.description)
         super().__init__(policy, state, action, latency_steps)  # type: ignore[arg-type]
 
@@ -221,11 +225,18 @@ class RemoteRunner(AsynchronousRunner):
             session=self._session,
             sequence=self._sequence,
             step=step,
-            observations=[write_observation(observation, self.description) for observation in observations],
+            observations=[
+                write_observation(self._fitted(observation), self.description) for observation in observations
+            ],
             previous=None if previous is None else write_tensor("previous", previous.numpy()),
             delay=min(delay, self.description.chunk_size),
             seed=self._seed,
         )
+
+    def _observation_message(self, observation: Mapping[str, Any]) -> pb.Observation:
+        """Message of an observation, with images of the policy's size, which are fewer bytes than a camera's."""
+        images = {key: image.permute(1, 2, 0).numpy() for key, image in self._images(observation).items()}
+        return write_observation({**observation, **images}, self.description)
 
 
 def _open(connection: Connection, checkpoint: str) -> pb.OpenAnswer:
@@ -233,6 +244,14 @@ def _open(connection: Connection, checkpoint: str) -> pb.OpenAnswer:
     connection.call("Close", pb.CloseRequest(), pb.CloseAnswer, _ANSWER_TIMEOUT)
     request = pb.OpenRequest(protocol=PROTOCOL, checkpoint=checkpoint)
     return connection.call("Open", request, pb.OpenAnswer, _LOAD_TIMEOUT)
+
+
+def _image_step(description: PolicyDescription) -> ImageSizeStep:
+    """The step of the server's pre-processor that fits images, which is done here."""
+    images = {name: feature for name, feature in description.inputs.items() if name.startswith(IMAGES)}
+    height, width = next(iter(images.values())).shape[1:]
+    recorded = {name: list(feature.recorded) for name, feature in images.items() if feature.recorded}
+    return ImageSizeStep(height, width, description.image_fit, recorded)
 
 
 def _statistics(name: str, feature: Feature) -> SimpleNamespace:

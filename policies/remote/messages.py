@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..image_size import FITS
 from . import policy_service_pb2 as pb
 from .wire import MAX_REQUEST, PROTOCOL, MessageError, printable
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
-MAX_SIDE, MAX_CAMERAS, MAX_VALUES, MAX_CHUNK, MAX_OBSERVATIONS = 4096, 16, 1024, 1024, 64
+MAX_SIDE, MAX_CAMERAS, MAX_VALUES, MAX_CHUNK, MAX_OBSERVATIONS, MAX_FPS = 4096, 16, 1024, 1024, 64, 1000
 _CAMERA = re.compile(r"observation\.images\.[\w.-]{1,64}")
 _STATISTICS = ("min", "max", "mean", "std")
 _DTYPES: dict[int, np.dtype[Any]] = {pb.UINT8: np.dtype("u1"), pb.FLOAT32: np.dtype("<f4")}
@@ -27,11 +28,13 @@ class Feature:
         shape: (channels, height, width) of a camera, (n,) of the state and the action.
         names: of the n values; empty: not known.
         statistics: of the training data: (n,) values by `min`, `max`, `mean`, `std`, as far as known.
+        recorded: height and width of a camera's frames in the training data; empty: those of `shape`.
     """
 
     shape: tuple[int, ...]
     names: tuple[str, ...] = ()
     statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    recorded: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class PolicyDescription:
         observation_steps: observations that a prediction reads.
         execution_steps: actions of a chunk that are executed before the next one; None: as the client likes.
         guided: it can continue the previous chunk.
+        image_fit: how images of any size become those of the inputs, one of `image_size.FITS`; empty: the training
+            data had images of these sizes.
+        fps: frames per second of the training data; 0: not known.
     """
 
     inputs: Mapping[str, Feature]
@@ -53,6 +59,8 @@ class PolicyDescription:
     observation_steps: int
     execution_steps: int | None
     guided: bool
+    image_fit: str = ""
+    fps: float = 0.0
 
     @property
     def chunk_shape(self) -> tuple[int, int]:
@@ -179,6 +187,8 @@ def write_description(description: PolicyDescription, session: str) -> pb.OpenAn
         observation_steps=description.observation_steps,
         execution_steps=description.execution_steps or 0,
         guided=description.guided,
+        image_fit=description.image_fit,
+        fps=description.fps,
     )
 
 
@@ -201,6 +211,10 @@ def read_description(answer: pb.OpenAnswer) -> PolicyDescription:
     ):
         if not low <= value <= high:
             raise MessageError(f"its policy has {name}={value}; it lies between {low} and {high}; {_FIX}")
+    if answer.image_fit not in ("", *FITS):
+        raise MessageError(f"its policy fits images by {printable(answer.image_fit, 80)!r}; {_FIX}")
+    if not 0 <= answer.fps <= MAX_FPS:
+        raise MessageError(f"its policy has fps={answer.fps:g}; it lies between 0 and {MAX_FPS}; {_FIX}")
     values = answer.observation_steps * sum(math.prod(feature.shape) for feature in inputs.values())
     if values > MAX_REQUEST:
         raise MessageError(f"its policy reads {values / 1e6:.0f} MB per chunk, more than a request holds; run it here")
@@ -211,12 +225,16 @@ def read_description(answer: pb.OpenAnswer) -> PolicyDescription:
         answer.observation_steps,
         answer.execution_steps or None,
         answer.guided,
+        answer.image_fit,
+        answer.fps,
     )
 
 
 def _write_feature(name: str, feature: Feature) -> pb.Feature:
     statistics = [pb.Statistic(name=key, values=values) for key, values in feature.statistics.items()]
-    return pb.Feature(name=name, shape=feature.shape, names=feature.names, statistics=statistics)
+    return pb.Feature(
+        name=name, shape=feature.shape, names=feature.names, statistics=statistics, recorded=feature.recorded
+    )
 
 
 def _read_feature(message: pb.Feature) -> Feature:
@@ -235,4 +253,7 @@ def _read_feature(message: pb.Feature) -> Feature:
     for key, values in statistics.items():
         if key not in _STATISTICS or len(values) != size:
             raise MessageError(f"the statistics of {message.name} are not those of {size} values; {_FIX}")
-    return Feature(shape, names, statistics)
+    recorded = tuple(message.recorded[:3])
+    if recorded and (size or len(recorded) != 2 or not all(1 <= side <= MAX_SIDE for side in recorded)):
+        raise MessageError(f"{message.name} was recorded at {recorded}, which is no size of an image; {_FIX}")
+    return Feature(shape, names, statistics, recorded)

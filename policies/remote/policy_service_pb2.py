@@ -24,35 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$policies/remote/policy_service.proto\x12\x16tinyvla.policy_service\"d\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05\x64type\x18\x02 \x01(\x0e\x32 .tinyvla.policy_service.DataType\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"3\n\x0bOpenRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"l\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\r\n\x05names\x18\x03 \x03(\t\x12\x35\n\nstatistics\x18\x04 \x03(\x0b\x32!.tinyvla.policy_service.Statistic\")\n\tStatistic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\"\xe9\x01\n\nOpenAnswer\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\t\x12/\n\x06inputs\x18\x03 \x03(\x0b\x32\x1f.tinyvla.policy_service.Feature\x12/\n\x06\x61\x63tion\x18\x04 \x01(\x0b\x32\x1f.tinyvla.policy_service.Feature\x12\x12\n\nchunk_size\x18\x05 \x01(\r\x12\x19\n\x11observation_steps\x18\x06 \x01(\r\x12\x17\n\x0f\x65xecution_steps\x18\x07 \x01(\r\x12\x0e\n\x06guided\x18\x08 \x01(\x08\"L\n\x0bObservation\x12/\n\x07tensors\x18\x01 \x03(\x0b\x32\x1e.tinyvla.policy_service.Tensor\x12\x0c\n\x04task\x18\x02 \x01(\t\"\xd9\x01\n\x0ePredictRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x39\n\x0cobservations\x18\x04 \x03(\x0b\x32#.tinyvla.policy_service.Observation\x12\x30\n\x08previous\x18\x05 \x01(\x0b\x32\x1e.tinyvla.policy_service.Tensor\x12\r\n\x05\x64\x65lay\x18\x06 \x01(\r\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"\x94\x01\n\rPredictAnswer\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x32\n\nnormalised\x18\x03 \x01(\x0b\x32\x1e.tinyvla.policy_service.Tensor\x12/\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x1e.tinyvla.policy_service.Tensor\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"\r\n\x0b\x43loseAnswer*/\n\x08\x44\x61taType\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05UINT8\x10\x01\x12\x0b\n\x07\x46LOAT32\x10\x02\x32\x8e\x02\n\rPolicyService\x12O\n\x04Open\x12#.tinyvla.policy_service.OpenRequest\x1a\".tinyvla.policy_service.OpenAnswer\x12X\n\x07Predict\x12&.tinyvla.policy_service.PredictRequest\x1a%.tinyvla.policy_service.PredictAnswer\x12R\n\x05\x43lose\x12$.tinyvla.policy_service.CloseRequest\x1a#.tinyvla.policy_service.CloseAnswerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$policies/remote/policy_service.proto\x12\x16tinyvla.policy_service\"d\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05\x64type\x18\x02 \x01(\x0e\x32 .tinyvla.policy_service.DataType\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"3\n\x0bOpenRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\"~\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\r\n\x05names\x18\x03 \x03(\t\x12\x35\n\nstatistics\x18\x04 \x03(\x0b\x32!.tinyvla.policy_service.Statistic\x12\x10\n\x08recorded\x18\x05 \x03(\r\")\n\tStatistic\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\x01\"\x89\x02\n\nOpenAnswer\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\t\x12/\n\x06inputs\x18\x03 \x03(\x0b\x32\x1f.tinyvla.policy_service.Feature\x12/\n\x06\x61\x63tion\x18\x04 \x01(\x0b\x32\x1f.tinyvla.policy_service.Feature\x12\x12\n\nchunk_size\x18\x05 \x01(\r\x12\x19\n\x11observation_steps\x18\x06 \x01(\r\x12\x17\n\x0f\x65xecution_steps\x18\x07 \x01(\r\x12\x0e\n\x06guided\x18\x08 \x01(\x08\x12\x11\n\timage_fit\x18\t \x01(\t\x12\x0b\n\x03\x66ps\x18\n \x01(\x01\"L\n\x0bObservation\x12/\n\x07tensors\x18\x01 \x03(\x0b\x32\x1e.tinyvla.policy_service.Tensor\x12\x0c\n\x04task\x18\x02 \x01(\t\"\xd9\x01\n\x0ePredictRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x39\n\x0cobservations\x18\x04 \x03(\x0b\x32#.tinyvla.policy_service.Observation\x12\x30\n\x08previous\x18\x05 \x01(\x0b\x32\x1e.tinyvla.policy_service.Tensor\x12\r\n\x05\x64\x65lay\x18\x06 \x01(\r\x12\x11\n\x04seed\x18\x07 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"\x94\x01\n\rPredictAnswer\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x32\n\nnormalised\x18\x03 \x01(\x0b\x32\x1e.tinyvla.policy_service.Tensor\x12/\n\x07\x61\x63tions\x18\x04 \x01(\x0b\x32\x1e.tinyvla.policy_service.Tensor\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"\r\n\x0b\x43loseAnswer*/\n\x08\x44\x61taType\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05UINT8\x10\x01\x12\x0b\n\x07\x46LOAT32\x10\x02\x32\x8e\x02\n\rPolicyService\x12O\n\x04Open\x12#.tinyvla.policy_service.OpenRequest\x1a\".tinyvla.policy_service.OpenAnswer\x12X\n\x07Predict\x12&.tinyvla.policy_service.PredictRequest\x1a%.tinyvla.policy_service.PredictAnswer\x12R\n\x05\x43lose\x12$.tinyvla.policy_service.CloseRequest\x1a#.tinyvla.policy_service.CloseAnswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'policies.remote.policy_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=1105
-  _globals['_DATATYPE']._serialized_end=1152
+  _globals['_DATATYPE']._serialized_start=1155
+  _globals['_DATATYPE']._serialized_end=1202
   _globals['_TENSOR']._serialized_start=64
   _globals['_TENSOR']._serialized_end=164
   _globals['_OPENREQUEST']._serialized_start=166
   _globals['_OPENREQUEST']._serialized_end=217
   _globals['_FEATURE']._serialized_start=219
-  _globals['_FEATURE']._serialized_end=327
-  _globals['_STATISTIC']._serialized_start=329
-  _globals['_STATISTIC']._serialized_end=370
-  _globals['_OPENANSWER']._serialized_start=373
-  _globals['_OPENANSWER']._serialized_end=606
-  _globals['_OBSERVATION']._serialized_start=608
-  _globals['_OBSERVATION']._serialized_end=684
-  _globals['_PREDICTREQUEST']._serialized_start=687
-  _globals['_PREDICTREQUEST']._serialized_end=904
-  _globals['_PREDICTANSWER']._serialized_start=907
-  _globals['_PREDICTANSWER']._serialized_end=1055
-  _globals['_CLOSEREQUEST']._serialized_start=1057
-  _globals['_CLOSEREQUEST']._serialized_end=1088
-  _globals['_CLOSEANSWER']._serialized_start=1090
-  _globals['_CLOSEANSWER']._serialized_end=1103
-  _globals['_POLICYSERVICE']._serialized_start=1155
-  _globals['_POLICYSERVICE']._serialized_end=1425
+  _globals['_FEATURE']._serialized_end=345
+  _globals['_STATISTIC']._serialized_start=347
+  _globals['_STATISTIC']._serialized_end=388
+  _globals['_OPENANSWER']._serialized_start=391
+  _globals['_OPENANSWER']._serialized_end=656
+  _globals['_OBSERVATION']._serialized_start=658
+  _globals['_OBSERVATION']._serialized_end=734
+  _globals['_PREDICTREQUEST']._serialized_start=737
+  _globals['_PREDICTREQUEST']._serialized_end=954
+  _globals['_PREDICTANSWER']._serialized_start=957
+  _globals['_PREDICTANSWER']._serialized_end=1105
+  _globals['_CLOSEREQUEST']._serialized_start=1107
+  _globals['_CLOSEREQUEST']._serialized_end=1138
+  _globals['_CLOSEANSWER']._serialized_start=1140
+  _globals['_CLOSEANSWER']._serialized_end=1153
+  _globals['_POLICYSERVICE']._serialized_start=1205
+  _globals['_POLICYSERVICE']._serialized_end=1475
 # @@protoc_insertion_point(module_scope)

@@ -37,16 +37,18 @@ class OpenRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., checkpoint: _Optional[str] = ...) -> None: ...
 
 class Feature(_message.Message):
-    __slots__ = ("name", "shape", "names", "statistics")
+    __slots__ = ("name", "shape", "names", "statistics", "recorded")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     names: _containers.RepeatedScalarFieldContainer[str]
     statistics: _containers.RepeatedCompositeFieldContainer[Statistic]
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., names: _Optional[_Iterable[str]] = ..., statistics: _Optional[_Iterable[_Union[Statistic, _Mapping]]] = ...) -> None: ...
+    recorded: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., names: _Optional[_Iterable[str]] = ..., statistics: _Optional[_Iterable[_Union[Statistic, _Mapping]]] = ..., recorded: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Statistic(_message.Message):
     __slots__ = ("name", "values")
@@ -57,7 +59,7 @@ class Statistic(_message.Message):
     def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class OpenAnswer(_message.Message):
-    __slots__ = ("protocol", "session", "inputs", "action", "chunk_size", "observation_steps", "execution_steps", "guided")
+    __slots__ = ("protocol", "session", "inputs", "action", "chunk_size", "observation_steps", "execution_steps", "guided", "image_fit", "fps")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +68,8 @@ class OpenAnswer(_message.Message):
     OBSERVATION_STEPS_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDED_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIT_FIELD_NUMBER: _ClassVar[int]
+    FPS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     session: str
     inputs: _containers.RepeatedCompositeFieldContainer[Feature]
@@ -74,7 +78,9 @@ class OpenAnswer(_message.Message):
     observation_steps: int
     execution_steps: int
     guided: bool
-    def __init__(self, protocol: _Optional[int] = ..., session: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., action: _Optional[_Union[Feature, _Mapping]] = ..., chunk_size: _Optional[int] = ..., observation_steps: _Optional[int] = ..., execution_steps: _Optional[int] = ..., guided: bool = ...) -> None: ...
+    image_fit: str
+    fps: float
+    def __init__(self, protocol: _Optional[int] = ..., session: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., action: _Optional[_Union[Feature, _Mapping]] = ..., chunk_size: _Optional[int] = ..., observation_steps: _Optional[int] = ..., execution_steps: _Optional[int] = ..., guided: bool = ..., image_fit: _Optional[str] = ..., fps: _Optional[float] = ...) -> None: ...
 
 class Observation(_message.Message):
     __slots__ = ("tensors", "task")

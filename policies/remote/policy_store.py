@@ -13,7 +13,7 @@ from tinyvla.errors import UserError
 from tinyvla.untrusted import inside
 
 from ..asynchronous import AsynchronousRunner
-from ..checkpoints import feature_names, find_checkpoint, load_checkpoint
+from ..checkpoints import feature_names, find_checkpoint, load_checkpoint, recorded_fps
 from .messages import ACTION, STATE, Feature, PolicyDescription
 from .wire import is_checkpoint_name
 
@@ -36,13 +36,13 @@ class ServedPolicy:
 
     def __init__(self, folder: Path, device: str, computing: threading.Lock) -> None:
         """Load a checkpoint and compute a first chunk. Raises UserError if one of them fails."""
-        names = feature_names(folder)
+        names, fps = feature_names(folder), recorded_fps(folder)
         # Without latency it has no thread: the requests come in those of the server.
         self._runner = AsynchronousRunner(*load_checkpoint(folder, device), latency_steps=0)
         self._computing, self._device = computing, torch.device(device)
         self.users = 0
         self.last_used = time.monotonic()
-        self.description = self._describe(names)
+        self.description = self._describe(names, fps)
 
     def compute(
         self,
@@ -87,12 +87,16 @@ class ServedPolicy:
             if state[1] is not None:
                 torch.cuda.set_rng_state(state[1], self._device)
 
-    def _describe(self, names: Mapping[str, Sequence[str]]) -> PolicyDescription:
-        config = self._runner.policy.config
+    def _describe(self, names: Mapping[str, Sequence[str]], fps: float | None) -> PolicyDescription:
+        config, image_step = self._runner.policy.config, self._runner.image_step
         if config.robot_state_feature is None or config.action_feature is None or not config.image_features:
             raise UserError("its policy has no camera, state or action; a policy for an arm has all three")
         state = self._feature(STATE, config.robot_state_feature.shape, names)
-        inputs = {name: Feature(tuple(feature.shape)) for name, feature in config.image_features.items()}
+        recorded = {} if image_step is None else image_step.recorded
+        inputs = {
+            name: Feature(tuple(feature.shape), recorded=tuple(recorded.get(name, ())))
+            for name, feature in config.image_features.items()
+        }
         action = self._feature(ACTION, config.action_feature.shape, names)
         chunk, _, _ = self.compute(0, [_blank({**inputs, STATE: state})], None, 0, None, 60.0)
         if chunk.ndim != 2 or chunk.shape[1:] != action.shape:
@@ -104,6 +108,8 @@ class ServedPolicy:
             observation_steps=config.n_obs_steps,
             execution_steps=self._runner.interval,
             guided=self._runner.guided,
+            image_fit="" if image_step is None else image_step.fit,
+            fps=fps or 0.0,
         )
 
     def _feature(self, name: str, shape: Sequence[int], names: Mapping[str, Sequence[str]]) -> Feature:

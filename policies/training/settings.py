@@ -13,7 +13,7 @@ from tinyvla.files import finished_checkpoints
 from tinyvla.training import TrainerConfig
 from tinyvla.training.run_folder import CONFIG
 
-from ..data import DatasetConfig, open_metadata
+from ..data import DatasetConfig, open_all, select
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
 from .initial_weights import check_initial_weights
@@ -84,11 +84,23 @@ def check_settings(settings: RunSettings) -> None:
     if trainer.streaming and not dataset.is_given:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")
     if dataset.is_given:
-        open_metadata(dataset.repo_id, dataset.root)
+        _check_dataset(dataset, trainer.streaming)
     if settings.init_from and not finished_checkpoints(settings.run_dir):  # a resumed run has its own weights
         check_initial_weights(settings.init_from, policy)
     if isinstance(policy, TinyVLAConfig) and policy.backbone.cache_features:
         _check_cached_features(policy, trainer)
+
+
+def _check_dataset(dataset: DatasetConfig, streaming: bool) -> None:
+    """Raise UserError if there is no such dataset, or not what is chosen of it."""
+    if dataset.is_selection and streaming:
+        raise UserError(
+            "trainer.streaming=true reads one dataset as it is; leave it out, or leave out dataset.cameras, rename, "
+            "episodes, exclude_episodes and tasks, and name one dataset"
+        )
+    metas = open_all(dataset)
+    if dataset.is_selection:
+        select(dataset, metas)
 
 
 def _check_cached_features(policy: TinyVLAConfig, trainer: TrainerConfig) -> None:

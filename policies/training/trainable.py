@@ -32,7 +32,9 @@ from ..data import (
     cache_features,
     cache_frames,
     cache_frontends,
+    find_part,
     instructions_of,
+    open_all,
     open_dataset,
     open_metadata,
     stream_batches,
@@ -41,6 +43,7 @@ from ..data.origin import own_recording
 from ..data.run_dataset import keep_statistics
 from ..data.streaming import READ_ERRORS, no_dataset
 from ..factory import make_policy, make_processors
+from ..image_size import camera_sizes, make_step
 from ..model_card import write_model_card
 from ..offline_evaluation.evaluation import MEASURE
 from ..offline_evaluation.held_out import SHARE, held_out_episodes, write_held_out
@@ -74,20 +77,21 @@ def train(
 def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | None:
     """Folder of a run's dataset: the named one, downloaded to `settings.data_dir` if necessary, else `collect()`.
 
-    None if it is streamed. Raises UserError if there is no dataset of that name.
+    None if it is streamed. Raises UserError if there is no dataset of that name, or not what settings choose of it.
     """
     dataset = settings.dataset
     if not dataset.is_given:
         return collect()
     if settings.trainer.streaming:
         return None
-    if dataset.root:
-        return Path(dataset.root)
+    if dataset.roots:
+        return find_part(dataset, dataset.roots, settings.data_dir)
     repo_id = str(dataset.repo_id)
     try:
-        return LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
+        root = LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
     except READ_ERRORS as error:
         raise no_dataset(repo_id, error) from error
+    return find_part(dataset, [root], settings.data_dir)
 
 
 def hold_out_episodes(settings: RunSettings, dataset_root: Path | None, env_cameras: Sequence[str]) -> Path | None:
@@ -104,8 +108,8 @@ def hold_out_episodes(settings: RunSettings, dataset_root: Path | None, env_came
     dataset = settings.dataset
     if not dataset.is_given:
         return None
-    root = dataset_root or (Path(dataset.root) if dataset.root else None)
-    meta = open_metadata(dataset.repo_id, None) if root is None else open_metadata(None, str(root))
+    root = dataset_root or next(iter(dataset.roots), None)
+    meta = open_metadata(dataset.repo_id, None if root is None else str(root))
     if not dataset.held_out and not own_recording(meta, env_cameras):
         return None
     if root is None:
@@ -152,14 +156,17 @@ class PolicyTrainable(Trainable):
         self._part = (accelerator.process_index, accelerator.num_processes)
         self._dataset = None if dataset_root is None else open_dataset(dataset_root)
         dataset = settings.dataset
-        self._meta = self._dataset.meta if self._dataset else open_metadata(dataset.repo_id, dataset.root)
+        self._meta = self._dataset.meta if self._dataset else open_all(dataset)[0]
+        sizes, image_size = camera_sizes(self._meta.features), dataset.image_size if dataset.is_given else None
+        self._image_step = make_step(settings.policy, sizes, image_size, dataset.image_fit)
+        size = self._image_step.size if self._image_step else None
         torch.manual_seed(settings.seed)
         with _bounded_as_stored(settings.run_dir):
-            self.module: Any = make_policy(settings.policy, self._meta, device_of(accelerator))
+            self.module: Any = make_policy(settings.policy, self._meta, device_of(accelerator), size)
         with accelerator.main_process_first():
             is_first = accelerator.is_main_process
             stats = keep_statistics(settings.run_dir, self._meta, dataset.accept_changed, is_first)
-        self._pipelines = make_processors(self.module, stats)
+        self._pipelines = make_processors(self.module, stats, self._image_step)
         if settings.init_from and not finished_checkpoints(settings.run_dir):
             weights = take_weights(self.module, settings.init_from, self._meta)
             accelerator.print(weights)
@@ -188,7 +195,9 @@ class PolicyTrainable(Trainable):
         return self.module.loss_weight(batch) if isinstance(self.module, TinyVLAPolicy) else 1.0
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        save_checkpoint_files(self.module, *self._pipelines, folder, weights=weights, features=self._meta.features)
+        save_checkpoint_files(
+            self.module, *self._pipelines, folder, weights=weights, features=self._meta.features, fps=self._meta.fps
+        )
         write_model_card(folder, self.module, self._meta, self._settings)
         if self._settings.dataset.is_given:
             write_held_out(folder, self._meta, self._settings.held_out)
@@ -202,6 +211,7 @@ class PolicyTrainable(Trainable):
             settings.trainer.batch_size,
             seed=step_seed(settings.seed, start) * of + index,
             held_out=settings.held_out,
+            image_step=self._image_step,
         )
         return lambda step: self._augment(stream(), step)
 
@@ -214,7 +224,7 @@ class PolicyTrainable(Trainable):
             largest = None  # front-ends and a frozen vision tower are given the camera's own pixels
             if tinyvla and not has_features and not tinyvla.frontends:
                 largest = tinyvla.model.backbone.resized_to
-            frames: dict[str, Any] = dict(cache_frames(dataset, count_cores(), largest))
+            frames: dict[str, Any] = dict(cache_frames(dataset, count_cores(), largest, self._image_step))
             inputs = {key: frames[key] for key in config.image_features}
             if tinyvla and has_features:
                 backbone = tinyvla.model.backbone

@@ -1,5 +1,6 @@
 """A video file in place of a camera, as LeRobot's robots use cameras: for rehearsals and tests."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,18 @@ class VideoFileCameraConfig(CameraConfig):
     """Configuration of a video file as a camera.
 
     Args:
-        path: file that FFmpeg reads.
+        path: file that FFmpeg reads; its size and rate are those of the camera where they are not given.
         loop: begin again at the end; without it the last image grows old.
     """
 
     path: str
     loop: bool = True
+
+    def __post_init__(self) -> None:
+        if None in (self.width, self.height):  # a robot says its images' sizes before it is connected
+            with contextlib.suppress(av.FFmpegError, OSError, IndexError), av.open(self.path) as container:
+                stream = container.streams.video[0]
+                self.width, self.height = self.width or stream.width, self.height or stream.height
 
 
 class VideoFileCamera(Camera):

@@ -6,6 +6,7 @@ from .command_sources import load_arm_runner
 from .deployment import Deployment
 from .episodes import Episode, Printer, real_episodes
 from .policy_server import ServerAccess
+from .rate import limits_at_rate
 from .start_poses import begin_at
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ServerAccess",
     "begin_at",
     "check_fit",
+    "limits_at_rate",
     "load_arm_runner",
     "real_episodes",
     "watch_for_people",

@@ -7,11 +7,13 @@ import numpy as np
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies import Runner
+from policies.image_size import CROP
 from tinyvla.errors import UserError
 
 from ..safety import SafetyLimits
 
 _BEYOND = 0.1  # share of a joint's range by which demonstrations may lie outside the safety limits
+_SAME_SHAPE = 0.02  # difference of two ratios of width to height that no one sees
 _MIN_USED = 0.1  # share of its range that at least one joint has to have used in the demonstrations
 
 
@@ -24,9 +26,8 @@ def check_fit(
     """Raise UserError unless the policy's cameras, joints and units are those of the arm.
 
     Args:
-        runner: the policy.
-        features: the arm's `observation_features`: float for "<joint>.pos", (height, width, 3) for a camera; a size
-            that is None is not known yet and is not checked.
+        runner: the policy, which takes images of any size.
+        features: the arm's `observation_features`: float for "<joint>.pos", (height, width, 3) for a camera.
         limits: of the arm.
         trained_names: names of the numbers in the policy's `observation.state` and `action`, from its dataset; a
             missing entry is not known.
@@ -47,14 +48,25 @@ def _check_cameras(runner: Runner, cameras: Mapping[str, tuple]) -> None:
             f"the policy needs the cameras {', '.join(sorted(needed))} but the robot has {available}; add "
             f"{', '.join(missing)} to robot.cameras, or give a camera there the name that it had in training"
         )
-    for name, size in needed.items():
-        (height, width), camera_size = size, cameras[name][:2]
-        if any(has is not None and has != needs for has, needs in zip(camera_size, size, strict=True)):
-            raise UserError(
-                f"the policy expects images of {width}x{height} pixels but the camera {name} gives "
-                f"{camera_size[1]}x{camera_size[0]}; set robot.cameras.{name}.width={width} "
-                f"robot.cameras.{name}.height={height}"
+
+
+def other_views(runner: Runner, features: Mapping[str, Any]) -> list[str]:
+    """Cameras whose images have another shape than the policy's recordings, so that it sees another part: a line each.
+
+    features: as of `check_fit`; a size that is None is not known and counts as the same.
+    """
+    lines = []
+    for name, (height, width) in runner.recorded_cameras.items():
+        camera_height, camera_width = features[name][:2]
+        if camera_height is None or camera_width is None:
+            continue
+        if abs(camera_width / camera_height * height / width - 1) > _SAME_SHAPE:
+            part = "their middle" if runner.image_fit == CROP else "all of them, between bars"
+            lines.append(
+                f"the camera {name} gives {camera_width}x{camera_height} pixels and the policy's recordings had "
+                f"{width}x{height}: it sees {part}, another view than in training"
             )
+    return lines
 
 
 def _check_joints(

@@ -1,6 +1,7 @@
 """Run of a policy on an arm, from connecting it to the report."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,11 @@ from ..person_gate import PersonCamera
 from ..real_time import frozen_gc
 from ..safety import SafeCommand, SafetyLayer, on_interrupt
 from .arm_session import ArmSession
-from .checks import check_fit
+from .checks import check_fit, other_views
 from .command_sources import ArmPolicy, Operator, SlowPath, check_arrived
 from .episodes import Episode, EpisodeObserver, Tick
 
+logger = logging.getLogger(__name__)
 REPORT = "deploy.json"
 _GIVE_UP_S = 1.0  # seconds without progress on the way back, after which the arm stays there, as on the table
 
@@ -104,7 +106,9 @@ class Deployment:
         check_fit(self.runner, self.robot.observation_features, self.layer.limits, self.trained_names)
 
     def _run(self, episodes: Sequence[Episode]) -> None:
-        self._check_fit()  # again: some cameras know their size only now
+        self._check_fit()  # again: some robots know their cameras only now
+        for line in other_views(self.runner, self.robot.observation_features):
+            logger.warning(line)
         if self.person is not None:
             self.person.attach(self.robot)
         first_pose = self._session.position()

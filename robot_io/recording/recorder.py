@@ -51,6 +51,11 @@ class Recorder:
     ) -> None:
         if root.exists():
             raise UserError(f"{root} exists already; choose another run_dir")
+        if rate_hz != round(rate_hz):
+            raise UserError(
+                f"a recording has a whole number of frames per second and safety.rate_hz is {rate_hz:g}; set "
+                f"safety.rate_hz={round(rate_hz)}, or record=false"
+            )
         self.root = root
         self._cameras = list(cameras)
         self._lost = 0

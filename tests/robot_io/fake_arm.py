@@ -51,7 +51,8 @@ class FakeRunner:
         images = {f"observation.images.{camera}": SimpleNamespace(shape=(3, size, size)) for camera in cameras}
         config = SimpleNamespace(image_features=images, robot_state_feature=feature, action_feature=feature)
         self.policy = SimpleNamespace(config=config)
-        self.cameras = dict.fromkeys(cameras, (size, size))
+        self.cameras = self.recorded_cameras = dict.fromkeys(cameras, (size, size))
+        self.image_fit, self.fps = "crop", None
         statistics = {"min": np.array(low), "max": np.array(high)}
         self.preprocessor = SimpleNamespace(steps=[SimpleNamespace(stats={"observation.state": statistics})])
         self.postprocessor = SimpleNamespace(steps=[SimpleNamespace(), SimpleNamespace(stats={"action": statistics})])

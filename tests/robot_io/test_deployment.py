@@ -11,7 +11,15 @@ import pytest
 from fake_arm import FOLDED, HIGH, JOINTS, LOW, FakeArm, FakeRunner
 
 from configs.composing import as_dict, load_config
-from robot_io.deployment import Deployment, Episode, Printer, check_fit, real_episodes, watch_for_people
+from robot_io.deployment import (
+    Deployment,
+    Episode,
+    Printer,
+    check_fit,
+    limits_at_rate,
+    real_episodes,
+    watch_for_people,
+)
 from robot_io.deployment.arm_session import RobotArm
 from robot_io.deployment.command_sources import SlowPath, check_arrived
 from robot_io.safety import Reaction, SafetyLayer, SafetyLimits
@@ -63,11 +71,6 @@ class Log:
             None,
             "needs the cameras front, wrist but the robot has front; add wrist",
         ),
-        (
-            FakeRunner(size=32),
-            None,
-            "of 32x32 pixels but the camera front gives 16x16; set robot.cameras.front.width=32",
-        ),
         (FakeRunner(numbers=4), None, "a 4-d state but the robot has 6 joints"),
         (
             FakeRunner(),
@@ -93,6 +96,36 @@ def test_a_policy_that_does_not_fit_never_moves_the_arm(runner, trained, what, l
     with pytest.raises(UserError, match=re.escape(what)):
         Deployment(arm, runner, layer, trained_names=trained).run([Episode("go", 0.1)], tmp_path)
     assert (arm.sent, arm.connected) == ([], False)
+
+
+@pytest.mark.parametrize(("shape", "warnings"), [((32, 32), 0), ((480, 640), 1), ((None, None), 0)])
+def test_cameras_of_any_size_fit_and_another_shape_is_said_once(shape, warnings, layer, tmp_path, caplog):
+    arm = FakeArm()
+    arm.observation_features["front"] = (*shape, 3)
+    Deployment(arm, FakeRunner(), layer).run([Episode("go", 0.1)], tmp_path)
+    lines = [record.message for record in caplog.records if "another view" in record.message]
+    assert len(lines) == warnings
+    if lines:
+        assert "front gives 640x480 pixels and the policy's recordings had 16x16: it sees their middle" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("fps", "is_set", "rate_hz"), [(10, False, 10), (50, False, 50), (None, True, 30), (30, True, 30)]
+)
+def test_the_loop_runs_at_the_rate_of_the_recordings(fps, is_set, rate_hz, safety):
+    assert limits_at_rate(safety, fps, is_set).rate_hz == rate_hz
+
+
+@pytest.mark.parametrize(
+    ("fps", "is_set", "what"),
+    [
+        (10, True, "on 10 frames per second and safety.rate_hz=30 would play them 3 times as fast; leave"),
+        (900, False, "cannot be driven at that rate: safety.rate_hz=900 is not a rate"),
+    ],
+)
+def test_a_rate_that_does_not_fit_the_recordings_is_refused(fps, is_set, what, safety):
+    with pytest.raises(UserError, match=re.escape(what)):
+        limits_at_rate(safety, fps, is_set)
 
 
 def test_what_fits_passes_also_without_min_and_max(safety):

@@ -11,6 +11,7 @@ from configs.composing import as_dict, load_config
 from policies.remote.server import make_server
 from policies.remote.settings import ServerSettings
 from robot_io.deployment import ServerAccess, check_fit
+from robot_io.deployment.checks import other_views
 from robot_io.deployment.command_sources import load_arm_runner
 from robot_io.safety import SafetyLimits
 from tinyvla.errors import UserError
@@ -33,8 +34,10 @@ def test_a_policy_on_a_server_is_checked_against_the_arm(server):
     limits = SafetyLimits.decode(as_dict(load_config("deploy", ["checkpoint=none"]).safety) | {"model": None})
     runner = load_arm_runner("degrees", server=server)
     check_fit(runner, FEATURES, limits, runner.value_names)
-    with pytest.raises(UserError, match=r"images of 32x32 pixels but the camera front gives 64x48"):
-        check_fit(runner, FEATURES | {"front": (48, 64, 3)}, limits)
+    webcam = FEATURES | {"front": (48, 64, 3)}
+    check_fit(runner, webcam, limits)
+    (line,) = other_views(runner, webcam)
+    assert "front gives 64x48 pixels and the policy's recordings had 32x32" in line
     runner.close()
     runner = load_arm_runner("radians", server=server)
     with pytest.raises(UserError, match="as radians do"):
