@@ -18,8 +18,8 @@ def main(cfg: DictConfig) -> None:
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
     from robot_io.arms import camera_sizes, make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Printer, ServerAccess, begin_at, limits_at_rate
-    from robot_io.deployment import load_arm_runner, real_episodes
+    from robot_io.deployment import Deployment, Printer, ServerAccess, limits_at_rate, load_arm_runner, real_episodes
+    from robot_io.deployment.start_poses import begin_at
     from robot_io.live_view import LiveView
     from robot_io.person_gate import PersonGateSettings, load_person_gate, watch_for_people
     from robot_io.recording import Recorder

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from configs.app import app
-from configs.composing import as_dict
+from configs.composing import as_dict, decode
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in, write_whole
 
@@ -35,13 +35,15 @@ def main(cfg: DictConfig) -> None:
 def compare_with_recordings(cfg: DictConfig, run_dir: Path, settings: str) -> None:
     """Compare a policy's actions with the recorded ones of a dataset, where no simulator has its scene."""
     from envs.report import describe_offline, write_offline_report
+    from policies.data import DatasetConfig, find_part
     from policies.offline_evaluation import OfflineOptions, evaluate_offline
 
     if unused := [name for name in ("shift", "instruction", "wrong_instructions") if cfg[name]]:
         raise UserError(f"{unused[0]} is for episodes in a simulator; leave it out, or leave out dataset.root")
-    options = OfflineOptions(device=cfg.device, runner=as_dict(cfg.runner))
+    dataset, options = decode(DatasetConfig, cfg.dataset), OfflineOptions(device=cfg.device, runner=as_dict(cfg.runner))
     with alone_in(run_dir, wait=False):
-        print(describe_offline(evaluate_offline(cfg.checkpoint, Path(cfg.dataset.root), options, run_dir)))
+        root = find_part(dataset, dataset.roots, Path(cfg.data_dir))
+        print(describe_offline(evaluate_offline(cfg.checkpoint, root, options, run_dir)))
         write_whole(run_dir / "config.yaml", settings)
         print(write_offline_report(run_dir))
 

@@ -7,14 +7,12 @@ from .deployment import Deployment
 from .episodes import Episode, Printer, real_episodes
 from .policy_server import ServerAccess
 from .rate import limits_at_rate
-from .start_poses import begin_at
 
 __all__ = [
     "Deployment",
     "Episode",
     "Printer",
     "ServerAccess",
-    "begin_at",
     "check_fit",
     "limits_at_rate",
     "load_arm_runner",

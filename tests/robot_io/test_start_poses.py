@@ -5,7 +5,8 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 from configs.composing import as_dict, load_config
-from robot_io.deployment import Episode, begin_at
+from robot_io.deployment import Episode
+from robot_io.deployment.start_poses import begin_at
 from robot_io.safety import SafetyLimits
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
