@@ -6,8 +6,8 @@
 One policy is trained on demonstrations of the SO-101's simulation with the cameras front and wrist. Then policies are
 trained on a few demonstrations of other seeds with the cameras top and wrist, as a person's own recordings: from
 scratch, and with `init_from` of the first one. Both are judged by their error on held-out episodes and, since this
-scene has a simulator, by their success in closed loop. The simulated scene is the same, so that the figures are an upper
-bound of what pre-training in simulation gives on a real arm.
+scene has a simulator, by their success in closed loop. The simulated scene is the same, so that the figures are an
+upper bound of what pre-training in simulation gives on a real arm.
 
 Finished runs are never repeated: the same command goes on. Writes results/finetune.json and .md beside this file.
 """
