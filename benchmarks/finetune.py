@@ -143,8 +143,8 @@ def main(settings: Settings) -> None:
     rows = [study.figures(*cell) for cell in cells]
     title = (
         f"{machine.title(machine.cores)}; {settings.task}; pre-training: {settings.pretraining_demos} demonstrations, "
-        f"{settings.pretraining_steps} steps, cameras front and wrist; then {settings.demos} demonstrations, cameras top "
-        f"and wrist; {settings.episodes} unseen seeds per policy"
+        f"{settings.pretraining_steps} steps, cameras front and wrist; then {settings.demos} demonstrations, cameras "
+        f"top and wrist; {settings.episodes} unseen seeds per policy"
     )
     text = f"{title}\n\n{table(rows)}"
     keep(
