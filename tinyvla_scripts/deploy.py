@@ -47,10 +47,10 @@ def main(cfg: DictConfig) -> None:
         camera, printer = gate.camera or next(iter(runner.cameras)), Printer(layer.joints, cfg.dry_run)
         person = stack.enter_context(watch_for_people(detector, camera, layer.limits))
         run = Deployment(arm, runner, layer, [printer], operator, cfg.approach_speed, cfg.dry_run, names, person)
-        views = [LiveView(layer.joints)] if cfg.display else []
+        run.observers += [stack.enter_context(LiveView(layer.joints))] if cfg.display else []
         place, sizes, rate = run_dir / "recording", camera_sizes(arm, runner.cameras), layer.limits.rate_hz
-        recorders = [Recorder(place, layer.joints, sizes, rate, arm.name)] if cfg.record else []
-        run.observers += [stack.enter_context(observer) for observer in (*views, *recorders)]
+        if cfg.record:
+            run.observers.append(stack.enter_context(Recorder(place, layer.joints, sizes, rate, arm.name)))
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg))
         run.run(episodes, run_dir)
     print(run.describe(), run_dir / "deploy.json", sep="\n")

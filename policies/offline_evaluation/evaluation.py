@@ -25,7 +25,7 @@ from ..loading import load_policy
 from ..model_card import add_offline_evaluation
 from .baselines import baseline_chunks
 from .demonstrations import Demonstrations
-from .errors import mean_error, summarise_errors, units_of
+from .errors import ALL_JOINTS, executed_error, mean_error, summarise_errors, units_of
 from .held_out import read_held_out
 
 OFFLINE = "offline"  # kind of the result
@@ -151,8 +151,8 @@ class Comparison:
         """Error of the executed part of the chunks, and that of every joint."""
         frames, chunks = self._predicted(episodes)
         errors = summarise_errors(chunks, self._recorded(frames, chunks), self._steps, self._fps, self._joints)
-        joints = {f"{MEASURE}/{joint}": errors[joint]["executed"] for joint in self._joints}
-        return {MEASURE: errors["mean"]["executed"]} | joints
+        joints = {f"{MEASURE}/{joint}": executed_error(errors[joint]) for joint in self._joints}
+        return {MEASURE: executed_error(errors[ALL_JOINTS])} | joints
 
     def figures(self, episodes: Sequence[int], trained: Sequence[int]) -> dict[str, Any]:
         """Part of `evaluate_offline`'s result that depends on the episodes. trained: those that were trained on."""
@@ -174,7 +174,7 @@ class Comparison:
             "chunk_size": horizon,
             "joints": self._joints,
             "units": units_of(self._joints, demonstrations.dataset.meta.robot_type),
-            MEASURE: errors[POLICY]["mean"]["executed"],
+            MEASURE: executed_error(errors[POLICY][ALL_JOINTS]),
             "errors": errors,
             "by_step": {name: _by_step(predicted, recorded) for name, predicted in compared.items()},
             "by_episode": {
