@@ -304,7 +304,9 @@ def test_the_lowest_error_selects_the_best_checkpoint(dataset_root, tmp_path):
         )
     assert best.resolve().parent.name == "000008"
     assert json.loads((best / "held_out.json").read_text())["held_out"] == [1]
-    assert "| held out | episode 1: never trained on; " in (best / CARD).read_text()
+    card = (best / CARD).read_text()
+    assert "| held out | episode 1: never trained on; " in card
+    assert "checkpoint=<this folder> dataset.root=<the recordings>" in card
 
 
 def _step_of(folder):
