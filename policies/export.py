@@ -15,6 +15,7 @@ from tinyvla.inference.graph import OPSET, onnx_bytes
 
 from .checkpoints import find_checkpoint, load_checkpoint
 from .factory import Pipeline
+from .image_size import CROP, step_of
 from .runtimes import adapt_policy, input_sizes
 from .tinyvla.modeling_tinyvla import TinyVLAPolicy
 
@@ -58,12 +59,14 @@ def export_policy(
 def describe(policy: TinyVLAPolicy, preprocessor: Pipeline, postprocessor: Pipeline) -> dict[str, Any]:
     """Description of an exported model for its users: inputs, output, tokens, normalisation, sampler."""
     cameras, (height, width), state_dim = input_sizes(policy)
+    image_step = step_of(preprocessor)
     horizon, action_dim = policy.model.chunk_shape
     tokenizer, decoder = policy.model.backbone.tokenizer, policy.config.decoder
     assert isinstance(tokenizer, HashTokenizer)
     return {
         "format": f"ONNX, opset {OPSET}",
         "cameras": policy.cameras,
+        "image_fit": CROP if image_step is None else image_step.fit,
         "inputs": {
             "images": _input([1, cameras, 3, height, width], "float32", "cameras in this order, RGB in [0, 1]"),
             "ids": _input([1, "length"], "int64", "token ids of the instruction, length 2 or more"),

@@ -35,9 +35,9 @@ def fit_images(images: Tensor, size: Size, fit: str) -> Tensor:
     scales = size[0] / height, size[1] / width
     scale = min(scales) if fit == LETTERBOX else max(scales)
     inside = _at_most(size, (height * scale, width * scale))
-    kept = _at_most((height, width), (inside[0] / scale, inside[1] / scale))
-    top, left = ((side - part) // 2 for side, part in zip((height, width), kept, strict=True))
-    images = images[..., top : top + kept[0], left : left + kept[1]]
+    middle = _at_most((height, width), (inside[0] / scale, inside[1] / scale))
+    top, left = ((side - part) // 2 for side, part in zip((height, width), middle, strict=True))
+    images = images[..., top : top + middle[0], left : left + middle[1]]
     resized = F.interpolate(images.flatten(0, -4) if images.ndim > 3 else images[None], inside, **_RESIZING)
     bars = [side - part for side, part in zip(size, inside, strict=True)]
     top, left = (bar // 2 for bar in bars)
@@ -111,8 +111,7 @@ def with_step(
 ) -> "PolicyProcessorPipeline[Any, Any]":
     """The pre-processor with a step that fits images, before all that reads them; None: as it is."""
     if step is not None:
-        renaming, *others = preprocessor.steps
-        preprocessor.steps = [renaming, step, *others]
+        preprocessor.steps = [preprocessor.steps[0], step, *preprocessor.steps[1:]]  # the first one renames
     return preprocessor
 
 

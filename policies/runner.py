@@ -134,7 +134,7 @@ class Runner:
 
     @property
     def image_fit(self) -> str:
-        """How images of another size than the policy's are fitted to it, one of `image_size.FITS`."""
+        """Way to fit images of another size to the policy's, one of `image_size.FITS`."""
         return CROP if self.image_step is None else self.image_step.fit
 
     @property

@@ -144,8 +144,8 @@ def _numbers(setting: str, entries: Iterable[int | str], count: int) -> set[int]
 
 def _check_same(sources: Sequence[Source]) -> None:
     """Raise UserError unless the datasets have one rate and the same features."""
-    first, *others = sources
-    for other in others:
+    first = sources[0]
+    for other in sources[1:]:
         if other.meta.fps != first.meta.fps:
             raise UserError(
                 f"{first.meta.root} has {first.meta.fps} frames per second and {other.meta.root} {other.meta.fps}, so "
@@ -162,7 +162,7 @@ def _check_same(sources: Sequence[Source]) -> None:
 
 
 def _content(feature: Mapping[str, Any], size: tuple[int, int] | None) -> str:
-    """What a feature holds, in words."""
+    """Content of a feature in words."""
     if size is not None:
         return f"{feature['dtype']} of {size[1]}x{size[0]} pixels"
     names = feature.get("names")

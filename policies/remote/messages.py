@@ -255,5 +255,5 @@ def _read_feature(message: pb.Feature) -> Feature:
             raise MessageError(f"the statistics of {message.name} are not those of {size} values; {_FIX}")
     recorded = tuple(message.recorded[:3])
     if recorded and (size or len(recorded) != 2 or not all(1 <= side <= MAX_SIDE for side in recorded)):
-        raise MessageError(f"{message.name} was recorded at {recorded}, which is no size of an image; {_FIX}")
+        raise MessageError(f"{message.name} was recorded at {recorded}, which an image cannot have; {_FIX}")
     return Feature(shape, names, statistics, recorded)

@@ -125,9 +125,9 @@ def test_a_policy_of_cameras_of_two_sizes_trains_and_acts_on_any_size(name, webc
         if "images" in key
     }
     actions = []
-    for seen in (big, {**big, **fitted}):
+    for images in (big, {**big, **fitted}):
         policy.reset(seed=0)
-        actions.append(policy.act(seen))
+        actions.append(policy.act(images))
     np.testing.assert_array_equal(*actions)
 
 
@@ -190,8 +190,8 @@ def test_frames_of_a_simulator_are_used_as_they_are(dataset_root, tmp_path):
     checkpoint = train_on(dataset_root, tmp_path / "run")
     assert "image_size" not in (checkpoint / "policy_preprocessor.json").read_text()
     policy = load_policy(checkpoint, "cpu")
-    seen = {f"observation.images.{camera}": np.full((480, 640, 3), 200, np.uint8) for camera in ("left", "right")}
-    policy.act(seen | {"observation.state": np.zeros(4, np.float32), "task": "open the drawer"})
+    images = {f"observation.images.{camera}": np.full((480, 640, 3), 200, np.uint8) for camera in ("left", "right")}
+    policy.act(images | {"observation.state": np.zeros(4, np.float32), "task": "open the drawer"})
     assert (policy.image_step, policy.image_fit) == (None, CROP)
 
 

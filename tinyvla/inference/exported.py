@@ -53,11 +53,19 @@ class ExportedPolicy:
         """The next actions, float32 (chunk_size, A), in the robot's units.
 
         Args:
-            observation: observation.images.<camera> uint8 (H, W, 3), observation.state (S,), task str.
+            observation: observation.images.<camera> uint8 (H, W, 3) of the model's size, observation.state (S,), task
+                str.
             rng: draws the noise that the chunk is denoised from.
             noise: (chunk_size, A), in place of `rng`.
+
+        Raises UserError for images of another size.
         """
         inputs, tokenizer = self.description["inputs"], self.description["tokenizer"]
+        size = tuple(inputs["images"]["shape"][-2:])
+        for camera in self.description["cameras"]:
+            if size and (shape := np.shape(observation[camera])[:2]) != size:
+                fit = self.description.get("image_fit", "crop")
+                raise UserError(f"{camera} has {shape} pixels and the exported policy takes {size}; {fit} it first")
         images = [np.asarray(observation[camera]).transpose(2, 0, 1) for camera in self.description["cameras"]]
         ids = np.array([hash_words(observation["task"], tokenizer["vocab_size"], tokenizer["max_length"])])
         mask = np.ones(ids.shape, bool)
@@ -90,7 +98,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         cameras, tokenizer, scales = content["cameras"], content["tokenizer"], content["normalisation"]
         shape, state_shape = content["inputs"]["noise"]["shape"], content["inputs"]["state"]["shape"]
-        sizes = [*shape[1:], tokenizer["vocab_size"], tokenizer["max_length"]]
+        image_shape = content["inputs"].setdefault("images", {"shape": []})["shape"]
+        sizes = [*shape[1:], *image_shape, tokenizer["vocab_size"], tokenizer["max_length"]]
         lengths = {"state": state_shape[-1], "action": shape[-1]}
         affine = {(part, key): scales[part][key] for part in lengths for key in ("scale", "offset")}
         is_suitable = (
@@ -101,7 +110,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             and all(isinstance(values, list) and len(values) == lengths[part] for (part, _), values in affine.items())
             and all(type(value) in (int, float) for values in affine.values() for value in values)
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{file} lacks {one_line(error)}; export the policy again") from error
     if not is_suitable:
         raise UserError(f"{file} has unsuitable cameras, sizes or normalisation; export the policy again")
