@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["train", "perceive", "collect", "evaluate", "export", "simulate_arm", "robot_setup", "deploy"]
+COMMANDS += ["inspect_dataset"]
 # What each package may import of ours, itself aside. Entry points may import everything, and nothing imports them.
 MAY_IMPORT = {
     "tinyvla": set(),

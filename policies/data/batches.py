@@ -14,6 +14,7 @@ from torch import Tensor
 from tinyvla.errors import UserError, one_line
 
 from ..tinyvla.waypoints import WAYPOINTS, waypoints_of
+from .units import in_degrees
 
 
 class TrainingData:
@@ -112,7 +113,7 @@ def numbers_of(dataset: LeRobotDataset, key: str) -> Tensor:
     shape = tuple(dataset.meta.features[key]["shape"])
     if column[0].numel() != math.prod(shape):
         raise UserError(f"{key!r} in the data of {dataset.root} is not of the shape {shape}; get a complete copy")
-    return column.reshape(len(column), *shape)
+    return in_degrees(column.reshape(len(column), *shape), dataset.meta.features[key])
 
 
 def instructions_of(dataset: LeRobotDataset) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shlex
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from tinyvla.errors import UserError
 from tinyvla.untrusted import check_links, read_json_object
 
-from .dataset_tables import EPISODES, TASKS, check_data, check_tables
+from .dataset_tables import EPISODES, TASKS, check_data, check_finished, check_tables, read_columns
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
 VERSION = "v3."
@@ -22,8 +23,9 @@ _DTYPES = {
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 }
 _PLACEHOLDERS = {"chunk_index", "file_index", "video_key"}
-_MAX_FPS, _MAX_SIDE = 1000, 1 << 20
+_MAX_FPS, _MAX_SIDE, _MAX_VIDEO_SIDE = 1000, 1 << 20, 1 << 13
 _SIZES = ("total_tasks", "chunks_size", "data_files_size_in_mb", "video_files_size_in_mb")  # may be absent
+_AXES, _CHANNELS = ("height", "width", "channels"), (1, 3, 4)
 _NUMBERS = ("mean", "std", "min", "max")  # statistics that normalisation uses
 
 
@@ -43,10 +45,7 @@ def check_dataset_files(root: Path, with_data: bool = True) -> None:
     info = read_json_object(file)
     version = info.get("codebase_version")
     if not isinstance(version, str) or not version.startswith(VERSION):
-        raise UserError(
-            f"{root} is a dataset of version {version}, not {VERSION}x; convert it: "
-            "python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<its id>"
-        )
+        raise UserError(f"{root} is a dataset of version {version}, not {VERSION}x; {_conversion(root, version)}")
     _check_number(file, "fps", info.get("fps"), 0, _MAX_FPS, whole=False)
     for name in ("total_episodes", "total_frames"):
         _check_number(file, name, info.get(name), 0, 1 << 40)
@@ -60,11 +59,45 @@ def check_dataset_files(root: Path, with_data: bool = True) -> None:
         raise UserError(f"{file} has no features; get a complete copy of the dataset")
     for name, feature in features.items():
         _check_feature(file, name, feature)
-    if (root / STATS).exists():
+    check_finished(root, info)
+    if (root / STATS).exists() and not with_data:
         check_statistics(read_json_object(root / STATS), root / STATS)
     check_tables(root, info)
     if with_data:
         check_data(root, info)
+        if (root / STATS).exists():
+            _check_statistics_of(root, info)
+
+
+def number_names(feature: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers of a feature; none if it has no list of texts, which older datasets have in an object."""
+    names: Any = feature.get("names")
+    if isinstance(names, Mapping) and len(names) == 1:
+        names = next(iter(names.values()))
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return list(names) if is_list else []
+
+
+def name_image_axes(features: Mapping[str, dict[str, Any]]) -> None:
+    """Give every camera's feature the shape (height, width, channels) and these names, which LeRobot's policies read.
+
+    Other tools write the axes in another order, with short names, or without any. A video's own size counts, where
+    the feature has it.
+    """
+    for feature in features.values():
+        shape = list(feature["shape"])
+        if feature["dtype"] not in ("image", "video") or len(shape) != 3:
+            continue
+        names = feature.get("names")
+        first = str(names[0]).lower()[:1] if isinstance(names, list | tuple) and len(names) == 3 else ""
+        # LeRobot stores (height, width, channels) whatever the first two are called.
+        if first == "c" or (first not in ("h", "w") and shape[2] not in _CHANNELS and shape[0] in _CHANNELS):
+            shape = [*shape[1:], shape[0]]
+        info = feature.get("info") or feature.get("video_info") or {}
+        sides = [info.get("video.height"), info.get("video.width")] if isinstance(info, dict) else []
+        if all(type(side) is int and 0 < side <= _MAX_VIDEO_SIDE for side in sides):
+            shape[:2] = sides
+        feature["shape"], feature["names"] = tuple(shape), list(_AXES)
 
 
 def fingerprint(root: Path) -> str:
@@ -80,6 +113,16 @@ def fingerprint(root: Path) -> str:
         digest.update(file.relative_to(root).as_posix().encode())
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:16]
+
+
+def _conversion(root: Path, version: Any) -> str:
+    """Command that converts a dataset of an older version; LeRobot's script works in place and keeps a copy."""
+    if version != "v2.1":
+        return "get a copy that LeRobot 0.6 can read, or convert it to v2.1 with the LeRobot that recorded it"
+    return (
+        f"convert it in place: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=local/{root.name} "
+        f"--root={shlex.quote(str(root))} --push-to-hub=false"
+    )
 
 
 def _check_number(file: Path, name: str, value: Any, above: float, high: float, whole: bool = True) -> None:
@@ -152,6 +195,24 @@ def check_statistics(stats: Mapping[str, Any], file: Path) -> None:
                     f"the {kind} of {_short(name)} in {file} is not a finite number everywhere; find the episode with "
                     "that value and leave it out, or compute the statistics again"
                 )
+
+
+def _check_statistics_of(root: Path, info: Mapping[str, Any]) -> None:
+    """Check a dataset's statistics; those of a feature whose data have a NaN themselves, `inspection` reports."""
+    stats = read_json_object(root / STATS)
+    damaged = [key for key, kinds in stats.items() if isinstance(kinds, dict) and not _is_finite(kinds)]
+    numbers = [key for key in damaged if info["features"].get(key, {}).get("dtype", "").startswith("float")]
+    bad = (
+        {key for key, values in read_columns(root, numbers).items() if not np.isfinite(values).all()} if numbers else ()
+    )
+    check_statistics({key: kinds for key, kinds in stats.items() if key not in bad}, root / STATS)
+
+
+def _is_finite(kinds: Mapping[str, Any]) -> bool:
+    try:
+        return all(np.isfinite(np.asarray(kinds[kind], float)).all() for kind in _NUMBERS if kind in kinds)
+    except (ValueError, TypeError, OverflowError):
+        return True  # not numbers: `check_statistics` refuses them
 
 
 def _short(value: Any) -> str:

@@ -19,7 +19,35 @@ _COUNTS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 _INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # of every frame
 _NAMES = ("task", "__index_level_0__")  # of the column of instructions
 _PLACE = ("chunk_index", "file_index")  # of the file with an episode
+_MAGIC = b"PAR1"  # at both ends of a Parquet file
 _FIX = "get a complete copy of the dataset"
+
+
+def check_finished(root: Path, info: Mapping[str, Any]) -> None:
+    """Raise UserError for a recording that broke off: LeRobot writes the end of a table when it is finished.
+
+    Without it none of the table's episodes can be read.
+    """
+    files = {folder: sorted((root / folder).glob("*/*.parquet")) for folder in (DATA, EPISODES)}
+    if all(_has_end(file) for file in files[DATA]):
+        return
+    closed = [file for file in files[EPISODES] if _has_end(file)]
+    lengths = [length for file in closed for length in _whole_numbers(_read(file, ["length"]), "length", file)]
+    if sum(lengths) != info["total_frames"]:
+        lost = info["total_episodes"] - len(lengths)
+        raise UserError(
+            f"{root} is a recording that broke off before it was finished: {lost} of its {info['total_episodes']} "
+            "episodes have no end and cannot be read; record them again, and end lerobot-record with Esc or Ctrl-C, "
+            "which finishes its tables"
+        )
+
+
+def _has_end(file: Path) -> bool:
+    """False for a Parquet file that is not finished."""
+    check_regular(file)
+    with file.open("rb") as content:
+        content.seek(-min(file.stat().st_size, len(_MAGIC)), 2)
+        return content.read() == _MAGIC
 
 
 def check_tables(root: Path, info: Mapping[str, Any]) -> None:
@@ -69,6 +97,54 @@ def check_data(root: Path, info: Mapping[str, Any]) -> None:
         raise UserError(f"{root} has {rows} frames, and its meta/info.json says {info['total_frames']}; {_FIX}")
     for name in _episode_files(root, info):
         check_regular(inside(root, name))
+
+
+def read_columns(root: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of the data of all episodes, in the order of the files: (N, D), or (N,) for single numbers.
+
+    Raises UserError unless a column has numbers, as many in every frame.
+    """
+    files = sorted((root / DATA).glob("*/*.parquet"))
+    try:
+        table = pa.concat_tables([_read(file, names) for file in files])
+    except pa.ArrowInvalid as error:
+        raise UserError(f"the tables in {root / DATA} have different columns; {_FIX}") from error
+    return {name: _numbers(table.column(name), name, root) for name in names}
+
+
+def read_instructions(root: Path) -> list[str]:
+    """Instructions of a dataset by the number of the task."""
+    tasks = _read(root / TASKS)
+    names = next(tasks.column(name) for name in _NAMES if name in tasks.column_names).to_pylist()
+    indices = _whole_numbers(tasks, "task_index", root / TASKS)
+    return [names[place] for place in np.argsort(indices)]
+
+
+def read_lengths(root: Path) -> np.ndarray:
+    """Number of frames of every episode, (E,)."""
+    files = sorted((root / EPISODES).glob("*/*.parquet"))
+    return np.concatenate([_whole_numbers(_read(file, ["length"]), "length", file) for file in files])
+
+
+def _numbers(column: pa.ChunkedArray, name: str, root: Path) -> np.ndarray:
+    fault = UserError(f"{name!r} in the data of {root} is not numbers of one size; {_FIX}")
+    sizes: list[int] = []
+    array: Any = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # of several chunks, or none
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        rows, values = len(array), array.flatten()
+        if array.null_count or not rows or len(values) % rows:
+            raise fault
+        if not pa.types.is_fixed_size_list(array.type) and len(set(np.diff(array.offsets.to_numpy()).tolist())) > 1:
+            raise fault
+        sizes.append(len(values) // rows)
+        array = values
+    is_number = pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type)
+    if array.null_count or not is_number:
+        raise fault
+    numbers = array.to_numpy(zero_copy_only=False)
+    return numbers.reshape(len(column), -1) if sizes else numbers
 
 
 def _episode_files(root: Path, info: Mapping[str, Any]) -> list[str]:

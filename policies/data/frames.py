@@ -22,7 +22,7 @@ from tinyvla.files import fill_folder
 from tinyvla.untrusted import check_regular, inside, read_json
 
 from ..image_size import ImageSizeStep, Size, camera_sizes
-from .dataset_files import INFO, check_dataset_files, fingerprint
+from .dataset_files import INFO, check_dataset_files, fingerprint, name_image_axes
 
 _SPAN = 64  # frames that are decoded together, fewer if they are large
 _MAX_PIXELS = 20 << 20  # of all frames of a span; a process needs 30 bytes for each
@@ -36,6 +36,7 @@ def open_dataset(root: Path, delta_timestamps: dict[str, list[float]] | None = N
             dataset = LeRobotDataset(
                 f"local/{root.name}", root=root, video_backend="pyav", delta_timestamps=delta_timestamps
             )
+        name_image_axes(dataset.meta.features)
         rows, episodes = len(dataset.hf_dataset), len(dataset.meta.episodes)
     except Exception as error:  # damaged tables fail in as many ways as there are readers below
         reason = one_line(error.__cause__ or error)

@@ -5,15 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.datasets import LeRobotDatasetMetadata
+from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 
 from tinyvla.errors import UserError
 from tinyvla.files import write_whole
 from tinyvla.untrusted import read_json_object
 
-from .dataset_files import as_arrays, as_lists, check_statistics, fingerprint
+from .dataset_files import STATS, as_arrays, as_lists, check_statistics, fingerprint
+from .motionless import describe_motionless, with_scales
+from .streaming import READ_ERRORS, no_dataset
 
 FILE = "dataset.json"  # of a run's folder
+
+
+def download(repo_id: str, data_dir: Path) -> Path:
+    """Folder of a dataset of the model hub, downloaded to `data_dir` if necessary.
+
+    Raises UserError if there is no dataset of that name.
+    """
+    try:
+        return LeRobotDataset(repo_id, root=data_dir / repo_id.replace("/", "--")).root
+    except READ_ERRORS as error:
+        raise no_dataset(repo_id, error) from error
 
 
 def keep_statistics(
@@ -21,7 +34,8 @@ def keep_statistics(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Normalisation statistics of a run: those of its dataset when the run began.
 
-    A new run stores the dataset's fingerprint and statistics in its folder. A resumed run reads them there; a dataset
+    A new run stores the dataset's fingerprint and statistics in its folder; numbers that stand still in all recordings
+    have the scale of one unit there, and the run prints which they are. A resumed run reads them there; a dataset
     that has changed since is refused, or accepted with `accept_changed`: then the run goes on with its own statistics,
     which its weights are trained for, and the order of its samples is that of the new number of frames.
 
@@ -36,8 +50,11 @@ def keep_statistics(
     file = run_dir / FILE
     present = {"frames": meta.total_frames, "episodes": meta.total_episodes, "fingerprint": fingerprint(meta.root)}
     if not file.exists():
-        stats = as_lists(meta.stats or {})
+        check_statistics(meta.stats or {}, meta.root / STATS)
+        stats = as_lists(with_scales(meta.stats or {}, meta.features))
         if is_writer:
+            if line := describe_motionless(meta.stats or {}, meta.features):
+                print(line)
             write_whole(file, json.dumps({**present, "stats": stats}))
         return as_arrays(stats)
     stored = read_json_object(file)

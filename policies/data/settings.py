@@ -28,6 +28,8 @@ class DatasetConfig:
             None: the recorded one.
         image_fit: how frames of another shape become that size: `letterbox` keeps all of them, `crop` their middle.
         shuffle_buffer: frames that a stream draws its samples from.
+        calibration: LeRobot's file of the arm that recorded in -100 to 100 (use_degrees=false); its positions become
+            degrees.
         accept_changed: resume a run although its dataset has changed; the run keeps its own normalisation.
         held_out: share of the episodes that the policy is not trained on, but judged by; None: a tenth of a recording
             of a person's own, none of an environment's demonstrations. Runs without the setting hold none out.
@@ -43,6 +45,7 @@ class DatasetConfig:
     image_size: int | list[int] | str | None = None
     image_fit: str = LETTERBOX
     shuffle_buffer: int = 1000
+    calibration: str | None = None
     accept_changed: bool = False
     held_out: float | None = 0.0
 

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from tinyvla.errors import UserError, one_line
 
 from ..image_size import ImageSizeStep
-from .dataset_files import check_dataset_files
+from .dataset_files import check_dataset_files, name_image_axes
 from .settings import DatasetConfig
 
 READ_ERRORS = (OSError, ValueError, KeyError, TypeError, HfHubHTTPError, HFValidationError, DatasetsError)
@@ -32,6 +32,7 @@ def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetada
             check_dataset_files(Path(root))
         meta = LeRobotDatasetMetadata(name, root)
         check_dataset_files(Path(meta.root), with_data=root is not None)
+        name_image_axes(meta.features)
         return meta
     except UserError:
         raise

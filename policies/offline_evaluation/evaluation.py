@@ -33,7 +33,7 @@ MEASURE = "action_error"  # which selects a run's best checkpoint; lower is bett
 POLICY = "policy"
 TRAJECTORIES = "trajectories.json"
 _DRAWN_EPISODES = 3
-_IMAGE_TEST = 64  # observations
+_IMAGE_TEST, _VALIDATION_OBSERVATIONS = 64, 64
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ class OfflineOptions:
         observations: from which the policy predicts, at most; evenly over all frames of the episodes.
         device: of the policy; "auto": the fastest one.
         runner: how the policy is run: keyword arguments of `policies.load_policy`.
+        calibration: of the arm, for recordings in -100 to 100; see `DatasetConfig`.
     """
 
     observations: int = 256
     device: str = "auto"
     runner: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Path | None = None
 
 
 def evaluate_offline(
@@ -80,7 +82,7 @@ def evaluate_offline(
     options, checkpoint = options or OfflineOptions(), find_checkpoint(checkpoint)
     if run_dir:
         check_writable(run_dir)
-    demonstrations = Demonstrations(open_dataset(dataset_root))
+    demonstrations = Demonstrations(open_dataset(dataset_root), options.calibration)
     meta = demonstrations.dataset.meta
     held_out = read_held_out(checkpoint, meta)
     every = list(range(meta.total_episodes))
@@ -111,15 +113,15 @@ def evaluate_offline(
 
 
 def offline_validator(
-    dataset_root: Path, held_out: Sequence[int], device: str, observations: int = 64
+    dataset_root: Path, held_out: Sequence[int], options: OfflineOptions
 ) -> Callable[[Path], dict[str, float]] | None:
     """Function that scores a checkpoint by its error on held-out episodes, for the training loop; None without any."""
     if not held_out:
         return None
-    demonstrations = Demonstrations(open_dataset(dataset_root))
+    demonstrations = Demonstrations(open_dataset(dataset_root), options.calibration)
 
     def validate(checkpoint: Path) -> dict[str, float]:
-        comparison = Comparison(_load(checkpoint, OfflineOptions(device=device)), demonstrations, observations)
+        comparison = Comparison(_load(checkpoint, options), demonstrations, _VALIDATION_OBSERVATIONS)
         return comparison.scores(held_out)
 
     return validate

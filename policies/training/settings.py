@@ -14,6 +14,7 @@ from tinyvla.training import TrainerConfig
 from tinyvla.training.run_folder import CONFIG
 
 from ..data import DatasetConfig, open_all, select
+from ..data.dataset_check import check_dataset, folders_of
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
 from .initial_weights import check_initial_weights
@@ -83,8 +84,14 @@ def check_settings(settings: RunSettings) -> None:
     check_policy(policy, trainer.steps)
     if trainer.streaming and not dataset.is_given:
         raise UserError("trainer.streaming=true needs a dataset; add dataset.repo_id=user/name or dataset.root=...")
+    if trainer.streaming and dataset.calibration:
+        raise UserError(
+            "dataset.calibration converts a dataset that is read whole, and trainer.streaming=true reads parts of it; "
+            "leave out one of them"
+        )
     if dataset.is_given:
         _check_dataset(dataset, trainer.streaming)
+        check_dataset(dataset, folders_of(dataset))
     if settings.init_from and not finished_checkpoints(settings.run_dir):  # a resumed run has its own weights
         check_initial_weights(settings.init_from, policy)
     if isinstance(policy, TinyVLAConfig) and policy.backbone.cache_features:

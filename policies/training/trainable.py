@@ -39,11 +39,13 @@ from ..data import (
     open_metadata,
     stream_batches,
 )
+from ..data.dataset_check import check_dataset, folders_of
 from ..data.origin import own_recording
-from ..data.run_dataset import keep_statistics
-from ..data.streaming import READ_ERRORS, no_dataset
+from ..data.run_dataset import download, keep_statistics
+from ..data.units import convert_to_degrees
 from ..factory import make_policy, make_processors
 from ..image_size import camera_sizes, make_step
+from ..instructions import fit_instructions
 from ..model_card import write_model_card
 from ..offline_evaluation.evaluation import MEASURE
 from ..offline_evaluation.held_out import SHARE, held_out_episodes, write_held_out
@@ -84,14 +86,10 @@ def find_dataset(settings: RunSettings, collect: Callable[[], Path]) -> Path | N
         return collect()
     if settings.trainer.streaming:
         return None
-    if dataset.roots:
-        return find_part(dataset, dataset.roots, settings.data_dir)
-    repo_id = str(dataset.repo_id)
-    try:
-        root = LeRobotDataset(repo_id, root=settings.data_dir / repo_id.replace("/", "--")).root
-    except READ_ERRORS as error:
-        raise no_dataset(repo_id, error) from error
-    return find_part(dataset, [root], settings.data_dir)
+    roots = folders_of(dataset) or [download(str(dataset.repo_id), settings.data_dir)]
+    for finding in check_dataset(dataset, roots):
+        print(f"warning: {finding}")
+    return find_part(dataset, roots, settings.data_dir)
 
 
 def hold_out_episodes(settings: RunSettings, dataset_root: Path | None, env_cameras: Sequence[str]) -> Path | None:
@@ -157,6 +155,8 @@ class PolicyTrainable(Trainable):
         self._dataset = None if dataset_root is None else open_dataset(dataset_root)
         dataset = settings.dataset
         self._meta = self._dataset.meta if self._dataset else open_all(dataset)[0]
+        if dataset.calibration:
+            self._meta.stats = convert_to_degrees(self._meta.features, self._meta.stats, Path(dataset.calibration))
         sizes, image_size = camera_sizes(self._meta.features), dataset.image_size if dataset.is_given else None
         self._image_step = make_step(settings.policy, sizes, image_size, dataset.image_fit)
         size = self._image_step.size if self._image_step else None
@@ -167,6 +167,9 @@ class PolicyTrainable(Trainable):
             is_first = accelerator.is_main_process
             stats = keep_statistics(settings.run_dir, self._meta, dataset.accept_changed, is_first)
         self._pipelines = make_processors(self.module, stats, self._image_step)
+        warning = fit_instructions(self.module, self._pipelines[0], map(str, self._meta.tasks.index))
+        if warning and accelerator.is_main_process:
+            print(f"warning: {warning}")
         if settings.init_from and not finished_checkpoints(settings.run_dir):
             weights = take_weights(self.module, settings.init_from, self._meta)
             accelerator.print(weights)

@@ -8,12 +8,14 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from policies import Runner
 from policies.image_size import CROP
+from tinyvla.arms.units import has_range_ends
 from tinyvla.errors import UserError
 
 from ..safety import SafetyLimits
 
 _BEYOND = 0.1  # share of a joint's range by which demonstrations may lie outside the safety limits
 _SAME_SHAPE = 0.02  # difference of two ratios of width to height that no one sees
+_GRIPPER = "gripper"  # 0 to 100 in both units of the joints
 _MIN_USED = 0.1  # share of its range that at least one joint has to have used in the demonstrations
 
 
@@ -122,6 +124,13 @@ def _check_statistics(key: str, statistics: Mapping[str, Any], limits: SafetyLim
             f"in the policy's training data {key} of {names[i]} went from {low[i]:.0f} to {high[i]:.0f} but the joint "
             f"goes from {joint_low[i]:.0f} to {joint_high[i]:.0f}; its data has other units or another calibration: "
             "use a policy that was trained with this robot"
+        )
+    body = [i for i, name in enumerate(names) if name != _GRIPPER]
+    if has_range_ends(low[body], high[body]):
+        raise UserError(
+            f"in the policy's training data {key} goes to the ends of -100 to 100 and never beyond, as recordings with "
+            "use_degrees=false do, and this robot is in degrees; train it again with dataset.calibration=<the .json of "
+            "the arm that recorded the data>"
         )
     if ((high - low) < _MIN_USED * span).all():
         raise UserError(

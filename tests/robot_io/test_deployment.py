@@ -89,6 +89,16 @@ class Log:
             "shoulder_pan went from -270 to 90 but the joint goes from -108 to",
         ),
         (FakeRunner(high=[np.nan] * 6), None, "are not finite"),
+        (
+            FakeRunner(low=[-98, -98, -97, -96, -98, 0], high=[98, 98, 97, 96, 98, 100]),
+            None,
+            "goes to the ends of -100 to 100 and never beyond, as recordings with use_degrees=false do",
+        ),
+        (
+            FakeRunner(low=[-20, -100, 0, 40, -30, 0], high=[20, -40, 100, 80, 50, 100]),
+            None,
+            "train it again with dataset.calibration=",
+        ),
     ],
 )
 def test_a_policy_that_does_not_fit_never_moves_the_arm(runner, trained, what, layer, tmp_path):

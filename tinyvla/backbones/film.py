@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..ranges import MAX_WIDTH, check_range
 from .base import Backbone, BackboneConfig, Features, Words, resize
 from .nano import MAX_SIDE, MAX_VOCABULARY, SpatialSoftmaxTower, keypoint_convolutions
-from .tokenizer import HashTokenizer
+from .tokenizer import MAX_WORDS, WORDS, HashTokenizer
 
 MAX_CAMERAS = 16
 _GROUPS = 8  # of the group normalisation
@@ -35,6 +35,8 @@ class FilmConfig(BackboneConfig):
         text_size: width of the instruction's vector.
         hidden_size: width of the fused token.
         vocab_size: buckets of the hashing tokenizer.
+        max_words: words of an instruction that are read, the mark at its beginning among them; training raises it to
+            the longest instruction of its dataset.
     """
 
     image_size: int = 96
@@ -44,12 +46,14 @@ class FilmConfig(BackboneConfig):
     text_size: int = 64
     hidden_size: int = 256
     vocab_size: int = 8192
+    max_words: int = WORDS
 
     def __post_init__(self) -> None:
         check_range(self, "image_size", low=8, high=MAX_SIDE)
         check_range(self, "cameras", low=1, high=MAX_CAMERAS)
         check_range(self, "vision_width", "keypoints", "text_size", "hidden_size", low=1, high=MAX_WIDTH)
         check_range(self, "vocab_size", low=2, high=MAX_VOCABULARY)
+        check_range(self, "max_words", low=2, high=MAX_WORDS)
         if self.image_size % FilmTower.STRIDE:
             raise ValueError(f"image_size is {self.image_size}; give a multiple of {FilmTower.STRIDE}")
         if self.vision_width % (2 * _GROUPS):
@@ -115,7 +119,7 @@ class FilmBackbone(Backbone):
         self.config = config
         self.hidden_size = config.hidden_size
         self.resized_to = (config.image_size, config.image_size)
-        self.tokenizer = HashTokenizer(config.vocab_size)
+        self.tokenizer = HashTokenizer(config.vocab_size, config.max_words)
         self.words = nn.Embedding(config.vocab_size, config.text_size)
         self.text = nn.Sequential(
             nn.LayerNorm(config.text_size), nn.Linear(config.text_size, config.text_size), nn.GELU()

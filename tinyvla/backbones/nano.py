@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..ranges import MAX_LAYERS, MAX_WIDTH, check_range
 from .base import Backbone, BackboneConfig, Features, Words, resize
-from .tokenizer import HashTokenizer
+from .tokenizer import MAX_WORDS, WORDS, HashTokenizer
 
 if TYPE_CHECKING:
     from ..encoders import Encoder
@@ -41,6 +41,8 @@ class NanoConfig(BackboneConfig):
         image_tokens: tokens per camera that encode these positions for the language model.
         hidden_size, layers, heads: the GPT-NeoX decoder.
         vocab_size: buckets of the hashing tokenizer.
+        max_words: words of an instruction that are read, the mark at its beginning among them; training raises it to
+            the longest instruction of its dataset.
     """
 
     image_size: int = 96
@@ -53,12 +55,14 @@ class NanoConfig(BackboneConfig):
     layers: int = 2
     heads: int = 4
     vocab_size: int = 8192
+    max_words: int = WORDS
 
     def __post_init__(self) -> None:
         check_range(self, "image_size", low=8, high=MAX_SIDE)
         check_range(self, "layers", low=1, high=MAX_LAYERS)
         check_range(self, "vision_width", "keypoints", "image_tokens", "hidden_size", "heads", low=1, high=MAX_WIDTH)
         check_range(self, "vocab_size", low=1, high=MAX_VOCABULARY)
+        check_range(self, "max_words", low=2, high=MAX_WORDS)
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size {self.hidden_size} must divide by heads {self.heads}")
 
@@ -164,7 +168,7 @@ class NanoBackbone(Backbone):
         self.config = config
         self.hidden_size = config.hidden_size
         self.resized_to = (config.image_size, config.image_size)
-        self.tokenizer = HashTokenizer(config.vocab_size)
+        self.tokenizer = HashTokenizer(config.vocab_size, config.max_words)
         self.vision_tower = make_tower(config)
         self.projector = nn.Sequential(
             nn.Linear(2 * config.keypoints, config.hidden_size),

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from ..hashing import BOS_ID, PAD_ID, hash_words
 
+WORDS, MAX_WORDS = 48, 256  # of an instruction: by default, and at most
+
 
 class HashTokenizer:
     """Maps each lower-cased word to a bucket of a fixed table by its CRC-32 (the hashing trick).
@@ -20,12 +22,16 @@ class HashTokenizer:
 
     pad_id, bos_id = PAD_ID, BOS_ID
 
-    def __init__(self, vocab_size: int = 8192, max_length: int = 48):
+    def __init__(self, vocab_size: int = 8192, max_length: int = WORDS):
         self.vocab_size, self.max_length = vocab_size, max_length
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text, beginning with `bos_id`."""
         return hash_words(text, self.vocab_size, self.max_length)
+
+    def count(self, text: str) -> int:
+        """Number of tokens of one text, if none are dropped."""
+        return len(hash_words(text, self.vocab_size, len(text) + 2))
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) long and mask (B, L) bool, padded on the right to the longest text of the batch."""
