@@ -81,7 +81,7 @@ def trial(name: str, policy: str, folder: Path) -> dict[str, Any]:
     right = training.returncode == 0 if trains else is_refused
     deployment = "-"
     if training.returncode == 0:
-        deployed = run("deploy.py", [f"checkpoint={run_dir}", f"run_dir={folder / 'deployment'}", *DEPLOYMENT])
+        deployed = run("deploy.py", [f"checkpoint={run_dir}", f"run_dir={run_dir}-deployed", *DEPLOYMENT])
         right &= "Traceback" not in deployed.stderr and deployed.returncode in (0, 2)
         error = deployed.stderr.strip().splitlines()
         deployment = "plays" if deployed.returncode == 0 else one_line(error[-1] if error else "ends", _LONGEST)
@@ -95,10 +95,10 @@ def trial(name: str, policy: str, folder: Path) -> dict[str, Any]:
 
 def says_so(kind: Kind, policy: str, lines: list[str]) -> bool:
     """True if the kind's line was printed, or none where it asks for none."""
-    others = [line for line in lines if "reads no instructions" not in line]
+    about = [line for line in lines if "reads no instructions" not in line]
     if kind.says is None:
-        return not others or kind.trains is None
-    return any(re.search(kind.says, line) for line in lines) or others != lines
+        return not about or kind.trains is None
+    return any(re.search(kind.says, line) for line in lines) or about != lines
 
 
 def run(program: str, arguments: list[str]) -> "subprocess.CompletedProcess[str]":

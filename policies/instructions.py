@@ -40,7 +40,7 @@ def fit_instructions(policy: "PreTrainedPolicy", preprocessor: "Pipeline", instr
 
 def _read_words(policy: Any, texts: Sequence[str]) -> dict[str, list[int]]:
     """Tokens of each text that a TinyVLA with hashed words reads; none of other policies."""
-    backbone = getattr(getattr(policy, "model", None), "backbone", None)
+    backbone: Any = getattr(getattr(policy, "model", None), "backbone", None)
     tokenizer = getattr(backbone, "tokenizer", None)
     if not isinstance(tokenizer, HashTokenizer):
         return {}

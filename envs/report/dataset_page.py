@@ -91,8 +91,8 @@ def _plot(recording: Recording, numbers: Sequence[tuple[str, int]]) -> Figure:
             for place, episode in enumerate(chosen):
                 values = recording.episode(recording.columns[key][:, number], episode)
                 steps = np.unique(np.linspace(0, len(values) - 1, _MOST_POINTS).astype(int))
-                label = {} if place else {"label": key}
-                axes.plot(steps / recording.fps, values[steps], color=colour, alpha=0.45, linewidth=0.8, **label)
+                label = None if place else key
+                axes.plot(steps / recording.fps, values[steps], color=colour, alpha=0.45, linewidth=0.8, label=label)
         axes.set_title(recording.names(numbers[0][0])[numbers[0][1]])
         axes.set_xlabel("seconds")
         axes.legend()

@@ -1,4 +1,4 @@
-"""What is wrong in a recording, each with its fix: for the table of inspect_dataset.py and the lines of train.py."""
+"""Faults of a recording, each with its fix: for the table of inspect_dataset.py and the lines of train.py."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,8 +97,8 @@ def inspect_features(root: Path, features: Mapping[str, Mapping[str, Any]]) -> I
         )
     for key, feature in cameras.items():
         channels = feature["shape"][-1] if len(feature["shape"]) == 3 else 0
-        others = [name.removeprefix("observation.images.") for name in cameras if name != key]
-        fix = f"leave it out: dataset.cameras=[{','.join(others)}]" if others else "record a colour camera"
+        rest = [name.removeprefix("observation.images.") for name in cameras if name != key]
+        fix = f"leave it out: dataset.cameras=[{','.join(rest)}]" if rest else "record a colour camera"
         if channels != 3 or _is_depth(feature):
             sort = "a depth image" if _is_depth(feature) else f"of the shape {tuple(feature['shape'])}"
             yield Finding("channels", f"{key} is {sort}, and policies see three colours", fix, Weight.ERROR)
@@ -233,9 +233,9 @@ def _jumps(recording: Recording) -> Iterator[Finding]:
     if joints and np.abs(values[:, joints]).max() > 7:
         highest[joints] = _FASTEST / recording.fps + 5
     else:
-        usual = np.quantile(steps, 0.99, axis=0)
-        highest = np.maximum(_JUMP * np.ptp(values, axis=0), _USUAL * usual)
-        highest[usual == 0] = np.inf  # a number with a few values, as a gripper that is open or closed
+        typical = np.quantile(steps, 0.99, axis=0)
+        highest = np.maximum(_JUMP * np.ptp(values, axis=0), _USUAL * typical)
+        highest[typical == 0] = np.inf  # a number with a few values, as a gripper that is open or closed
     jumps = steps > highest
     if jumps.any():
         frame, number = (int(place) for place in np.argwhere(jumps)[0])
@@ -374,7 +374,7 @@ def _own_keys(features: Mapping[str, Any]) -> list[str]:
 
 
 def _likely(key: str, spare: Sequence[str], missing: Sequence[str]) -> str | None:
-    """Key that probably holds what should be under `key`: one like it, or the only one that is left."""
+    """Key that probably holds what should be under `key`: one like it, or the only key that is left."""
     word = "action" if key == ACTION else "stat"
     alike = [name for name in spare if word in name]
     if not alike:

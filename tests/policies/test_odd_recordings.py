@@ -45,7 +45,7 @@ def lines_of(text):
 
 @pytest.mark.parametrize(("root", "kind"), [(name, kind) for name, kind in KINDS.items()], indirect=["root"], ids=KINDS)
 def test_every_kind_is_recognised_without_training(root, kind):
-    """What is refused here is refused before a run's folder is made."""
+    """A refusal here comes before a run's folder is made."""
     if kind.trains is None or "instructions are one" in str(kind.says) or "motionless" in str(kind.says):
         pytest.skip("shows when the policy is made")
     line, findings = refusal(root)
