@@ -157,7 +157,7 @@ def own_size(config: PreTrainedConfig) -> Size:
     """Height and width that a policy is built for, from its options."""
     backbone: Any = getattr(config, "backbone", None)
     if backbone is not None:
-        side = getattr(backbone, "image_size", None) or _TOWERS.get(backbone.type, _SCRATCH)
+        side = getattr(backbone, "image_size", None) or _TOWERS.get(backbone.get_choice_name(type(backbone)), _SCRATCH)
         return side, side
     for name in ("resize_imgs_with_padding", "resize_shape", "image_resize_shape"):
         if size := getattr(config, name, None):

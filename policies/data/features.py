@@ -22,6 +22,7 @@ from tinyvla.errors import UserError
 from tinyvla.files import fill_folder
 from tinyvla.untrusted import inside, read_json
 
+from ..image_size import ImageSizeStep
 from .dataset_files import fingerprint
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def cache_features(
     frames: Frames,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
+    image_step: ImageSizeStep | None = None,
 ) -> dict[str, Tensor]:
     """Features of the vision tower for every frame of every camera, (N, 1, P, D), memory-mapped.
 
@@ -49,12 +51,13 @@ def cache_features(
     Args:
         backbone: implements `vision_features`; its `vision_tower` is frozen.
         autocast: makes the context of training, so that features have its precision.
+        image_step: that the frames were fitted by.
 
     Raises UserError if the disk has no room for them.
     """
     with autocast():
         precision = [str(torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    settings = repr((*backbone.vision_settings, precision))
+    settings = repr((*backbone.vision_settings, precision)) + _fitting(image_step)
 
     def compute() -> Iterator[dict[str, Tensor]]:
         for key, camera in frames.items():
@@ -72,7 +75,12 @@ def cache_features(
 
 
 def cache_frontends(
-    frontends: "Frontends", dataset_root: Path, frames: Frames, instructions: Sequence[str], device: torch.device
+    frontends: "Frontends",
+    dataset_root: Path,
+    frames: Frames,
+    instructions: Sequence[str],
+    device: torch.device,
+    image_step: ImageSizeStep | None = None,
 ) -> dict[str, Tensor]:
     """Features of front-ends for every frame, by key: images uint8 (N, 3, H, W), tokens float16 (N, K, D).
 
@@ -82,6 +90,7 @@ def cache_frontends(
         frontends: of a policy, see `policies.tinyvla.frontends.Frontends`.
         frames: of their cameras.
         instructions: of every frame.
+        image_step: that the frames were fitted by.
 
     Raises UserError if the disk has no room for them.
     """
@@ -93,10 +102,15 @@ def cache_frontends(
             is_image = {key: frontends.features[key].is_image for key in features}
             yield {key: (x * 255).round().byte() if is_image[key] else x.half() for key, x in features.items()}
 
-    settings = repr([(name, frontend.options) for name, frontend in frontends.frontends.items()])
+    settings = repr([(name, frontend.options) for name, frontend in frontends.frontends.items()]) + _fitting(image_step)
     advice = "or leave out the front-end"
     dims = {key: 4 if feature.is_image else 3 for key, feature in frontends.features.items()}
     return _cached(dataset_root, frontends.frontends.values(), settings, frames, dims, compute, advice)
+
+
+def _fitting(image_step: ImageSizeStep | None) -> str:
+    """Settings that the frames depend on, for a fingerprint; empty where they are as they were recorded."""
+    return "" if image_step is None else repr((image_step.size, image_step.fit))
 
 
 def _images(camera: np.ndarray, start: int, device: torch.device) -> Tensor:

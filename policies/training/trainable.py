@@ -231,10 +231,14 @@ class PolicyTrainable(Trainable):
             inputs = {key: frames[key] for key in config.image_features}
             if tinyvla and has_features:
                 backbone = tinyvla.model.backbone
-                frames |= cache_features(backbone, dataset.root, inputs, accelerator.device, accelerator.autocast)
+                frames |= cache_features(
+                    backbone, dataset.root, inputs, accelerator.device, accelerator.autocast, self._image_step
+                )
             if tinyvla and tinyvla.frontends:
                 instructions = instructions_of(dataset)
-                frames |= cache_frontends(tinyvla.frontends, dataset.root, inputs, instructions, accelerator.device)
+                frames |= cache_frontends(
+                    tinyvla.frontends, dataset.root, inputs, instructions, accelerator.device, self._image_step
+                )
             data = TrainingData(dataset, config, frames, self._settings.held_out)
         order, size = sample_order(len(data), self._settings.seed), self._settings.trainer.batch_size
 

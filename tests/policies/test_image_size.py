@@ -170,7 +170,7 @@ def test_a_step_of_a_stranger_is_refused(option, value, what, checkpoint, tmp_pa
 def test_images_of_a_stream_are_those_of_the_cache(webcams, tmp_path):
     settings = settings_of("tinyvla", webcams, tmp_path)
     dataset = open_dataset(webcams)
-    config = load_config(dataset, settings)
+    config = config_of(dataset, settings)
     data = TrainingData(dataset, config, cache_frames(dataset, 0, image_step=STEP))
     everything = data.batch(torch.arange(len(data)))
     batch = stream_batches(settings.dataset, config, 4, 0, STEP)()
@@ -180,7 +180,7 @@ def test_images_of_a_stream_are_those_of_the_cache(webcams, tmp_path):
             assert torch.equal(batch[key][sample], everything[key][frame])
 
 
-def load_config(dataset, settings):
+def config_of(dataset, settings):
     from policies import make_policy
 
     return make_policy(settings.policy, dataset.meta, "cpu", STEP.size).config
