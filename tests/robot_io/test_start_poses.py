@@ -59,6 +59,13 @@ def test_a_pose_in_other_units_is_one_line(pose, joint, limits, tmp_path):
         begin_at(root, EPISODES, limits)
 
 
+def test_a_recording_in_hundreds_is_one_line(limits, tmp_path):
+    poses = [[98.0, -98, 98, -98, sign * 98, 99] for sign in (1, -1)]
+    extremes = [[sign * 100.0] * 5 + [0.0] for sign in (1, -1)]
+    with pytest.raises(UserError, match="is not in degrees|outside of the arm's"):
+        begin_at(write_recording(tmp_path / "hundreds", [*poses, *extremes]), EPISODES, limits)
+
+
 def test_a_recording_of_another_arm_or_none_is_one_line(limits, tmp_path):
     with pytest.raises(UserError, match=r"is a recording of x, y, and the arm has shoulder_pan, .*give a recording of"):
         begin_at(write_recording(tmp_path / "other", [[0.0, 1]], ["x", "y"]), EPISODES, limits)
