@@ -87,9 +87,7 @@ def evaluate_offline(
     held_out = read_held_out(checkpoint, meta)
     every = list(range(meta.total_episodes))
     episodes = held_out or every
-    trained = (
-        [] if held_out is None else [episode for episode in every if episode not in held_out] if held_out else every
-    )
+    trained = [] if held_out is None else [episode for episode in every if episode not in held_out]
     comparison = Comparison(_load(checkpoint, options), demonstrations, options.observations)
     result = {
         "kind": OFFLINE,
@@ -215,11 +213,9 @@ class Comparison:
     def _joints(self) -> list[str]:
         names = self._demonstrations.names[ACTION]
         size = self._demonstrations.actions.shape[1]
-        return (
-            [name.removesuffix(".pos") for name in names]
-            if len(names) == size
-            else [f"action {i}" for i in range(size)]
-        )
+        if len(names) != size:
+            return [f"action {i}" for i in range(size)]
+        return [name.removesuffix(".pos") for name in names]
 
     def _recorded(self, frames: np.ndarray, chunks: np.ndarray) -> np.ndarray:
         return self._demonstrations.recorded_chunks(frames, chunks.shape[1])
