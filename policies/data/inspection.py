@@ -58,10 +58,11 @@ def check_recording(recording: Recording, has_calibration: bool = False) -> list
     findings = inspect_recording(recording)
     if has_calibration:
         findings = [finding for finding in findings if not finding.kind.startswith("units")]
-        _check_convertible(recording)
     for finding in findings:
         if finding.weight == Weight.ERROR:
             raise UserError(str(finding))
+    if has_calibration:
+        _check_convertible(recording)
     return [finding for finding in findings if finding.weight == Weight.WARNING]
 
 
