@@ -39,7 +39,7 @@ tags: [robotics, lerobot, {type}]
 ## Run it
 
 ```bash
-python evaluate.py checkpoint=<this folder> episodes=20   # in a clone; tinyvla-evaluate where the package is installed
+python evaluate.py checkpoint=<this folder> {judge}   # in a clone; tinyvla-evaluate where the package is installed
 ```
 
 ```python
@@ -77,7 +77,9 @@ def write_model_card(
     if settings.command:
         values["command"] = f"`{settings.command}`"
     rows = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in values.items())
-    text = _TEXT.format(type=config.type, dataset=dataset.repo_id, rows=rows, keys=", ".join(keys), head=_HEAD)
+    judge = "dataset.root=<the recordings>" if settings.held_out else "episodes=20"
+    name, inputs = dataset.repo_id, ", ".join(keys)
+    text = _TEXT.format(type=config.type, dataset=name, rows=rows, judge=judge, keys=inputs, head=_HEAD)
     return write_whole(folder / CARD, text)
 
 

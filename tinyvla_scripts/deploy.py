@@ -19,8 +19,9 @@ def main(cfg: DictConfig) -> None:
     from envs.so101.twin import TwinScene, twin_episodes
     from policies import RunnerConfig
     from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-    from robot_io.deployment import Deployment, Judge, Printer, ServerAccess, begin_at, limits_at_rate, load_arm_runner
+    from robot_io.deployment import Deployment, Judge, Printer, ServerAccess, limits_at_rate, load_arm_runner
     from robot_io.deployment.episodes import real_episodes
+    from robot_io.deployment.start_poses import begin_at
     from robot_io.person_gate import PersonGateSettings, connect_person_gate
     from robot_io.recording.folder import record_run
     from robot_io.run_observers import open_observers

@@ -17,11 +17,12 @@ def main(cfg: DictConfig) -> None:
     from envs.report import describe, write_report
     from envs.shifts import with_shift
     from envs.workers import clear_disk_errors
+    from tinyvla_scripts.offline_task import evaluate_on_recordings
 
     run_dir, settings = Path(cfg.run_dir), OmegaConf.to_yaml(cfg)
     check_run_dir(run_dir, settings)
     if cfg.dataset.root:
-        compare_with_recordings(cfg, run_dir, settings)
+        evaluate_on_recordings(cfg, settings)
         return
     env_cfg = with_shift(decode_env(as_dict(cfg.env)), cfg.shift, cfg.severity)
     options = EvaluationOptions.from_section(as_dict(cfg))
@@ -30,20 +31,6 @@ def main(cfg: DictConfig) -> None:
         print(describe(result))
         write_whole(run_dir / "config.yaml", settings)
         print(write_report(run_dir))
-
-
-def compare_with_recordings(cfg: DictConfig, run_dir: Path, settings: str) -> None:
-    """Compare a policy's actions with the recorded ones of a dataset, where no simulator has its scene."""
-    from envs.report import describe_offline, write_offline_report
-    from policies.offline_evaluation import OfflineOptions, evaluate_offline
-
-    if unused := [name for name in ("shift", "instruction", "wrong_instructions") if cfg[name]]:
-        raise UserError(f"{unused[0]} is for episodes in a simulator; leave it out, or leave out dataset.root")
-    options = OfflineOptions(device=cfg.device, runner=as_dict(cfg.runner))
-    with alone_in(run_dir, wait=False):
-        print(describe_offline(evaluate_offline(cfg.checkpoint, Path(cfg.dataset.root), options, run_dir)))
-        write_whole(run_dir / "config.yaml", settings)
-        print(write_offline_report(run_dir))
 
 
 def check_run_dir(run_dir: Path, settings: str) -> None:

@@ -1,6 +1,7 @@
 """Training of a policy by train.py, in one process or several."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
@@ -55,10 +56,11 @@ def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos
         recordings = hold_out_episodes(settings, dataset, env.cameras)
         if recordings:
             accelerator.print(describe_held_out(settings.held_out))
-        validate_episodes = settings.trainer.validate_episodes
+        calibration, validate_episodes = settings.dataset.calibration, settings.trainer.validate_episodes
+        comparison = OfflineOptions(device=device, calibration=Path(calibration) if calibration else None)
         with Tracker(settings.run_dir, as_dict(cfg), enabled=accelerator.is_main_process) as tracker:
             if recordings:
-                validate = offline_validator(recordings, settings.held_out, device) if validate_episodes else None
+                validate = offline_validator(recordings, settings.held_out, comparison) if validate_episodes else None
             else:
                 validate = evaluation.validator(env, options, validate_episodes)
             policy = train(settings, dataset, accelerator, tracker, validate)
@@ -67,7 +69,7 @@ def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos
             if options.episodes == 0 or not accelerator.is_main_process:
                 return
             if recordings:
-                result = evaluate_offline(policy, recordings, OfflineOptions(device=device), settings.run_dir)
+                result = evaluate_offline(policy, recordings, comparison, settings.run_dir)
             else:
                 result = evaluation.evaluate(policy, env, options, settings.run_dir)
             tracker.log_result(result, run_videos(settings.run_dir), policy)

@@ -110,10 +110,10 @@ def joint_motion(
         figure = Figure(figsize=(9, 1.5 * -(-len(names) // columns)), layout="constrained")
         for i, name in enumerate(names):
             axes = figure.add_subplot(-(-len(names) // columns), columns, i + 1)
-            axes.plot(seconds, command[:, i], color=_ACCENT, linewidth=1.2)
-            axes.plot(seconds, position[:, i], color=_STRONG, linewidth=1.2)
+            axes.plot(seconds, command[:, i], color=ACCENT, linewidth=1.2)
+            axes.plot(seconds, position[:, i], color=STRONG, linewidth=1.2)
             low, high = axes.get_ylim()
-            axes.fill_between(seconds, low, high, where=steered, color=_GREY, alpha=0.2, linewidth=0)
+            axes.fill_between(seconds, low, high, where=steered, color=GREY, alpha=0.2, linewidth=0)
             axes.set_ylim(low, high)
             axes.set_title(_shorten(name))
             axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -1,6 +1,7 @@
 """Recorded episodes of a dataset, as an offline evaluation compares a policy with them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from tinyvla.errors import UserError
 
 from ..data.batches import numbers_of
+from ..data.units import convert_to_degrees
 
 
 class Demonstrations:
     """States and actions of all frames of a dataset, and the observations of single ones.
+
+    Args:
+        dataset: the recordings.
+        calibration: of the arm, for recordings in -100 to 100, which become degrees; see `convert_to_degrees`.
 
     Attributes:
         states, actions: (N, S) and (N, A), in the units of the dataset.
@@ -25,9 +31,11 @@ class Demonstrations:
     Raises UserError for a dataset without states or actions.
     """
 
-    def __init__(self, dataset: LeRobotDataset):
+    def __init__(self, dataset: LeRobotDataset, calibration: Path | None = None):
         self.dataset, self.fps = dataset, float(dataset.meta.fps)
         features = dataset.meta.features
+        if calibration is not None:
+            convert_to_degrees(features, dataset.meta.stats, calibration)
         if missing := [key for key in (OBS_STATE, ACTION) if key not in features]:
             raise UserError(f"{dataset.root} has no {missing[0]}; a policy cannot be compared with it")
         self.states, self.actions = (numbers_of(dataset, key).numpy() for key in (OBS_STATE, ACTION))

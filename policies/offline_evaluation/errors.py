@@ -1,6 +1,6 @@
 """Errors of predicted action chunks, per joint and by the time ahead."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,12 @@ def _figures(errors: np.ndarray, steps: int, fps: float) -> dict[str, float | No
         step = round(seconds * fps)
         figures[f"{seconds:g}"] = mean_error(errors[:, step]) if 0 < step < errors.shape[1] else None
     return figures
+
+
+def executed_error(figures: Mapping[str, float | None]) -> float:
+    """Mean over the executed actions; there always is one, the first action of a chunk."""
+    assert figures["executed"] is not None
+    return figures["executed"]
 
 
 def mean_error(differences: np.ndarray) -> float | None:

@@ -25,7 +25,7 @@ from ..loading import load_policy
 from ..model_card import add_offline_evaluation
 from .baselines import baseline_chunks
 from .demonstrations import Demonstrations
-from .errors import mean_error, summarise_errors, units_of
+from .errors import ALL_JOINTS, executed_error, mean_error, summarise_errors, units_of
 from .held_out import read_held_out
 
 OFFLINE = "offline"  # kind of the result
@@ -33,7 +33,7 @@ MEASURE = "action_error"  # which selects a run's best checkpoint; lower is bett
 POLICY = "policy"
 TRAJECTORIES = "trajectories.json"
 _DRAWN_EPISODES = 3
-_IMAGE_TEST = 64  # observations
+_IMAGE_TEST, _VALIDATION_OBSERVATIONS = 64, 64
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ class OfflineOptions:
         observations: from which the policy predicts, at most; evenly over all frames of the episodes.
         device: of the policy; "auto": the fastest one.
         runner: how the policy is run: keyword arguments of `policies.load_policy`.
+        calibration: of the arm, for recordings in -100 to 100; see `DatasetConfig`.
     """
 
     observations: int = 256
     device: str = "auto"
     runner: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Path | None = None
 
 
 def evaluate_offline(
@@ -80,14 +82,12 @@ def evaluate_offline(
     options, checkpoint = options or OfflineOptions(), find_checkpoint(checkpoint)
     if run_dir:
         check_writable(run_dir)
-    demonstrations = Demonstrations(open_dataset(dataset_root))
+    demonstrations = Demonstrations(open_dataset(dataset_root), options.calibration)
     meta = demonstrations.dataset.meta
     held_out = read_held_out(checkpoint, meta)
     every = list(range(meta.total_episodes))
     episodes = held_out or every
-    trained = (
-        [] if held_out is None else [episode for episode in every if episode not in held_out] if held_out else every
-    )
+    trained = [] if held_out is None else [episode for episode in every if episode not in held_out]
     comparison = Comparison(_load(checkpoint, options), demonstrations, options.observations)
     result = {
         "kind": OFFLINE,
@@ -111,15 +111,15 @@ def evaluate_offline(
 
 
 def offline_validator(
-    dataset_root: Path, held_out: Sequence[int], device: str, observations: int = 64
+    dataset_root: Path, held_out: Sequence[int], options: OfflineOptions
 ) -> Callable[[Path], dict[str, float]] | None:
     """Function that scores a checkpoint by its error on held-out episodes, for the training loop; None without any."""
     if not held_out:
         return None
-    demonstrations = Demonstrations(open_dataset(dataset_root))
+    demonstrations = Demonstrations(open_dataset(dataset_root), options.calibration)
 
     def validate(checkpoint: Path) -> dict[str, float]:
-        comparison = Comparison(_load(checkpoint, OfflineOptions(device=device)), demonstrations, observations)
+        comparison = Comparison(_load(checkpoint, options), demonstrations, _VALIDATION_OBSERVATIONS)
         return comparison.scores(held_out)
 
     return validate
@@ -151,8 +151,8 @@ class Comparison:
         """Error of the executed part of the chunks, and that of every joint."""
         frames, chunks = self._predicted(episodes)
         errors = summarise_errors(chunks, self._recorded(frames, chunks), self._steps, self._fps, self._joints)
-        joints = {f"{MEASURE}/{joint}": errors[joint]["executed"] for joint in self._joints}
-        return {MEASURE: errors["mean"]["executed"]} | joints
+        joints = {f"{MEASURE}/{joint}": executed_error(errors[joint]) for joint in self._joints}
+        return {MEASURE: executed_error(errors[ALL_JOINTS])} | joints
 
     def figures(self, episodes: Sequence[int], trained: Sequence[int]) -> dict[str, Any]:
         """Part of `evaluate_offline`'s result that depends on the episodes. trained: those that were trained on."""
@@ -174,7 +174,7 @@ class Comparison:
             "chunk_size": horizon,
             "joints": self._joints,
             "units": units_of(self._joints, demonstrations.dataset.meta.robot_type),
-            MEASURE: errors[POLICY]["mean"]["executed"],
+            MEASURE: executed_error(errors[POLICY][ALL_JOINTS]),
             "errors": errors,
             "by_step": {name: _by_step(predicted, recorded) for name, predicted in compared.items()},
             "by_episode": {
@@ -213,11 +213,9 @@ class Comparison:
     def _joints(self) -> list[str]:
         names = self._demonstrations.names[ACTION]
         size = self._demonstrations.actions.shape[1]
-        return (
-            [name.removesuffix(".pos") for name in names]
-            if len(names) == size
-            else [f"action {i}" for i in range(size)]
-        )
+        if len(names) != size:
+            return [f"action {i}" for i in range(size)]
+        return [name.removesuffix(".pos") for name in names]
 
     def _recorded(self, frames: np.ndarray, chunks: np.ndarray) -> np.ndarray:
         return self._demonstrations.recorded_chunks(frames, chunks.shape[1])

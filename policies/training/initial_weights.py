@@ -156,4 +156,6 @@ def _differences(there: Any, here: Any, prefix: str = "") -> list[str]:
 
 
 def _kind(options: Any) -> str:
-    return str(getattr(options, "type", type(options).__name__))
+    """Name of a choice, such as `nano`, or of the class of anything else."""
+    kind = type(options)
+    return str(kind.get_choice_name(kind)) if hasattr(kind, "get_choice_name") else kind.__name__

@@ -107,7 +107,7 @@ def hold_out_episodes(settings: RunSettings, dataset_root: Path | None, env_came
     if not dataset.is_given:
         return None
     root = dataset_root or next(iter(dataset.roots), None)
-    meta = open_metadata(dataset.repo_id, None) if root is None else open_metadata(None, str(root))
+    meta = open_metadata(dataset.repo_id, None if root is None else str(root))
     if not dataset.held_out and not own_recording(meta, env_cameras):
         return None
     if root is None:

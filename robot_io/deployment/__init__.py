@@ -8,7 +8,6 @@ from .episodes import Episode, Printer, real_episodes
 from .judge import Judge
 from .policy_server import ServerAccess
 from .rate import limits_at_rate
-from .start_poses import begin_at
 
 __all__ = [
     "Deployment",
@@ -16,7 +15,6 @@ __all__ = [
     "Judge",
     "Printer",
     "ServerAccess",
-    "begin_at",
     "check_fit",
     "limits_at_rate",
     "load_arm_runner",

@@ -37,7 +37,12 @@ def _recorded_poses(root: Path, limits: SafetyLimits) -> list[list[float]]:
     """First state of every episode of a recording, in the order of the limits' joints."""
     from policies.data import open_dataset
     from policies.data.batches import numbers_of
+    from policies.data.inspection import Weight, inspect_recording
+    from policies.data.recording import read_recording
 
+    for finding in inspect_recording(read_recording(root)):
+        if finding.weight == Weight.ERROR and finding.kind.startswith("units"):
+            raise UserError(f"start_pose={root} is not in degrees; give one number per joint, or another recording")
     dataset = open_dataset(root)
     joints = list(limits.joints)
     names = [str(name).removesuffix(".pos") for name in dataset.meta.features.get(OBS_STATE, {}).get("names") or []]

@@ -105,7 +105,7 @@ def test_a_cameras_weights_go_with_its_name(backbone, cameras, recording, tmp_pa
     untouched = fresh(after, 1, backbone).model.backbone
     take_weights(target, saved(tmp_path / "source", source, before), after.meta)
     old, new = source.model.backbone, target.model.backbone
-    # Each camera of that name, else the next one that no camera has the name of; then none is left.
+    # Each camera of that name, else the next camera that is left over, as long as there is one.
     sources = {
         ("wrist", "front"): [1, 0],
         ("wrist",): [1],

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lerobot.datasets import LeRobotDataset
 from tiny import FPS, LENGTHS, SETTINGS, run_config, tiny_policy, write_dataset
 
 from configs.composing import as_dict, load_config
 from policies import save_checkpoint_files
-from policies.data import DatasetConfig, TrainingData, cache_frames, stream_batches
+from policies.data import DatasetConfig, TrainingData, cache_frames, open_dataset, stream_batches
 from policies.model_card import CARD
 from policies.offline_evaluation import evaluate_offline, held_out_episodes, write_held_out
 from policies.offline_evaluation.baselines import HOLD, MEAN, NEAREST, baseline_chunks
@@ -19,6 +20,7 @@ from policies.offline_evaluation.demonstrations import Demonstrations
 from policies.offline_evaluation.errors import summarise_errors, units_of
 from policies.offline_evaluation.evaluation import MEASURE, POLICY, TRAJECTORIES, Comparison, OfflineOptions
 from policies.training import decode_run, hold_out_episodes, train
+from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
 from tinyvla.training import Tracker, make_accelerator
 
@@ -109,6 +111,25 @@ class TestChoice:
         run_settings.dataset = DatasetConfig(repo_id="user/recording", held_out=None)
         with pytest.raises(UserError, match=r"user/recording is streamed .* leave out trainer\.streaming"):
             hold_out_episodes(run_settings, None, ["corner2"])
+
+
+def test_recordings_in_hundreds_are_compared_in_degrees(tmp_path):
+    names = [f"{joint}.pos" for joint in SO101.joints]
+    vector = {"dtype": "float32", "shape": (6,), "names": names}
+    features = {"observation.state": vector, "action": vector}
+    recording = LeRobotDataset.create(
+        "local/hundreds", 30, features, tmp_path / "hundreds", robot_type="so101_follower"
+    )
+    for step in range(5):
+        values = np.full(6, 10.0 * step, np.float32)
+        recording.add_frame({"observation.state": values, "action": values, "task": "go"})
+    recording.save_episode()
+    recording.finalize()
+    ranges = {joint: {"range_min": 1024, "range_max": 3072, "drive_mode": 0} for joint in SO101.joints}
+    (tmp_path / "arm.json").write_text(json.dumps(ranges))  # half a turn: 0.9 degrees per unit
+    demonstrations = Demonstrations(open_dataset(tmp_path / "hundreds"), tmp_path / "arm.json")
+    for values in (demonstrations.states, demonstrations.actions):
+        np.testing.assert_allclose(values[3], [27, 27, 27, 27, 27, 30], rtol=1e-3)
 
 
 class TestErrors:
@@ -304,7 +325,9 @@ def test_the_lowest_error_selects_the_best_checkpoint(dataset_root, tmp_path):
         )
     assert best.resolve().parent.name == "000008"
     assert json.loads((best / "held_out.json").read_text())["held_out"] == [1]
-    assert "| held out | episode 1: never trained on; " in (best / CARD).read_text()
+    card = (best / CARD).read_text()
+    assert "| held out | episode 1: never trained on; " in card
+    assert "checkpoint=<this folder> dataset.root=<the recordings>" in card
 
 
 def _step_of(folder):

@@ -14,7 +14,8 @@ from envs import decode_env
 from envs.feature_names import trained_feature_names
 from envs.so101.twin import TwinScene, twin_episodes
 from robot_io.arms import make_arm, needs_twin, with_twin_cameras
-from robot_io.deployment import Deployment, Episode, Printer, begin_at, load_arm_runner
+from robot_io.deployment import Deployment, Episode, Printer, load_arm_runner
+from robot_io.deployment.start_poses import begin_at
 from robot_io.safety import SafetyLayer, SafetyLimits
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.errors import UserError

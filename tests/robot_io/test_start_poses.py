@@ -5,7 +5,8 @@ import pytest
 from lerobot.datasets import LeRobotDataset
 
 from configs.composing import as_dict, load_config
-from robot_io.deployment import Episode, begin_at
+from robot_io.deployment import Episode
+from robot_io.deployment.start_poses import begin_at
 from robot_io.safety import SafetyLimits
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
@@ -56,6 +57,11 @@ def test_a_pose_in_other_units_is_one_line(pose, joint, limits, tmp_path):
     root = write_recording(tmp_path / "recording", [POSES[0], pose])
     with pytest.raises(UserError, match=f"episode 1 begins with {joint}.*outside of .* give a recording in degrees"):
         begin_at(root, EPISODES, limits)
+
+
+def test_a_recording_in_hundreds_is_one_line(limits, tmp_path):
+    with pytest.raises(UserError, match="is not in degrees"):
+        begin_at(write_recording(tmp_path / "hundreds", [[-100.0] * 5 + [0], [98.0] * 5 + [50]]), EPISODES, limits)
 
 
 def test_a_recording_of_another_arm_or_none_is_one_line(limits, tmp_path):

@@ -135,7 +135,7 @@ class FilmBackbone(Backbone):
     def move_cameras(self, weights: dict[str, Tensor], sources: Sequence[int | None]) -> dict[str, Tensor]:
         positions, words = 2 * self.config.keypoints, self.config.text_size
         fused = weights["fuse.0.weight"]  # columns: every camera's positions, then the text
-        columns = list(self.fuse[0].weight.detach().split([positions] * len(sources) + [words], dim=1))
+        columns = list(self.get_parameter("fuse.0.weight").detach().split([positions] * len(sources) + [words], dim=1))
         columns[-1] = fused[:, -words:]
         moved = {name: tensor for name, tensor in weights.items() if not name.startswith("towers.")}
         for camera, source in enumerate(sources):
