@@ -19,17 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import mink
-import mujoco
 import numpy as np
 
-import envs.rendering  # noqa: F401  selects MuJoCo's renderer
 from benchmarks.machine import Machine, keep, markdown, read_kept
+from benchmarks.real_arm.held_cube import OPEN, PLACE, grasp_height, place_cube, reach, resize_cube
 from benchmarks.real_arm.rig import RATE
 from benchmarks.settings import setting, start
 from configs.composing import as_dict, load_config
-from envs.so101.arm import TIP, skeleton_spec
-from envs.so101.simulation import CUBE, Simulation
 from envs.so101.twin import TwinScene
 from robot_io.arms import make_arm
 from robot_io.control_loop import ControlLoop
@@ -38,11 +34,9 @@ from robot_io.safety import Reaction, SafetyLayer, SafetyLimits
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.arms.so101 import SO101
 
-PLACE, YAW = (0.22, 0.0), 0.0  # of the cube on the table in metres; direction from the fixed to the moving jaw
-LOWEST, LIFT = 0.012, 0.08  # metres of the finger tips over the table
-OPEN, CLOSING, CLOSE_S, LIFT_S = 100.0, 60.0, 3.0, 3.0  # gripper units, units/s, seconds
+LIFT = 0.08  # metres
+CLOSING, CLOSE_S, LIFT_S = 60.0, 3.0, 3.0  # gripper units/s, seconds
 SWING, PERIOD_S = (20.0, 5.0, 5.0, 5.0, 20.0, 0.0), (4.0, 3.1, 2.7, 2.3, 3.7, 1.0)  # per joint, LeRobot's units
-GAP = 0.001  # metres between the cube and the fixed jaw at first
 HELD = 0.02  # metres over the table
 TITLES = {
     "side_cm": "side (cm)",
@@ -55,48 +49,6 @@ TITLES = {
     "errors": "error bits",
     "lowest_mm": "lowest height (mm)",
 }
-
-
-def reach(position: np.ndarray, gripper: float) -> np.ndarray:
-    """Pose, (6,) in LeRobot's units, whose finger tips are at a position, (3,) in metres, and point down."""
-    configuration = mink.Configuration(skeleton_spec().compile())
-    configuration.update(SO101.to_radians(np.array([0.0, -30.0, 40.0, 80.0, 0.0, gripper])))
-    task = mink.FrameTask(TIP, "site", position_cost=1.0, orientation_cost=0.03, lm_damping=1e-4)
-    task.set_target(mink.SE3.from_rotation_and_translation(mink.SO3.from_z_radians(YAW), position))
-    limits = [mink.ConfigurationLimit(configuration.model)]
-    for _ in range(300):
-        velocity = mink.solve_ik(configuration, [task], 0.05, solver="daqp", damping=1e-4, limits=limits)
-        configuration.integrate_inplace(velocity, 0.05)
-    pose = SO101.from_radians(configuration.q)
-    pose[5] = gripper
-    return pose
-
-
-def resize_cube(side: float, spec: mujoco.MjSpec) -> None:
-    """Give the cube of the scene a side in metres, and the mass of a shell."""
-    cube = spec.geom(CUBE)
-    cube.mass *= (side / 2 / cube.size[0]) ** 2
-    cube.size = (side / 2,) * 3
-
-
-def place_cube(side: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Pose of the open arm, (6,), and the scene's qpos with the cube between the jaws; None if it does not fit."""
-    simulation = Simulation("pick-lift", furnish=partial(resize_cube, side))
-    simulation.reset(np.random.default_rng(0))
-    height = max(side / 2, LOWEST)
-    pose = reach(np.array([*PLACE, height]), OPEN)
-    simulation.place_arm(pose)
-    jaw = simulation.data.body("gripper").xmat.reshape(3, 3) @ np.array([1.0, 0, 0])
-    jaw = jaw * (1, 1, 0) / np.linalg.norm(jaw[:2])
-    turn = np.arctan2(jaw[1], jaw[0])
-    cube = simulation.data.joint(CUBE).qpos
-    for shift in np.arange(-0.03, 0.08, GAP):  # from inside the fixed jaw towards the moving one
-        cube[:3] = *(simulation.tip + shift * jaw)[:2], side / 2
-        cube[3:] = np.cos(turn / 2), 0, 0, np.sin(turn / 2)
-        mujoco.mj_forward(simulation.model, simulation.data)
-        if not any(simulation.touches()):
-            return pose, simulation.data.qpos.copy()
-    return None
 
 
 class Motion:
@@ -132,7 +84,7 @@ def hold(side: float, seconds: float, limits: SafetyLimits, robot: dict[str, Any
     if placed is None:
         return row | {"outcome": "wider than the jaws open"}
     pose, qpos = placed
-    lifted = reach(np.array([*PLACE, max(side / 2, LOWEST) + LIFT]), 0.0)
+    lifted = reach(np.array([*PLACE, grasp_height(side) + LIFT]), 0.0)
     scene = partial(TwinScene, furnish=partial(resize_cube, side))
     with start_twin(TwinSettings.from_config(robot, scene=scene)) as twin:
         twin.place(qpos)

@@ -174,15 +174,18 @@ class Attacker:
         self._wrong = kinds_of_wrong[rng.integers(3)]
         runs = [[start]]
         heard: list[list[tuple[np.ndarray, Reaction, bool]]] = [[]]  # command, reaction, provoked
+        aligned = [True]
         for command, disturbance in zip(commands, self._disturbances(rng, calm), strict=False):
             self._now += disturbance.pop("gap")
             if disturbance.pop("resume"):
                 runs.append([runs[-1][-1]])
                 heard.append([])
+                aligned.append(False)
                 self.layer.resume(self._now, ArmState.of(runs[-1][-1], self._now))
             if disturbance.pop("late"):
                 self._now += 0.2
                 runs.append([runs[-1][-1]])
+                aligned.append(aligned[-1] and not heard[-1])  # before the first tick it is no pause
                 heard.append([])
             if disturbance.pop("press"):
                 self.layer.emergency_stop.press("attack")
@@ -196,8 +199,8 @@ class Attacker:
             provoked |= disturbance["stuck"] or disturbance["overload"]
             heard[-1].append((command * np.nan if disturbance["silent"] else command, sent.reaction, provoked))
         return [
-            Run(np.array(poses), *map(np.array, list(zip(*ticks, strict=True))[:2]), number == 0, ticks[-1][2])
-            for number, (poses, ticks) in enumerate(zip(runs, heard, strict=True))
+            Run(np.array(poses), *map(np.array, list(zip(*ticks, strict=True))[:2]), was_aligned, ticks[-1][2])
+            for poses, ticks, was_aligned in zip(runs, heard, aligned, strict=True)
             if ticks
         ]
 

@@ -51,20 +51,16 @@ class Standing(FakeRunner):
 
 @pytest.mark.parametrize("start_pose", [HOME, None])
 @pytest.mark.parametrize("wrong", [360.0, 30.0])
-def test_one_wrong_reading_at_any_moment_moves_nothing(limits, tmp_path, wrong, start_pose):
-    length = 0
-    for number in range(1, 60):
-        arm, runner, log = WrongArm({number}, wrong), Standing(), Log()
+def test_a_wrong_reading_at_any_moment_moves_nothing(limits, tmp_path, wrong, start_pose):
+    for first in range(1, 6):
+        arm, runner, log = WrongArm(range(first, 1000, 5), wrong), Standing(), Log()
         run = Deployment(arm, runner, SafetyLayer(limits), [log], approach_speed=1.0)
-        run.run([Episode("stand", 0.2, start_pose)], tmp_path / str(number))
-        assert np.abs(np.array(arm.sent) - HOME).max() < 1e-3, number
+        run.run([Episode("stand", 0.3, start_pose)], tmp_path / str(first))
+        assert np.abs(np.array(arm.sent) - HOME).max() < 1e-3, first
         seen = [observation["observation.state"] for observation in runner.observations]
         seen += [tick.position for tick in log.ticks]
-        assert np.abs(np.array(seen) - HOME).max() < 1e-3, number
-        length = arm.reads
-        if number > length:
-            break
-    assert length > 12
+        assert len(seen) > 12
+        assert np.abs(np.array(seen) - HOME).max() < 1e-3, first
 
 
 def test_an_arm_whose_readings_stay_wrong_is_not_driven_back(limits, tmp_path):
