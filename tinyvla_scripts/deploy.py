@@ -36,9 +36,10 @@ def main(cfg: DictConfig) -> None:
     runner = load_arm_runner(cfg.checkpoint, cfg.device, decode(RunnerConfig, cfg.runner), ServerAccess.read(cfg))
     layer = SafetyLayer(limits_at_rate(as_dict(cfg.safety), runner.fps, "safety.rate_hz" in named_settings(cfg)))
     with alone_in(run_dir, wait=False), contextlib.ExitStack() as stack:
+        enter = stack.enter_context
         if needs_twin(robot):
             robot = with_twin_cameras(robot, runner.recorded_cameras)
-            twin = stack.enter_context(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
+            twin = enter(start_twin(TwinSettings.from_config(robot, cfg.seed, TwinScene)))
             episodes = twin_episodes(decode_env(as_dict(cfg.env)), cfg.episodes, cfg.seed, layer.limits.rate_hz, twin)
         else:
             twin, episodes = None, real_episodes(cfg.instruction, cfg.episodes, cfg.seconds, None, cfg.seed)
@@ -46,14 +47,12 @@ def main(cfg: DictConfig) -> None:
         arm, names = make_arm(robot, twin), runner.value_names if cfg.server else trained_feature_names(cfg.checkpoint)
         takeover, gate = decode_takeover(as_dict(cfg.takeover)), decode(PersonGateSettings, cfg.person_gate)
         judge = Judge(cfg.judge and twin is None and has_terminal(), ends_episodes=takeover != "keyboard")
-        operator = stack.enter_context(connect_operator(takeover, layer.joints, layer.emergency_stop, judge.keys()))
+        operator = enter(connect_operator(takeover, layer.joints, layer.emergency_stop, judge.keys()))
         camera, printer = next(iter(runner.cameras)), Printer(layer.joints, cfg.dry_run)
-        watch = connect_person_gate(gate, cfg.person_detector, camera, layer.limits, twin is not None)
-        motion, person = (cfg.approach_speed, cfg.dry_run), stack.enter_context(watch)
-        run = Deployment(arm, runner, layer, [printer], operator, *motion, names, person, judge)
+        person = enter(connect_person_gate(gate, cfg.person_detector, camera, layer.limits, twin is not None))
+        run = Deployment(arm, runner, layer, [printer], operator, cfg.approach_speed, cfg.dry_run, names, person, judge)
         recorder = record_run(run_dir / "recording", arm, runner.cameras, layer) if cfg.record else None
-        views = (recorder, cfg.display, cfg.live_page)
-        run.observers += stack.enter_context(open_observers(layer, runner.cameras, *views))
+        run.observers += enter(open_observers(layer, runner.cameras, recorder, cfg.display, cfg.live_page))
         write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(cfg))
         run.run(episodes, run_dir)
     print(run.describe(), write_deployment_report(run_dir, cfg.videos), sep="\n")
