@@ -177,14 +177,14 @@ def main(settings: Settings) -> None:
     first, second = folder / "demonstrations-only", folder / "with-corrections"
     result["first_training"] = once(finished / "first.json", lambda: train(settings, first, demos))
     result["corrections"] = once(
-        parts / "corrections.json",
+        finished / "corrections.json",
         lambda: deploy(settings, first, "validation", settings.corrections, corrections),
     )
     result["second_training"] = once(finished / "second.json", lambda: train(settings, second, demos, corrections))
     rows = []
     for run_dir in (first, second):
         figures = once(
-            parts / f"evaluation-{run_dir.name}.json",
+            finished / f"evaluation-{run_dir.name}.json",
             lambda run_dir=run_dir: deploy(settings, run_dir, "evaluation", settings.evaluations, None),  # type: ignore[misc]
         )
         result[run_dir.name] = figures
