@@ -168,23 +168,23 @@ def main(settings: Settings) -> None:
     settings.folder = folder
     folder.mkdir(parents=True, exist_ok=True)
     demos, corrections = folder / "demonstrations", folder / "corrected"
-    parts = folder / "parts"
+    finished = folder / "parts"
     result: dict[str, Any] = Machine().describe(1) | {"settings": {k: str(v) for k, v in vars(settings).items()}}
     for root, part in ((demos, "demonstrations"), (corrections, "corrections")):
-        if root.exists() and not (parts / f"{part}.json").exists():
+        if root.exists() and not (finished / f"{part}.json").exists():
             raise UserError(f"{root} is not whole; remove that folder and start again")
-    result["demonstrations"] = once(parts / "demonstrations.json", lambda: demonstrate(settings, demos))
+    result["demonstrations"] = once(finished / "demonstrations.json", lambda: demonstrate(settings, demos))
     first, second = folder / "demonstrations-only", folder / "with-corrections"
-    result["first_training"] = once(parts / "first.json", lambda: train(settings, first, demos))
+    result["first_training"] = once(finished / "first.json", lambda: train(settings, first, demos))
     result["corrections"] = once(
-        parts / "corrections.json",
+        finished / "corrections.json",
         lambda: deploy(settings, first, "validation", settings.corrections, corrections),
     )
-    result["second_training"] = once(parts / "second.json", lambda: train(settings, second, demos, corrections))
+    result["second_training"] = once(finished / "second.json", lambda: train(settings, second, demos, corrections))
     rows = []
     for run_dir in (first, second):
         figures = once(
-            parts / f"evaluation-{run_dir.name}.json",
+            finished / f"evaluation-{run_dir.name}.json",
             lambda run_dir=run_dir: deploy(settings, run_dir, "evaluation", settings.evaluations, None),  # type: ignore[misc]
         )
         result[run_dir.name] = figures

@@ -24,11 +24,11 @@ class Judge:
         self._listening = False
 
     def keys(self) -> dict[str, Callable[[], bool]]:
-        """Actions by key of the terminal; they return whether the key was an answer."""
+        """Actions by key of the terminal; each returns True if it used the key."""
         return {"y": lambda: self.answer(True), "n": lambda: self.answer(False)}
 
     def answer(self, success: bool) -> bool:
-        """Judge the running episode, or the one that has just ended; False if there is none."""
+        """Judge the running episode, or the last one after its end; False if neither can be judged."""
         if not self._listening:
             return False
         self._success = success

@@ -61,7 +61,7 @@ class RecordingSession:
 
     Attributes:
         number: of the present episode.
-        kept: number of episodes that this session has added.
+        recorded: number of episodes that this session has added.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RecordingSession:
     ) -> None:
         self._make_episode, self._count, self._reset_s = make_episode, count, reset_s
         self._recorder, self._announcer = recorder, announcer
-        self.number, self.kept = done + 1, 0
+        self.number, self.recorded = done + 1, 0
         self._decision: str | None = None
         self._is_over = self._pausing = self._pause_is_over = self._finished = False
         self._first_due = self._last_due = 0.0
@@ -164,11 +164,11 @@ class RecordingSession:
     def settle(self, result: dict[str, Any]) -> None:
         self._pausing = False
         result["kept"] = self._decision == _KEEP
-        self.kept += result["kept"]
+        self.recorded += result["kept"]
         self.number += self._decision != _AGAIN
 
     def end(self, result: Mapping[str, Any]) -> None:
         pass
 
     def report(self) -> dict[str, Any]:
-        return {"kept": self.kept}
+        return {"kept": self.recorded}

@@ -107,7 +107,7 @@ class Teleoperation:
 
 
 def decode_teleop(section: Mapping[str, Any]) -> Takeover:
-    """Decode the section `teleop`, as `decode_takeover`. Raises UserError for one that cannot steer all the time."""
+    """Decode the section `teleop`, as `decode_takeover`. Raises UserError if it cannot steer all the time."""
     kind = section.get("type")
     if kind is None:
         raise UserError(

@@ -100,7 +100,7 @@ def test_keys_of_an_episode(layer, tmp_path):
     assert numbers == [1, 1, 2, 3, 4]
     assert [end["kept"] for end in log.ends] == [False, True, False, True, False]
     assert {end["ended"] for end in log.ends} == {"person"}
-    assert session.kept == 2
+    assert session.recorded == 2
 
 
 def test_the_last_episode_can_be_rejected_while_the_scene_is_reset(layer, tmp_path):
