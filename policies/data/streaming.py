@@ -121,13 +121,18 @@ def stream_batches(
         except Exception as error:  # damaged files fail in as many ways as there are decoders below
             raise _broken(meta, error) from error
         if image_step is not None:
-            batch = image_step.observation(batch)
+            batch |= image_step.observation({key: _as_bytes(batch[key]) for key in config.image_features})
         for key in config.image_features:
             if batch[key].dtype == torch.uint8:
                 batch[key] = batch[key].float().div_(255)
         return batch | {"task": [item["task"] for item in items]}
 
     return next_batch
+
+
+def _as_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Images as the frame cache has them, so that the two are fitted to the same values."""
+    return images if images.dtype == torch.uint8 else images.mul(255).round().byte()
 
 
 def _endless(dataset: StreamingLeRobotDataset) -> Iterator[dict[str, Any]]:
