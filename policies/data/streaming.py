@@ -41,8 +41,9 @@ def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetada
 
 def open_all(dataset: DatasetConfig) -> list[LeRobotDatasetMetadata]:
     """Metadata of all datasets that settings name. Raises UserError as `open_metadata`."""
-    names = [str(root) for root in dataset.roots] or [None]
-    return [open_metadata(dataset.repo_id if root is None else None, root) for root in names]
+    if not dataset.roots:
+        return [open_metadata(dataset.repo_id, None)]
+    return [open_metadata(None, str(root)) for root in dataset.roots]
 
 
 def no_dataset(name: str, error: Exception) -> UserError:
