@@ -146,8 +146,8 @@ def make_step(
             return None
         size = own_size(config)
     else:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)  # type: ignore[misc]
-        size = int(height), int(width)
+        sides = [image_size, image_size] if isinstance(image_size, int) else [int(side) for side in image_size]
+        size = sides[0], sides[-1]
     if set(sizes.values()) == {size}:
         return None
     return ImageSizeStep(*size, fit, {key: list(recorded) for key, recorded in sizes.items()})

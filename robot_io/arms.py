@@ -220,10 +220,11 @@ def _camera_section(name: str, camera: Mapping[str, Any], twin: TwinControl | No
         register_camera(str(kind))
     except UserError as error:
         raise UserError(f"robot.cameras.{name}.type: {error}") from error
-    if kind == "opencv" and camera.get("width") is None and camera.get("height") is None:
+    if kind == "opencv":
         is_turned = str(camera.get("rotation")) in ("90", "-90")
         height, width = reversed(_WEBCAM) if is_turned else _WEBCAM
-        return {"fps": _WEBCAM_FPS, **camera, "height": height, "width": width}
+        defaults = {"height": height, "width": width, "fps": _WEBCAM_FPS}
+        return {**camera, **{name: camera.get(name) or default for name, default in defaults.items()}}
     if kind != CAMERA_TYPE:
         return dict(camera)
     if twin is None and not camera.get("folder"):

@@ -42,8 +42,9 @@ def open_metadata(repo_id: str | None, root: str | None) -> LeRobotDatasetMetada
 
 def open_all(dataset: DatasetConfig) -> list[LeRobotDatasetMetadata]:
     """Metadata of all datasets that settings name. Raises UserError as `open_metadata`."""
-    names = [str(root) for root in dataset.roots] or [None]
-    return [open_metadata(dataset.repo_id if root is None else None, root) for root in names]
+    if not dataset.roots:
+        return [open_metadata(dataset.repo_id, None)]
+    return [open_metadata(None, str(root)) for root in dataset.roots]
 
 
 def no_dataset(name: str, error: Exception) -> UserError:
@@ -123,13 +124,18 @@ def stream_batches(
         except Exception as error:  # damaged files fail in as many ways as there are decoders below
             raise _broken(meta, error) from error
         if image_step is not None:
-            batch = image_step.observation(batch)
+            batch |= image_step.observation({key: _as_bytes(batch[key]) for key in config.image_features})
         for key in config.image_features:
             if batch[key].dtype == torch.uint8:
                 batch[key] = batch[key].float().div_(255)
         return batch | {"task": [item["task"] for item in items]}
 
     return next_batch
+
+
+def _as_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Images as the frame cache has them, so that the two are fitted to the same values."""
+    return images if images.dtype == torch.uint8 else images.mul(255).round().byte()
 
 
 def _endless(dataset: StreamingLeRobotDataset) -> Iterator[dict[str, Any]]:

@@ -225,9 +225,7 @@ class RemoteRunner(AsynchronousRunner):
             session=self._session,
             sequence=self._sequence,
             step=step,
-            observations=[
-                write_observation(self._fitted(observation), self.description) for observation in observations
-            ],
+            observations=[self._observation_message(observation) for observation in observations],
             previous=None if previous is None else write_tensor("previous", previous.numpy()),
             delay=min(delay, self.description.chunk_size),
             seed=self._seed,

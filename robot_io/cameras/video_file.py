@@ -25,6 +25,8 @@ class VideoFileCameraConfig(CameraConfig):
 
     path: str
     loop: bool = True
+    width: int | None = None
+    height: int | None = None
 
     def __post_init__(self) -> None:
         if None in (self.width, self.height):  # a robot says its images' sizes before it is connected

@@ -97,7 +97,7 @@ def test_cached_frames_are_those_that_the_step_makes_of_full_ones(webcams, tmp_p
         for key, image in step.observation(full).items():
             assert frames[key].shape == (40, 3, 32, 32)
             difference = torch.from_numpy(frames[key][index]).float() - 255 * image
-            assert difference.abs().max() <= 1
+            assert difference.abs().max() < 1.01  # rounded once in each direction
     cache_frames(dataset, 0, image_step=step)
     assert capsys.readouterr().out == ""
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.composing import as_dict, load_config
-from robot_io.arms import make_arm
+from robot_io.arms import camera_sizes, make_arm
 from robot_io.connection import connect_arm, disconnect_arm
 from robot_io.diagnosis import arm_errors, ping
 from robot_io.feetech import FeetechServos
@@ -40,6 +40,19 @@ def arm(sound_twin):
 
 def torques(twin):
     return [joint["torque"] for joint in twin.state()["joints"].values()]
+
+
+@pytest.mark.parametrize(
+    ("camera", "size"),
+    [
+        ("{type: opencv, index_or_path: 0}", (480, 640)),
+        ("{type: opencv, index_or_path: 0, rotation: 90}", (640, 480)),
+        ("{type: opencv, index_or_path: 0, width: 1280, height: 720}", (720, 1280)),
+    ],
+)
+def test_a_webcam_has_the_size_that_every_one_has_unless_it_is_given(camera, size, tmp_path):
+    words = ["robot.port=/dev/nowhere", f"robot.calibration_dir={tmp_path}", f"robot.cameras={{front: {camera}}}"]
+    assert camera_sizes(make_arm(settings(*words)), ["front"]) == {"front": size}
 
 
 @pytest.mark.parametrize(
