@@ -134,15 +134,15 @@ class Settings:
 
 def main(settings: Settings) -> None:
     logging.disable(logging.CRITICAL)
-    asked = {"seconds": settings.seconds, "machine": Machine().name}
-    rows: list[dict[str, Any]] = read_kept("holding", asked).get("rows", [])
+    conditions = {"seconds": settings.seconds, "machine": Machine().name}
+    rows: list[dict[str, Any]] = read_kept("holding", conditions).get("rows", [])
     cfg = load_config("deploy", ["checkpoint=none", "robot=twin"])
     robot, limits = as_dict(cfg.robot) | {"cameras": {}}, SafetyLimits.decode(as_dict(cfg.safety))
     for side in settings.sides:
         if not any(row["side_cm"] == round(100 * side, 1) for row in rows):
             rows.append(hold(side, settings.seconds, limits, robot))
             print(json.dumps(rows[-1]), flush=True)
-            result = Machine().describe(1) | {"asked": asked, "rows": rows}
+            result = Machine().describe(1) | {"asked": conditions, "rows": rows}
             keep("holding", result, f"{Machine().title(1)}\n\n{markdown(rows, TITLES)}")
     print(json.dumps({"rows": rows}))
 

@@ -185,7 +185,7 @@ class Attacker:
             if disturbance.pop("late"):
                 self._now += 0.2
                 runs.append([runs[-1][-1]])
-                aligned.append(aligned[-1] and not heard[-1])  # before the first tick it is no pause
+                aligned.append(aligned[-1] and not heard[-1])  # a pause before the first tick does not count
                 heard.append([])
             if disturbance.pop("press"):
                 self.layer.emergency_stop.press("attack")

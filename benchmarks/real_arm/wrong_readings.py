@@ -213,8 +213,8 @@ class Settings:
 
 def main(settings: Settings) -> None:
     logging.disable(logging.CRITICAL)
-    asked = {"seed": settings.seed, "machine": Machine().name}
-    trials: list[dict[str, Any]] = read_kept("wrong_readings", asked).get("trials", [])
+    conditions = {"seed": settings.seed, "machine": Machine().name}
+    trials: list[dict[str, Any]] = read_kept("wrong_readings", conditions).get("trials", [])
     cfg = load_config("deploy", ["checkpoint=none", "robot=twin"])
     robot, limits = as_dict(cfg.robot) | {"cameras": {}}, SafetyLimits.decode(as_dict(cfg.safety))
     robot["twin"] |= {"scene": "robot_io.twin.bare_arm.BareArm", "scene_options": {}}
@@ -231,7 +231,7 @@ def main(settings: Settings) -> None:
                 table = markdown(rows(trials), TITLES)
                 keep(
                     "wrong_readings",
-                    Machine().describe(1) | {"asked": asked, "rows": rows(trials), "trials": trials},
+                    Machine().describe(1) | {"asked": conditions, "rows": rows(trials), "trials": trials},
                     f"{Machine().title(1)}\n\n{table}",
                 )
     print(json.dumps({"rows": rows(trials)}))

@@ -122,7 +122,7 @@ class SafetyLayer:
         self._aligning = True
 
     def is_possible(self, position: np.ndarray, time: float) -> bool:
-        """True if the arm can be at a position, (joints,), that was read at a time; otherwise that is no reading."""
+        """True if the arm can be at a position, (joints,), read at a time; if not, the reading does not count."""
         return self._readings.is_possible(position, time, self._planner.position)
 
     @property

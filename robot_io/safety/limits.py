@@ -99,7 +99,7 @@ class Servo:
         clear_s: seconds without a fault until commands are followed again.
         torque: share of torque while a joint gives way or is hot.
         required: hold an arm that does not report load and temperature.
-        grippers: joints that hold objects, so that their lag and load are no faults; None: those whose name ends in
+        grippers: joints that hold objects, so that they may lag and push; None: those whose name ends in
             gripper.
     """
 

@@ -1,4 +1,4 @@
-"""Monitor of the arm's readings: a position at which the arm cannot be is no reading."""
+"""Monitor of the arm's readings: a position at which the arm cannot be does not count."""
 
 import math
 

@@ -57,10 +57,10 @@ def test_a_wrong_reading_at_any_moment_moves_nothing(limits, tmp_path, wrong, st
         run = Deployment(arm, runner, SafetyLayer(limits), [log], approach_speed=1.0)
         run.run([Episode("stand", 0.3, start_pose)], tmp_path / str(first))
         assert np.abs(np.array(arm.sent) - HOME).max() < 1e-3, first
-        seen = [observation["observation.state"] for observation in runner.observations]
-        seen += [tick.position for tick in log.ticks]
-        assert len(seen) > 12
-        assert np.abs(np.array(seen) - HOME).max() < 1e-3, first
+        positions = [observation["observation.state"] for observation in runner.observations]
+        positions += [tick.position for tick in log.ticks]
+        assert len(positions) > 12
+        assert np.abs(np.array(positions) - HOME).max() < 1e-3, first
 
 
 def test_an_arm_whose_readings_stay_wrong_is_not_driven_back(limits, tmp_path):

@@ -123,24 +123,24 @@ def test_nothing_gives_way_to_a_reading_that_is_old():
 
 def hold(arm, reason):
     """Hold an arm for a moment."""
-    seen = PersonView(0.0, 1e9)
+    empty = PersonView(0.0, 1e9)
     if reason == "person":
         arm.run(REST, 20, person=PersonView(1.0, 1e9))
     elif reason == "silence":
-        arm.run(None, 20, person=seen)
+        arm.run(None, 20, person=empty)
     elif reason == "no reading":
-        arm.run(REST, 30, state=None, person=seen)
+        arm.run(REST, 30, state=None, person=empty)
     elif reason == "heat":
-        arm.run(REST, 5, state=arm.state(temperature=70, time=arm.now + 4 * TICK), person=seen)
+        arm.run(REST, 5, state=arm.state(temperature=70, time=arm.now + 4 * TICK), person=empty)
     elif reason == "pause":
         arm.now += 1.0
     elif reason == "takeover":
         arm.layer.align()
     elif reason == "emergency stop":
         arm.layer.emergency_stop.press("test")
-        arm.run(REST, 40, person=seen)
+        arm.run(REST, 40, person=empty)
         arm.layer.resume(arm.now, arm.state())
-        arm.run(None, 3, person=seen)
+        arm.run(None, 3, person=empty)
 
 
 @pytest.mark.parametrize(

@@ -113,18 +113,18 @@ def wrong_at(arm, reads, wrong):
 
 @pytest.mark.parametrize("wrong", [360.0, -70.0, 1e308])
 def test_neither_policy_nor_recording_sees_an_impossible_reading(wrong):
-    arm, seen, recorded = FakeArm(), [], []
+    arm, observed, recorded = FakeArm(), [], []
     wrong_at(arm, {6, *range(12, 60)}, wrong)
 
     def policy(observation):
-        seen.append(list(observation.values()))
+        observed.append(list(observation.values()))
         return REST
 
     arm.loop(policy, observer=lambda due, observation, command, safe: recorded.append(observation)).run(2.0)
     assert np.array(arm.sent).tolist() == [REST.tolist()] * len(arm.sent)
     believed = [list(observation.values()) for observation in recorded if observation is not None]
     assert [tick for tick, observation in enumerate(recorded) if observation is None] == [3, *range(9, 57)]
-    assert believed == seen == [REST.tolist()] * 11
+    assert believed == observed == [REST.tolist()] * 11
 
 
 @pytest.mark.parametrize("wrong", [360.0, 40.0])
