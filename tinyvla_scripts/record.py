@@ -42,8 +42,13 @@ def main(cfg: DictConfig) -> None:
             connect_person_gate(gate, cfg.person_detector, next(iter(sizes), ""), layer.limits, twin is not None)
         )
         announcer = stack.enter_context(Announcer(cfg.cue))
-        fix = {"fix": "choose another dataset=<folder>", "complain": announcer.say}
-        recorder = Recorder(root, layer.joints, sizes, rate_hz, arm.name, of_policy=False, resume=done > 0, **fix)
+        recorder = Recorder(
+            *(root, layer.joints, sizes, rate_hz, arm.name),
+            of_policy=False,
+            resume=done > 0,
+            fix="choose another dataset=<folder>",
+            complain=announcer.say,
+        )
         observers = stack.enter_context(open_observers(layer, sizes, recorder, cfg.display, cfg.live_page))
         session = RecordingSession(make_episode, cfg.episodes, recorder, announcer, cfg.reset_s, done)
         leader = stack.enter_context(connect_leader(teleop, layer.joints, layer.emergency_stop, session.keys()))

@@ -157,7 +157,6 @@ def deploy(settings: Settings, run_dir: Path, split: EpisodeSplit, count: int, r
         run = Deployment(arm, runner, scene.layer(), observers, operator, _APPROACH)
         folder = settings.folder / f"{run_dir.name}-{split}"
         report = run.run([scene.episode(split, index) for index in range(count)], folder)
-    runner.close()
     figures = count_successes(report["episodes"]) | {"episodes": len(report["episodes"])}
     return figures | {"timing": report["timing"], "recording": report.get("recording")}
 

@@ -199,7 +199,13 @@ class Attacker:
             provoked |= disturbance["stuck"] or disturbance["overload"]
             heard[-1].append((command * np.nan if disturbance["silent"] else command, sent.reaction, provoked))
         return [
-            Run(np.array(poses), *map(np.array, list(zip(*ticks, strict=True))[:2]), was_aligned, ticks[-1][2])
+            Run(
+                np.array(poses),
+                np.array([command for command, _, _ in ticks]),
+                np.array([reaction for _, reaction, _ in ticks]),
+                was_aligned,
+                ticks[-1][2],
+            )
             for poses, ticks, was_aligned in zip(runs, heard, aligned, strict=True)
             if ticks
         ]

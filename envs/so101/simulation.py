@@ -149,7 +149,7 @@ class Simulation:
             self._set_arm(start)
         cube, disc = self._draw_positions(rng, outside)
         if self._cube_sides is not None:
-            self._resize_cube(rng.uniform(*self._cube_sides))
+            self._resize_cube(rng.uniform(self._cube_sides[0], self._cube_sides[1]))
         turn = np.arctan2(cube[1], cube[0] - PAN_AXIS) + np.radians(rng.uniform(-_TURN, _TURN))
         pose = self.data.joint(CUBE).qpos
         pose[:3] = *cube, self.model.geom(CUBE).size[2]

@@ -39,7 +39,8 @@ class FeetechBus(FeetechMotorsBus):
     def ping(self, motor: str | int, num_retry: int = 0, raise_on_error: bool = False) -> int | None:
         """Model number of a servo; None if it does not answer or reports a fault."""
         servo = self._get_motor_id(motor)
-        model, comm, error = self._read(*MODEL_NUMBER, servo, num_retry=num_retry, raise_on_error=raise_on_error)
+        address, length = MODEL_NUMBER
+        model, comm, error = self._read(address, length, servo, num_retry=num_retry, raise_on_error=raise_on_error)
         return model if self._is_comm_success(comm) and not self._is_error(error) else None
 
     def confirm_torque_off(self, motor: str, num_retry: int = 0) -> None:
@@ -154,7 +155,7 @@ class FeetechBus(FeetechMotorsBus):
 def use_feetech_bus(device: Any) -> None:
     """Replace LeRobot's bus of a robot or leader with Feetech servos; other devices stay as they are."""
     bus = getattr(device, "bus", None)
-    if type(bus) is FeetechMotorsBus and bus.protocol_version == 0:
+    if bus is not None and type(bus) is FeetechMotorsBus and bus.protocol_version == 0:
         device.bus = FeetechBus(bus.port, bus.motors, bus.calibration, bus.protocol_version)
 
 

@@ -142,7 +142,10 @@ def serve() -> None:
     try:
         server = PageServer(plan, newest)
     except OSError as error:
-        print(f"the port {plan.port} cannot be used ({one_line(error.strerror)}); choose another live_page", flush=True)
+        print(
+            f"the port {plan.port} cannot be used ({one_line(error.strerror or error)}); choose another live_page",
+            flush=True,
+        )
         return
     with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

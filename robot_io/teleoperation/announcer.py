@@ -85,8 +85,8 @@ class Announcer:
         elif self._cue == "speak" and self._speaker is not None:
             if self._speaking is not None and self._speaking.poll() is None:
                 self._speaking.terminate()
-            silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            self._speaking = subprocess.Popen([self._speaker, words], **silent)
+            off = subprocess.DEVNULL
+            self._speaking = subprocess.Popen([self._speaker, words], stdin=off, stdout=off, stderr=off)
 
     def _write(self, text: str) -> None:
         try:
