@@ -104,8 +104,9 @@ def prepare_bus(device: Any) -> None:
         lock_when_opened(bus)
 
 
-def check_units(robot: Robot, limits: SafetyLimits) -> None:
-    """Raise UserError for an arm whose positions go from -100 to 100 while its limits are in degrees."""
+def check_limits(robot: Robot, limits: SafetyLimits) -> None:
+    """Raise UserError if the limits are those of another arm, or in degrees for positions from -100 to 100."""
+    check_safety_model(robot.name, limits.model)
     joints = zip(limits.joints.values(), limits.grips, strict=True)
     in_degrees = limits.model is not None or any(
         max(-joint.min, joint.max) > _NORMALISED for joint, grips in joints if not grips
@@ -126,12 +127,11 @@ def _check_calibration_files(config: Any, base: type) -> None:
             read_calibration(file)
 
 
-def check_safety_model(robot: Mapping[str, Any], model: str | None) -> None:
-    """Raise UserError if the geometry of a safety configuration is not that of a `robot` section's arm.
+def check_safety_model(kind: str, model: str | None) -> None:
+    """Raise UserError if the geometry of a safety configuration is not that of a kind of arm.
 
     The joints of a Koch have the names of an SO-101's, so that their names do not show it.
     """
-    kind = str(robot["type"])
     if model is not None and kind.startswith("koch"):
         raise UserError(f"safety.model={model} is not the geometry of a {kind}; add safety=koch")
 

@@ -11,7 +11,7 @@ from lerobot.robots import Robot
 
 from tinyvla.errors import UserError
 
-from ..arms import check_units, feetech_bus, image_time, robot_cameras, servo_bus
+from ..arms import check_limits, feetech_bus, image_time, robot_cameras, servo_bus
 from ..connection import check_port, connect_arm, disconnect_arm
 from ..diagnosis import arm_errors, port_is_gone
 from ..feetech import FeetechServos, Guard
@@ -78,7 +78,8 @@ class RobotArm:
         return observation
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
-        return action if self._dry_run else self._robot.send_action(action)
+        is_limp = self._dry_run or (self._servos is not None and self._servos.off)
+        return action if is_limp else self._robot.send_action(action)
 
     def set_torque(self, share: float) -> None:
         if self._servos is not None and not self._dry_run:
@@ -123,7 +124,7 @@ class ArmSession:
     """
 
     def __init__(self, robot: Robot, limits: SafetyLimits, dry_run: bool = False) -> None:
-        check_units(robot, limits)
+        check_limits(robot, limits)
         self.robot, self.problems = robot, list[str]()
         self._limits, self._dry_run = limits, dry_run
         self._keys = [f"{joint}.pos" for joint in limits.joints]

@@ -43,6 +43,17 @@ class FeetechBus(FeetechMotorsBus):
         model, comm, error = self._read(address, length, servo, num_retry=num_retry, raise_on_error=raise_on_error)
         return model if self._is_comm_success(comm) and not self._is_error(error) else None
 
+    def enable_torque(self, motors: int | str | list[str] | None = None, num_retry: int = 0) -> None:
+        """Switch torque on where the servos are.
+
+        Whether a servo sets its goal to its position by itself then is not known for all of its firmware; one that does
+        not would go to an old goal at full speed.
+        """
+        names = self._get_motors_list(motors)
+        for motor, position in self.sync_read("Present_Position", names, normalize=False, num_retry=num_retry).items():
+            self.write("Goal_Position", motor, position, normalize=False, num_retry=num_retry)
+        super().enable_torque(motors, num_retry)
+
     def confirm_torque_off(self, motor: str, num_retry: int = 0) -> None:
         """Read back that a servo's torque is off, and switch it off if it is not, whatever fault the servo reports.
 

@@ -80,10 +80,17 @@ class FeetechServos:
             limp = [motor for motor in limp if not torque[motor]]
             if not limp:
                 return
+        # As after the guard has cut it. A goal switches the torque of some firmware on again, so none is sent now.
+        self._off = limp == self._motors
         raise UserError(
             f"the torque of {', '.join(limp)} went off by itself, as after a dip of the supply; check the power "
             "supply and the servo's cable, and run the command again"
         )
+
+    @property
+    def off(self) -> bool:
+        """True if no servo has torque."""
+        return self._off
 
     def set_torque(self, share: float) -> None:
         """Limit every servo to a share of the torque it may use, 0 for torque off.

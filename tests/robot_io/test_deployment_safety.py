@@ -8,7 +8,7 @@ from fake_arm import FOLDED, JOINTS, FakeArm, FakeRunner
 from test_deployment import START, Camera, Log
 
 from configs.composing import as_dict, load_config
-from robot_io.arms import check_units
+from robot_io.arms import check_limits
 from robot_io.deployment import Deployment, Episode
 from robot_io.deployment.arm_session import RobotArm
 from robot_io.deployment.command_sources import SlowPath, check_arrived, check_unmoved
@@ -64,7 +64,7 @@ def test_a_wrong_reading_at_any_moment_moves_nothing(limits, tmp_path, wrong, st
 
 
 def test_an_arm_whose_readings_stay_wrong_is_not_driven_back(limits, tmp_path):
-    arm, log = WrongArm(range(20, 10_000), 30.0), Log()
+    arm, log = WrongArm(range(50, 10_000), 30.0), Log()
     run = Deployment(arm, Standing(), SafetyLayer(limits), [log], approach_speed=1.0)
     with pytest.raises(UserError, match="reads 30 but the arm was left at 0; clear its way and check its cable"):
         run.run([Episode("stand", 2.0, HOME)], tmp_path)
@@ -104,9 +104,9 @@ def test_normalised_units_are_refused_before_anything_moves(limits, tmp_path):
     assert not arm.connected
     cfg = as_dict(load_config("deploy", ["checkpoint=none"]).safety)
     cfg["joints"] = {name: joint | {"min": -95, "max": 95} for name, joint in cfg["joints"].items()}
-    check_units(arm, SafetyLimits.decode(cfg | {"model": None}))  # limits that are in these units
+    check_limits(arm, SafetyLimits.decode(cfg | {"model": None}))  # limits that are in these units
     with pytest.raises(UserError, match="use_degrees=true"):
-        check_units(arm, SafetyLimits.decode(cfg))
+        check_limits(arm, SafetyLimits.decode(cfg))
 
 
 def test_a_held_object_does_not_stop_a_path(limits):

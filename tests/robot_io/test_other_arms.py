@@ -24,8 +24,8 @@ def section(robot, *settings):
 @pytest.mark.parametrize(
     ("robot", "kind", "bus"),
     [
-        ("so101_leader", "SOLeader", "FeetechMotorsBus"),
-        ("so100_leader", "SOLeader", "FeetechMotorsBus"),
+        ("so101_leader", "SOLeader", "FeetechBus"),
+        ("so100_leader", "SOLeader", "FeetechBus"),
         ("koch_leader", "KochLeader", "DynamixelMotorsBus"),
     ],
 )
@@ -71,12 +71,12 @@ def test_the_safety_layer_of_a_koch(tmp_path):
     arm = make_arm(section("koch", f"robot.calibration_dir={tmp_path}"))
     assert list(limits.joints) == list(arm.bus.motors)
     assert limits.model is None
-    check_safety_model(as_dict(cfg.robot), limits.model)
+    check_safety_model(cfg.robot.type, limits.model)
     for joint, travel in arm_kind("koch_follower").travel.items():
         if joint != "gripper":  # at 0 to 100
             assert limits.joints[joint].max - limits.joints[joint].min < travel.most
     with pytest.raises(UserError, match=r"safety.model=so101 is not the geometry of a koch_follower; add safety=koch"):
-        check_safety_model(as_dict(cfg.robot), "so101")
+        check_safety_model(cfg.robot.type, "so101")
 
 
 def test_a_damaged_calibration_is_one_line(tmp_path):

@@ -5,11 +5,16 @@ import time
 import numpy as np
 import pytest
 from lerobot.motors import motors_bus
+from lerobot.motors.feetech import FeetechMotorsBus
 
 from robot_io.arms import make_arm
+from robot_io.deployment.arm_session import RobotArm
+from robot_io.feetech import FeetechServos
+from robot_io.feetech.guard import let_go
 from robot_io.feetech.registers import PhaseBit
 from robot_io.twin import TwinSettings, start_twin
 from robot_io.twin.servo import SERVO_MODELS, Firmware, ServoModel
+from tinyvla.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -23,8 +28,16 @@ def twin_of(**settings):
     return start_twin(TwinSettings(mounting=MOUNTING, **settings), in_thread=True)
 
 
-def lerobot_arm(control, robot_id="twin"):
+def our_arm(control, robot_id="twin"):
     return make_arm({"type": "so101_follower", "id": robot_id, "cameras": None}, control)
+
+
+def lerobot_arm(control, robot_id="twin"):
+    """The arm with LeRobot's own bus."""
+    arm = our_arm(control, robot_id)
+    bus = arm.bus
+    arm.bus = FeetechMotorsBus(bus.port, bus.motors, bus.calibration)
+    return arm
 
 
 def angle(control, joint):
@@ -181,14 +194,29 @@ def test_an_overload_refuses_lerobot_until_the_power_was_off(latched, switch_off
 
 
 @pytest.mark.parametrize("follows", [True, False])
-def test_what_lerobots_connection_does_to_an_arm_with_an_old_goal(follows):
+def test_an_arm_with_an_old_goal_stays_when_its_torque_comes_on(follows):
     with twin_of(firmware=Firmware(goal_follows=follows)) as control:
         control.send(READY)
         wait_until(control, lambda state: state["hand_arrived"])
-        arm = lerobot_arm(control)
+        arm = our_arm(control)
         arm.connect(calibrate=False)
         control.send("hand release")
         time.sleep(1.5)
-        moved = abs(angle(control, "shoulder_pan"))
-        assert moved < 3 if follows else moved > 45  # it goes to position 0, the goal after a start
+        assert abs(angle(control, "shoulder_pan")) < 3  # the goal after a start is 157 degrees away
+        arm.disconnect()
+
+
+@pytest.mark.parametrize("enables", [True, False])
+def test_an_arm_that_the_guard_has_let_go_is_sent_no_goal(enables):
+    with twin_of(firmware=Firmware(goal_enables_torque=enables)) as control:
+        arm = our_arm(control)
+        arm.connect(calibrate=False)
+        robot = RobotArm(arm, 0.5, FeetechServos(arm.bus))
+        assert let_go(control.port, range(1, 7)) == []
+        time.sleep(0.2)
+        with pytest.raises(UserError, match="went off by itself"):
+            robot.read_servos()
+        robot.send_action(dict.fromkeys(arm.action_features, 0.0))
+        time.sleep(0.3)
+        assert {joint["torque"] for joint in control.state()["joints"].values()} == {0}
         arm.disconnect()
