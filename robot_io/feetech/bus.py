@@ -46,8 +46,8 @@ class FeetechBus(FeetechMotorsBus):
     def enable_torque(self, motors: int | str | list[str] | None = None, num_retry: int = 0) -> None:
         """Switch torque on where the servos are.
 
-        Whether a servo sets its goal to its position by itself then is not known for all of its firmware; one that does
-        not would go to an old goal at full speed.
+        Whether a servo then sets its goal to its position by itself is not known for every firmware. Otherwise it would
+        go to an old goal at full speed.
         """
         names = self._get_motors_list(motors)
         for motor, position in self.sync_read("Present_Position", names, normalize=False, num_retry=num_retry).items():
