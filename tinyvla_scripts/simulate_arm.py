@@ -12,6 +12,7 @@ from configs.composing import as_dict
 @app("simulate_arm")
 def main(cfg: DictConfig) -> None:
     from envs.rendering import select_gl_backend
+    from robot_io.setup.search import cameras_setting, section_text
     from robot_io.setup.twins import record_twin
     from robot_io.twin import Twin, TwinSettings
     from robot_io.twin.client import twin_folder
@@ -28,6 +29,8 @@ def main(cfg: DictConfig) -> None:
         twin = Twin(settings, folder, typed=True)
         record = record_twin(robot, folder)
         print(f"port: {folder}/port\nsettings: {record.settings}\nfor LeRobot: {record.lerobot_settings}")
+        if record.cameras:
+            print(cameras_setting({name: section_text(section) for name, section in record.cameras.items()}))
         print("type help for the commands, Ctrl-C to end", flush=True)
         try:
             twin.run()
