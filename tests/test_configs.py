@@ -259,7 +259,7 @@ def test_tinyvla_settings_fit_and_leave_no_field_out(choice):
 
     cfg = OmegaConf.to_container(load_config("train", [choice]).policy)
     config = decode_policy_config(cfg)
-    # `assets` is set by loading a checkpoint and `cameras` by the policy, never by hand.
-    assert set(vars(config.backbone)) - {"assets", "cameras"} == set(cfg["backbone"]) - {"type"}
+    # `assets` is set by loading a checkpoint, `cameras` by the policy and `max_words` by training, never by hand.
+    assert set(vars(config.backbone)) - {"assets", "cameras", "max_words"} == set(cfg["backbone"]) - {"type"}
     assert set(vars(config.decoder)) == set(cfg["decoder"]) - {"type"}
     assert set(vars(config.decoder.network)) == set(cfg["decoder"]["network"]) - {"type"}

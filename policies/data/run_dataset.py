@@ -8,7 +8,7 @@ import numpy as np
 from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 
 from tinyvla.errors import UserError
-from tinyvla.files import write_whole
+from tinyvla.files import finished_checkpoints, write_whole
 from tinyvla.untrusted import read_json_object
 
 from .dataset_files import STATS, as_arrays, as_lists, check_statistics, fingerprint
@@ -51,9 +51,10 @@ def keep_statistics(
     present = {"frames": meta.total_frames, "episodes": meta.total_episodes, "fingerprint": fingerprint(meta.root)}
     if not file.exists():
         check_statistics(meta.stats or {}, meta.root / STATS)
-        stats = as_lists(with_scales(meta.stats or {}, meta.features))
+        is_older = bool(finished_checkpoints(run_dir))  # its weights are trained for the statistics as they are
+        stats = as_lists(meta.stats or {} if is_older else with_scales(meta.stats or {}, meta.features))
         if is_writer:
-            if line := describe_motionless(meta.stats or {}, meta.features):
+            if not is_older and (line := describe_motionless(meta.stats or {}, meta.features)):
                 print(line)
             write_whole(file, json.dumps({**present, "stats": stats}))
         return as_arrays(stats)

@@ -71,6 +71,7 @@ class ArmRun:
     check: Callable[[], None] = lambda: None
     report: dict[str, Any] = field(default_factory=dict, init=False)
     phase: str = field(default="", init=False)
+    _has_moved: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.approach_speed <= 1:
@@ -189,7 +190,8 @@ class ArmRun:
         goal = np.clip(goal, [joint.min for joint in joints], [joint.max for joint in joints])
         give_up_s = np.inf if must_arrive else _GIVE_UP_S
         position = self._session.position()
-        check_unmoved(position, self.layer.sent, limits)
+        check_unmoved(position, self.layer.sent if self._has_moved else None, limits)
+        self._has_moved = True
         path = SlowPath(position, goal, limits, self.approach_speed, give_up_s)
         self._drive(self._loop(path.command), path.seconds, path.is_done)
         if must_arrive and not self.layer.emergency_stop.pressed:

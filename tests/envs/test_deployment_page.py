@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from envs.report.deployment_page import shown_episodes, write_deployment_report
-from robot_io.recording.writer import EPISODE_ENDS, RecordingPlan, write
+from robot_io.recording.writer import EpisodeEnd, RecordingPlan, write
 from tinyvla.errors import UserError
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
@@ -34,7 +34,7 @@ def run_dir(tmp_path_factory):
     """Folder of deploy.py: four episodes, two cameras of different sizes."""
     folder = tmp_path_factory.mktemp("deployment")
     plan = RecordingPlan(folder / "recording", JOINTS, {"front": (48, 64), "wrist": (96, 96)}, 30, "so_follower")
-    messages = [plan, *([*map(frame, range(TICKS)), EPISODE_ENDS] * len(OUTCOMES))]
+    messages = [plan, *([*map(frame, range(TICKS)), EpisodeEnd()] * len(OUTCOMES))]
     write(io.BytesIO(b"".join(map(pickle.dumps, messages))))
     episodes = [
         {"task": "", "instruction": "pick up <the> cube", "seed": i, "success": success}

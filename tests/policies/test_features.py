@@ -74,6 +74,7 @@ def test_training_on_cached_features_is_the_same(train, root, monkeypatch):
 
 
 def test_a_disk_without_room_for_features_is_one_line_and_leaves_nothing(train, root, monkeypatch):
+    train("frames", cache_features=False)
     usage = shutil.disk_usage(root)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"features need .* GB but .* GB free; free some space, lower"):

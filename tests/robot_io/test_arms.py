@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from configs.composing import as_dict, load_config
-from robot_io.arms import camera_sizes, make_arm
+from robot_io.arms import make_arm
 from robot_io.connection import connect_arm, disconnect_arm
 from robot_io.diagnosis import arm_errors, ping
 from robot_io.feetech import FeetechServos
 from robot_io.feetech.guard import let_go
+from robot_io.recording.folder import image_sizes
 from robot_io.setup.search import find_arms
 from robot_io.twin import TwinSettings, start_twin
 from tinyvla.arms.so101 import SO101
@@ -52,7 +53,7 @@ def torques(twin):
 )
 def test_a_webcam_has_the_size_that_every_one_has_unless_it_is_given(camera, size, tmp_path):
     words = ["robot.port=/dev/nowhere", f"robot.calibration_dir={tmp_path}", f"robot.cameras={{front: {camera}}}"]
-    assert camera_sizes(make_arm(settings(*words)), ["front"]) == {"front": size}
+    assert image_sizes(make_arm(settings(*words)), ["front"]) == {"front": size}
 
 
 @pytest.mark.parametrize(
