@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import envs.rendering  # noqa: F401  selects MuJoCo's renderer, here and in the twin
 from benchmarks.machine import ROOT, Machine, keep, markdown, once, success
@@ -60,15 +60,27 @@ class Settings:
     folder: Path = setting(Path("outputs/corrections"), "datasets, runs and finished parts")
 
 
+class SceneSettings(Protocol):
+    """Settings of a benchmark in the twin's scene."""
+
+    task: str
+    patience_s: float
+    seconds: float
+    seed: int
+
+
 class Scene:
     """Twin in the scene of a task, with its judge, its scripted leader, and the limits of the safety layer."""
 
-    def __init__(self, settings: Settings, twin: TwinControl, robot: dict[str, Any], safety: dict[str, Any]) -> None:
+    def __init__(
+        self, settings: SceneSettings, twin: TwinControl, robot: dict[str, Any], safety: dict[str, Any]
+    ) -> None:
         self.settings, self.twin, self.robot = settings, twin, robot
         self.safety = safety
-        self.leader = ScriptedLeader(twin, settings.task, self._is_active)
+        cube_sides = robot["twin"]["scene_options"].get("cube_sides")
+        self.leader = ScriptedLeader(twin, settings.task, self._is_active, cube_sides)
         self.steers = True
-        self._judge = Judge(settings.task)
+        self._judge = Judge(settings.task, cube_sides)
         self._done_ticks = 0
 
     def layer(self) -> SafetyLayer:

@@ -3,7 +3,7 @@
 It reads the true state of a twin's scene, which no camera shows, and gives the pose that the expert would go to.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mujoco
@@ -21,13 +21,18 @@ class ScriptedLeader:
         twin: simulates a `TwinScene`.
         task: of the scene.
         is_active: decides in each tick whether it steers; None: it steers all the time.
+        cube_sides: of the scene.
     """
 
     def __init__(
-        self, twin: SceneControl, task: str, is_active: Callable[[Mapping[str, Any]], bool] | None = None
+        self,
+        twin: SceneControl,
+        task: str,
+        is_active: Callable[[Mapping[str, Any]], bool] | None = None,
+        cube_sides: Sequence[float] | None = None,
     ) -> None:
         self._twin, self._is_active = twin, is_active
-        self.simulation = Simulation(task)
+        self.simulation = Simulation(task, cube_sides=cube_sides)
         self._expert = Expert(self.simulation)
 
     def __call__(self, observation: Mapping[str, Any]) -> np.ndarray | None:
