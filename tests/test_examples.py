@@ -130,6 +130,7 @@ print(decode_policy_config({"type": "tinyvla", "decoder": {"type": "mean_action"
 """
 
 
+@pytest.mark.slow
 def test_decoders_cameras_and_policies_come_from_installed_packages_too(tmp_path):
     (tmp_path / "third_party.py").write_text(THIRD_PARTY)
     (tmp_path / "use.py").write_text(USE)
@@ -185,6 +186,7 @@ def test_own_dataset(tmp_path):
     assert out.splitlines()[-1].startswith("action: [")
 
 
+@pytest.mark.slow
 def test_tinysam_mask(tmp_path):
     extract_old_files(tmp_path, "tinysam")
     out, _ = run(EXAMPLES / "tinysam_mask.py", "tinysam", OLD_FILES / "table.png", "30", "30", cwd=tmp_path)

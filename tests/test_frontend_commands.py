@@ -42,6 +42,7 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.slow
 def test_a_frontend_is_trained_to_the_page_and_looks_at_images(
     command, data_dir, runs, image_path, tmp_path, monkeypatch
 ):

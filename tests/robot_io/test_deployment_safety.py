@@ -50,7 +50,7 @@ class Standing(FakeRunner):
 
 
 @pytest.mark.parametrize("start_pose", [HOME, None])
-@pytest.mark.parametrize("wrong", [360.0, 30.0])
+@pytest.mark.parametrize("wrong", [360.0, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_a_wrong_reading_at_any_moment_moves_nothing(limits, tmp_path, wrong, start_pose):
     for first in range(1, 6):
         arm, runner, log = WrongArm(range(first, 1000, 5), wrong), Standing(), Log()

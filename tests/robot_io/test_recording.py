@@ -218,6 +218,7 @@ def test_a_writer_that_is_killed_while_it_saves_costs_that_episode(tmp_path):
     assert len(opened(root)) == 2
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_is_reported_at_once(tmp_path):
     lines = []
     recorder = Recorder(tmp_path / "r", JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower", complain=lines.append)
@@ -260,6 +261,7 @@ class Filler:
         return {}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_the_disk_is_full_and_its_end_is_an_error(tmp_path, capsys):
     safety = as_dict(load_config("deploy", ["checkpoint=none"]).safety) | {"model": None}
     layer = SafetyLayer(SafetyLimits.decode(safety))

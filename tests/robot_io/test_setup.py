@@ -173,6 +173,7 @@ def test_calibration_on_a_line_that_loses_packets(held_twin, tmp_path):
     assert hand.said("Next: robot_setup.py step=check")
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on(held_twin, tmp_path):
     """Ctrl-C in the middle of the sweep, and a second command that moves only what is left."""
     first = Hand(held_twin)
@@ -210,6 +211,7 @@ def held_twin_send(control, command):
     other.close()
 
 
+@pytest.mark.slow
 def test_enter_pressed_too_early_says_which_joints_are_left(held_twin, tmp_path):
     class Hasty(Hand):
         hasty = True
@@ -225,6 +227,7 @@ def test_enter_pressed_too_early_says_which_joints_are_left(held_twin, tmp_path)
     assert hand.said("plausible")
 
 
+@pytest.mark.slow
 def test_a_leader_is_set_up_where_lerobot_looks_for_teleoperators(held_twin, tmp_path, monkeypatch):
     monkeypatch.setattr("lerobot.teleoperators.teleoperator.HF_LEROBOT_CALIBRATION", tmp_path)
     device = make_leader({"type": "so101_leader", "id": "lead", "port": held_twin.port})

@@ -180,6 +180,7 @@ def test_a_recording_that_fails_ends_the_session(layer, tmp_path):
     assert (len(report["episodes"]), report["kept"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_session_with_a_real_recorder_can_be_continued(layer, tmp_path):
     root = tmp_path / "demos"
     for count, resume in ((1, False), (2, True)):

@@ -107,6 +107,7 @@ def test_lerobot_does_not_find_servos_with_the_wrong_supply(supply):
             arm.connect(calibrate=False)
 
 
+@pytest.mark.slow
 def test_a_reversed_joint_is_calibrated_and_runs_the_other_way(tmp_path, monkeypatch):
     phase = (12, 12, REVERSED, 12, 12, 12)
     with twin_of(calibrated=False, phase=phase) as control:
@@ -139,6 +140,7 @@ def test_the_twins_own_calibration_of_a_reversed_joint():
             arm.disconnect()
 
 
+@pytest.mark.slow
 def test_counted_turns_break_lerobots_calibration_until_it_has_connected_once(tmp_path, monkeypatch):
     phase = (12, 12, 12, 12, 12 + PhaseBit.FULL_ANGLE, 12)
     far = (0, 0, 0, 0, 2040, 0)  # the sensor passes its end near the middle of the joint

@@ -42,6 +42,7 @@ for module, extra in optional.items():
 """
 
 
+@pytest.mark.slow
 def test_everything_else_is_imported_without_the_extras():
     result = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

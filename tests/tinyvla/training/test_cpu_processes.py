@@ -66,6 +66,7 @@ def run(*arguments):
     return subprocess.run(program, cwd=arguments[-1], env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_others_end_with_the_first(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     record = tmp_path / "seen"
