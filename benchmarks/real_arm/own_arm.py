@@ -116,24 +116,26 @@ def _cost(began: float, root: Path) -> dict[str, float]:
 def main(settings: Settings) -> None:
     logging.disable(logging.WARNING)
     settings.folder = settings.folder.absolute()
-    folder, parts = settings.folder, settings.folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
+    folder, finished = settings.folder, settings.folder / "parts"
+    finished.mkdir(parents=True, exist_ok=True)
     recording, webcam_run, simulated_run = folder / "recording-of-webcams", folder / "webcams", folder / "simulated"
-    if recording.exists() and not (parts / "recording.json").exists():
+    if recording.exists() and not (finished / "recording.json").exists():
         raise UserError(f"{recording} is not whole; remove that folder and start again")
     result = Machine().describe(1) | {"settings": {name: str(value) for name, value in vars(settings).items()}}
-    result["recording"] = once(parts / "recording.json", lambda: record(settings, recording))
-    result["training"] = once(parts / "webcams.json", lambda: train(settings, webcam_run, f"dataset.root={recording}"))
+    result["recording"] = once(finished / "recording.json", lambda: record(settings, recording))
+    result["training"] = once(
+        finished / "webcams.json", lambda: train(settings, webcam_run, f"dataset.root={recording}")
+    )
     sides = ",".join(map(str, settings.cube_sides))
     demonstrations = ["env=so101", f"env.tasks=[{settings.task}]", f"env.cube_sides=[{sides}]"]
     demonstrations += [f"episodes={settings.episodes}", "trainer.validate_every=0"]
     result["simulated_training"] = once(
-        parts / "simulated.json", lambda: train(settings, simulated_run, *demonstrations)
+        finished / "simulated.json", lambda: train(settings, simulated_run, *demonstrations)
     )
     rows = []
     for run_dir, cameras in ((webcam_run, WEBCAMS), (simulated_run, SIMULATED)):
         figures = once(
-            parts / f"deployment-{run_dir.name}.json",
+            finished / f"deployment-{run_dir.name}.json",
             lambda run_dir=run_dir, cameras=cameras: deploy(settings, run_dir, cameras),  # type: ignore[misc]
         )
         result[run_dir.name] = figures
