@@ -111,9 +111,9 @@ def _choose_episodes(dataset: DatasetConfig, metas: Sequence[LeRobotDatasetMetad
     count = sum(meta.total_episodes for meta in metas)
     chosen = set(range(count))
     if dataset.episodes is not None:
-        chosen &= episode_numbers("dataset.episodes", dataset.episodes, count)
+        chosen &= _numbers("dataset.episodes", dataset.episodes, count)
     if dataset.exclude_episodes is not None:
-        chosen -= episode_numbers("dataset.exclude_episodes", dataset.exclude_episodes, count)
+        chosen -= _numbers("dataset.exclude_episodes", dataset.exclude_episodes, count)
     tasks = dict.fromkeys(task for meta in metas for task in meta.tasks.index)
     for task in dataset.tasks or []:
         if task not in tasks:
@@ -128,7 +128,7 @@ def _choose_episodes(dataset: DatasetConfig, metas: Sequence[LeRobotDatasetMetad
     return episodes
 
 
-def episode_numbers(setting: str, entries: Iterable[int | str], count: int) -> set[int]:
+def _numbers(setting: str, entries: Iterable[int | str], count: int) -> set[int]:
     """Numbers of episodes from a list of numbers and ranges, such as [0, "5-9"], of which both ends count."""
     numbers: set[int] = set()
     for entry in entries:
