@@ -46,7 +46,7 @@ def minutes_of_mt50() -> float:
     """Minutes of training of the committed policies. Raises SystemExit if there are none."""
     file = RESULTS / "mt50.json"
     if not file.exists():
-        raise SystemExit("error: there is no results/mt50.json; give minutes=...")
+        raise SystemExit("error: results/mt50.json does not exist; give minutes=...")
     return 60 * json.loads(file.read_text())["training_hours"]
 
 

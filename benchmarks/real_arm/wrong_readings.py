@@ -144,7 +144,7 @@ class Trial:
         return {**observation, **dict(zip(keys, positions.tolist(), strict=True))}
 
     def command(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Pose of this tick, (6,); as from a policy, the motion waits while there is no reading."""
+        """Pose of this tick, (6,); the motion waits while readings fail, as a policy does."""
         if self._wrong:
             self.believed.append(self._reads - self.begins)
         self._asked += self.waves

@@ -1,6 +1,6 @@
 """Check of the datasets that a run is to be trained with, before anything is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,9 +45,14 @@ def check_dataset(dataset: DatasetConfig, roots: Sequence[Path]) -> list[Finding
 def _part(recording: Recording, source: Source) -> Recording:
     """The part of a recording that a run uses, under the names that the run gives it."""
     names = {column: column for column in FRAME_COLUMNS} | dict(source.names)
-    features, stats, columns = (
-        {names[key]: value for key, value in by_key.items() if key in names}
-        for by_key in (recording.features, recording.stats, recording.columns)
+
+    def renamed[T](by_key: Mapping[str, T]) -> dict[str, T]:
+        return {names[key]: value for key, value in by_key.items() if key in names}
+
+    part = replace(
+        recording,
+        info={**recording.info, "features": renamed(recording.features)},
+        stats=renamed(recording.stats),
+        columns=renamed(recording.columns),
     )
-    part = replace(recording, info={**recording.info, "features": features}, stats=stats, columns=columns)
     return part.only(np.isin(recording.numbers, source.episodes))
