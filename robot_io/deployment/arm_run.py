@@ -100,6 +100,16 @@ class ArmRun:
             self._write_report(report_file)
         return self.report
 
+    def describe(self, *facts: str) -> str:
+        """Punctuality, further facts, and the safety layer's interventions, in two lines."""
+        timing, safety = self.report["timing"], self.report["safety"]
+        causes = ", ".join(f"{cause} {n['interventions']}" for cause, n in safety["causes"].items()) or "none"
+        punctuality = (
+            f"{timing['ticks']} ticks, {timing['late']} late, {timing['missed']} missed, p99 {timing['p99_ms']} ms, "
+            f"worst {timing['worst_ms']} ms"
+        )
+        return "\n".join(["; ".join([punctuality, *facts]), f"safety interventions: {causes}"])
+
     def _run(self, episodes: Iterable[Episode]) -> None:
         self.check()
         if self.person is not None:

@@ -87,13 +87,7 @@ class Deployment:
 
     def describe(self) -> str:
         """Summary of the report in a few lines."""
-        timing, safety = self.report["timing"], self.report["safety"]
-        causes = ", ".join(f"{cause} {n['interventions']}" for cause, n in safety["causes"].items()) or "none"
-        lines = [
-            f"{timing['ticks']} ticks, {timing['late']} late, {timing['missed']} missed, p99 {timing['p99_ms']} ms, "
-            f"worst {timing['worst_ms']} ms; {self.report['held_ticks']} ticks held for want of a chunk",
-            f"safety interventions: {causes}",
-        ]
+        lines = [self._run.describe(f"{self.report['held_ticks']} ticks held for want of a chunk")]
         if "successes" in self.report:
             successes, count = self.report["successes"], self.report["judged"]
             low, high = self.report["ci95"]

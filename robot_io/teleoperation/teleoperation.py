@@ -96,13 +96,10 @@ class Teleoperation:
 
     def describe(self) -> str:
         """Summary of the report in a few lines."""
-        timing, recording = self.report["timing"], self.report["recording"]
-        causes = ", ".join(f"{name} {n['interventions']}" for name, n in self.report["safety"]["causes"].items())
+        recording = self.report["recording"]
         return (
             f"{self.report['kept']} episodes recorded; {recording['folder']} has {recording['episodes']} episodes, "
-            f"{recording['frames']} frames; {recording['lost']} frames were lost\n"
-            f"{timing['ticks']} ticks, {timing['late']} late, {timing['missed']} missed, p99 {timing['p99_ms']} ms, "
-            f"worst {timing['worst_ms']} ms\nsafety interventions: {causes or 'none'}"
+            f"{recording['frames']} frames; {recording['lost']} frames were lost\n{self._run.describe()}"
         )
 
 
