@@ -1,10 +1,11 @@
 """Long runs of an arm: rate, late ticks and memory.
 
     uv run python -m benchmarks.real_arm.soak minutes=30
+    uv run python -m benchmarks.real_arm.soak name=busy "beside=train.py with one thread"
 
 The loop of deploy.py at its rate on the twin over the serial port, with cameras, recording, guard and a policy of
 random weights, in episodes of one minute. Per minute, a line lists the rate, late and missed ticks, and the memory of
-every process. The last line is one JSON object. Writes results/soak.json and .md.
+every process. The last line is one JSON object. Runs are kept by name in results/soak.json and .md.
 """
 
 import json
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Machine, keep, markdown
+from benchmarks.machine import RESULTS, Machine, keep, markdown
 from benchmarks.real_arm.rig import RATE, START, Rig, start_rig, waving
 from benchmarks.settings import setting, start
 from policies.data import open_dataset
@@ -28,6 +29,20 @@ PROCESSES = {  # by a text in their command line
     "twin": "robot_io.twin.client",
     "recording": "robot_io.recording.writer",
     "guard": "robot_io.feetech.guard",
+}
+RUN_TITLES = {
+    "name": "run",
+    "beside": "other programs",
+    "minutes": "minutes",
+    "ticks": "ticks",
+    "late": "late by over 3.3 ms",
+    "missed": "missed",
+    "p50_ms": "p50 (ms late)",
+    "p99_ms": "p99",
+    "worst_ms": "worst",
+    "held_ticks": "ticks held",
+    "lost": "frames lost",
+    "growth_mb": "growth of the loop (MB)",
 }
 TITLES = {
     "minute": "minute",
@@ -125,21 +140,42 @@ def soak(minutes: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def summary(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Row of the table of runs."""
+    timing = run["timing"]
+    row = {key: run[key] for key in ("name", "beside", "minutes", "held_ticks")} | timing
+    late = f"{timing['late']} ({100 * timing['late'] / timing['ticks']:.2f}%)"
+    return row | {"late": late, "lost": run["recorded"]["lost"], "growth_mb": run["growth_mb"]["loop_mb"]}
+
+
+def text(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of all runs: a row each, then a row per minute."""
+    sections = [markdown([summary(run) for run in runs.values()], RUN_TITLES)]
+    for run in runs.values():
+        head = f"{run['name']}: {run['machine']}, load before {run['load_before']}"
+        sections.append(f"{head}\n\n{markdown(run['lines'], TITLES)}")
+    return "\n\n".join(sections)
+
+
 @dataclass
 class Settings:
     """Settings of the command line."""
 
+    name: str = setting("quiet", "of the run, which replaces an earlier one of that name")
+    beside: str = setting("none", "other programs on the machine, in words, for the table")
     minutes: int = setting(30, "episodes")
     seconds: float = setting(60.0, "seconds per episode")
 
 
 def main(settings: Settings) -> None:
     logging.disable(logging.CRITICAL)
-    result = Machine().describe(1) | soak(settings.minutes, settings.seconds)
-    summary = {name: value for name, value in result.items() if name not in ("lines", "versions")}
-    text = f"{Machine().title(1)}\n\n{markdown(result['lines'], TITLES)}\n\n```\n{json.dumps(summary, indent=1)}\n```"
-    keep("soak", result, text)
-    print(json.dumps(summary))
+    conditions = Machine().describe(1) | {"name": settings.name, "beside": settings.beside}
+    run = conditions | soak(settings.minutes, settings.seconds)
+    file = RESULTS / "soak.json"
+    runs = json.loads(file.read_text())["runs"] if file.exists() else {}
+    runs[settings.name] = run
+    keep("soak", {"runs": runs}, text(runs))
+    print(json.dumps({key: value for key, value in run.items() if key not in ("lines", "versions")}))
 
 
 if __name__ == "__main__":
