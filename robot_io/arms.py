@@ -82,7 +82,9 @@ def _build(values: dict[str, Any], base: type, make: Callable[[Any], Any]) -> An
         if name not in [*known, "type"]:
             raise UserError(f"{kind} has no setting {name!r}; {did_you_mean(name, known)}")
     if "port" in known and not values.get("port"):
-        raise UserError("robot.port is not given; add robot.port=/dev/ttyACM0 or alike: lerobot-find-port finds it")
+        raise UserError(
+            "robot.port is not given; add robot.port=/dev/ttyACM0 or alike: robot_setup.py step=find finds it"
+        )
     try:
         config = draccus.decode(base, values)
         try:

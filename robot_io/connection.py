@@ -139,7 +139,7 @@ def check_port(robot: Robot) -> None:
     if not Path(port).exists():
         ports = usb_ports()
         fix = f"set robot.port to one of {', '.join(ports)}" if ports else "plug the arm in, or look for its port"
-        raise UserError(f"there is no port {port}; {fix} (lerobot-find-port)")
+        raise UserError(f"there is no port {port}; {fix} (robot_setup.py step=find)")
     if not os.access(port, os.R_OK | os.W_OK):
         raise UserError(f"no permission to use {port}; {GET_PERMISSION}")
 
@@ -149,7 +149,7 @@ def _check_calibration(robot: Robot) -> None:
     if not robot.calibration:
         calibrated = ", ".join(sorted(path.stem for path in file.parent.glob("*.json")))
         hint = f"set robot.id to this arm's out of {calibrated}, or calibrate" if calibrated else "calibrate"
-        raise UserError(f"there is no calibration {file}; {hint} it with lerobot-calibrate")
+        raise UserError(f"there is no calibration {file}; {hint} it with robot_setup.py step=calibrate")
     if robot.is_calibrated:
         return
     in_servos = bus.read_calibration()
@@ -157,7 +157,7 @@ def _check_calibration(robot: Robot) -> None:
     raise UserError(
         f"the servos are not calibrated as {file} says ({', '.join(differing)}): it is another arm's, or old, or a "
         "bad line has changed theirs; set robot.id to this arm's, switch the arm's power off and on, or calibrate it "
-        "again with lerobot-calibrate"
+        "again with robot_setup.py step=calibrate"
     )
 
 

@@ -52,8 +52,8 @@ def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
         return f"{_motor(bus, text)} reports a fault: {_fault(text)}"
     if sender := re.search(r"It answers as id (\d+)", text):
         return (
-            f"{_motor(bus, text)} answers as id {sender[1]}; give each servo its own id: lerobot-setup-motors, one "
-            "servo connected at a time"
+            f"{_motor(bus, text)} answers as id {sender[1]}; give each servo its own id: robot_setup.py "
+            "step=motors, one servo connected at a time"
         )
     if "status packet" in text:
         return (
@@ -64,7 +64,7 @@ def _explain(robot: Robot, error: Exception, connecting: bool) -> str | None:
         cause = error.__cause__ or error
         return f"the port {port} failed: {one_line(cause, None)}; is another program using it, or the cable loose?"
     if connecting or isinstance(error, TimeoutError):
-        return f"a camera failed: {one_line(error, None)}; lerobot-find-cameras lists those that work"
+        return f"a camera failed: {one_line(error, None)}; robot_setup.py step=cameras lists those that work"
     return None
 
 
@@ -101,14 +101,15 @@ def _explain_servos(robot: Robot, port: Any, wrong_model: bool) -> str:
     if garbled:
         silent = f" while {', '.join(missing)} is missing" if missing else ""
         return (
-            f"two servos answer as {', '.join(garbled)}{silent}; give each its own id: lerobot-setup-motors, one servo "
-            "connected at a time"
+            f"two servos answer as {', '.join(garbled)}{silent}; give each its own id: robot_setup.py step=motors, "
+            "one servo connected at a time"
         )
     if len(missing) == len(named):
         return f"no servo answers on {port}; switch the arm's power supply on and check that this is its port"
     if missing:
         return (
-            f"{', '.join(missing)} does not answer on {port}; check its cables, or give it its id: lerobot-setup-motors"
+            f"{', '.join(missing)} does not answer on {port}; check its cables, or give it its id: robot_setup.py "
+            "step=motors"
         )
     if wrong_model:
         return (

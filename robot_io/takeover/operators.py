@@ -159,7 +159,7 @@ def decode_takeover(section: Mapping[str, Any], name: str = "takeover") -> Takeo
     if kind not in known:
         raise UserError(f"LeRobot knows no teleoperator {kind!r}; {did_you_mean(str(kind), known)}")
     if "port" in section and not section["port"]:
-        raise UserError(f"{name}.port is not given; add {name}.port=/dev/ttyACM1 or alike (lerobot-find-port)")
+        raise UserError(f"{name}.port is not given; add {name}.port=/dev/ttyACM1 or alike (robot_setup.py step=find)")
     try:
         return draccus.decode(TeleoperatorConfig, dict(section))
     except (draccus.utils.DecodingError, ValueError, TypeError, ImportError) as error:
@@ -224,7 +224,7 @@ def _connect_leader(leader: Teleoperator) -> None:
         raise UserError(f"the leader arm does not connect: {reason}; check its port, cable and power") from error
     if not leader.is_calibrated:
         leader.disconnect()
-        raise UserError("the leader arm is not calibrated; calibrate it with lerobot-calibrate --teleop.type=...")
+        raise UserError("the leader arm is not calibrated; calibrate it: robot_setup.py robot=<leader> step=calibrate")
 
 
 def _connect_gamepad(pad: Any) -> None:
