@@ -136,8 +136,8 @@ class ControlLoop:
         """
         stop, ended = self.layer.emergency_stop, "time"
         with on_interrupt(stop):
-            for warning in self.layer.start(self.clock(), self._first_state()):
-                logger.warning("the arm starts outside its limits: %s", warning)
+            if outside := self.layer.start(self.clock(), self._first_state()):
+                logger.warning("the arm starts outside its limits: %s", "; ".join(outside))
             try:
                 due = self.clock()
                 end = math.inf if seconds is None else due + seconds - self._period / 2
