@@ -38,6 +38,7 @@ class Settings:
     cube_sides: list[float] = setting([0.02, 0.06], "smallest and largest side of the cube in metres")
     seconds: float = setting(20.0, "greatest length of an episode")
     steps: int = setting(5000, "training steps of each policy")
+    train: list = setting([], "further settings of train.py")
     seed: int = setting(0, "of scenes and training")
     folder: Path = setting(Path("outputs/own_arm"), "datasets, runs and finished parts")
 
@@ -68,13 +69,13 @@ def main(settings: Settings) -> None:
     result = Machine().describe(1) | {"settings": {name: str(value) for name, value in vars(settings).items()}}
     result["recording"] = once(finished / "recording.json", lambda: record(settings, recording))
     result["training"] = once(
-        finished / "webcams.json", lambda: train(settings, webcam_run, f"dataset.root={recording}")
+        finished / "webcams.json", lambda: train(settings, webcam_run, f"dataset.root={recording}", *settings.train)
     )
     sides = ",".join(map(str, settings.cube_sides))
     demonstrations = ["env=so101", f"env.tasks=[{settings.task}]", f"env.cube_sides=[{sides}]"]
     demonstrations += [f"episodes={settings.episodes}", "trainer.validate_every=0"]
     result["simulated_training"] = once(
-        finished / "simulated.json", lambda: train(settings, simulated_run, *demonstrations)
+        finished / "simulated.json", lambda: train(settings, simulated_run, *demonstrations, *settings.train)
     )
     rows = []
     for run_dir, cameras in ((webcam_run, WEBCAMS), (simulated_run, SIMULATED)):
