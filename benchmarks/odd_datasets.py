@@ -5,7 +5,8 @@
 
 Every kind of `benchmarks.odd_recordings` is recorded, trained on for a few steps with each policy, and what has trained
 is deployed on the twin as a dry run. A trial is right if training ends with exit code 0 and prints the line that the
-kind asks for, or ends with exit code 2, one line on stderr and no run folder; deployment has no traceback.
+kind asks for, or ends with exit code 2, one line on stderr and no run folder; and if deployment plays, or is refused
+with exit code 2 and the line that the kind asks for.
 
 Finished trials are kept in results/odd_datasets.json, and the same command goes on. A trial takes 10 to 40 seconds.
 """
@@ -82,9 +83,8 @@ def trial(name: str, policy: str, folder: Path) -> dict[str, Any]:
     deployment = "-"
     if training.returncode == 0:
         deployed = run("deploy.py", [f"checkpoint={run_dir}", f"run_dir={run_dir}-deployed", *DEPLOYMENT])
-        right &= "Traceback" not in deployed.stderr and deployed.returncode in (0, 2)
-        error = deployed.stderr.strip().splitlines()
-        deployment = "plays" if deployed.returncode == 0 else one_line(error[-1] if error else "ends", _LONGEST)
+        deployment = "plays" if deployed.returncode == 0 else one_line(deployed.stderr.strip() or "ends", _LONGEST)
+        right &= deploys(kind, deployed)
     return {
         "training": "trains" if training.returncode == 0 else "refuses" if is_refused else "fails",
         "line": one_line(lines[0], _LONGEST).replace(str(folder), "") if lines else "",
@@ -99,6 +99,14 @@ def says_so(kind: Kind, policy: str, lines: list[str]) -> bool:
     if kind.says is None:
         return not about or kind.trains is None
     return any(re.search(kind.says, line) for line in lines) or about != lines
+
+
+def deploys(kind: Kind, deployed: "subprocess.CompletedProcess[str]") -> bool:
+    """True if the twin plays the policy, or refuses it with the kind's line and no other."""
+    if kind.deploys is None:
+        return deployed.returncode == 0 and "Traceback" not in deployed.stderr
+    lines = deployed.stderr.splitlines()
+    return deployed.returncode == 2 and len(lines) == 1 and re.search(kind.deploys, lines[0]) is not None
 
 
 def run(program: str, arguments: list[str]) -> "subprocess.CompletedProcess[str]":

@@ -103,12 +103,14 @@ class Kind:
     Args:
         says: regular expression of the line with which train.py refuses it or that it prints; None: it trains silently.
         trains: it is trained on; None: that depends on the policy and on `dataset.image_size`.
+        deploys: regular expression of the line with which deploy.py refuses what was trained; None: the twin plays it.
         damage: changes the finished dataset in a folder.
         settings: further settings of train.py, with {root} for the folder.
     """
 
     says: str | None = None
     trains: bool | None = True
+    deploys: str | None = None
     fps: int = 30
     lengths: Sequence[int] = (12, 12, 12)
     cameras: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"front": (32, 32, 3), "wrist": (32, 32, 3)})
@@ -232,7 +234,11 @@ KINDS: dict[str, Kind] = {
     "ten_fps": Kind(fps=10),
     "sixty_fps": Kind(fps=60),
     "fps_0": Kind(r"fps in .*info.json is 0", False, damage=edit_info(fps=0)),
-    "webcams": Kind(cameras={"laptop": (480, 640, 3), "phone": (480, 640, 3)}, lengths=(6, 6)),
+    "webcams": Kind(
+        deploys="there is no camera 'laptop'; use front, top, wrist",
+        cameras={"laptop": (480, 640, 3), "phone": (480, 640, 3)},
+        lengths=(6, 6),
+    ),
     "cameras_of_two_sizes": Kind(None, None, cameras={"front": (48, 64, 3), "wrist": (24, 32, 3)}, lengths=(12, 12)),
     "image_names_none": Kind(axes=None),
     "image_names_short": Kind(axes=("h", "w", "c")),
