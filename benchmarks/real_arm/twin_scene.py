@@ -140,7 +140,7 @@ def demonstrate(scene: Scene, root: Path, episodes: int) -> dict[str, Any]:
         arm = make_arm(scene.robot, scene.twin)
         run = Teleoperation(arm, scene.leader, scene.layer(), session, [recorder], _APPROACH)
         report = run.run(root.parent / f"{root.name}-run")
-    return {"attempts": len(report["episodes"]), "recording": report["recording"], "timing": report["timing"]}
+    return {"attempts": len(report["episodes"]), "recording": _recorded(report), "timing": report["timing"]}
 
 
 def train(settings: SceneSettings, run_dir: Path, *source: str) -> dict[str, Any]:
@@ -165,4 +165,9 @@ def deploy(scene: Scene, run_dir: Path, split: EpisodeSplit, count: int, root: P
         folder = scene.settings.folder / f"{run_dir.name}-{split}"
         report = run.run([scene.episode(split, index) for index in range(count)], folder)
     figures = count_successes(report["episodes"]) | {"episodes": len(report["episodes"])}
-    return figures | {"timing": report["timing"], "recording": report.get("recording")}
+    return figures | {"timing": report["timing"], "recording": _recorded(report)}
+
+
+def _recorded(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of a run's recording, without its folder; empty where nothing was recorded."""
+    return {name: value for name, value in report.get("recording", {}).items() if name != "folder"}
