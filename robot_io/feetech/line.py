@@ -36,7 +36,7 @@ class NoAnswer(ConnectionError):
     """
 
     def __init__(self, missing: Sequence[int], ids: Sequence[int], senders: Sequence[int] = ()) -> None:
-        self.missing = missing
+        self.missing, self.senders = missing, senders
         one = f" from id_={missing[0]}" if len(missing) < len(ids) or len(ids) == 1 else ""
         answered = f" It answers as id {senders[0]}." if one and senders else ""
         super().__init__(f"[TxRxResult] There is no status packet{one}!{answered}")
@@ -112,7 +112,9 @@ class Line:
         try:
             self.read_one(port, servo, 0, 1)
         except NoAnswer as error:
-            raise NoAnswer(self._silent if servo in self._silent else ids, ids) from error
+            if servo in self._silent:
+                raise NoAnswer(self._silent, ids, error.senders) from error
+            raise NoAnswer(ids, ids) from error
 
     def _range(self, address: int, size: int, lengths: range) -> tuple[int, int]:
         """First address and number of bytes of the next request: the number that was not used for longest."""

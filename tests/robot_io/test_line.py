@@ -6,7 +6,7 @@ import threading
 import pytest
 import serial
 
-from robot_io.feetech.line import ALL, Line, NoAnswer
+from robot_io.feetech.line import ALL, ONE, Line, NoAnswer
 from robot_io.feetech.protocol import Instruction, Packet, Parser, pack
 
 IDS = (1, 2, 3)
@@ -111,6 +111,16 @@ def test_the_servo_that_is_missing_is_named_and_the_id_that_it_uses(line, servos
         line.read_one(servos.port, 2, 40, 1, any_sender=True)
     line.read_one(servos.port, 1, 40, 1)
     assert line.read_one(servos.port, 2, 40, 1, any_sender=True).value(40, 1) == len(servos.requests)
+
+
+def test_every_try_names_the_id_that_a_servo_uses(line, servos):
+    servos.answer = lambda requests: [
+        Packet(3 if packet.id == 2 else packet.id, 0, bytes([packet.id]) * len(packet.parameters))
+        for packet in in_time(requests)
+    ]
+    for _ in range(3 * len(ONE)):  # the servo that is asked for a few bytes after a failure changes
+        with pytest.raises(NoAnswer, match=r"from id_=2! It answers as id 3"):
+            line.read(servos.port, IDS, 56, 8)
 
 
 def test_every_request_for_all_servos_has_another_length(line, servos):
