@@ -139,7 +139,7 @@ def check_port(robot: Robot) -> None:
     if not Path(port).exists():
         ports = usb_ports()
         fix = f"set robot.port to one of {', '.join(ports)}" if ports else "plug the arm in, or look for its port"
-        raise UserError(f"there is no port {port}; {fix} (robot_setup.py step=find)")
+        raise UserError(f"there is no port {port}; {fix}: robot_setup.py step=find lists them")
     if not os.access(port, os.R_OK | os.W_OK):
         raise UserError(f"no permission to use {port}; {GET_PERMISSION}")
 
@@ -148,8 +148,8 @@ def _check_calibration(robot: Robot) -> None:
     bus, file = serial_bus(robot), robot.calibration_fpath
     if not robot.calibration:
         calibrated = ", ".join(sorted(path.stem for path in file.parent.glob("*.json")))
-        hint = f"set robot.id to this arm's out of {calibrated}, or calibrate" if calibrated else "calibrate"
-        raise UserError(f"there is no calibration {file}; {hint} it with robot_setup.py step=calibrate")
+        other = f"set robot.id to this arm's out of {calibrated}, or " if calibrated else ""
+        raise UserError(f"there is no calibration {file}; {other}calibrate it with robot_setup.py step=calibrate")
     if robot.is_calibrated:
         return
     in_servos = bus.read_calibration()
