@@ -15,6 +15,7 @@ from tinyvla.errors import UserError, nearest_names, one_line
 from .composing import compose_config, groups
 
 CUTOFF = 0.6  # similarity from which a name is suggested in place of another
+_NUMBER_OR_AUTO = ("trainer.processes",)  # settings that may be "auto" though their default is a number
 
 
 def flatten(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
@@ -100,6 +101,8 @@ def check_values(cfg: DictConfig, config_name: str, overrides: Sequence[str]) ->
             )
             raise UserError(f"{key} is a section, not a value; {fix}")
         elif isinstance(default, int | float) and isinstance(value, str):
+            if key in _NUMBER_OR_AUTO and value == "auto":
+                continue
             kind = "true or false" if isinstance(default, bool) else "a number"
             raise UserError(f"{key}={value} is not {kind}; the default is {str(default).lower()}")
 

@@ -1,5 +1,6 @@
 """The configuration: composition, mistakes, and their messages."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -263,3 +264,10 @@ def test_tinyvla_settings_fit_and_leave_no_field_out(choice):
     assert set(vars(config.backbone)) - {"assets", "cameras", "max_words"} == set(cfg["backbone"]) - {"type"}
     assert set(vars(config.decoder)) == set(cfg["decoder"]) - {"type"}
     assert set(vars(config.decoder.network)) == set(cfg["decoder"]["network"]) - {"type"}
+
+
+@pytest.mark.parametrize("name", re.findall(r"^(\w+):.*auto:", (CONFIG_DIR / "trainer/default.yaml").read_text(), re.M))
+def test_settings_of_the_trainer_that_may_be_auto_take_it(name):
+    values = []
+    assert run_app([f"trainer.{name}=auto"], main=lambda cfg: values.append(cfg.trainer[name])) == 0
+    assert values == ["auto"]
