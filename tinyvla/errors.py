@@ -1,6 +1,8 @@
-"""Errors that a user can fix, and the words they are reported with."""
+"""Errors that a user can fix, warnings, and the words they are reported with."""
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable
 
 
@@ -9,6 +11,12 @@ class UserError(Exception):
 
     Entry points print it on stderr and exit with code 2. Any other exception is a bug and keeps its traceback.
     """
+
+
+@functools.cache
+def warn_once(line: str) -> None:
+    """Print a warning on stderr, the same one once per process."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException | str, limit: int | None = 200) -> str:

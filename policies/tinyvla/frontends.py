@@ -18,8 +18,8 @@ class Frontends:
     """Front-ends of a policy, and their features of its cameras' images.
 
     Args:
-        options: by name, those of `policy.frontend`: `checkpoint`, the folder of a trained one, absent for a front-end
-            that needs no training; the others override the options that it was saved with.
+        options: by name, those of `policy.frontend`: `checkpoint`, the folder of a trained one or its authors' file,
+            absent for a front-end that needs no training; the others override the options that it was saved with.
         cameras: keys of the images, observation.images.<camera>.
         image_size: height and width of the images.
 
@@ -82,7 +82,10 @@ def make_frontend(name: str, options: Mapping[str, Any]) -> Frontend:
     options = dict(options)
     checkpoint = options.pop("checkpoint", None)
     try:
-        frontend = load_frontend(checkpoint, **options) if checkpoint else frontend_class(name)(**options)
+        if checkpoint and Path(checkpoint).expanduser().is_file():
+            frontend = frontend_class(name).from_pretrained(checkpoint)
+        else:
+            frontend = load_frontend(checkpoint, **options) if checkpoint else frontend_class(name)(**options)
     except TypeError as error:
         raise UserError(f"front-end '{name}' does not take these options ({error}); change frontend.{name}") from error
     if frontend.name != name:

@@ -202,9 +202,10 @@ class TestClassifiers:
         assert (loaded.classes, loaded.image_size, loaded.training) == (["cup", "ball", "cube"], 32, False)
         torch.testing.assert_close(loaded(images), classifier(images), rtol=0, atol=0)
 
-    def test_an_encoder_begins_with_its_weights(self, saved):
+    def test_an_encoder_begins_with_its_weights(self, saved, capsys):
         classifier, folder = saved
         encoder = make_encoder("cct_2_3x2", 32, pretrained=str(folder.parents[2])).eval()
+        assert capsys.readouterr().err == f"warning: {folder.parents[2]}: its classifier of 3 classes is not used\n"
         images = torch.rand(2, 3, 32, 32)
         tokens = classifier.net.forward_features(classifier.normalise(images))
         torch.testing.assert_close(encoder(images).flatten(2).transpose(1, 2), tokens, rtol=0, atol=0)

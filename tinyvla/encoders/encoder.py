@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from ..errors import UserError, did_you_mean
+from ..errors import UserError, did_you_mean, warn_once
 from ..frontends.cct.model import CompactTransformer, default_cfgs
 from ..frontends.classifier import NETWORKS, Normalise, make_network
 from ..frontends.tinyvit.model import STRIDES, cut, is_tinyvit, map_sides, timm_name
@@ -58,6 +58,9 @@ def make_encoder(name: str, image_size: int, pretrained: bool | str = False, str
         net.pool = None  # not used
         return Encoder(net, net.grid_size)
     stride = stride or STRIDES[-1]
+    if pretrained and stride < STRIDES[-1]:
+        source = pretrained if isinstance(pretrained, str) else name
+        warn_once(f"{source}: its stages after stride {stride} are not used")
     side = map_sides(image_size)[STRIDES.index(stride)]
     return Encoder(cut(net, stride), (side, side))
 

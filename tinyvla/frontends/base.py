@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..errors import UserError
 from ..files import write_whole
 from .images import RgbImage
 
@@ -86,6 +87,11 @@ class Frontend(nn.Module):
     @classmethod
     def check_stored(cls, options: Mapping[str, Any]) -> None:
         """Raise UserError for options that `save` never writes, such as paths out of the folder. Default: none."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """Front-end of a file that the authors of its paper have released. Default: UserError, there is none."""
+        raise UserError(f"{name} is a file; give the folder of a front-end of train.py task=perception/{cls.name}")
 
     @classmethod
     def load(cls, folder: Path, options: Mapping[str, Any]) -> Self:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import UserError, did_you_mean, nearest_names, one_line
+from ..errors import UserError, did_you_mean, nearest_names, one_line, warn_once
 from ..files import model_in, write_whole
 from ..hub_files import check_model_folder
 from ..network_size import bounded_network, stored_size
@@ -110,10 +110,11 @@ def make_network(name: str, image_size: int, pretrained: bool | str = False, **k
         kwargs["pretrained_cfg_overlay"] = overlay
     try:
         if is_tinyvit(name):
-            return make_tinyvit(name, image_size, pretrained=bool(pretrained), **kwargs)
-        if timm.get_pretrained_cfg(architecture, allow_unregistered=True).fixed_input_size:
-            kwargs["img_size"] = image_size
-        return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+            net = make_tinyvit(name, image_size, pretrained=bool(pretrained), **kwargs)
+        else:
+            if timm.get_pretrained_cfg(architecture, allow_unregistered=True).fixed_input_size:
+                kwargs["img_size"] = image_size
+            net = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
     except (OSError, RuntimeError, SafetensorError) as error:
         if not pretrained:
             raise
@@ -121,6 +122,11 @@ def make_network(name: str, image_size: int, pretrained: bool | str = False, **k
             f"the pretrained weights of '{name}' could not be loaded ({type(error).__name__}: {one_line(error)}); "
             "check the name's tag and the network, give a folder that holds them, or start without"
         ) from error
+    stored_classes = net.pretrained_cfg.get("num_classes")
+    if pretrained and kwargs.get("num_classes", stored_classes) != stored_classes:
+        source = pretrained if isinstance(pretrained, str) else name
+        warn_once(f"{source}: its classifier of {stored_classes} classes is not used")
+    return net
 
 
 def check_network_name(name: str) -> None:

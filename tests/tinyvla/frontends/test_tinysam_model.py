@@ -175,13 +175,15 @@ def save_as_authors(model, file):
 
 
 @torch.no_grad()
-def test_tinysams_file(tmp_path):
+def test_tinysams_file(tmp_path, capsys):
     decoder = {"layer_norm_eps": 1e-5, "mlp_dim": 48, "iou_head_hidden_dim": 32}
     model = randomise(Segmenter(TinySAMConfig(**NARROW, decoder=decoder)))
     state = save_as_authors(model, tmp_path / "tinysam.pth")
     assert set(state) >= RELEASED_NAMES
     assert len(state) == len(model.state_dict()) + 4
     loaded = load_segmenter(tmp_path)  # a folder that holds it, as the hub's does
+    unused = "4 stored tensors are not used, those of image_encoder.head, image_encoder.norm_head"
+    assert f"warning: {tmp_path}/tinysam.pth: {unused} (the classifier " in capsys.readouterr().err
     sizes = ("hidden_size", "embed_dims", "depths", "window_sizes", "image_size")
     assert [getattr(loaded.config, name) for name in sizes] == [getattr(model.config, name) for name in sizes]
     assert loaded.config.num_heads[1:] == model.config.num_heads[1:]

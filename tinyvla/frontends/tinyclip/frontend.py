@@ -21,13 +21,14 @@ from ...errors import UserError, one_line
 from ...files import model_in, write_whole
 from ...hub_files import check_model_folder, check_model_options
 from ...network_size import bounded_network
+from ...tensor_files import warn_unused
 from ...untrusted import inside, read_json_object
 from ..base import CONFIG, NAME_KEY, WEIGHTS, Feature, Findings, Frontend
 from ..images import RgbImage, check_image
 from .model import ShapedClip, embed_ids, embed_pixels
+from .released import load_authors_clip
 from .tokenizer import train_tokenizer
 
-RELEASED = "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M"  # the smallest of the authors' checkpoints
 _FAULTS = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError)
 ImageBatch = Sequence[np.ndarray] | np.ndarray | Tensor
 
@@ -92,10 +93,15 @@ class TinyCLIP(Frontend):
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
-        """Model from a checkpoint in the layout of transformers' CLIP: a hub id such as `RELEASED`, a folder, or a run.
+        """Model from a checkpoint in the layout of transformers' CLIP, or from a file of the authors.
+
+        Args:
+            name: a hub id such as `RELEASED`, a folder, a run, or a `.pt` file; see `released.py`.
 
         Raises UserError if there is none, it cannot be fetched, or it is of another kind or incomplete.
         """
+        if Path(name).expanduser().is_file():
+            return cls(*load_authors_clip(Path(name).expanduser())).eval()
         logging.disable_progress_bar()  # reading the weights is fast
         try:
             place = _find_clip(name)
@@ -118,6 +124,7 @@ class TinyCLIP(Frontend):
             raise UserError(
                 f"the checkpoint '{name}' lacks {len(lacking)} of its tensors, such as {lacking[0]}; fetch it again"
             )
+        warn_unused(name, report["unexpected_keys"])
         return cls(clip.eval(), tokenizer, processor).eval()
 
     @classmethod

@@ -16,7 +16,7 @@ from ...errors import UserError, one_line
 from ...files import model_in
 from ...hub_files import check_model_folder
 from ...network_size import bounded_network, stored_size
-from ...tensor_files import read_tensors
+from ...tensor_files import read_tensors, warn_unused
 from ...untrusted import inside, read_json_object
 from ..base import NAME_KEY
 from ..registry import load_frontend, read_frontend
@@ -124,9 +124,14 @@ def _from_transformers(folder: Path) -> Segmenter:
     check_model_folder(folder, {"sam"})
     try:
         with bounded_network(folder, sorted(folder.glob("model*.safetensors"))):
-            sam = SamModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            sam, report = SamModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
     except (*_FAULTS, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"the SAM in {folder} cannot be loaded ({one_line(error)}); fetch it again") from error
+    if lacking := sorted(report["missing_keys"]):
+        raise UserError(f"the SAM in {folder} lacks {len(lacking)} tensors, such as {lacking[0]}; fetch it again")
+    warn_unused(folder, report["unexpected_keys"])
     vision, prompts, decoder = (
         section.to_dict()
         for section in (sam.config.vision_config, sam.config.prompt_encoder_config, sam.config.mask_decoder_config)
@@ -179,7 +184,8 @@ _VIT_OPTIONS = [
 
 def _from_authors(file: Path) -> Segmenter:
     """Model in TinySAM's layout (MobileSAM has the same), with the widths of its tensors."""
-    state = {rename(name): tensor for name, tensor in read_tensors(file).items() if not _UNUSED.search(name)}
+    stored = read_tensors(file)
+    state = {rename(name): tensor for name, tensor in stored.items() if not _UNUSED.search(name)}
     try:
         with bounded_network(file.parent, [file]):
             segmenter = Segmenter(_sizes(state))
@@ -188,6 +194,7 @@ def _from_authors(file: Path) -> Segmenter:
         raise UserError(
             f"{file} is not a checkpoint in TinySAM's layout ({one_line(error)}); give tinysam.pth"
         ) from error
+    warn_unused(file, filter(_UNUSED.search, stored), "the classifier of the encoder's pretraining")
     return segmenter.eval()
 
 
