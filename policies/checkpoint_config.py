@@ -6,7 +6,7 @@ from typing import Any
 from lerobot.configs import PreTrainedConfig
 
 from tinyvla.errors import UserError
-from tinyvla.hub_files import check_model_folder, is_hub_id
+from tinyvla.hub_files import AUTHORS_HINT, check_model_folder, is_hub_id
 from tinyvla.untrusted import check_values, inside, read_json_object
 
 from .factory import POLICIES, decode_policy_config
@@ -34,6 +34,8 @@ def read_policy_config(folder: Path, device: str | None = None) -> PreTrainedCon
     file = inside(folder, "config.json")
     content = read_json_object(file)
     check_values(content, file.name)
+    if content.get("model_type") == "llava_pythia":
+        raise UserError(f"{folder} is not a checkpoint of this stack; {AUTHORS_HINT}")
     if (name := content.get("type")) not in policy_types():
         raise UserError(
             f"config.json has the policy type {str(name)[:50]!r}; this stack loads {', '.join(policy_types())}"

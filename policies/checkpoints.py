@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import model_in, write_whole
+from tinyvla.hub_files import AUTHORS_HINT
 from tinyvla.untrusted import MAX_JSON_BYTES, check_links, check_regular, inside, read_json_object
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def find_checkpoint(path: Path | str) -> Path:
 
     Raises UserError if there is none, or it is outside of the folder `path`.
     """
+    if (Path(path) / "adapter_config.json").is_file():
+        raise UserError(f"{path} holds LoRA matrices and is not a checkpoint of this stack; {AUTHORS_HINT}")
     if folder := model_in(path):
         inside(path, str(folder.relative_to(path)))  # not through a link that leaves the run
         inside(folder, "config.json")

@@ -49,6 +49,12 @@ VISION = {
     "patch_size": 14,
 }
 
+COLOURS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+OPENING = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: "
+)
+
 
 class LlavaPythiaReference:
     """The parts of a LLaVA-Pythia checkpoint as transformers makes them, whole, to compare with."""
@@ -69,6 +75,23 @@ class LlavaPythiaReference:
             for name, parameter in part.named_parameters():
                 # The default initialisation is so small that a wrong order of anything would hardly show.
                 nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=0.2)
+
+    @torch.no_grad()
+    def tokens(self, folder: Path, images: torch.Tensor, instruction: str) -> torch.Tensor:
+        """Hidden states (N, 48) of one sample by the released recipe, for images (C, 3, 56, 56) in [0, 1].
+
+        folder: with the tokenizer of the checkpoint.
+        """
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (COLOURS["image_mean"], COLOURS["image_std"]))
+        patches = self.vision((images - mean) / std, output_hidden_states=True).hidden_states[-2]
+        if patches.shape[1] == 17:  # the class token of CLIP comes first
+            patches = patches[:, 1:]
+        embeddings = [self.projector(patches).flatten(0, 1)]
+        for place, text in ((0, OPENING), (2, f"\n{instruction} ASSISTANT: <|endoftext|>")):
+            ids = torch.tensor(tokenizer.encode(text).ids)
+            embeddings.insert(place, self.language.embed_in(ids))
+        return self.language(inputs_embeds=torch.cat(embeddings)[None]).last_hidden_state[0]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors under the released names."""
@@ -131,8 +154,7 @@ def save_llava_pythia(
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
-    colours = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(colours | {"do_resize": True}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(COLOURS | {"do_resize": True}))
     train_tokenizer(folder, ["<|endoftext|>", "<|padding|>"])
     state = {key: tensor.to(dtype) for key, tensor in reference.state_dict().items()}
     if files == "safetensors":

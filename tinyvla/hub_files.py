@@ -49,6 +49,11 @@ _CLASSES = {
     "_attn_implementation": {"eager", "sdpa"},
 }
 
+# Of an error about a folder of the TinyVLA authors, who save other files.
+AUTHORS_HINT = (
+    "a policy of the TinyVLA authors becomes a checkpoint by `python -m policies.tinyvla.released`, see docs/usage.md"
+)
+
 
 def is_hub_id(name: Any) -> bool:
     """True for the id of a model on the hub, `owner/name`, that is not a path of this machine as well."""

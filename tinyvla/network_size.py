@@ -53,13 +53,21 @@ def stored_size(folder: Path, files: Iterable[Path] | None = None) -> tuple[int,
     return elements, tensors
 
 
+def bounded_network(folder: Path, files: Iterable[Path] | None = None) -> contextlib.AbstractContextManager[None]:
+    """As `bounded_size`, for a checkpoint's weights; see `stored_size`."""
+    return bounded_size(*stored_size(folder, files))
+
+
 @contextlib.contextmanager
-def bounded_network(folder: Path, files: Iterable[Path] | None = None) -> Iterator[None]:
-    """Stop the construction of a network that becomes much larger than a checkpoint's weights; see `stored_size`.
+def bounded_size(stored: int, count: int) -> Iterator[None]:
+    """Stop the construction of a network that becomes much larger than its stored weights.
 
     Raises UserError for such a network, before the memory of its weights is touched. Bounds this thread alone.
+
+    Args:
+        stored: number of values in the weights.
+        count: number of tensors.
     """
-    stored, count = stored_size(folder, files)
     limits = (_FACTOR * stored + _SPARE_ELEMENTS, _FACTOR * count + _SPARE_TENSORS)
     thread, counts = threading.get_ident(), [0, 0]
 

@@ -11,6 +11,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies import PreTrainedPolicy
 from torch import Tensor
 
+from tinyvla.backbones.lora import merge_lora, name_base_layers
 from tinyvla.errors import UserError, one_line
 from tinyvla.network_size import WEIGHTS
 from tinyvla.tensor_files import read_tensors
@@ -60,6 +61,7 @@ def take_weights(policy: PreTrainedPolicy, source: Path, meta: "LeRobotDatasetMe
     folder = find_checkpoint(source)
     config, stored = read_policy_config(folder, "cpu"), read_tensors(inside(folder, WEIGHTS))
     fresh = policy.state_dict()
+    stored = _with_lora_of(stored, fresh, config, policy.config)
     same_backbone = isinstance(policy, TinyVLAPolicy) and not _differences(config.backbone, policy.config.backbone)
     if same_backbone and not policy.frontends and not config.frontend:
         stored = _with_cameras_moved(policy, stored, list(config.image_features))
@@ -82,6 +84,23 @@ def take_weights(policy: PreTrainedPolicy, source: Path, meta: "LeRobotDatasetMe
     return "\n".join(
         [f"initial weights from {folder}", *_table(fresh, stored, taken, share), *_renamed(feature_names(folder), meta)]
     )
+
+
+def _with_lora_of(
+    stored: dict[str, Tensor], fresh: Mapping[str, Tensor], config: PreTrainedConfig, own: PreTrainedConfig
+) -> dict[str, Tensor]:
+    """Weights of a checkpoint for a backbone with LoRA of its own, or with none, on which they have the same effect.
+
+    The checkpoint's matrices are kept where the policy has the same ones; else they are added to their layers, and the
+    policy's begin as zero updates.
+    """
+    before, now = (getattr(getattr(options, "backbone", None), "lora", None) for options in (config, own))
+    if before is None or now is None:
+        return stored
+    names = [{name for name in weights if "lora_" in name} for weights in (stored, fresh)]
+    if names[0] == names[1] and (before.r, before.alpha) == (now.r, now.alpha):
+        return stored
+    return name_base_layers(merge_lora(stored, before.alpha), fresh)
 
 
 def _with_cameras_moved(policy: TinyVLAPolicy, stored: Mapping[str, Tensor], cameras: list[str]) -> dict[str, Tensor]:

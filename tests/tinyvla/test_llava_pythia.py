@@ -8,7 +8,6 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from released import save_llava_pythia
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 
 from policies.tinyvla import TinyVLAConfig
 from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
@@ -19,10 +18,6 @@ from tinyvla.decoders import DiffusionConfig, UNet1dConfig
 from tinyvla.errors import UserError
 
 NO_LORA = LoRAConfig(r=0)
-OPENING = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: "
-)
 
 
 def build(folder, **options):
@@ -35,21 +30,6 @@ def images():
     return torch.rand(2, 2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
 
 
-@torch.no_grad()
-def expected_tokens(reference, folder, images, instruction):
-    """Hidden states of one sample by the released recipe: images (C, 3, S, S) of the vision tower's size."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3]))
-    patches = reference.vision((images - mean) / std, output_hidden_states=True).hidden_states[-2]
-    if patches.shape[1] == 17:  # CLIP's class token comes first
-        patches = patches[:, 1:]
-    embeddings = [reference.projector(patches).flatten(0, 1)]
-    for place, text in ((0, OPENING), (2, f"\n{instruction} ASSISTANT: <|endoftext|>")):
-        ids = torch.tensor(tokenizer.encode(text).ids)
-        embeddings.insert(place, reference.language.embed_in(ids))
-    return reference.language(inputs_embeds=torch.cat(embeddings)[None]).last_hidden_state[0]
-
-
 @pytest.mark.parametrize(
     ("tower", "files"), [("clip", "safetensors"), ("clip", "bin"), ("clip", "sharded"), ("siglip", "safetensors")]
 )
@@ -60,7 +40,7 @@ def test_released_layout_gives_the_released_models_features(tmp_path, images, to
         features = backbone(images, ["open the drawer", "close the window"])
     assert backbone.hidden_size == features.tokens.shape[-1] == 48
     for i, instruction in enumerate(["open the drawer", "close the window"]):
-        expected = expected_tokens(reference, tmp_path, images[i], instruction)
+        expected = reference.tokens(tmp_path, images[i], instruction)
         torch.testing.assert_close(features.tokens[i][features.mask[i]], expected, rtol=1e-4, atol=1e-4)
 
 

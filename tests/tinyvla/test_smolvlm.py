@@ -45,10 +45,11 @@ def test_padding_does_not_alter_real_tokens(tmp_path, images):
     torch.testing.assert_close(beside.tokens[0][beside.mask[0]], alone.tokens[0], rtol=1e-4, atol=1e-5)
 
 
-def test_fewer_text_layers(tmp_path, images):
+def test_fewer_text_layers(tmp_path, images, capsys):
     save_smolvlm(tmp_path)
     backbone = build(tmp_path, num_layers=2)
     assert len(backbone.language_model.layers) == 2
+    assert "text_model.layers.2." in capsys.readouterr().err  # which of the stored weights are not used
     with torch.no_grad():
         assert backbone(images, ["open", "close"]).tokens.shape[-1] == backbone.hidden_size == 48
 

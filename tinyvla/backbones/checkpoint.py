@@ -1,6 +1,6 @@
 """Checkpoints of pretrained models: find one on this disk or on the model hub, and read its files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..errors import UserError, one_line
-from ..tensor_files import read_tensors
+from ..hub_files import AUTHORS_HINT
+from ..tensor_files import read_tensors, warn_unused
 from ..untrusted import MAX_JSON_BYTES, check_links, check_regular, read_json_object
 
 SAFETENSORS, PICKLED = "model*.safetensors", "pytorch_model*.bin"  # sharded checkpoints number their files
@@ -52,6 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """Files of a checkpoint's weights. Raises UserError if there are none."""
     if not (files := sorted(folder.glob(SAFETENSORS)) or sorted(folder.glob(PICKLED))):
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"{folder} holds LoRA matrices without their network; {AUTHORS_HINT}")
         raise UserError(f"{folder} has no {SAFETENSORS} or {PICKLED}; download the checkpoint's weights again")
     return files
 
@@ -70,33 +73,50 @@ def read_colours(folder: Path) -> tuple[list[float], list[float]] | None:
     return mean, std
 
 
-def load_weights(module: nn.Module, folder: Path, rename: Callable[[str], str | None]) -> None:
-    """Copy a checkpoint's tensors into `module`.
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Tensors by name in a checkpoint's files: safetensors or else PyTorch's, in one piece or sharded.
+
+    Raises UserError if there are no files, or they are cut short.
+    """
+    stored: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        stored |= read_tensors(file)
+    return stored
+
+
+def place_weights(
+    module: nn.Module,
+    stored: Mapping[str, Tensor],
+    rename: Callable[[str], str | None],
+    source: Path | str,
+    unused: str = "",
+) -> None:
+    """Copy stored tensors into `module`.
 
     Args:
         module: the target; it keeps its dtype.
-        folder: holds safetensors files or else PyTorch's, in one piece or sharded.
-        rename: a stored name -> the name in `module`, or None for a tensor that is not used.
+        stored: by the names of the checkpoint.
+        rename: a stored name -> the name in `module`, or None for a tensor that is not used, which a warning names.
+        source: of the tensors, for messages.
+        unused: meaning of the tensors that are not used, for the warning.
 
-    Raises UserError if files are cut short, tensors are missing or left over, or shapes differ.
+    Raises UserError if tensors are missing or left over, or shapes differ.
     """
-    state: dict[str, Tensor] = {}
-    for file in weight_files(folder):
-        for name, tensor in read_tensors(file).items():
-            if (target := rename(name)) is not None:
-                state[target] = tensor
+    targets = {name: rename(name) for name in stored}
+    state = {target: stored[name] for name, target in targets.items() if target is not None}
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise UserError(
-            f"{folder} does not fit its own config.json: {one_line(error, None)}; download the checkpoint again"
+            f"{source} does not fit its own config.json: {one_line(error, None)}; download the checkpoint again"
         ) from error
     for names, fault in ((missing, "lacks"), (unexpected, "has unknown")):
         if names:
             raise UserError(
-                f"{folder} {fault} {len(names)} tensors, e.g. {', '.join(sorted(names)[:3])}; "
+                f"{source} {fault} {len(names)} tensors, e.g. {', '.join(sorted(names)[:3])}; "
                 "a file is missing, or it is not a checkpoint of this backbone: download it again or choose another"
             )
+    warn_unused(source, [name for name, target in targets.items() if target is None], unused)
 
 
 class FileTokenizer:

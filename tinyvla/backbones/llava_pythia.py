@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..hub_files import AUTHORS_HINT
 from .base import BackboneConfig
 from .pretrained import PretrainedBackbone, PretrainedBackboneConfig
 
@@ -34,7 +35,7 @@ LANGUAGE_FIELDS = {
 
 # The language head, the vision layers after the patch tokens, and buffers that older libraries stored.
 UNUSED = re.compile(
-    r"embed_out\.|vision_tower\.vision_model\.(head|post_layernorm)\.|.*(rotary_emb\.|attention\.(masked_)?bias$|position_ids$)"
+    r"embed_out\.weight$|vision_tower\.vision_model\.(head|post_layernorm)\.|.*(rotary_emb\.|attention\.(masked_)?bias$|position_ids$)"
 )
 
 
@@ -70,6 +71,7 @@ class LlavaPythiaBackbone(PretrainedBackbone):
         "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: ",
         "\n{instruction} ASSISTANT: <|endoftext|>",
     )
+    UNUSED_PARTS = "the language head, and the vision tower after the layer whose patch tokens are read"
 
     @staticmethod
     def released_architecture(size: str) -> dict[str, Any]:
@@ -113,6 +115,8 @@ class LlavaPythiaBackbone(PretrainedBackbone):
         name = name.removeprefix("gpt_neox.")
         if UNUSED.match(name):
             return None
+        if name.startswith("embed_out."):
+            raise UserError(f"{name} is a tensor of an action head, not of a backbone; {AUTHORS_HINT}")
         if name.startswith("mm_projector."):
             return name.replace("mm_projector", "projector", 1)
         if not name.startswith("vision_tower."):

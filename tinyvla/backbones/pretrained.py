@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -16,7 +17,15 @@ from ..hub_files import check_model_options, check_tokens
 from ..network_size import bounded_network
 from ..untrusted import check_values
 from .base import Backbone, BackboneConfig, Features, Words
-from .checkpoint import FileTokenizer, fetch_checkpoint, load_weights, read_colours, read_json, weight_files
+from .checkpoint import (
+    FileTokenizer,
+    fetch_checkpoint,
+    place_weights,
+    read_colours,
+    read_json,
+    read_weights,
+    weight_files,
+)
 from .lora import LoRAConfig, add_lora
 from .tokenizer import HashTokenizer
 
@@ -71,6 +80,7 @@ class PretrainedBackbone(Backbone):
         MODEL_TYPE: `model_type` of config.json.
         HUB_IDS: hub ids by size.
         PROMPT: text before the images, and text after them with {instruction}.
+        UNUSED_PARTS: stored weights that the backbone has no place for, in words.
         image_size: side in pixels of the vision tower's images.
         colours: mean and standard deviation that images are normalised with.
     """
@@ -78,6 +88,7 @@ class PretrainedBackbone(Backbone):
     MODEL_TYPE: str
     HUB_IDS: ClassVar[dict[str, str]]
     PROMPT: tuple[str, str]
+    UNUSED_PARTS: str
     exportable = False  # `encode` embeds fixed texts
 
     vision_tower: "PreTrainedModel"
@@ -120,7 +131,7 @@ class PretrainedBackbone(Backbone):
         if folder and (colours := read_colours(folder)):
             self.colours = colours
         if weights_folder:
-            load_weights(self, weights_folder, self._rename)
+            self.place_weights(read_weights(weights_folder), weights_folder)
 
         if config.freeze_vision:
             self.vision_tower.requires_grad_(False)
@@ -141,6 +152,10 @@ class PretrainedBackbone(Backbone):
     def _rename(self, name: str) -> str | None:
         """Name in this module of a checkpoint's tensor, None if it is not used."""
         raise NotImplementedError
+
+    def place_weights(self, stored: Mapping[str, Tensor], source: Path | str) -> None:
+        """Copy a checkpoint's tensors, by their stored names, into this backbone; see `checkpoint.place_weights`."""
+        place_weights(self, stored, self._rename, source, self.UNUSED_PARTS)
 
     def _patch_features(self, pixels: Tensor) -> Tensor:
         """Features of the vision tower (N, P, V) for images (N, 3, S, S) from `square_images`."""

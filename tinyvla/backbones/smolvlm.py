@@ -40,6 +40,7 @@ class SmolVLMBackbone(PretrainedBackbone):
         "500M": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
     }
     PROMPT = ("<|im_start|>User:", "{instruction}<end_of_utterance>\nAssistant:")
+    UNUSED_PARTS = "the language head, and text layers after backbone.num_layers"
     IMAGE_MARKS = ("<fake_token_around_image><global-img>", "<fake_token_around_image>")  # around a camera's tokens
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Conditional 1-D U-Net over the time axis of an action chunk (Diffusion Policy, arXiv 2303.04137, section IV-A)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -24,12 +25,15 @@ class UNet1dConfig(DenoiserConfig):
         kernel_size: odd width of the temporal convolutions.
         groups: groups of the group normalisation.
         step_embedding: width of the diffusion step's sinusoidal embedding.
+        bfloat16_steps: compute that embedding in bfloat16, as the released TinyVLA does; its weights have learnt the
+            rounded values.
     """
 
     widths: list[int] = field(default_factory=lambda: [64, 128])
     kernel_size: int = 5
     groups: int = 8
     step_embedding: int = 64
+    bfloat16_steps: bool = False
 
     def __post_init__(self) -> None:
         check_range(self, "kernel_size", "groups", "step_embedding", low=1, high=MAX_WIDTH)
@@ -48,6 +52,21 @@ class UNet1dConfig(DenoiserConfig):
                 f"chunk_size {chunk_size} must divide by {2 ** (len(self.widths) - 1)} for {len(self.widths)} widths"
             )
         return UNet1d(self, action_dim, condition_dim)
+
+
+class Bfloat16Timesteps(nn.Module):
+    """Sinusoidal embedding of diffusion steps (N,) to (N, dim), rounded to bfloat16 after every operation."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.half = dim // 2
+
+    def forward(self, steps: Tensor) -> Tensor:
+        # A buffer of the frequencies would not stay rounded when the policy is cast.
+        exponents = torch.arange(self.half, dtype=torch.bfloat16, device=steps.device)
+        frequencies = torch.exp(exponents * (-math.log(10_000) / max(1, self.half - 1)))
+        angles = steps.to(torch.bfloat16).unsqueeze(-1) * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class ConvBlock(nn.Sequential):
@@ -88,7 +107,7 @@ class UNet1d(Denoiser):
         super().__init__()
         widths, dim = config.widths, config.step_embedding
         self.step_embedding = nn.Sequential(
-            Timesteps(dim, flip_sin_to_cos=False, downscale_freq_shift=1),
+            Bfloat16Timesteps(dim) if config.bfloat16_steps else Timesteps(dim, False, downscale_freq_shift=1),
             nn.Linear(dim, 4 * dim),
             nn.Mish(),
             nn.Linear(4 * dim, dim),
