@@ -90,12 +90,12 @@ def sample_actions(head: dict[str, Tensor], noise: Tensor, hidden: Tensor, state
         return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - level((i + 1) / 100) / level(i / 100), 0.999) for i in range(100)]
-    kept = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), dim=0)
+    levels = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), dim=0)
     actions = noise
     for step in range(90, -1, -10):
         predicted = predict_noise(head, actions, step, hidden, state)
-        clean = ((actions - (1 - kept[step]).sqrt() * predicted) / kept[step].sqrt()).clamp(-1, 1)
-        before = kept[step - 10] if step else torch.tensor(1.0)
+        clean = ((actions - (1 - levels[step]).sqrt() * predicted) / levels[step].sqrt()).clamp(-1, 1)
+        before = levels[step - 10] if step else torch.tensor(1.0)
         actions = before.sqrt() * clean + (1 - before).sqrt() * predicted
     return actions
 
@@ -147,19 +147,21 @@ class ReleasedPolicy:
             return
         matrices = self._take_apart(network)
         base = ".base_layer" if layout == "peft 0.17" else ""
-        others = {}
+        non_lora = {}
         for name, tensor in network.items():
             layer, _, kind = name.rpartition(".")
-            others[f"{layer}{base if layer in matrices else ''}.{kind}"] = tensor
+            non_lora[f"{layer}{base if layer in matrices else ''}.{kind}"] = tensor
         if layout == "with base":
             save_file(self._plain(network), self.vlm / "model.safetensors", metadata={"format": "pt"})
-            others = {name: tensor for name, tensor in others.items() if "embed_out" in name or "mm_projector" in name}
+            non_lora = {
+                name: tensor for name, tensor in non_lora.items() if "embed_out" in name or "mm_projector" in name
+            }
         adapter = {
             f"{layer}.lora_{half}.weight": tensor for layer, pair in matrices.items() for half, tensor in pair.items()
         }
         if layout == "collected":  # zero_to_fp32.py collects all that was in the training processes
-            others |= {name.replace(".weight", ".default.weight"): tensor for name, tensor in adapter.items()}
-        torch.save(_prefixed(others), self.folder / "non_lora_trainables.bin")
+            non_lora |= {name.replace(".weight", ".default.weight"): tensor for name, tensor in adapter.items()}
+        torch.save(_prefixed(non_lora), self.folder / "non_lora_trainables.bin")
         if layout == "peft 0.4":
             torch.save(_prefixed(adapter), self.folder / "adapter_model.bin")
         else:

@@ -50,6 +50,7 @@ def _parse(content: bytes) -> dict[Any, Any]:
     """The dict that a pickle describes, with a `_Record` in the place of every object. Raises one of _FAULTS."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(content):
         name = opcode.name
         if name in ("PROTO", "FRAME"):

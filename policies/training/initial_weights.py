@@ -87,14 +87,14 @@ def take_weights(policy: PreTrainedPolicy, source: Path, meta: "LeRobotDatasetMe
 
 
 def _with_lora_of(
-    stored: dict[str, Tensor], fresh: Mapping[str, Tensor], config: PreTrainedConfig, own: PreTrainedConfig
+    stored: dict[str, Tensor], fresh: Mapping[str, Tensor], config: PreTrainedConfig, run_config: PreTrainedConfig
 ) -> dict[str, Tensor]:
     """Weights of a checkpoint for a backbone with LoRA of its own, or with none, on which they have the same effect.
 
     The checkpoint's matrices are kept where the policy has the same ones; else they are added to their layers, and the
     policy's begin as zero updates.
     """
-    before, now = (getattr(getattr(options, "backbone", None), "lora", None) for options in (config, own))
+    before, now = (getattr(getattr(options, "backbone", None), "lora", None) for options in (config, run_config))
     if before is None or now is None:
         return stored
     names = [{name for name in weights if "lora_" in name} for weights in (stored, fresh)]

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -28,14 +27,17 @@ INSTRUCTION = "open the drawer"
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
     """A policy of the authors and its checkpoint by layout, converted once."""
-    made = {}
+    policies = {}
 
     def get(layout):
-        if layout not in made:
+        if layout not in policies:
             folder = tmp_path_factory.mktemp("released")
             policy = ReleasedPolicy(folder, layout)
-            made[layout] = policy, convert(policy, folder / "converted", str(policy.vlm) if "base" in layout else None)
-        return made[layout]
+            policies[layout] = (
+                policy,
+                convert(policy, folder / "converted", str(policy.vlm) if "base" in layout else None),
+            )
+        return policies[layout]
 
     return get
 
@@ -215,13 +217,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     state = load_file(policy.folder / "model.safetensors")
     save_file({f"module.{name}": tensor for name, tensor in state.items()}, policy.folder / "model.safetensors")
     settings = [f"policy={policy.folder}", "cameras=[a,b]", f"output={tmp_path / 'out'}"]
-    command = [sys.executable, "-m", "policies.tinyvla.released"]
-    assert (
-        subprocess.run([*command, *settings], check=True, capture_output=True, text=True).stdout == f"{tmp_path}/out\n"
-    )
+    monkeypatch.setattr(sys, "argv", ["released", *settings])
+    main()
+    assert capsys.readouterr().out == f"{tmp_path}/out\n"
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["input_features"]["observation.images.b"]["shape"] == [3, 180, 320]
-    monkeypatch.setattr(sys, "argv", ["released", *settings])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

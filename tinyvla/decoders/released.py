@@ -35,7 +35,7 @@ def decoder_config(head: Mapping[str, Tensor]) -> DiffusionConfig:
     Raises UserError if there is no U-Net among them.
     """
     try:
-        convolutions = []
+        convolutions: list[Tensor] = []
         while (name := _WIDTH.format(len(convolutions))) in head:
             convolutions.append(head[name])
         network = UNet1dConfig(

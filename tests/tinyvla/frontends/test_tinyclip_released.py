@@ -55,7 +55,7 @@ def random_tensors(shape, vocab_size):
     (vision, _), (text, _) = shape["visual."], shape[""]
     for name, width in (("visual.ln_pre", vision), ("visual.ln_post", vision), ("ln_final", text)):
         norm(name, width)
-    others = {
+    shapes = {
         "visual.class_embedding": (vision,),
         "visual.conv1.weight": (vision, 3, PATCH, PATCH),
         "visual.positional_embedding": (1 + (SIDE // PATCH) ** 2, vision),
@@ -64,7 +64,7 @@ def random_tensors(shape, vocab_size):
         "positional_embedding": (TOKENS, text),
         "text_projection": (text, COMMON),
     }
-    return tensors | {name: 0.2 * torch.randn(size) for name, size in others.items()}
+    return tensors | {name: 0.2 * torch.randn(size) for name, size in shapes.items()}
 
 
 def transform(tensors, prefix, x, mask):
