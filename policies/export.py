@@ -40,6 +40,8 @@ def export_policy(
         raise UserError(f"only TinyVLA policies can be exported, and this one has type '{policy.config.type}'")
     if policy.frontends:
         raise UserError("a policy with front-ends cannot be exported: their computation is not part of its graph")
+    if policy.config.crop_ratio != 1:
+        raise UserError("a policy with policy.crop_ratio cannot be exported: the crop is not part of its graph")
     content = onnx_bytes(policy.model, *input_sizes(policy))
     description = describe(policy, preprocessor, postprocessor) | {"checkpoint": str(find_checkpoint(checkpoint))}
     temporary = folder.with_name(f".{folder.name}.tmp")

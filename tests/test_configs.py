@@ -62,22 +62,6 @@ def test_the_plain_command_is_the_spelled_out_one():
     assert first == second
 
 
-@pytest.mark.parametrize("size", ["s", "b", "h"])
-def test_paper_presets_are_the_published_setting(size):
-    cfg = load_config("train", [f"preset=paper_{size}"])
-    assert (cfg.backbone.type, cfg.backbone.size) == ("llava_pythia", size)
-    assert (cfg.backbone.lora.r, cfg.backbone.lora.alpha, cfg.backbone.lora.dropout) == (64, 256, 0.05)
-    assert (cfg.policy.optimizer_lr_lora, cfg.policy.optimizer_lr) == (2e-4, 2e-5)
-    assert (list(cfg.policy.optimizer_betas), cfg.policy.optimizer_weight_decay) == ([0.9, 0.98], 0)
-    assert (cfg.policy.chunk_size, cfg.policy.n_action_steps) == (16, 8)
-    assert (cfg.decoder.train_steps, cfg.decoder.inference_steps) == (100, 10)
-    assert (list(cfg.decoder.network.widths), cfg.decoder.network.kernel_size) == ([256, 512, 1024], 5)
-    assert (cfg.trainer.steps, cfg.trainer.batch_size) == (10000, 32)
-    assert cfg.decoder.prediction_type == "epsilon"
-    assert cfg.env.image_size == 320
-    assert (cfg.trainer.warmup_ratio, cfg.trainer.bf16) == (0.005, True)
-
-
 def test_a_preset_gives_way_to_what_is_spelled_out():
     cfg = load_config("train", ["preset=paper_s", "backbone=nano", "decoder=flow", "trainer.steps=7"])
     assert cfg.trainer.steps == 7

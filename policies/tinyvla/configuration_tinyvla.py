@@ -23,15 +23,20 @@ class TinyVLAConfig(PreTrainedConfig):
         n_action_steps: actions executed before the next chunk is predicted (receding horizon); half a chunk by default.
         temporal_ensemble_coeff: exponential weight of ACT's temporal ensembling (arXiv 2304.13705, section IV-A), which
             predicts a chunk every step and averages the chunks' actions of the same step; needs n_action_steps = 1.
+        crop_ratio: height and width of a crop as a share of the image's, resized to its size: at a random place in
+            training, in the middle when the policy acts; 1: the whole image.
+        random_rotation: largest rotation of a training image in degrees, to either side, after the crop.
         backbone: images and instruction to token features.
         decoder: token features and proprioception to an action chunk.
         waypoint_weight: weight of an auxiliary loss: the features predict the states at the gripper's next change and
             at the demonstration's end, see `waypoints.py`. 0: none.
         frontend: options by name of vision front-ends whose features are further inputs, see `frontends.py`.
         normalization_mapping: how images, states and actions are normalised, see `processor_tinyvla.py`.
+        min_state_std: the least standard deviation that a number of the state is divided by.
+        action_margin: widens the range of every number of an action at both ends, in the robot's units.
         optimizer_lr: learning rate of the weights that are trained in full.
         optimizer_lr_lora: learning rate of LoRA matrices, if the backbone has them.
-        optimizer_betas, optimizer_weight_decay, optimizer_grad_clip_norm: AdamW.
+        optimizer_betas, optimizer_eps, optimizer_weight_decay, optimizer_grad_clip_norm: AdamW.
         scheduler_warmup_steps: linear warm-up before the cosine decay.
     """
 
@@ -39,6 +44,8 @@ class TinyVLAConfig(PreTrainedConfig):
     chunk_size: int = 16
     n_action_steps: int = 8
     temporal_ensemble_coeff: float | None = None
+    crop_ratio: float = 1.0
+    random_rotation: float = 0.0
 
     backbone: BackboneConfig = field(default_factory=NanoConfig)
     decoder: DecoderConfig = field(default_factory=DiffusionConfig)
@@ -52,10 +59,13 @@ class TinyVLAConfig(PreTrainedConfig):
             "ACTION": NormalizationMode.MIN_MAX,
         }
     )
+    min_state_std: float = 0.0
+    action_margin: float = 0.0
 
     optimizer_lr: float = 1e-3
     optimizer_lr_lora: float = 2e-4
     optimizer_betas: tuple[float, float] = (0.9, 0.98)
+    optimizer_eps: float = 1e-8
     optimizer_weight_decay: float = 0.0
     optimizer_grad_clip_norm: float = 1.0
     scheduler_warmup_steps: int = 50
@@ -63,9 +73,12 @@ class TinyVLAConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "chunk_size", low=1, high=MAX_CHUNK)
-        check_range(self, "optimizer_lr", "optimizer_lr_lora", "optimizer_grad_clip_norm", above=0)
+        check_range(self, "optimizer_lr", "optimizer_lr_lora", "optimizer_eps", "optimizer_grad_clip_norm", above=0)
         check_range(self, "optimizer_weight_decay", "scheduler_warmup_steps", "waypoint_weight", low=0)
         check_range(self, "temporal_ensemble_coeff")
+        check_range(self, "crop_ratio", above=0, high=1)
+        check_range(self, "random_rotation", low=0, high=180)
+        check_range(self, "min_state_std", "action_margin", low=0)
         if any(not 0 <= beta < 1 for beta in self.optimizer_betas):
             raise ValueError(f"optimizer_betas is {list(self.optimizer_betas)}; give two numbers from 0 to below 1")
         if self.n_obs_steps != 1:
@@ -81,6 +94,7 @@ class TinyVLAConfig(PreTrainedConfig):
         return AdamWConfig(
             lr=self.optimizer_lr,
             betas=self.optimizer_betas,
+            eps=self.optimizer_eps,
             weight_decay=self.optimizer_weight_decay,
             grad_clip_norm=self.optimizer_grad_clip_norm,
         )

@@ -14,6 +14,7 @@ from lerobot.policies.rtc import RTCConfig, RTCProcessor
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 
+from tinyvla.crop import centre_crop, random_crop
 from tinyvla.decoders import Known
 from tinyvla.model import TinyVLA
 
@@ -150,10 +151,16 @@ class TinyVLAPolicy(PreTrainedPolicy):
         instructions = [task] * len(state) if isinstance(task, str) else list(task)
         images = [batch[camera] for camera in self.cameras]
         if not self.frontends:
-            return torch.stack(images, dim=1), instructions, state, {}
+            return self._crop(torch.stack(images, dim=1)), instructions, state, {}
         added_images, tokens = self.frontends.inputs(batch, instructions)
         stacked = torch.stack([*images, *(image.to(images[0]) for image in added_images)], dim=1)
-        return stacked, instructions, state, {"tokens": tokens}
+        return self._crop(stacked), instructions, state, {"tokens": tokens}
+
+    def _crop(self, images: Tensor) -> Tensor:
+        """Images (B, C, 3, H, W) cropped as the options say: in training at random, otherwise in the middle."""
+        if self.training:
+            return random_crop(images, self.config.crop_ratio, self.config.random_rotation)
+        return centre_crop(images, self.config.crop_ratio)
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         backbone = self.config.backbone

@@ -116,7 +116,10 @@ def _check_cached_features(policy: TinyVLAConfig, trainer: TrainerConfig) -> Non
             "backbone.cache_features=true does not go with front-ends, whose images have no cached features; "
             "leave out one of them"
         )
-    if augmented := [f"trainer.augment.{name}=0" for name, strength in asdict(trainer.augment).items() if strength]:
+    augmented = [f"trainer.augment.{name}=0" for name, strength in asdict(trainer.augment).items() if strength]
+    augmented += ["policy.crop_ratio=1"] if policy.crop_ratio != 1 else []
+    augmented += ["policy.random_rotation=0"] if policy.random_rotation else []
+    if augmented:
         raise UserError(
             "backbone.cache_features=true computes the features of the images once, so they cannot be augmented; "
             f"add {' '.join(augmented)}, or leave out backbone.cache_features"

@@ -246,3 +246,14 @@ def test_clipping_in_a_solver_is_what_diffusers_computes():
     sampler = DiffusionConfig(scheduler="DPMSolverMultistepScheduler", prediction_type="epsilon").make_sampler()
     estimate = 3 * noise_of(4)
     torch.testing.assert_close(sampler._threshold_sample(estimate), type(sampler)._threshold_sample(sampler, estimate))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("identity", [True, False])
+def test_film_multiplies_by_the_scale_or_by_one_plus_it(identity):
+    config = UNet1dConfig(widths=[8, 16], groups=4, step_embedding=16, identity_film=identity)
+    block = config.build(ACTION, CHUNK, WIDTH).down[0][0]
+    x, condition = torch.randn(3, ACTION, CHUNK), torch.randn(3, WIDTH + 16)
+    scale, shift = block.film(condition)[:, :8, None], block.film(condition)[:, 8:, None]
+    expected = block.second(block.first(x) * (1 + scale if identity else scale) + shift) + block.skip(x)
+    torch.testing.assert_close(block(x, *block.modulate(condition)), expected)

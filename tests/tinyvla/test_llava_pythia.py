@@ -78,6 +78,26 @@ def test_padding_does_not_alter_real_tokens(tmp_path, images):
     torch.testing.assert_close(beside.tokens[0][beside.mask[0]], alone.tokens[0], rtol=1e-4, atol=1e-5)
 
 
+def record(tokenizer, texts):
+    """The tokenizer, adding what it reads to a list."""
+    return lambda prompts: texts.extend(prompts) or tokenizer(prompts)
+
+
+def test_training_reads_the_released_trainings_prompt(tmp_path, images, monkeypatch):
+    """Two spaces after `ASSISTANT:` in training, one when it acts, as in the released code."""
+    save_llava_pythia(tmp_path)
+    texts = {}
+    for spaces in (1, 2):
+        backbone = build(tmp_path, training_spaces=spaces)
+        for training in (True, False):
+            batch = texts.setdefault((spaces, training), [])
+            monkeypatch.setattr(backbone, "tokenizer", record(backbone.tokenizer, batch))
+            backbone.train(training)(images[:1], ["open the drawer"])
+    one, two = (f"\nopen the drawer ASSISTANT:{space}<|endoftext|>" for space in (" ", "  "))
+    prompts = {key: batch[0] for key, batch in texts.items()}
+    assert prompts == {(1, True): one, (1, False): one, (2, True): two, (2, False): one}
+
+
 def test_every_camera_adds_its_tokens_and_matters(tmp_path, images):
     save_llava_pythia(tmp_path)
     backbone = build(tmp_path)

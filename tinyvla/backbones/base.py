@@ -80,8 +80,7 @@ class Backbone(nn.Module):
         """The language model's word embeddings."""
         raise NotImplementedError
 
-    @classmethod
-    def prompt(cls, instruction: str) -> str:
+    def prompt(self, instruction: str) -> str:
         """The text that follows the images. Default: the instruction."""
         return instruction
 

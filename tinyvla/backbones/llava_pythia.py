@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..hub_files import AUTHORS_HINT
+from ..ranges import check_range
 from .base import BackboneConfig
 from .pretrained import PretrainedBackbone, PretrainedBackboneConfig
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Layers, width and heads of Pythia-70M, -410M and -1B.
 PYTHIA_SHAPES = {"s": (6, 512, 8), "b": (24, 1024, 16), "h": (16, 2048, 8)}
+MAX_SPACES = 8
 
 # Fields of config.json that describe the architecture; the others are about training and text generation.
 VISION_FIELDS = {
@@ -48,10 +50,17 @@ class LlavaPythiaConfig(PretrainedBackboneConfig):
         size: `s`, `b` or `h`, about 0.4, 0.7 and 1.3 billion parameters.
         image_size: side in pixels that images are resized to after they are padded to a square (a multiple of the patch
             size); None: the vision tower's own. Position embeddings are interpolated to other sizes.
+        training_spaces: spaces after `ASSISTANT:` in training. The released training has 2. A policy that acts
+            has 1, as the released inference.
     """
 
     size: str = "s"
     image_size: int | None = None
+    training_spaces: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "training_spaces", low=1, high=MAX_SPACES)
 
     def build(self) -> "LlavaPythiaBackbone":
         return LlavaPythiaBackbone(self)
@@ -107,9 +116,14 @@ class LlavaPythiaBackbone(PretrainedBackbone):
         self.projector = _projector(vision["mm_projector"])
         fields = {key: value for key, value in architecture.items() if key in LANGUAGE_FIELDS}
         self.language_model = GPTNeoXModel(GPTNeoXConfig(**fields))
+        self.training_spaces = config.training_spaces
         self.image_size = config.image_size or self.vision_tower.config.image_size
         if self.image_size % (patch := self.vision_tower.config.patch_size):
             raise UserError(f"backbone.image_size must be a multiple of {patch}, got {self.image_size}")
+
+    def prompt(self, instruction: str) -> str:
+        answer, end = super().prompt(instruction).rsplit(" ", 1)
+        return answer + " " * (self.training_spaces if self.training else 1) + end
 
     def _rename(self, name: str) -> str | None:
         name = name.removeprefix("gpt_neox.")

@@ -189,9 +189,8 @@ class PretrainedBackbone(Backbone):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.get_input_embeddings()
 
-    @classmethod
-    def prompt(cls, instruction: str) -> str:
-        return cls.PROMPT[1].format(instruction=instruction)
+    def prompt(self, instruction: str) -> str:
+        return self.PROMPT[1].format(instruction=instruction)
 
     def encode(self, images: Tensor, words: Words) -> Features:
         image_tokens = self.encode_images(images)

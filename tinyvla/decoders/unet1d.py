@@ -27,6 +27,8 @@ class UNet1dConfig(DenoiserConfig):
         step_embedding: width of the diffusion step's sinusoidal embedding.
         bfloat16_steps: compute that embedding in bfloat16, as the released TinyVLA does; its weights have learnt the
             rounded values.
+        identity_film: the condition multiplies by 1 plus its scale, so that an untrained network passes its input on;
+            False: by its scale, as in the released TinyVLA.
     """
 
     widths: list[int] = field(default_factory=lambda: [64, 128])
@@ -34,6 +36,7 @@ class UNet1dConfig(DenoiserConfig):
     groups: int = 8
     step_embedding: int = 64
     bfloat16_steps: bool = False
+    identity_film: bool = True
 
     def __post_init__(self) -> None:
         check_range(self, "kernel_size", "groups", "step_embedding", low=1, high=MAX_WIDTH)
@@ -81,8 +84,11 @@ class ConvBlock(nn.Sequential):
 class ResidualBlock(nn.Module):
     """Two convolution blocks; the condition scales and shifts the output of the first one (FiLM)."""
 
-    def __init__(self, c_in: int, c_out: int, condition_dim: int, kernel_size: int, groups: int):
+    def __init__(
+        self, c_in: int, c_out: int, condition_dim: int, kernel_size: int, groups: int, identity_film: bool = True
+    ):
         super().__init__()
+        self.scale_offset = float(identity_film)
         self.first = ConvBlock(c_in, c_out, kernel_size, groups)
         self.second = ConvBlock(c_out, c_out, kernel_size, groups)
         self.film = nn.Linear(condition_dim, 2 * c_out)
@@ -91,7 +97,7 @@ class ResidualBlock(nn.Module):
     def modulate(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift (N, c_out, 1) for conditions (N, condition_dim), already activated."""
         scale, shift = self.film(condition).unsqueeze(-1).chunk(2, dim=1)
-        return 1 + scale, shift
+        return self.scale_offset + scale, shift
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """x (B, c_in, T), scale and shift (B, c_out, 1) -> (B, c_out, T)."""
@@ -114,7 +120,7 @@ class UNet1d(Denoiser):
         )
 
         def pair(c_in: int, c_out: int) -> nn.ModuleList:
-            shared = (condition_dim + dim, config.kernel_size, config.groups)
+            shared = (condition_dim + dim, config.kernel_size, config.groups, config.identity_film)
             return nn.ModuleList([ResidualBlock(c_in, c_out, *shared), ResidualBlock(c_out, c_out, *shared)])
 
         steps = list(zip([action_dim, *widths[:-1]], widths, strict=True))

@@ -142,7 +142,8 @@ def fit(
             # Processes average their gradients, weighted by their share of the samples.
             accelerator.backward(loss * (weight * world / sums[1]))
             timer.lap("backward")
-            grad_norm = accelerator.clip_grad_norm_(model.parameters(), trainer.grad_clip)
+            limit = math.inf if trainer.grad_clip is None else trainer.grad_clip
+            grad_norm = accelerator.clip_grad_norm_(model.parameters(), limit)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

@@ -18,7 +18,7 @@ class TrainerConfig:
         lr: peak learning rate.
         weight_decay: AdamW's.
         warmup_ratio: share of the steps with a rising rate; a cosine to zero follows.
-        grad_clip: largest norm of the gradient.
+        grad_clip: largest norm of the gradient; None: any.
         ema_decay: decay of the weights' exponential moving average, which validation and checkpoints use; 0: off.
         bf16: compute in bfloat16; "auto": where the machine does so fast.
         num_threads: of torch on a CPU; "auto": one per core.
@@ -37,7 +37,7 @@ class TrainerConfig:
     lr: float = 1e-3
     weight_decay: float = 0.0
     warmup_ratio: float = 0.05
-    grad_clip: float = 1.0
+    grad_clip: float | None = 1.0
     ema_decay: float = 0.999
     bf16: bool | str = "auto"
     num_threads: int | str = "auto"
