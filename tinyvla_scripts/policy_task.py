@@ -43,7 +43,7 @@ def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos
     from envs.launcher import LauncherConfig
     from envs.report import describe, describe_offline, run_videos, write_offline_report, write_report
     from policies.offline_evaluation import OfflineOptions, describe_held_out, evaluate_offline, offline_validator
-    from policies.training import find_dataset, hold_out_episodes, train
+    from policies.training import find_dataset, hold_out_episodes, train, warn_of_frozen_networks
     from tinyvla.training import Tracker, alone_in_run, device_of, make_accelerator, on_first_process, open_run
 
     accelerator = make_accelerator(cfg.device, settings.trainer.bf16)
@@ -51,6 +51,8 @@ def run_policy(cfg: DictConfig, settings: "RunSettings", env: "EnvConfig", demos
     options = evaluation.EvaluationOptions.from_section(as_dict(cfg.eval), launcher=launcher, device=device)
     with alone_in_run(accelerator, settings.run_dir):
         on_first_process(accelerator, lambda: open_run(cfg))
+        if warning := warn_of_frozen_networks(settings):
+            accelerator.print(f"warning: {warning}")
         demos = (demos_env, resolve_tasks(env), cfg.episodes, cfg.seed, settings.data_dir, cfg.workers, launcher)
         dataset = on_first_process(accelerator, lambda: find_dataset(settings, lambda: ensure_dataset(*demos)))
         recordings = hold_out_episodes(settings, dataset, env.cameras)

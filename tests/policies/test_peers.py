@@ -135,6 +135,15 @@ def test_instructions_reach_a_policy_from_scratch(name, dataset):
         assert (features[0] - features[1]).norm() > 0.3 * features[0].norm()
 
 
+def test_smolvla_with_the_models_weights_trains_and_loads_without_the_hub(dataset_root, home, tmp_path):
+    settings = ["policy.load_vlm_weights=true", "policy.train_expert_only=true", "policy.freeze_vision_encoder=true"]
+    settings += ["trainer.steps=2", "trainer.save_every=0"]
+    folder = run(tmp_path / "run", dataset_root, *settings, policy="smolvla", validate=None)
+    assert all(math.isfinite(record["train/loss"]) for record in curve(tmp_path / "run"))
+    shutil.rmtree(home)
+    assert act(*load_checkpoint(folder, "cpu")).isfinite().all()
+
+
 @pytest.mark.parametrize("name", AROUND_A_MODEL)
 def test_nothing_random_is_left_frozen_that_lerobot_lets_train(name):
     cfg = as_dict(load_config("train", [f"policy={name}", "preset=cpu"]).policy)
