@@ -49,6 +49,8 @@ _PREFIXES = ("module.", "base_model.model.", "base_model.")  # of a network in a
 _HEAD = "embed_out."
 # Options of peft under which a layer is not W + alpha / r * B @ A.
 _OTHER_LORA = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save")
+# Of their evaluation: the middle of every image, a chunk per step, overlapping chunks averaged.
+_EXECUTION: dict[str, Any] = {"crop_ratio": 0.95, "n_action_steps": 1, "temporal_ensemble_coeff": 0.01}
 _USAGE = """A policy of the TinyVLA authors as a checkpoint of this stack.
 
   python -m policies.tinyvla.released policy=FOLDER cameras=[left,right] output=FOLDER
@@ -235,7 +237,7 @@ def _make_policy(settings: ReleasedSettings, assets: Path, weights: Mapping[str,
         | {"observation.state": PolicyFeature(FeatureType.STATE, (sizes["state_dim"],))},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (sizes["action_dim"],))},
         chunk_size=sizes["chunk_size"],
-        n_action_steps=max(1, sizes["chunk_size"] // 2),
+        **_EXECUTION,
         backbone=LlavaPythiaConfig(
             size=next((size for size, shape in PYTHIA_SHAPES.items() if shape[1] == width), "s"),
             pretrained=None,

@@ -1,9 +1,8 @@
-"""The action head of a released TinyVLA policy: its U-Net's names, sizes and FiLM as those of the decoder here."""
+"""The action head of a released TinyVLA policy: its U-Net's names and sizes as those of the decoder here."""
 
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -43,6 +42,7 @@ def decoder_config(head: Mapping[str, Tensor]) -> DiffusionConfig:
             kernel_size=convolutions[0].shape[2],
             step_embedding=head["diffusion_step_encoder.1.weight"].shape[1],
             bfloat16_steps=True,
+            identity_film=False,
         )
         return DiffusionConfig(network=network, prediction_type="epsilon")
     except (IndexError, KeyError, ValueError) as error:
@@ -50,16 +50,8 @@ def decoder_config(head: Mapping[str, Tensor]) -> DiffusionConfig:
 
 
 def decoder_weights(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An action head's tensors under the names of `DiffusionDecoder`; names without a rule are returned unchanged.
-
-    The authors' FiLM multiplies by its scale, the one here by 1 + scale, so the scale's bias is smaller by 1.
-    """
-    weights = {rename(name): tensor for name, tensor in head.items()}
-    for name, tensor in weights.items():
-        if name.endswith(".film.bias"):
-            scale, shift = tensor.float().chunk(2)
-            weights[name] = torch.cat([scale - 1, shift])
-    return weights
+    """An action head's tensors under the names of `DiffusionDecoder`; names without a rule are returned unchanged."""
+    return {rename(name): tensor for name, tensor in head.items()}
 
 
 def rename(name: str) -> str:
