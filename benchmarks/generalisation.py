@@ -108,7 +108,9 @@ class Cells:
     @staticmethod
     def key(row: Row, axis: str, severity: int, setting: dict[str, Any]) -> str:
         """Identity of a cell: everything that its figures depend on."""
-        env_cfg = {key: value for key, value in asdict(row.env_cfg).items() if key not in ("noise", "shift")}
+        defaults = {field.name for field in row.env_cfg.own_fields()} - row.env_cfg.own_settings().keys()
+        left_out = {"noise", "shift", *defaults}
+        env_cfg = {key: value for key, value in asdict(row.env_cfg).items() if key not in left_out}
         if not env_cfg["linger"]:
             del env_cfg["linger"]
         return json.dumps([axis, severity, row.weights, env_cfg, setting], sort_keys=True)

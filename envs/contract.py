@@ -12,9 +12,10 @@ without loading the simulator; `make` loads it. The registry finds the object by
 `check_env` reports every violation of the contract.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +105,25 @@ class EnvConfig:
     noise: NoiseConfig = NoiseConfig()
     linger: int = 0
     shift: Shift | None = None
+
+    @classmethod
+    def own_fields(cls) -> list[Field[Any]]:
+        """Settings that only this simulator has."""
+        common = {field.name for field in fields(EnvConfig)}
+        return [field for field in fields(cls) if field.name not in common]
+
+    def own_settings(self) -> dict[str, Any]:
+        """Values of `own_fields` by name, as far as they differ from their defaults."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in self.own_fields()}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def as_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as they are written on a command line, such as `goal_markers=false`."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, default=list) for key, value in settings.items()
+    }
+    return [f"{key}={text.replace(' ', '')}" for key, text in texts.items()]
 
 
 class Environment(gym.Env, ABC):

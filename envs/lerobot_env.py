@@ -101,6 +101,8 @@ class _SimulatorConfig(LeRobotEnvConfig):
     Args:
         task: tasks and suites, separated by commas: drawer-open-v3,mt10.
         cameras, image_size, render, max_steps: as in `envs.contract.EnvConfig`; what the policy was trained with.
+
+    `register` adds the settings that only the simulator has.
     """
 
     task: str = "default"
@@ -125,8 +127,10 @@ class _SimulatorConfig(LeRobotEnvConfig):
     @property
     def gym_kwargs(self) -> dict[str, Any]:
         """The `env` section of a configuration, as `envs.decode_env` takes it."""
-        names = ("cameras", "image_size", "render", "max_steps")
-        return {"name": self.type.removeprefix(_PREFIX)} | {name: getattr(self, name) for name in names}
+        simulator = self.type.removeprefix(_PREFIX)
+        own_names = (setting.name for setting in spec_of(simulator).config.own_fields())
+        names = ("cameras", "image_size", "render", "max_steps", *own_names)
+        return {"name": simulator} | {name: getattr(self, name) for name in names}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, Any]]:
         """Vector environments of `n_envs` episodes: {task or suite: {number of the task: vector environment}}.
@@ -158,6 +162,10 @@ def register(simulator: str) -> type[_SimulatorConfig]:
         ("image_size", int, defaults.image_size),
         ("render", str, defaults.render),
         ("max_steps", int, defaults.max_steps),
+        *(
+            (setting.name, setting.type, field(default=setting.default, default_factory=setting.default_factory))
+            for setting in spec.config.own_fields()
+        ),
     ]
     config = make_dataclass(f"TinyVLA{type(defaults).__name__}", options, bases=(_SimulatorConfig,), module=__name__)
     return LeRobotEnvConfig.register_subclass(f"{_PREFIX}{simulator}")(config)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,8 @@ def spec_of(env_cfg: EnvConfig, seed: int) -> dict[str, Any]:
     spec["noise"] = asdict(env_cfg.noise)
     if env_cfg.linger:
         spec["linger"] = env_cfg.linger
-    common = {field.name for field in fields(EnvConfig)}
-    for field in fields(env_cfg):
-        if field.name not in common and getattr(env_cfg, field.name) != field.default:
-            spec[field.name] = getattr(env_cfg, field.name)
     randomise = {"randomise": list(env_cfg.shift.names)} if env_cfg.shift else {}
-    return spec | {"seed": seed, "version": STORE_VERSION} | randomise
+    return spec | env_cfg.own_settings() | {"seed": seed, "version": STORE_VERSION} | randomise
 
 
 def fingerprint(content: Any) -> str:
