@@ -14,9 +14,10 @@ from ..env_checks import check_images, check_max_steps, checked_action, observat
 from ..rendering import CameraRenderers  # before metaworld, which imports mujoco
 from . import ACTION_DIM, CAMERAS, CONTROL_HZ, MAX_EPISODE_STEPS, STATE_DIM
 from .coarse_meshes import coarsen_arm
-from .sawyer_scene import describe_scene, start_outside
+from .sawyer_scene import begin_shared, describe_scene, hide_goal_markers, share_start, start_outside
+from .shared_starts import SHARED_STARTS
 from .table_views import TABLE_VIEWS, aimed
-from .tasks import INSTRUCTIONS, resolve_tasks
+from .tasks import GOAL_IS_MARKER, INSTRUCTIONS, check_shared_start, resolve_tasks
 
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # isort: skip
 from metaworld.policies import ENV_POLICY_MAP  # isort: skip
@@ -45,6 +46,8 @@ class MetaWorldEnv(Environment):
         image_size: side of the square images in pixels.
         render: "fast", or "faithful" for Meta-World's default look.
         max_steps: at most 500, Meta-World's own limit.
+        goal_markers: draw Meta-World's goal markers. False: only in tasks whose goal nothing else shows.
+        shared_start: begin as the other task of the mechanism does, see `shared_starts`. False: Meta-World's own start.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012 (as gymnasium declares it)
@@ -59,6 +62,8 @@ class MetaWorldEnv(Environment):
         image_size: int = 96,
         render: str = "fast",
         max_steps: int = MAX_EPISODE_STEPS,
+        goal_markers: bool = True,
+        shared_start: bool = False,
     ):
         (self.task,) = resolve_tasks([task])
         self.instruction = INSTRUCTIONS[self.task]
@@ -66,6 +71,8 @@ class MetaWorldEnv(Environment):
         self.max_steps = max_steps
         check_images(self.cameras, CAMERAS, image_size, render, "Meta-World")
         check_max_steps(max_steps, MAX_EPISODE_STEPS, "Meta-World")
+        if shared_start:
+            check_shared_start(self.task)
 
         self._sim = ALL_V3_ENVIRONMENTS[self.task]()
         self._sim._partially_observable = False  # the scripted expert reads the goal; observations never do
@@ -74,6 +81,11 @@ class MetaWorldEnv(Environment):
         self._sim.seeded_rand_vec = True
         self._sim._set_task_called = True
         self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
+        self._start = SHARED_STARTS[self.task] if shared_start else None
+        if self._start:
+            share_start(self._sim, self._start)
+        if not goal_markers and self.task not in GOAL_IS_MARKER:
+            hide_goal_markers(self._sim.model)
         if render == "fast":
             coarsen_arm(self._sim.model)
         self.renderers = CameraRenderers(self._sim.model, render == "fast")
@@ -94,6 +106,8 @@ class MetaWorldEnv(Environment):
         self._sim.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
         with start_outside(self._sim, (options or {}).get("outside", 0.0)):
             self._full_state, _ = self._sim.reset()
+        if self._start:
+            self._full_state = begin_shared(self._sim, self._start)
         for marker in self._sim._target_site_config:
             self._sim._set_pos_site(*marker)  # Meta-World itself places the goal marker only after a step
         self._steps = 0

@@ -27,7 +27,10 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+from tinyvla.errors import UserError
+
 from ..task_suites import expand_tasks, read_paraphrases
+from .shared_starts import PAIRS, SHARED_STARTS
 
 INSTRUCTIONS: dict[str, str] = {
     "assembly-v3": "pick up the nut by its handle and put it over the peg",
@@ -102,8 +105,14 @@ SUITES: dict[str, list[str]] = {
     "hard": _v3("assembly hand-insert pick-out-of-hole pick-place push push-back"),
     "very_hard": _v3("shelf-place disassemble stick-pull stick-push pick-place-wall"),
 }
+SUITES["language"] = [task for pair in PAIRS for task in pair]
 SUITES["easy"] = [t for t in INSTRUCTIONS if t not in {*SUITES["medium"], *SUITES["hard"], *SUITES["very_hard"]}]
 
+# Tasks whose goal is drawn on its own, so that nothing else than its marker shows where it is.
+GOAL_IS_MARKER = _v3(
+    "coffee-pull hand-insert pick-out-of-hole pick-place pick-place-wall plate-slide-back plate-slide-back-side "
+    "plate-slide-side push push-back push-wall reach reach-wall stick-pull stick-push"
+)
 
 paraphrases = functools.partial(read_paraphrases, Path(__file__).with_name("paraphrases.yaml"))
 
@@ -111,3 +120,12 @@ paraphrases = functools.partial(read_paraphrases, Path(__file__).with_name("para
 def resolve_tasks(names: str | Iterable[str]) -> list[str]:
     """Task names in the order given, suites expanded, each once. Unknown names raise a UserError with the nearest."""
     return expand_tasks(names, INSTRUCTIONS, SUITES, "Meta-World")
+
+
+def check_shared_start(names: str | Iterable[str]) -> None:
+    """Raise UserError unless all tasks have a start that they share with another one."""
+    if alone := [task for task in resolve_tasks(names) if task not in SHARED_STARTS]:
+        raise UserError(
+            f"env.shared_start=true, but {alone[0]} shares its start with no task; use env.tasks=[language], or leave "
+            "env.shared_start out"
+        )
