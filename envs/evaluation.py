@@ -28,7 +28,7 @@ from tinyvla.ranges import check_range
 from tinyvla.training.device import check_device
 from tinyvla.untrusted import read_json_object
 
-from .contract import IMAGES, EnvConfig
+from .contract import IMAGES, EnvConfig, as_arguments
 from .episode_journal import EpisodeJournal
 from .eval_results import POLICY, Job, summarise
 from .launcher import LOCAL, LauncherConfig
@@ -36,6 +36,7 @@ from .registry import check_env_config, decode_env, instruction_of, make_env, re
 from .report.text import describe
 from .rollout import Rollout, roll_out
 from .seeds import EPISODES_PER_SEED, SEEDS, EpisodeSplit, episode_seed
+from .trained_env import describe_differences, trained_env
 from .workers import count_workers, send_folder, worker_pool
 
 
@@ -166,8 +167,8 @@ def evaluate(
 
     Args:
         policy: a run's folder, a checkpoint's, or a policy of `policies.load_policy`.
-        env: the configuration of the environment, with a shift where it is shifted; or its name, for the cameras and
-            the image size that the policy was trained with.
+        env: the configuration of the environment, with a shift where it is shifted; or its name, for the cameras, the
+            image size and, where the run says it, the tasks and scenes that the policy was trained with.
         options: number of episodes and so on.
         run_dir: folder for eval.json, episodes.jsonl and videos; None: nothing is written. An evaluation that was
             stopped there, even killed, goes on with its finished episodes.
@@ -180,7 +181,7 @@ def evaluate(
     if folder is None:
         raise UserError("the policy was not loaded from a checkpoint; load it with policies.load_policy")
     checkpoint, options = find_checkpoint(folder), options or EvaluationOptions()
-    env_cfg = env if isinstance(env, EnvConfig) else _env_of_policy(checkpoint, env)
+    env_cfg = env if isinstance(env, EnvConfig) else _env_of_policy(checkpoint, env, tasks)
     env_cfg = env_cfg if tasks is None else replace(env_cfg, tasks=list(tasks))
     options = options if episodes is None else replace(options, episodes=episodes)
     device = _device(options)
@@ -188,6 +189,8 @@ def evaluate(
     jobs = evaluation_jobs(resolve_tasks(env_cfg), options.episodes, options.wrong_instructions)
     count = min(count_workers(options.workers, options.launcher), len(jobs))
     _check_setting(setting, options.launcher)
+    if difference := describe_differences(trained_env(checkpoint, env_cfg.name), env_cfg):
+        print(difference, file=sys.stderr)
     if run_dir:
         check_writable(run_dir)
     results = _play(setting, jobs, options, count, run_dir)
@@ -197,6 +200,7 @@ def evaluate(
         "split": options.split,
         "seed": options.seed,
         "instruction": options.instruction,
+        "environment": " ".join([env_cfg.name, *as_arguments(env_cfg.own_settings())]),
         "shift": env_cfg.shift and {"names": list(env_cfg.shift.names), "severity": env_cfg.shift.severity},
         "checkpoint": str(checkpoint),
         "machine": f"{platform.processor() or platform.machine()}, {count_cores()} cores, {count} workers{cluster}",
@@ -210,7 +214,7 @@ def evaluate(
                 f"this result could not be written to {run_dir} ({one_line(error.strerror or error)}); make room, "
                 "then run the same command again: finished episodes are kept"
             ) from error
-        add_evaluation(checkpoint, env_cfg.name, result)
+        add_evaluation(checkpoint, result["environment"], result)
     return result
 
 
@@ -265,12 +269,15 @@ def _fingerprint(setting: Setting) -> str:
     return digest.hexdigest()
 
 
-def _env_of_policy(checkpoint: Path, name: str) -> EnvConfig:
-    """Environment of a name, with the cameras and the image size that a policy was trained with."""
+def _env_of_policy(checkpoint: Path, name: str, tasks: Sequence[str] | None) -> EnvConfig:
+    """Environment of a name, with cameras, image size and, where its run is known, tasks and scenes of a policy."""
     features = read_json_object(checkpoint / "config.json")["input_features"]
     images = {key: feature["shape"] for key, feature in features.items() if key.startswith(IMAGES)}
     cameras = [key.removeprefix(IMAGES) for key in images]
-    return decode_env({"name": name, "cameras": cameras, "image_size": next(iter(images.values()))[1]})
+    section: dict[str, Any] = {"name": name, "cameras": cameras, "image_size": next(iter(images.values()))[1]}
+    if trained := trained_env(checkpoint, name):
+        section |= {"tasks": trained.tasks} | trained.own_settings()
+    return decode_env(section if tasks is None else section | {"tasks": list(tasks)})
 
 
 def validator(

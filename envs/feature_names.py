@@ -1,18 +1,13 @@
 """Names of the state and action numbers that a policy was trained with, from its checkpoint or its run folder."""
 
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from policies import feature_names, find_checkpoint
+from policies import feature_names
 from tinyvla.errors import UserError
-from tinyvla.training.run_folder import read_config
 from tinyvla.untrusted import read_json_object
 
 from .registry import embodiment_of
-
-_UP_TO_THE_RUN = 3  # from checkpoints/<step>/pretrained_model
+from .trained_env import run_settings
 
 
 def trained_feature_names(checkpoint: Path | str) -> dict[str, list[str]]:
@@ -31,13 +26,12 @@ def trained_feature_names(checkpoint: Path | str) -> dict[str, list[str]]:
 
 def _names_by_its_run(checkpoint: Path | str) -> list[str] | None:
     try:
-        folder = find_checkpoint(checkpoint).resolve()
-        config: Any = OmegaConf.to_container(read_config(folder.parents[_UP_TO_THE_RUN - 1] / "config.yaml"))
-        if (config.get("dataset") or {}).get("repo_id"):
+        settings = run_settings(checkpoint)
+        if (settings.get("dataset") or {}).get("repo_id"):
             return None
-        if root := (config.get("dataset") or {}).get("root"):
+        if root := (settings.get("dataset") or {}).get("root"):
             names = read_json_object(Path(root) / "meta/info.json")["features"]["action"]["names"]
             return list(names) if isinstance(names, list) else None
-        return list(embodiment_of(config["env"]["name"]).action_names)
+        return list(embodiment_of(settings["env"]["name"]).action_names)
     except (UserError, OSError, ValueError, LookupError, AttributeError, TypeError):
         return None

@@ -58,13 +58,13 @@ def _show(cell: Cell | None) -> str:
 
 
 def _origin(result: Mapping[str, Any]) -> str:
-    """Seeds, shift, checkpoint and machine, as far as the result has them."""
+    """Seeds, shift, environment, checkpoint and machine, as far as the result has them."""
     lines = []
     if "split" in result:
         lines.append(f"seeds: {result['split']} split, seed {result.get('seed', 0)}")
     if shift := describe_shift(result):
         lines.append(f"shift: {shift}")
-    lines += [f"{key}: {result[key]}" for key in ("checkpoint", "machine") if key in result]
+    lines += [f"{key}: {result[key]}" for key in ("environment", "checkpoint", "machine") if key in result]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from tiny import write_metaworld_policy
 
 from configs.composing import as_dict, load_config
@@ -23,6 +24,7 @@ from envs.evaluation import (
 )
 from envs.registry import instruction_of
 from envs.rollout import Rollout
+from envs.trained_env import trained_env
 from envs.workers import Folder
 from tinyvla.errors import UserError
 
@@ -227,3 +229,49 @@ def test_a_checkpoint_without_weights_is_found_before_a_worker_starts(checkpoint
     (tmp_path / "cut/model.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"cannot be loaded: .*model\.safetensors is not"):
         evaluate(tmp_path / "cut", ENV, EvaluationOptions(1))
+
+
+def run_of(checkpoint, tmp_path, **env):
+    """A run folder with the checkpoint, whose demonstrations were collected in an environment like ENV."""
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint, run / "checkpoints/last/pretrained_model")
+    section = {"name": "metaworld", "cameras": ["corner2"], "image_size": 32, "max_steps": 12, "tasks": ENV.tasks}
+    OmegaConf.save({"env": section | env, "dataset": {"root": None, "repo_id": None}}, run / "config.yaml")
+    return run
+
+
+def test_other_scenes_than_those_of_training_are_a_line(checkpoint, tmp_path, in_process, capsys):
+    faucets = ["faucet-open-v3", "faucet-close-v3"]
+    run = run_of(checkpoint, tmp_path, tasks=faucets, goal_markers=False, shared_start=True)
+    shown = replace(ENV, tasks=faucets)
+    assert evaluate(run, shown, EvaluationOptions(1))["environment"] == "metaworld"
+    line = "the policy was trained in other scenes; add env.goal_markers=false env.shared_start=true for those"
+    assert line in capsys.readouterr().err
+    result = evaluate(run, replace(shown, goal_markers=False, shared_start=True), EvaluationOptions(1))
+    assert result["environment"] == "metaworld goal_markers=false shared_start=true"
+    assert "trained in other scenes" not in capsys.readouterr().err
+
+
+def test_an_environment_by_its_name_has_the_tasks_and_scenes_of_the_run(checkpoint, tmp_path, in_process, capsys):
+    run = run_of(checkpoint, tmp_path, tasks=["faucet-open-v3", "faucet-close-v3"], shared_start=True)
+    result = evaluate(run, "metaworld", EvaluationOptions(1))
+    assert (result["environment"], list(result["tasks"])) == (
+        "metaworld shared_start=true", ["faucet-open-v3", "faucet-close-v3"],
+    )  # fmt: skip
+    assert "other scenes" not in capsys.readouterr().err
+
+
+def test_scenes_of_training_are_those_of_a_dataset_that_was_collected_elsewhere(checkpoint, tmp_path):
+    run = run_of(checkpoint, tmp_path)
+    data = tmp_path / "data/meta"
+    data.mkdir(parents=True)
+    spec = {"name": "metaworld", "cameras": ["corner2"], "seed": 0, "version": 2, "goal_markers": False}
+    (data / "collection.json").write_text(json.dumps({"spec": spec, "tasks": {"reach-v3": {}}}))
+    settings = OmegaConf.load(run / "config.yaml")
+    settings.dataset.root = str(data.parent)
+    OmegaConf.save(settings, run / "config.yaml")
+    trained = trained_env(run, "metaworld")
+    assert (trained.goal_markers, trained.tasks) == (False, ["reach-v3"])
+    assert trained_env(run, "so101") is None
+    (data / "collection.json").write_text("[]")
+    assert trained_env(run, "metaworld") is None
