@@ -23,6 +23,8 @@ from typing import Any
 from benchmarks.harness import FIGURES, Ledger
 from benchmarks.machine import RESULTS, ROOT, Machine, keep, markdown
 from benchmarks.settings import setting, start
+from envs import decode_env
+from envs.contract import as_arguments
 from envs.metaworld.tasks import SUITES
 from tinyvla.intervals import wilson_interval
 
@@ -105,6 +107,7 @@ class Run:
         folder = self.folder.with_name(f"{self.folder.name}-evaluation-{seed}{label}")
         env = load_yaml(self.folder / "config.yaml")["env"]
         sight = [f"env.cameras=[{','.join(env['cameras'])}]", f"env.image_size={env['image_size']}"]
+        sight += [f"env.{argument}" for argument in as_arguments(decode_env(env).own_settings())]
         call(
             [
                 *("evaluate.py", f"checkpoint={self.folder}", f"run_dir={folder}", "videos=0", f"episodes={episodes}"),
