@@ -21,7 +21,7 @@ class SharedStart(NamedTuple):
     """Start of a mechanism.
 
     low, high: range of its place in metres. joint: position of its joint in radians or metres. hand: place of the hand
-    in metres; None: the one that both tasks have in Meta-World.
+    in metres; None: that of both tasks in Meta-World.
     """
 
     low: Point
