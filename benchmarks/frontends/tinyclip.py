@@ -30,7 +30,8 @@ from envs.scenes import open_labelled_images
 from envs.workers import worker_pool
 from tinyvla.frontends.tinyclip import TinyCLIP
 from tinyvla.frontends.tinyclip.inherit import inherit
-from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recalls
+from tinyvla.frontends.tinyclip.metrics import make_galleries, recalls
+from tinyvla.intervals import bootstrap_interval
 from tinyvla.training import Tracker, TrainerConfig, fit, make_accelerator
 from tinyvla.training.tracking import read_metrics
 

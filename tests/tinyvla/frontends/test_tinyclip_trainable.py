@@ -12,8 +12,9 @@ from configs.composing import decode, load_config
 from tinyvla.augment import AugmentConfig
 from tinyvla.errors import UserError
 from tinyvla.frontends.tinyclip import TinyCLIP
-from tinyvla.frontends.tinyclip.metrics import bootstrap_interval, make_galleries, recall_at_1, recalls
+from tinyvla.frontends.tinyclip.metrics import make_galleries, recall_at_1, recalls
 from tinyvla.frontends.tinyclip.training import TinyClipTask, TinyClipTrainable
+from tinyvla.intervals import bootstrap_interval
 from tinyvla.ranges import RangeError
 from tinyvla.training import TrainerConfig
 

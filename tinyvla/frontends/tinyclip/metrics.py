@@ -76,17 +76,3 @@ def recalls(frontend: TinyCLIP, images: Any, galleries: Sequence[Gallery]) -> np
         ranks = torch.from_numpy(np.argsort(np.argsort(numbers))).to(embeddings.device)
         rows.append(recall_at_1(embeddings[ranks], frontend.embed_texts(captions)))
     return np.array(rows)
-
-
-def bootstrap_interval(values: Any, seed: int = 0, draws: int = 2000) -> tuple[float, float]:
-    """95% interval of the mean of values (n,), one per gallery, or of the ratio of two such means for (n, 2).
-
-    Percentile bootstrap over galleries, because the queries of one gallery are not independent.
-    """
-    values = np.asarray(values, float)
-    chosen = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    means = values[chosen].mean(axis=1)
-    if values.ndim == 2:
-        means = means[:, 0] / np.maximum(means[:, 1], 1e-12)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)

@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from ...augment import AugmentConfig, augment_images
 from ...errors import UserError
+from ...intervals import bootstrap_interval
 from ...ranges import MAX_WIDTH, check_range
 from ...training.sample_order import sample_order
 from ...training.trainable import Batch, step_generator
@@ -21,7 +22,7 @@ from .frontend import TinyCLIP
 from .inherit import inherit
 from .losses import TinyClipLoss
 from .masks import MaskedClip
-from .metrics import Gallery, bootstrap_interval, make_galleries, recalls
+from .metrics import Gallery, make_galleries, recalls
 from .model import ShapedClip
 
 DIRECTIONS = ("image_to_text", "text_to_image")
