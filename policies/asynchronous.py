@@ -213,16 +213,26 @@ class AsynchronousRunner(Runner):
                     "use longer chunks, a faster model or a lower control rate"
                 )
             self._delays.append(self._step - chunk.step)
-            if chunk.predicted_delay is None or self._step - chunk.step > chunk.predicted_delay:
-                chunk = join(self._plan, chunk, self._step)
+            chunk = self._join(chunk)
         self._plan = chunk
 
+    def _join(self, chunk: Chunk) -> Chunk:
+        """Chunk to execute from this control step on: faded in, unless the policy continues the plan up to here."""
+        assert self._plan is not None
+        delay = self._step - chunk.step
+        if chunk.predicted_delay is not None and delay <= chunk.predicted_delay:
+            return chunk
+        return join(self._plan, chunk, self._step)
+
     def _predict(self, step: int, observations: list[Mapping[str, Any]], plan: Chunk | None, delay: int) -> Chunk:
-        previous = None
-        if self.guided and plan is not None and plan.end > step:
-            previous = plan.normalised[step - plan.step :]
-        normalised, actions = self.compute(step, observations, previous, delay)
-        return Chunk(step, normalised, actions, None if previous is None else delay)
+        if not self.guided or plan is None or plan.end <= step:
+            return Chunk(step, *self.compute(step, observations, None, delay))
+        delay = min(delay, plan.end - step)
+        # A policy's guidance ends with the actions that it continues. A plan that is almost over therefore holds its
+        # last action, as in `join`; otherwise the new chunk would depart from it in one jump.
+        length = min(max(plan.end - step, delay + _SHORTEST_FADE), len(plan.normalised))
+        index = (torch.arange(length) + step - plan.step).clamp(max=len(plan.normalised) - 1)
+        return Chunk(step, *self.compute(step, observations, plan.normalised[index], delay), predicted_delay=delay)
 
     @torch.no_grad()  # not inference_mode: real-time chunking's guidance differentiates the sampler
     def compute(

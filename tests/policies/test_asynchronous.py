@@ -2,37 +2,19 @@
 
 import threading
 from concurrent.futures import Executor, Future
-from types import SimpleNamespace
+from itertools import cycle
 
 import numpy as np
 import pytest
 import torch
 from lerobot.policies.rtc import RTCConfig, RTCProcessor
 from lerobot.utils.constants import OBS_STATE
+from scripted import Script, SoftlyGuided, seen, unchanged
 from tiny import SETTINGS, tiny_policy
 
 from policies import AsynchronousRunner, PolicyRunner, load_policy, save_checkpoint_files
 from policies.asynchronous import Chunk, join
 from tinyvla.errors import UserError
-
-
-class Script:
-    """A policy without images: `predict(step)` is its chunk (H, 1) for what it sees at a step."""
-
-    def __init__(self, predict, interval=8, n_obs_steps=1):
-        self.config = SimpleNamespace(n_obs_steps=n_obs_steps, n_action_steps=interval, image_features={}, device="cpu")
-        self.predict = predict
-        self.calls = []
-
-    def reset(self):
-        pass
-
-    def supports_rtc(self):
-        return False
-
-    def predict_action_chunk(self, batch):
-        self.calls.append(int(batch[OBS_STATE][0]))
-        return torch.as_tensor(self.predict(self.calls[-1]), dtype=torch.float32).reshape(1, -1, 1)
 
 
 class ByHand(Executor):
@@ -46,16 +28,8 @@ class ByHand(Executor):
         return future
 
 
-def unchanged(value):
-    return value
-
-
 def scripted(predict, latency_steps=None, **settings):
     return AsynchronousRunner(Script(predict, **settings), unchanged, unchanged, latency_steps)
-
-
-def seen(step):
-    return {OBS_STATE: [step], "task": ""}
 
 
 def play(runner, steps, look=seen, first=0):
@@ -155,6 +129,16 @@ def test_a_chunk_that_continues_the_one_before_is_faded_in_only_if_it_is_late():
     )  # it was not known how late it would be
     np.testing.assert_allclose(taken[16:27], [8, 8] + [16] * 9, atol=1e-5)
     np.testing.assert_allclose(taken[28:32], 16 + 8 * np.arange(1, 5) / 5, atol=1e-5)
+
+
+@pytest.mark.parametrize("latency", range(13))
+def test_a_guided_chunk_departs_from_the_one_before_over_several_steps_however_late_it_is(latency):
+    modes = cycle([-1.0, 1.0])
+    policy = SoftlyGuided(lambda step: [next(modes)] * 16)
+    taken = play(AsynchronousRunner(policy, unchanged, unchanged, latency), 200).squeeze(1)
+    assert np.abs(np.diff(taken)).max() <= 0.45 * 2  # over four steps the mask falls by at most 0.43 at once
+    assert taken.max() > 0.5
+    assert taken.min() < -0.5
 
 
 def test_the_last_action_is_held_while_there_is_no_other():
@@ -371,7 +355,8 @@ def test_a_guided_policy_is_given_what_will_be_executed(dataset, monkeypatch):
     taken = play(runner, 12, observation)
     assert guidances[0] == {}
     for step, guidance in zip((4, 8), guidances[1:], strict=True):
-        assert (guidance["inference_delay"], guidance["execution_horizon"]) == (2, 4)
+        # Four actions are left, two after the arrival; the last one is held until there are four.
+        assert (guidance["inference_delay"], guidance["execution_horizon"]) == (2, 2 + 4)
         will_be = runner._unnormalise(guidance["prev_chunk_left_over"][0])
         np.testing.assert_allclose(will_be[:2], taken[step : step + 2], rtol=1e-4, atol=1e-5)
 
