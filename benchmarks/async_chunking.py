@@ -1,17 +1,28 @@
-"""Real-time control at 20 Hz with a model three times slower than a control step: asynchronous beside synchronous.
+"""Real-time control at 20 Hz with a model three times slower than a control step: ways to execute its chunks.
 
-    uv run python -m benchmarks.async_chunking checkpoints=[outputs/tinyvla-metaworld/<time>]
-    uv run python -m benchmarks.async_chunking checkpoints=[outputs/a,outputs/b] slow=[torch] ticks=500
+    uv run python -m benchmarks.async_chunking checkpoint=outputs/tinyvla-metaworld/<time>
+    uv run python -m benchmarks.async_chunking checkpoint=outputs/<run> trajectories=3 steps=60    # a quick look
 
-Closed loop in Meta-World with a trained policy, on the wall clock. Every chunk takes `model_ms`: the policy's own time
-plus `sleep` (as on a GPU or a server), `torch` (matrix products on all cores) or `python` (a loop that holds the
-interpreter lock). In the asynchronous runs the next chunk is computed meanwhile. Episodes are played until `ticks`
-control steps are counted; the clock of an episode starts after its first action. A tick is late by the time between
-its due time and its action.
+Closed loop in Meta-World with a trained policy, on the wall clock. Every chunk takes `model_ms`: the policy's own time,
+and then sleep (as on a GPU or a server), matrix products on all cores, or a loop that holds the interpreter lock. The
+rows:
 
-Jumps are Euclidean distances between the actions of successive control steps: at a border from the step at which a
-chunk is entered to the end of its overlap with the one before, inside everywhere else. `unjoined_jump` is the jump from
-the last action to the new chunk as the policy predicted it, before cross-fade or guidance.
+- synchronous: the robot waits for every chunk;
+- unjoined: the next chunk is computed meanwhile, and executed from its arrival on as the policy predicted it;
+- joined: it is cross-faded with the chunk before;
+- guided: the policy continues the chunk before while it samples (real-time chunking); late chunks are cross-faded;
+- guided-torch, guided-python: the same while matrix products, or the interpreter lock, take the time.
+
+Each row plays `trajectories` episodes. The first four rows play the same start states, so that the rows can be compared
+pair by pair; the other two play others each. `distinct` counts the trajectories that differ.
+
+The clock of an episode starts after its first action; a step is late by the time between its due time and its action.
+A jump is the Euclidean distance between the actions of successive control steps, without the gripper, which opens and
+closes at once on purpose. `border_jump` is the largest jump in the WINDOW steps from the one at which a chunk is
+entered, as a mean over the borders of a trajectory; WINDOW is the longest fade of the default policy, and the same in
+all rows. `jerk` is the mean length of the second difference of the actions, which are displacements. Both are means
+over trajectories with their bootstrap interval; `_of_unjoined` is the ratio to the row unjoined on the same start
+states.
 Writes results/async_chunking.json and .md; the last line is one JSON object.
 """
 
@@ -19,10 +30,10 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,9 +44,92 @@ from configs.composing import as_dict, load_config
 from envs import decode_env, make_env
 from envs.registry import resolve_tasks
 from envs.seeds import episode_seed
-from policies import AsynchronousRunner, PolicyRunner, asynchronous, load_checkpoint
+from policies import AsynchronousRunner, PolicyRunner, load_checkpoint
+from policies.asynchronous import Chunk
+from tinyvla.errors import UserError
+from tinyvla.intervals import bootstrap_interval
 
-SLOW, SYNCHRONOUS = ("sleep", "torch", "python"), "synchronous"
+SLOW = ("sleep", "torch", "python")
+WINDOW = 5  # control steps: chunks of 16, requested every 8, that arrive 3 later
+
+
+class Row(NamedTuple):
+    """A way to execute chunks. slow: one of SLOW."""
+
+    asynchronous: bool = True
+    joined: bool = True
+    guided: bool = False
+    slow: str = "sleep"
+
+
+ROWS = {
+    "synchronous": Row(asynchronous=False),
+    "unjoined": Row(joined=False),
+    "joined": Row(),
+    "guided": Row(guided=True),
+    "guided-torch": Row(guided=True, slow="torch"),
+    "guided-python": Row(guided=True, slow="python"),
+}
+
+
+COMPARED = ("joined", "guided")  # with the row `unjoined`, pair by pair
+
+
+class Trajectory(NamedTuple):
+    """One episode.
+
+    arm: (n, A) actions of the arm, without the gripper. borders: control steps at which a new chunk is entered, the
+    episode's first one aside. late_ms: (n - 1,), of all actions but the first.
+    """
+
+    arm: np.ndarray
+    borders: Sequence[int]
+    late_ms: np.ndarray
+    success: bool
+
+    @property
+    def border_jump(self) -> float:
+        """Mean over the borders of the largest jump in the window from there on; NaN without a border."""
+        jumps = np.linalg.norm(np.diff(self.arm, axis=0), axis=1)
+        return float(np.mean([jumps[step - 1 : step - 1 + WINDOW].max() for step in self.borders] or [np.nan]))
+
+    @property
+    def jerk(self) -> float:
+        """Mean length of the second difference of the actions; NaN for fewer than three of them."""
+        lengths = np.linalg.norm(np.diff(self.arm, n=2, axis=0), axis=1)
+        return float(lengths.mean()) if len(lengths) else float("nan")
+
+
+class WatchedRunner(AsynchronousRunner):
+    """Asynchronous runner that records where chunks are entered, and joins or guides them only if the row does."""
+
+    def __init__(self, policy: Any, preprocessor: Any, postprocessor: Any, row: Row, latency_steps: int | None = None):
+        super().__init__(policy, preprocessor, postprocessor, latency_steps)
+        self.row = row
+        self.guided = self.guided and row.guided
+
+    def reset(self, seed: int | None = None) -> None:
+        super().reset(seed)
+        self.borders: list[int] = []  # control steps of this episode
+
+    def _join(self, chunk: Chunk) -> Chunk:
+        self.borders.append(self._step)
+        return super()._join(chunk) if self.row.joined else chunk
+
+
+@dataclass
+class Settings:
+    """Settings of the command line."""
+
+    checkpoint: Path = required("run folder of train.py, or checkpoint")
+    rows: list[str] = setting(list(ROWS), "ways to execute chunks", ROWS)
+    tasks: str = setting("[default]", "as env.tasks; the episodes take turns")
+    trajectories: int = setting(20, "episodes per row")
+    steps: int = setting(200, "control steps after which an episode ends without success")
+    hz: float = setting(20.0, "control rate")
+    model_ms: float = setting(150.0, "time of a chunk in ms")
+    margin_ms: float = setting(5.0, "lateness from which a step counts as late")
+    device: str = setting("cpu", "device of the policy")
 
 
 def make_slow(policy: Any, seconds: float, kind: str) -> None:
@@ -56,152 +150,128 @@ def make_slow(policy: Any, seconds: float, kind: str) -> None:
     policy.predict_action_chunk = slow
 
 
-class WatchedRunner(AsynchronousRunner):
-    """Asynchronous runner that records where chunks are joined."""
-
-    def __init__(self, *arguments: Any):
-        self.borders: set[int] = set()  # control steps of this episode
-        self.unjoined: list[float] = []  # jumps before chunks are joined
-        super().__init__(*arguments)
-
-    def reset(self, seed: int | None = None) -> None:
-        super().reset(seed)
-        self.borders.clear()
-
-    def _take_arrived(self, wait_for_it: bool = False) -> None:
-        old, pending = self._plan, self._pending
-        super()._take_arrived(wait_for_it)
-        if old is None or pending is None or self._pending is not None:
-            return
-        new, step = pending.result(), self._step
-        end = max(old.end, step + asynchronous._SHORTEST_FADE)
-        self.borders.update(range(step, min(end, new.end) + 1))  # the last is the step out of the mask
-        before = old.actions[min(step - 1 - old.step, len(old.actions) - 1)]
-        self.unjoined.append(float(np.linalg.norm(new.actions[step - new.step] - before)))
-
-
-@dataclass
-class Settings:
-    """Settings of the command line."""
-
-    checkpoints: list[Path] = required("run folders of train.py, or checkpoints")
-    tasks: str = setting("[default]", "as env.tasks; the episodes take turns")
-    ticks: int = setting(1000, "control steps per run")
-    hz: float = setting(20.0, "control rate")
-    model_ms: float = setting(150.0, "time of a chunk in ms")
-    margin_ms: float = setting(5.0, "lateness from which a tick counts as late")
-    slow: list[str] = setting(list(SLOW), "ways to slow the model down", SLOW)
-    device: str = setting("cpu", "device of the policy")
-
-
-def run(checkpoint: Path, kind: str, settings: Settings) -> dict[str, Any]:
-    """Figures of a run of `settings.ticks` control steps; `kind` is the way the model is slow, or SYNCHRONOUS."""
-    env_cfg = decode_env(as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks={settings.tasks}"]).env))
-    loaded = load_checkpoint(checkpoint, settings.device)
-    make_slow(loaded[0], settings.model_ms / 1e3, "sleep" if kind == SYNCHRONOUS else kind)
-    runner: Any = PolicyRunner(*loaded) if kind == SYNCHRONOUS else WatchedRunner(*loaded)
+def play_row(row: Row, settings: Settings) -> tuple[list[Trajectory], int]:
+    """Play the episodes of a row; returns them and the number of actions that were held."""
+    overrides = ["checkpoint=x", f"env.tasks={settings.tasks}", f"env.max_steps={settings.steps}"]
+    env_cfg = decode_env(as_dict(load_config("evaluate", overrides).env))
+    loaded = load_checkpoint(settings.checkpoint, settings.device)
+    make_slow(loaded[0], settings.model_ms / 1e3, row.slow)
+    runner: Any = WatchedRunner(*loaded, row) if row.asynchronous else PolicyRunner(*loaded)
     envs: list[Any] = [make_env(env_cfg, task) for task in resolve_tasks(env_cfg)]
     runner.check(envs[0].observation_space, envs[0].action_space)
     for env in envs:
         env.reset(seed=0)  # creates its GL context before anything is timed
-    late: list[float] = []
-    inside: list[float] = []
-    border: list[float] = []
-    successes = []
     gc.collect()
-    for episode in count():
-        env = envs[episode % len(envs)]
-        done = False
-        actions: list[np.ndarray] = []
-        observation, _ = env.reset(seed=episode_seed("evaluation", 0, episode // len(envs)))
-        runner.reset(episode)
-        start = None
-        while not done and len(late) < settings.ticks:
-            # The simulator stands still between two steps, so an observation from the idle time is this tick's.
-            observation = (env.observe() if actions else observation) if runner.needs_observation else None
-            if start is not None:
-                due = start + len(actions) / settings.hz
-                time.sleep(max(0.0, due - time.perf_counter()))
-            action = runner.act(observation)
-            now = time.perf_counter()
-            if start is None:
-                start = now
-            else:
-                late.append(max(0.0, now - due) * 1e3)
-                jump = float(np.linalg.norm(action - actions[-1]))
-                (border if is_border(runner, len(actions)) else inside).append(jump)
-            actions.append(action)
-            _, terminated, truncated, info = env.apply(action)
-            done = terminated or truncated
-        if not done:
-            break
-        successes.append(info["success"])
-    if kind != SYNCHRONOUS:
+    first = SLOW.index(row.slow) * settings.trajectories
+    trajectories = []
+    for number in range(first, first + settings.trajectories):
+        seed = episode_seed("evaluation", 0, number // len(envs))
+        trajectories.append(play(runner, envs[number % len(envs)], seed, settings.hz))
+    if row.asynchronous:
         runner.reset()
         runner.close()
     for env in envs:
         env.close()
-    figures = {
-        "checkpoint": str(checkpoint),
-        "policy": loaded[0].config.type,
-        "slow": kind,
-        "ticks": len(late),
-        "late_ticks": int(np.sum(np.array(late) > settings.margin_ms)),
-        "max_late_ms": round(max(late), 2),
-        "border_jump": round(max(border, default=0.0), 4),
-        "inside_jump": round(max(inside, default=0.0), 4),
-        "ratio": round(max(border, default=0.0) / max(inside, default=1.0), 3),
-        "mean_border_jump": round(float(np.mean(border)), 4) if border else None,
-        "mean_inside_jump": round(float(np.mean(inside)), 4) if inside else None,
-        "successes": int(sum(successes)),
-        "episodes": len(successes),
-    }
-    if kind != SYNCHRONOUS:
-        figures |= {
-            "unjoined_jump": round(max(runner.unjoined), 4),
-            "mean_unjoined_jump": round(float(np.mean(runner.unjoined)), 4),
-            "held": runner.held,
-            "joined_chunks": len(runner.unjoined),
-        }
-    return figures
+    return trajectories, runner.held
 
 
-def is_border(runner: Any, step: int) -> bool:
-    """True if the step from the action before to the one at `step` crosses a border of chunks."""
+def play(runner: Any, env: Any, seed: int, hz: float) -> Trajectory:
+    """Play one episode at `hz` on the wall clock."""
+    actions: list[np.ndarray] = []
+    late_ms: list[float] = []
+    observation, _ = env.reset(seed=seed)
+    runner.reset(seed)
+    begin, done, info = 0.0, False, {"success": False}
+    while not done:
+        # The simulator stands still between two steps, so an observation from the idle time is this step's.
+        observation = (env.observe() if actions else observation) if runner.needs_observation else None
+        due = begin + len(actions) / hz
+        if actions:
+            time.sleep(max(0.0, due - time.perf_counter()))
+        action = runner.act(observation)
+        now = time.perf_counter()
+        if actions:
+            late_ms.append(max(0.0, now - due) * 1e3)
+        else:
+            begin = now
+        actions.append(action)
+        _, terminated, truncated, info = env.apply(action)
+        done = terminated or truncated
     if isinstance(runner, WatchedRunner):
-        return step in runner.borders
-    return step % runner.policy.config.n_action_steps == 0
+        borders: Sequence[int] = runner.borders
+    else:
+        interval = runner.policy.config.n_action_steps
+        borders = range(interval, len(actions), interval)
+    return Trajectory(np.stack(actions)[:, : env.arm_actions], borders, np.array(late_ms), bool(info["success"]))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def figures(
+    trajectories: Sequence[Trajectory], held: int, margin_ms: float, unjoined: Sequence[Trajectory] | None
+) -> dict[str, Any]:
+    """Figures of a row. unjoined: trajectories of the row `unjoined` if it has the same start states."""
+    late_ms = np.concatenate([trajectory.late_ms for trajectory in trajectories])
+    result: dict[str, Any] = {
+        "trajectories": len(trajectories),
+        "distinct": count_distinct(trajectories),
+        "steps": len(late_ms),
+        "late_steps": int((late_ms > margin_ms).sum()),
+        "max_late_ms": round(float(late_ms.max()), 2),
+        "held": held,
+        "successes": sum(trajectory.success for trajectory in trajectories),
+    }
+    for name in ("border_jump", "jerk"):
+        values = np.array([getattr(trajectory, name) for trajectory in trajectories])
+        result |= with_interval(name, values[~np.isnan(values)])
+        if unjoined is not None:
+            pairs = np.stack([values, [getattr(trajectory, name) for trajectory in unjoined]], axis=1)
+            result |= with_interval(f"{name}_of_unjoined", pairs[~np.isnan(pairs).any(axis=1)])
+    return result
+
+
+def with_interval(name: str, values: np.ndarray) -> dict[str, Any]:
+    """Mean of values (n,), or ratio of the two means of (n, 2), and its interval, by name."""
+    if not len(values):
+        raise UserError(f"no trajectory is long enough for {name}; use more steps=")
+    mean = values.mean(axis=0)
+    figure = mean if values.ndim == 1 else mean[0] / mean[1]
+    return {name: round(float(figure), 4), f"{name}_ci95": [round(end, 4) for end in bootstrap_interval(values)]}
+
+
+def count_distinct(trajectories: Sequence[Trajectory]) -> int:
+    """Number of trajectories that differ from one another in any action."""
+    return len({trajectory.arm.tobytes() for trajectory in trajectories})
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows in Markdown."""
-    titles = ["policy", "slow", "late_ticks", "ticks", "max_late_ms", "border_jump", "inside_jump", "ratio"]
-    titles += ["mean_border_jump", "mean_inside_jump", "unjoined_jump", "held", "successes", "episodes"]
-    return markdown(rows, {title: title for title in titles})
+    titles = ["row", "trajectories", "distinct", "steps", "late_steps", "max_late_ms", "held", "successes"]
+    for name in ("border_jump", "jerk"):
+        titles += [name, f"{name}_ci95", f"{name}_of_unjoined", f"{name}_of_unjoined_ci95"]
+    return markdown([{"row": name} | row for name, row in rows.items()], {title: title for title in titles})
+
+
+def check_guidance(settings: Settings) -> None:
+    """Raise UserError if a row is guided and the policy cannot be."""
+    policy = load_checkpoint(settings.checkpoint, settings.device)[0]
+    if not policy.supports_rtc() and any(ROWS[name].guided for name in settings.rows):
+        possible = ",".join(name for name in settings.rows if not ROWS[name].guided)
+        raise UserError(f"the policy '{policy.config.type}' cannot continue a chunk; use rows=[{possible}]")
 
 
 def main(settings: Settings) -> None:
-    load = warn_if_busy("ticks may be late for that")
-    rows = []
-    for checkpoint in settings.checkpoints:
-        for kind in [*settings.slow, SYNCHRONOUS]:
-            rows.append(run(checkpoint, kind, settings))
-            print(f"{rows[-1]}", file=sys.stderr, flush=True)
+    check_guidance(settings)
+    load = warn_if_busy("steps may be late for that")
+    played: dict[str, list[Trajectory]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name in sorted(settings.rows, key=list(ROWS).index):  # `unjoined` before the rows that are compared with it
+        played[name], held = play_row(ROWS[name], settings)
+        unjoined = played.get("unjoined") if name in COMPARED else None
+        rows[name] = figures(played[name], held, settings.margin_ms, unjoined)
+        print(f"{name}: {rows[name]}", file=sys.stderr, flush=True)
     machine = Machine().summary
     text = f"{machine}; {settings.hz:g} Hz, {settings.model_ms:g} ms per chunk\n\n{table(rows)}"
-    asynchronous_rows = [row for row in rows if row["slow"] != SYNCHRONOUS]
-    synchronous_rows = [row for row in rows if row["slow"] == SYNCHRONOUS]
-    worst = max(asynchronous_rows, key=lambda row: row["ratio"])
-    figures = {
-        "late_ticks": sum(row["late_ticks"] for row in asynchronous_rows),
-        "max_late_ms": max(row["max_late_ms"] for row in asynchronous_rows),
-        **{key: worst[key] for key in ("border_jump", "inside_jump", "ratio")},
-        "synchronous_late_ticks": sum(row["late_ticks"] for row in synchronous_rows),
-        "synchronous_max_late_ms": max(row["max_late_ms"] for row in synchronous_rows),
-    }
-    conditions = {"machine": machine, "load_before": load}
-    values = {key: value for key, value in as_values(settings).items() if key != "checkpoints"}
-    result = figures | conditions | values | {"rows": rows}
+    distinct = count_distinct([trajectory for trajectories in played.values() for trajectory in trajectories])
+    result = {"machine": machine, "load_before": load} | as_values(settings) | {"distinct": distinct, "rows": rows}
     keep("async_chunking", result, text)
     print(f"{text}\n\n{json.dumps(result)}")
 
