@@ -1,19 +1,24 @@
-"""Evaluation throughput: ours with one worker and two beside lerobot-eval, the same policy on the same episodes.
+"""Evaluation throughput: lerobot-eval in all its ways beside ours, the same policy from the same start states.
 
     uv run python -m benchmarks.eval_throughput checkpoint=outputs/tinyvla-metaworld/<time>
     uv run python -m benchmarks.eval_throughput checkpoint=outputs/<run> turns=1 episodes=2    # a quick look
 
-All rows run one after the other, `turns` times, so that other load affects all alike; the rows are
+All rows run one after the other, `turns` times, so that other load affects all alike; they are, in our Meta-World with
+the images that the policy was trained with:
 
-- lerobot-eval in our Meta-World (`--env.type=tinyvla_metaworld`, the images that the policy was trained with): as it
-  is, with a batch of two episodes in two processes, and without its videos (it films ten episodes per task);
-- ours: with an image at every step as in lerobot-eval, as it is with one worker, and with two;
-- in LeRobot's own Meta-World (`--env.type=metaworld`: stock look, one camera, always 480 pixels) and in ours at that
-  size: a policy of one camera with random weights, for `lerobot_env_steps` control steps per episode.
+- lerobot-eval (`--env.type=tinyvla_metaworld`) with one episode per batch and with two (in two processes), each with
+  videos and without;
+- ours with one worker and with two, each with a video of every episode and without;
+- ours without videos, but with an image at every step, as lerobot-eval has it.
 
-Rates count control steps of episodes until they end. The start (imports, loading, the first episode of every process)
-is not part of the rates and is listed as `start_s`. The factor from one row to the next is the gain of that
-difference. Writes results/eval_throughput.json and .md; the last line is one JSON object.
+All rows begin their episodes in the same start states. The policy's random draws differ, and so do the lengths of the
+episodes: rates are given per control step and per episode, and steps are counted until an episode ends. The start
+(imports, loading, the first episode of every process) is not part of the rates and is listed as `start_s`.
+
+`over_lerobot_eval` compares ours with two workers to the fastest row of lerobot-eval, without videos and with them.
+`factors` goes from lerobot-eval's fastest row of all to ours with two workers in steps that change one thing each, so
+that the factors multiply to the whole.
+Writes results/eval_throughput.json and .md; the last line is one JSON object.
 """
 
 import json
@@ -21,18 +26,19 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.machine import Machine, keep, markdown, warn_if_busy
+from benchmarks.machine import Machine, keep, markdown, versions, warn_if_busy
 from benchmarks.own_process import in_own_process
-from benchmarks.random_policy import write_random_policy
 from benchmarks.settings import as_values, required, setting, start
+from tinyvla.errors import UserError
 
-CAMERA = "corner2"
+FIRST = 2  # the first episode that is counted; those before start the processes
 
 
 class Turn(NamedTuple):
@@ -45,31 +51,29 @@ class Turn(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A way to evaluate. lerobot: extra arguments of lerobot-eval; None: our evaluation with `workers` processes."""
+    """A way to evaluate. processes: episodes at once. every_step: an image at every step (lerobot-eval's only way)."""
 
-    name: str
-    lerobot: list[str] | None = None
-    videos: bool = True
-    workers: int = 1
+    tool: str
+    processes: int
+    videos: bool
     every_step: bool = False
-    lerobot_env: bool = False
+
+    @property
+    def name(self) -> str:
+        at_once = f"{self.processes} {'per batch' if self.tool == LEROBOT else 'at once'}"
+        differences = ["videos"] * self.videos + ["an image at every step"] * (self.every_step and self.tool == OURS)
+        return ", ".join([f"{self.tool}, {at_once}", *differences])
 
 
+LEROBOT, OURS = "lerobot-eval", "ours"
 ROWS = [
-    Row("lerobot-eval", []),
-    Row("lerobot-eval, batch of 2", ["--eval.batch_size=2"]),
-    Row("lerobot-eval, no videos", [], videos=False),
-    Row("ours, looking at every step", every_step=True),
-    Row("ours, 1 worker"),
-    Row("ours, 2 workers", workers=2),
-    Row("own env: lerobot-eval", [], lerobot_env=True),
-    Row("own env: lerobot-eval, no videos", [], videos=False, lerobot_env=True),
-    Row("own env: ours, 1 worker", lerobot_env=True),
-    Row("own env: ours, 2 workers", workers=2, lerobot_env=True),
+    *(Row(LEROBOT, processes, videos, every_step=True) for videos in (True, False) for processes in (1, 2)),
+    *(Row(OURS, processes, videos=False, every_step=True) for processes in (1, 2)),
+    *(Row(OURS, processes, videos) for videos in (True, False) for processes in (1, 2)),
 ]
 
 
-def our_episode(setting: Any, job: Any, every_step: bool) -> tuple[int, int]:
+def our_episode(setting: Any, job: Any, row: Row) -> tuple[int, int]:
     """Control steps of one episode in a worker process, and the id of that process."""
     from envs.evaluation import _run_job
     from envs.workers import Folder
@@ -77,9 +81,9 @@ def our_episode(setting: Any, job: Any, every_step: bool) -> tuple[int, int]:
 
     needs_observation = PolicyRunner.needs_observation
     try:
-        if every_step:
+        if row.every_step:
             PolicyRunner.needs_observation = property(lambda runner: True)  # type: ignore[assignment, misc]
-        return _run_job(setting, Folder(setting.checkpoint), job, False)[0].steps, os.getpid()
+        return _run_job(setting, Folder(setting.checkpoint), job, row.videos)[0].steps, os.getpid()
     finally:
         PolicyRunner.needs_observation = needs_observation  # type: ignore[method-assign]
 
@@ -87,33 +91,39 @@ def our_episode(setting: Any, job: Any, every_step: bool) -> tuple[int, int]:
 def our_turn(pool: Executor, setting: Any, row: Row, task: str, episodes: int) -> Turn:
     from envs.evaluation import Job
 
-    def play(count: int) -> list[tuple[int, int]]:
-        jobs = [Job(task, task, i) for i in range(count)]
-        return [future.result() for future in [pool.submit(our_episode, setting, job, row.every_step) for job in jobs]]
+    def play(numbers: range) -> list[tuple[int, int]]:
+        futures = [pool.submit(our_episode, setting, Job(task, task, number), row) for number in numbers]
+        return [future.result() for future in futures]
 
     began = time.perf_counter()
     started: set[int] = set()
-    while len(started) < row.workers:  # every process plays an episode that is not counted
-        started |= {process for _, process in play(row.workers)}
+    while len(started) < row.processes:  # every process plays an episode that is not counted
+        started |= {process for _, process in play(range(row.processes))}
     start = time.perf_counter()
-    steps = sum(length for length, _ in play(episodes))
+    steps = sum(length for length, _ in play(range(FIRST, FIRST + episodes)))
     return Turn(steps, episodes, time.perf_counter() - start, start - began)
 
 
-def lerobot_turn(row: Row, arguments: list[str], episodes: int, lerobot_env_steps: int) -> Turn:
+def lerobot_turn(row: Row, arguments: list[str], episodes: int) -> Turn:
     with tempfile.TemporaryDirectory() as folder:
-        batch = 2 if "--eval.batch_size=2" in arguments else 1
-        arguments = [*arguments, f"--eval.n_episodes={episodes + batch}", f"--output_dir={folder}/out", "--seed=0"]
-        max_steps = lerobot_env_steps if row.lerobot_env else None
+        arguments = [
+            *arguments,
+            f"--eval.batch_size={row.processes}",
+            f"--eval.n_episodes={row.processes + episodes}",
+            f"--seed={FIRST - row.processes}",  # the batch after the first one begins with episode FIRST
+            f"--output_dir={folder}/out",
+        ]
         began = time.time()
-        figures = in_own_process("benchmarks.eval_throughput:timed_lerobot_eval", arguments, row.videos, max_steps)
+        figures = in_own_process(
+            "benchmarks.eval_throughput:timed_lerobot_eval", arguments, episodes if row.videos else 0
+        )
     return Turn(figures["steps"], figures["episodes"], figures["seconds"], figures["start"] - began)
 
 
-def timed_lerobot_eval(arguments: list[str], videos: bool, max_steps: int | None) -> dict[str, Any]:
-    """Figures of lerobot-eval in this process; its first batch is not counted.
+def timed_lerobot_eval(arguments: list[str], videos: int) -> dict[str, Any]:
+    """Figures of lerobot-eval in this process, with a number of videos; its first batch is neither counted nor filmed.
 
-    max_steps: control steps per episode; None: as the environment has it.
+    lerobot-eval has no setting for videos: it films the first ten episodes of a task.
     """
     import lerobot.scripts.lerobot_eval as script
     import torch
@@ -123,27 +133,17 @@ def timed_lerobot_eval(arguments: list[str], videos: bool, max_steps: int | None
     finished = []
 
     def timed_rollout(**named: Any) -> Any:
-        data = rollout(**named)
+        data = rollout(**named | ({} if ended else {"render_callback": None}))
         done = data["done"].to(int)
         ended.append((int((torch.argmax(done, dim=1) + 1).sum()), len(done), time.time()))
         return data
 
     def timed_evaluate(*values: Any, **named: Any) -> Any:
-        result = evaluate(*values, **named | ({} if videos else {"max_episodes_rendered": 0}))
+        result = evaluate(*values, **named | {"max_episodes_rendered": videos})
         finished.append(time.time())
         return result
 
     script.rollout, script.eval_policy_all = timed_rollout, timed_evaluate
-    if max_steps:
-        from lerobot.envs.metaworld import MetaworldEnv
-
-        init = MetaworldEnv.__init__
-
-        def shortened(env: Any, *values: Any, **named: Any) -> None:
-            init(env, *values, **named)
-            env._max_episode_steps = max_steps  # LeRobot has no setting for this
-
-        MetaworldEnv.__init__ = shortened
     sys.argv = ["lerobot-eval", *arguments]
     script.main()
     steps, episodes = (sum(batch[i] for batch in ended[1:]) for i in (0, 1))
@@ -158,107 +158,114 @@ class Settings:
     checkpoint: Path = required("run folder of train.py, or checkpoint")
     task: str = setting("drawer-open-v3", "task of all rows")
     turns: int = setting(2, "turns per row")
-    episodes: int = setting(8, "episodes per turn")
-    lerobot_env_episodes: int = setting(1, "episodes per turn in LeRobot's own environment")
-    lerobot_env_steps: int = setting(40, "steps per episode in LeRobot's own environment")
+    episodes: int = setting(8, "episodes per turn, an even number")
 
 
-def main(settings: Settings) -> None:
-
+def play_turns(settings: Settings) -> dict[Row, list[Turn]]:
+    """Turns of every row, all rows in each turn."""
     from configs.composing import as_dict, load_config
     from envs import decode_env
     from envs.evaluation import Setting
     from envs.workers import worker_pool
     from policies import find_checkpoint
 
-    load = warn_if_busy("the rates are too low")
+    checkpoint = find_checkpoint(settings.checkpoint)
     env_cfg = decode_env(as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks=[{settings.task}]"]).env))
-    lerobot_env_cfg = replace(env_cfg, cameras=[CAMERA], image_size=480, max_steps=settings.lerobot_env_steps)
-    turns: dict[str, list[Turn]] = {row.name: [] for row in ROWS}
+    case = Setting(checkpoint, env_cfg, "evaluation", 0, "cpu", {})
+    # Arguments without a default in lerobot-eval.
+    arguments = [
+        *("--env.type=tinyvla_metaworld", f"--env.task={settings.task}", f"--policy.path={checkpoint}"),
+        *("--policy.device=cpu", f"--env.cameras={json.dumps(env_cfg.cameras)}"),
+        *(f"--env.image_size={env_cfg.image_size}", f"--env.max_steps={env_cfg.max_steps}"),
+    ]
+    turns: dict[Row, list[Turn]] = {row: [] for row in ROWS}
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        checkpoint, random_policy = (
-            find_checkpoint(settings.checkpoint),
-            write_random_policy(folder / "random", {CAMERA: 480}, [-1.0] * 4, [1.0] * 4),
-        )
-        pools = {workers: stack.enter_context(worker_pool(workers)) for workers in (1, 2)}
-        cases = {
-            lerobot_env: Setting(path, cfg, "evaluation", 0, "cpu", {})
-            for lerobot_env, path, cfg in ((False, checkpoint, env_cfg), (True, random_policy, lerobot_env_cfg))
-        }
-        # Arguments without a default in lerobot-eval.
-        arguments = {
-            False: [
-                *("--env.type=tinyvla_metaworld", f"--env.task={settings.task}", f"--policy.path={checkpoint}"),
-                f"--env.cameras={json.dumps(env_cfg.cameras)}",
-                f"--env.image_size={env_cfg.image_size}",
-            ],
-            True: [
-                *("--env.type=metaworld", f"--env.task={settings.task}", f"--policy.path={random_policy}"),
-                f"--rename_map={json.dumps({'observation.image': f'observation.images.{CAMERA}'})}",
-            ],
-        }
-        for turn in range(settings.turns):
+        pools = {processes: stack.enter_context(worker_pool(processes)) for processes in (1, 2)}
+        for number in range(settings.turns):
             for row in ROWS:
-                episodes = settings.lerobot_env_episodes if row.lerobot_env else settings.episodes
-                if row.lerobot is None:
-                    turn_figures = our_turn(pools[row.workers], cases[row.lerobot_env], row, settings.task, episodes)
+                if row.tool == OURS:
+                    turn = our_turn(pools[row.processes], case, row, settings.task, settings.episodes)
                 else:
-                    turn_figures = lerobot_turn(
-                        row, [*arguments[row.lerobot_env], *row.lerobot], episodes, settings.lerobot_env_steps
-                    )
-                turns[row.name].append(turn_figures)
-                rate = turn_figures.steps / turn_figures.seconds
-                print(
-                    f"turn {turn + 1} of {settings.turns}, {row.name}: {rate:.1f} steps/s", file=sys.stderr, flush=True
-                )
-
-    rows = {name: figures(row_turns) for name, row_turns in turns.items()}
-    machine = Machine().summary
-    text = f"{machine}; {settings.task}, {settings.turns} turns of {settings.episodes} episodes\n\n{table(rows)}"
-    rates = {name: row["steps_per_s"] for name, row in rows.items()}
-    fastest = max(rates[row.name] for row in ROWS if row.lerobot is not None and row.videos and not row.lerobot_env)
-    summary = {
-        "two_workers_over_one": round(rates["ours, 2 workers"] / rates["ours, 1 worker"], 2),
-        "over_lerobot_eval": round(rates["ours, 2 workers"] / fastest, 2),
-        "over_lerobot_eval_without_videos": round(rates["ours, 2 workers"] / rates["lerobot-eval, no videos"], 2),
-        "over_lerobot_eval_in_its_own_env": round(
-            rates["own env: ours, 2 workers"] / rates["own env: lerobot-eval"], 2
-        ),
-        "made_of": {
-            "no video of every episode": round(rates["lerobot-eval, no videos"] / rates["lerobot-eval"], 2),
-            "our loop": round(rates["ours, looking at every step"] / rates["lerobot-eval, no videos"], 2),
-            "looking only when a chunk is due": round(
-                rates["ours, 1 worker"] / rates["ours, looking at every step"], 2
-            ),
-            "two workers": round(rates["ours, 2 workers"] / rates["ours, 1 worker"], 2),
-        },
-    }
-    conditions = {"machine": machine, "load_before": load, "gl": os.environ.get("MUJOCO_GL", "")}
-    values = as_values(settings)
-    result = summary | conditions | values | {"rows": rows}
-    keep("eval_throughput", result, text)
-    print(f"{text}\n\n{json.dumps(result)}")
+                    turn = lerobot_turn(row, arguments, settings.episodes)
+                turns[row].append(turn)
+                progress = f"turn {number + 1} of {settings.turns}, {row.name}: {turn.steps / turn.seconds:.1f} steps/s"
+                print(progress, file=sys.stderr, flush=True)
+    return turns
 
 
-def figures(turns: list[Turn]) -> dict[str, Any]:
-    """Rates over all turns of a row, and their range."""
+def row_figures(turns: Sequence[Turn]) -> dict[str, Any]:
+    """Rates over all turns of a row, and the slowest and fastest turn."""
     steps, episodes, seconds = (sum(turn[i] for turn in turns) for i in range(3))
     rates = [turn.steps / turn.seconds for turn in turns]
     return {
-        "steps_per_s": round(steps / seconds, 1),
-        "steps_per_s_range": [round(min(rates), 1), round(max(rates), 1)],
-        "episodes_per_min": round(60 * episodes / seconds, 2),
+        "steps_per_s": round(steps / seconds, 2),
+        "slowest": round(min(rates), 2),
+        "fastest": round(max(rates), 2),
+        "episodes_per_s": round(episodes / seconds, 4),
         "steps": steps,
         "episodes": episodes,
         "start_s": round(max(turn.start_s for turn in turns), 1),
     }
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
+def fastest_of_lerobot(rows: Mapping[Row, Mapping[str, Any]], videos: Sequence[bool]) -> Row:
+    """Row of lerobot-eval with the most steps per second, out of those with videos, without, or both."""
+    candidates = [row for row in rows if row.tool == LEROBOT and row.videos in videos]
+    return max(candidates, key=lambda row: rows[row]["steps_per_s"])
+
+
+def compare(rows: Mapping[Row, Mapping[str, Any]], videos: bool) -> dict[str, Any]:
+    """Ours with two workers over the fastest row of lerobot-eval, both with videos or both without."""
+    fastest, ours = fastest_of_lerobot(rows, [videos]), Row(OURS, 2, videos)
+    ratios = {rate: round(rows[ours][rate] / rows[fastest][rate], 2) for rate in ("steps_per_s", "episodes_per_s")}
+    return {"from": fastest.name, "to": ours.name} | ratios
+
+
+def factors(rows: Mapping[Row, Mapping[str, Any]]) -> dict[str, Any]:
+    """Factors in steps per second from lerobot-eval's fastest row to ours with two workers, and their product."""
+    fastest = fastest_of_lerobot(rows, [True, False])
+    at_once = fastest.processes
+    chain = {
+        "no videos": fastest._replace(videos=False),
+        "our loop": Row(OURS, at_once, videos=False, every_step=True),
+        "an image only when a chunk is due": Row(OURS, at_once, videos=False),
+        "two workers": Row(OURS, 2, videos=False),
+    }
+    result: dict[str, Any] = {"from": fastest.name}
+    before = fastest
+    for name, row in chain.items():
+        if row != before:
+            result[name] = round(rows[row]["steps_per_s"] / rows[before]["steps_per_s"], 3)
+        before = row
+    return result | {"product": round(rows[before]["steps_per_s"] / rows[fastest]["steps_per_s"], 3)}
+
+
+def main(settings: Settings) -> None:
+    if settings.episodes % 2 or settings.episodes < 2:
+        raise UserError(f"{settings.episodes} episodes do not fill batches of two; use an even number")
+    load = warn_if_busy("the rates are too low")
+    rows = {row: row_figures(turns) for row, turns in play_turns(settings).items()}
+    machine = Machine().summary
+    variables = {name: os.environ.get(name, "") for name in ("MUJOCO_GL", "OMP_NUM_THREADS", "LP_NUM_THREADS")}
+    result = {
+        "over_lerobot_eval": {"without videos": compare(rows, False), "with videos": compare(rows, True)},
+        "factors": factors(rows),
+        "machine": machine,
+        "load_before": load,
+        **variables,
+        **versions("lerobot", "mujoco"),
+        **as_values(settings),
+        "rows": {row.name: figures for row, figures in rows.items()},
+    }
+    text = f"{machine}; {settings.task}, {settings.turns} turns of {settings.episodes} episodes\n\n{table(rows)}"
+    keep("eval_throughput", result, text)
+    print(f"{text}\n\n{json.dumps(result)}")
+
+
+def table(rows: Mapping[Row, Mapping[str, Any]]) -> str:
     """The rows in Markdown."""
-    titles = ["steps_per_s", "episodes_per_min", "steps", "episodes", "start_s"]
-    named = [{"name": name} | row for name, row in rows.items()]
+    titles = ["steps_per_s", "slowest", "fastest", "episodes_per_s", "steps", "episodes", "start_s"]
+    named = [{"name": row.name} | dict(figures) for row, figures in rows.items()]
     return markdown(named, {"name": ""} | {title: title for title in titles})
 
 
