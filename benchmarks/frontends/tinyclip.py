@@ -10,6 +10,10 @@ meshes, textures and seeds are in no other split), image to text and text to ima
 galleries, and as the ratio to the teacher in the same galleries. A row reaches the teacher at the sample where its
 recall on validation images is first 95% of the teacher's. Finished rows are never repeated: the same command resumes.
 
+A student that inherits or mimics has the benefit of its teacher's samples beside its own. Two controls are trained from
+scratch on as many samples as teacher and student together: teacher-longer has the teacher's size, scratch-longer the
+student's. The column `samples_in_all` counts both.
+
 Writes results/tinyclip.json and .md. The last line is one JSON object.
 """
 
@@ -17,7 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,14 +44,40 @@ TEACHER = {
     "text": {"layers": 3, "width": 128, "heads": 4, "units": 512},
 }
 STUDENT = {"vision": {"layers": 2, "units": 256}, "text": {"layers": 1, "units": 256}}
-# Rows: title, options of the student, and number of stages.
-ROWS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "scratch": ("none (from scratch)", {"affinity": 0.0, "inherit": "none"}, 1),
-    "mimicking": ("mimicking", {"inherit": "none"}, 1),
-    "manual": ("manual inheritance", {"affinity": 0.0, "inherit": "manual"}, 1),
-    "mimicking-manual": ("mimicking, manual inheritance", {"inherit": "manual"}, 1),
-    "mimicking-masks": ("mimicking, automatic inheritance", {"inherit": "masks"}, 1),
-    "mimicking-manual-stages": ("mimicking, manual inheritance, two stages", {"inherit": "manual"}, 2),
+
+
+class Row(NamedTuple):
+    """A way to train a model.
+
+    techniques: their names. options: options of the task. shape: sizes of the towers. control: trained from scratch on
+    as many samples as the teacher and a student together.
+    """
+
+    techniques: str
+    options: dict[str, Any]
+    shape: dict[str, dict[str, int]] = STUDENT
+    stages: int = 1
+    control: bool = False
+
+    @property
+    def inherits(self) -> bool:
+        return self.options["inherit"] != "none"
+
+    @property
+    def mimics(self) -> bool:
+        return self.options.get("affinity") != 0.0
+
+
+SCRATCH = {"affinity": 0.0, "inherit": "none"}
+ROWS = {
+    "teacher-longer": Row("teacher, trained longer", SCRATCH, TEACHER, control=True),
+    "scratch-longer": Row("none, trained longer", SCRATCH, control=True),
+    "scratch": Row("none (from scratch)", SCRATCH),
+    "mimicking": Row("mimicking", {"inherit": "none"}),
+    "manual": Row("manual inheritance", {"affinity": 0.0, "inherit": "manual"}),
+    "mimicking-manual": Row("mimicking, manual inheritance", {"inherit": "manual"}),
+    "mimicking-masks": Row("mimicking, automatic inheritance", {"inherit": "masks"}),
+    "mimicking-manual-stages": Row("mimicking, manual inheritance, two stages", {"inherit": "manual"}, stages=2),
 }
 REACHED = 0.95
 TITLES = {
@@ -57,6 +87,9 @@ TITLES = {
     "ci95": "95% interval",
     "kept": "of the teacher's",
     "kept_ci95": "95% interval",
+    "kept_of_longer": "of the longer trained teacher's",
+    "kept_of_longer_ci95": "95% interval",
+    "samples_in_all": "samples, with the teacher's",
     "reached": f"samples to {REACHED:.0%} of the teacher's",
     "sooner": "sooner than without inheritance",
 }
@@ -135,12 +168,12 @@ def train_row(settings: Settings, name: str) -> dict[str, Any]:
     if name == "teacher":
         plan = [options_of(settings, settings.teacher_steps, **TEACHER)]
     else:
-        _, changed, stages = ROWS[name]
-        teacher = out / "teacher"
+        row, teacher = ROWS[name], out / "teacher"
         larger = TinyCLIP.from_pretrained(teacher)
-        changed = changed | {"teacher": str(teacher), "keep": keep_share(larger)}
-        shapes = stage_shapes(larger.clip, STUDENT, stages)
-        plan = [options_of(settings, settings.steps // stages, **changed | shape) for shape in shapes]
+        changed = row.options | {"teacher": str(teacher), "keep": keep_share(larger)}
+        steps = settings.steps + (settings.teacher_steps if row.control else 0)
+        shapes = stage_shapes(larger.clip, row.shape, row.stages)
+        plan = [options_of(settings, steps // row.stages, **changed | shape) for shape in shapes]
     samples_before, curve = 0.0, [[0.0, 0.0]]
     for number, options in enumerate(plan):
         if number:
@@ -170,30 +203,55 @@ def reached(curve: Sequence[Sequence[float]], target: float) -> float | None:
 
 def make_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Row of the table for every run, the teacher first."""
-    teacher = results["teacher"]
-    whole = np.array(teacher["galleries"]).mean(axis=1)
-    target = REACHED * max(score for _, score in teacher["curve"])
     rows = []
     for name, result in results.items():
         scores = np.array(result["galleries"]).mean(axis=1)
         low, high = bootstrap_interval(scores)
         row = {"name": name, "parameters": result["parameters"], "techniques": "teacher", "recall_at_1": scores.mean()}
         row |= {"recall": f"{100 * scores.mean():.1f}%", "ci95": f"{100 * low:.1f}–{100 * high:.1f}%"}
-        if name != "teacher":
-            low, high = bootstrap_interval(np.stack([scores, whole], axis=1))
-            samples, total = reached(result["curve"], target), int(result["curve"][-1][0])
-            row |= {"techniques": ROWS[name][0], "share": result["parameters"] / teacher["parameters"]}
-            row["parameters"] = f"{result['parameters']:,} ({row['share']:.0%})"
-            row |= {"kept_share": scores.mean() / whole.mean(), "kept_interval": [low, high]}
-            row |= {"kept": f"{100 * row['kept_share']:.1f}%", "kept_ci95": f"{100 * low:.1f}–{100 * high:.1f}%"}
-            row |= {"samples": samples, "seen": total, "reached": f"{samples:,.0f}" if samples else f"not in {total:,}"}
-            baseline = results.get("scratch" if "mimicking" not in name else "mimicking")
-            if baseline and samples and ROWS[name][1]["inherit"] != "none":
-                without = reached(baseline["curve"], target)
-                row["times_sooner"] = (without or baseline["curve"][-1][0]) / samples
-                row["sooner"] = f"{'' if without else '> '}{row['times_sooner']:.1f}×"
-        rows.append(row)
+        row["samples_in_all"] = f"{samples_in_all(name, results):,}"
+        rows.append(row if name == "teacher" else row | compare(name, results))
     return rows
+
+
+def compare(name: str, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of a row beside the teacher, the longer trained teacher, and the row without inheritance."""
+    row, result, teacher = ROWS[name], results[name], results["teacher"]
+    target = REACHED * max(score for _, score in teacher["curve"])
+    samples, total = reached(result["curve"], target), int(result["curve"][-1][0])
+    share = result["parameters"] / teacher["parameters"]
+    figures: dict[str, Any] = {"techniques": row.techniques, "share": share}
+    figures["parameters"] = f"{result['parameters']:,} ({share:.0%})"
+    figures |= kept_share("kept", result, teacher)
+    if name != "teacher-longer" and "teacher-longer" in results:
+        figures |= kept_share("kept_of_longer", result, results["teacher-longer"])
+    figures |= {"samples": samples, "seen": total, "reached": f"{samples:,.0f}" if samples else f"not in {total:,}"}
+    baseline = results.get("mimicking" if row.mimics else "scratch")
+    if baseline and samples and row.inherits:
+        without = reached(baseline["curve"], target)
+        figures["times_sooner"] = (without or baseline["curve"][-1][0]) / samples
+        figures["sooner"] = f"{'' if without else '> '}{figures['times_sooner']:.1f}×"
+    return figures
+
+
+def kept_share(name: str, result: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Ratio of a run's recall to that of a reference in the same galleries, with its interval, as figures and text."""
+    pairs = np.stack([np.array(run["galleries"]).mean(axis=1) for run in (result, reference)], axis=1)
+    low, high = bootstrap_interval(pairs)
+    share = pairs[:, 0].mean() / pairs[:, 1].mean()
+    return {
+        f"{name}_share": share,
+        f"{name}_interval": [low, high],
+        name: f"{100 * share:.1f}%",
+        f"{name}_ci95": f"{100 * low:.1f}–{100 * high:.1f}%",
+    }
+
+
+def samples_in_all(name: str, results: Mapping[str, Mapping[str, Any]]) -> int:
+    """Samples of a run, and those of its teacher if it uses one."""
+    samples = results[name]["curve"][-1][0]
+    with_teacher = name != "teacher" and (ROWS[name].inherits or ROWS[name].mimics)
+    return int(samples + (results["teacher"]["curve"][-1][0] if with_teacher else 0))
 
 
 def main(settings: Settings) -> None:
