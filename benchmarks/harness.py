@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, ROOT, Machine, peak_memory_mb
 from benchmarks.own_process import in_own_process
+from benchmarks.result_files import write_result
 from benchmarks.settings import setting
-from tinyvla.files import write_whole
 
 POLICIES = ["tinyvla", "act", "diffusion", "vqbet", "smolvla", "multi_task_dit"]
 CALIBRATION_STEPS = 30
@@ -45,7 +45,7 @@ class Ledger:
     def add(self, name: str, figures: dict[str, Any]) -> dict[str, Any]:
         with self._lock:
             self._contents["figures"][name] = figures
-            write_whole(self._file, json.dumps(self._contents, indent=1))
+            write_result(self._file, self._contents)
         return figures
 
 

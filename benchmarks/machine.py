@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_files import RESULTS as RESULTS
+from benchmarks.result_files import ROOT as ROOT
+from benchmarks.result_files import write_result
+from benchmarks.settings import describe_run
 from tinyvla.files import write_whole
 from tinyvla.machine import count_cores
 
 PACKAGES = ("lerobot", "torch", "transformers", "diffusers", "torchao", "onnxruntime", "mujoco", "metaworld")
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 BUSY = 0.5  # load average from which other programs distort timings
 
 
@@ -102,6 +104,11 @@ def once[T](file: Path, measure: Callable[[], T]) -> T:
 
 
 def keep(name: str, result: Mapping[str, Any], text: str) -> None:
-    """Write `<name>.json` and `<name>.md` to benchmarks/results, each whole or not at all."""
-    for suffix, content in ((".json", json.dumps(result, indent=1)), (".md", text)):
-        write_whole(RESULTS / f"{name}{suffix}", content + "\n")
+    """Write `<name>.json` and `<name>.md` to benchmarks/results.
+
+    `run` in the result is the command that wrote it: its settings, seeds and numbers of trials among them, machine and
+    versions. A result that several commands have added to has the last one.
+    """
+    machine = Machine()
+    run = describe_run() | {"machine": machine.summary, "versions": machine.versions}
+    write_result(RESULTS / f"{name}.json", {**result, "run": run}, text + "\n")

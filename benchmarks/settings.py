@@ -13,6 +13,7 @@ A benchmark has this form:
         start(main, Settings, __doc__)
 """
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,7 @@ from tinyvla.decoding import decode_section
 from tinyvla.errors import UserError, did_you_mean, one_line
 
 USER_ERROR, INTERRUPTED = 2, 130
+_RUN: dict[str, Any] = {}  # of this process, set by `start`
 WIDEST_KEY, LINE = 32, 120  # characters
 
 
@@ -87,7 +89,12 @@ def describe_settings(cls: type) -> str:
 
 def as_values(settings: Any) -> dict[str, Any]:
     """Settings by name as JSON can hold them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    return {name: _plain(value) for name, value in asdict(settings).items()}
+
+
+def describe_run() -> dict[str, Any]:
+    """Command line of the benchmark that this process runs, and all of its settings; empty outside of `start`."""
+    return dict(_RUN)
 
 
 def start[T](main: Callable[[T], None], cls: type[T], description: str | None) -> None:
@@ -100,13 +107,28 @@ def start[T](main: Callable[[T], None], cls: type[T], description: str | None) -
         print(f"{(description or '').strip()}\n\nSettings (key=default):\n\n{describe_settings(cls)}")
         sys.exit(0)
     try:
-        main(read_settings(cls, arguments))
+        settings = read_settings(cls, arguments)
+        _RUN.update(command=_command(arguments), settings=as_values(settings))
+        main(settings)
     except UserError as error:
         print(f"error: {one_line(error, None)}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Command line of this process, with settings as they were given."""
+    module = sys.modules["__main__"].__spec__
+    return shlex.join(["python", *(["-m", module.name] if module else [sys.argv[0]]), *arguments])
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _as_argument(value: Any) -> str:

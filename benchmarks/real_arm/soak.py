@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, Machine, keep, markdown
 from benchmarks.real_arm.rig import RATE, START, Rig, start_rig, waving
-from benchmarks.settings import setting, start
+from benchmarks.settings import describe_run, setting, start
 from policies.data import open_dataset
 from robot_io.deployment import Episode
 
@@ -169,7 +169,7 @@ class Settings:
 
 def main(settings: Settings) -> None:
     logging.disable(logging.CRITICAL)
-    conditions = Machine().describe(1) | {"name": settings.name, "beside": settings.beside}
+    conditions = Machine().describe(1) | describe_run() | {"name": settings.name, "beside": settings.beside}
     run = conditions | soak(settings.minutes, settings.seconds)
     file = RESULTS / "soak.json"
     runs = json.loads(file.read_text())["runs"] if file.exists() else {}

@@ -290,8 +290,7 @@ def summarise(rows: list[dict[str, Any]]) -> None:
     titles = {"door": "door", "shown": "goes off carelessly", "ran": "ran", "ends": "clean end", "message": "message"}
     calls = f"`{result['command']}`, {machine.summary}, in one or more calls with the same folder"
     text = f"# Canaries in strangers' files\n\n{calls}. {note}.\n\n"
-    keep("canary", {**result, "rows": []}, text + markdown(table, titles))
-    write_whole(RESULTS / "canary.json", json.dumps(result, indent=1) + "\n")
+    keep("canary", result, text + markdown(table, titles))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Both load the policy and its two pipelines, in turns in one process, so that caches and load are the same for both.
 """
 
-import json
 import shlex
 import shutil
 import statistics
@@ -18,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import RESULTS, ROOT, Machine, keep, markdown, warn_if_busy
+from benchmarks.machine import ROOT, Machine, keep, markdown, warn_if_busy
 from benchmarks.settings import setting, start
-from tinyvla.files import write_whole
 
 from .doors import TRAIN
 from .odd_values import TINY
@@ -132,8 +130,7 @@ def main(settings: Settings) -> None:
         "in one process; the difference is the median over the turns. At most "
         f"{LIMIT_MS} ms more are accepted; the largest is {worst} ms.\n\n"
     )
-    keep("loading", {**result, "rows": []}, text + markdown(rows, titles))
-    write_whole(RESULTS / "loading.json", json.dumps(result, indent=1) + "\n")
+    keep("loading", result, text + markdown(rows, titles))
     print(text + markdown(rows, titles))
 
 
