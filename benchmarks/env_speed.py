@@ -3,8 +3,8 @@
     uv run python -m benchmarks.env_speed
 
 LeRobot's environment renders as it always does, but at our size: with any setting its images have 480 pixels a side,
-which would be slower still. The two take turns, so that other load affects both. Resets are not timed. The last line
-is one JSON object.
+which would be slower still. The two take turns, so that other load affects both. Resets are not timed. Writes
+results/env_speed.json and .md; the last line is one JSON object.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import Machine, versions, warn_if_busy
+from benchmarks.machine import Machine, keep, markdown, versions, warn_if_busy
 from benchmarks.settings import as_values, setting, start
 from envs import decode_env, make_env
 
@@ -83,11 +83,13 @@ def main(settings: Settings) -> None:
     ours_rate, theirs_rate = (settings.blocks * settings.steps / total.sum(axis=0)).tolist()
     ratios = total[:, 1] / total[:, 0]
     machine = Machine().summary
-    print(
-        f"{machine}; {settings.task}, one {settings.size}-px camera, {settings.blocks} x {settings.steps} steps each\n"
-    )
-    print(f"| environment | steps/s |\n|---|---|\n| ours, fast | {ours_rate:.1f} |")
-    print(f"| LeRobot's | {theirs_rate:.1f} |\n")
+    turns = f"{settings.blocks} x {settings.steps} steps each"
+    title = f"{machine}; {settings.task}, one {settings.size}-px camera, {turns}"
+    rows = [
+        {"environment": name, "rate": f"{rate:.1f}"}
+        for name, rate in (("ours, fast", ours_rate), ("LeRobot's", theirs_rate))
+    ]
+    text = f"{title}\n\n{markdown(rows, {'environment': 'environment', 'rate': 'steps/s'})}"
     figures = {
         "steps_per_s": round(ours_rate, 1),
         "lerobot_steps_per_s": round(theirs_rate, 1),
@@ -96,7 +98,9 @@ def main(settings: Settings) -> None:
     }
     conditions = {"machine": machine, "load_before": load, "gl": os.environ.get("MUJOCO_GL", "")}
     packages = {"versions": versions("lerobot", "metaworld", "mujoco", "gymnasium")}
-    print(json.dumps(figures | conditions | as_values(settings) | packages))
+    result = figures | conditions | as_values(settings) | packages
+    keep("env_speed", result, text)
+    print(f"{text}\n\n{json.dumps(result)}")
 
 
 if __name__ == "__main__":

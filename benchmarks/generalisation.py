@@ -6,8 +6,8 @@
 A checkpoint is a run folder or a pretrained_model folder, as `name=folder` where the folder's name does not say enough.
 The environment is that of the run's config.yaml. `expert` in place of a checkpoint adds the scripted expert under the
 shifts that change the physics: where it fails, a policy's failure means nothing. Finished cells are kept in
-cells.json of `out`: the same command resumes, and one with more cells plays only the new ones. The last line is one
-JSON object.
+cells.json of `out`: the same command resumes, and one with more cells plays only the new ones. Writes
+results/generalisation.json and .md; the last line is one JSON object.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from benchmarks.heat_map import UNSHIFTED, markdown, write_heat_map
-from benchmarks.machine import Machine, versions
+from benchmarks.machine import Machine, keep, versions
 from benchmarks.settings import required, setting, start
 from configs.composing import as_dict, load_config
 from envs import decode_env, make_env, resolve_tasks
@@ -190,7 +190,9 @@ def main(settings: Settings) -> None:
         for policy, row_cells in cells.items()
         for (axis, severity), figures in row_cells.items()
     ]
-    print(json.dumps({"cells": flat, "machine": machine, "versions": packages} | conditions))
+    result = {"cells": flat, "machine": machine, "versions": packages} | conditions
+    keep("generalisation", result, f"{machine}; {facts['tasks']}; {facts['seeds']}\n\n{markdown(cells)}")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

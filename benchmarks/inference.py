@@ -7,7 +7,8 @@
 Weights are random in the true shape, LoRA counts as merged, and every model runs in its own process, so that peak
 memory is that model's alone. On a CPU it is that of the whole process, `libraries_mb` of it before the model is built.
 `runtimes` adds the nano model under runtimes of evaluate.py (runner.runtime), each timed in turns with torch; the peak
-memory of exported models is that of a process without PyTorch. The last line is one JSON object.
+memory of exported models is that of a process without PyTorch. Writes results/inference.json and .md; the last line is
+one JSON object.
 """
 
 import io
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, Machine, markdown, peak_memory_mb, warn_if_busy
+from benchmarks.machine import ROOT, Machine, keep, markdown, peak_memory_mb, warn_if_busy
 from benchmarks.own_process import in_own_process
 from benchmarks.settings import setting, start
 from tinyvla.machine import count_cores
@@ -226,13 +227,13 @@ def main(settings: Settings) -> None:
     for runtime in settings.runtimes:
         print(f"{runtime} ...", file=sys.stderr, flush=True)
         runtimes.append(in_own_process("benchmarks.inference:measure_runtime", runtime, device, threads, repeats))
-    print(f"{machine.name}; {device}, {threads} threads; batch 1, median of at most {repeats} chunks\n")
-    print(table(rows) + "\n")
-    if runtimes:
-        print(markdown(runtimes, RUNTIME_TITLES) + "\n")
+    title = f"{machine.name}; {device}, {threads} threads; batch 1, median of at most {repeats} chunks"
+    text = "\n\n".join([title, table(rows), *([markdown(runtimes, RUNTIME_TITLES)] if runtimes else [])])
     nano = {f"{row['backbone']}_chunk_ms": row["chunk_ms"] for row in rows if row["backbone"] == "nano"}
     conditions = {"machine": machine.name, "device": device, "threads": threads, "load_before": load}
-    print(json.dumps(nano | conditions | {"models": rows} | ({"runtimes": runtimes} if runtimes else {})))
+    result = nano | conditions | {"models": rows} | ({"runtimes": runtimes} if runtimes else {})
+    keep("inference", result, text)
+    print(f"{text}\n\n{json.dumps(result)}")
 
 
 if __name__ == "__main__":

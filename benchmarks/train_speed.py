@@ -6,7 +6,8 @@
 
 This is the loop of train.py on the demonstrations that train.py would use, or on `dataset.root=...`. The first window
 of steps is warm-up: caches, and compilation if it is on. On a GPU, `synchronize=true` waits for the GPU after every
-part, which separates the parts and slows the step down. The last line is one JSON object.
+part, which separates the parts and slows the step down. Writes results/train_speed.json and .md; the last line is one
+JSON object.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import Machine, peak_memory_mb, warn_if_busy
+from benchmarks.machine import Machine, keep, markdown, peak_memory_mb, warn_if_busy
 from benchmarks.settings import setting, start
 from configs.composing import as_dict, load_config
 from envs import decode_env, resolve_tasks
@@ -93,7 +94,7 @@ def main(settings: Settings) -> None:
 
 
 def report(cfg: Any, accelerator: Any, recorder: Recorder, settings: Settings, load: float, wall: float) -> None:
-    """Print the table and the JSON object."""
+    """Write and print the table and the figures."""
     warm_up, timed = recorder.windows[0], recorder.windows[1:]
     seconds = {part: sum(window[part] for window in timed) for part in PARTS}
     total, steps = sum(seconds.values()), settings.window * len(timed)
@@ -101,14 +102,16 @@ def report(cfg: Any, accelerator: Any, recorder: Recorder, settings: Settings, l
     rates = [settings.window * cfg.trainer.batch_size * accelerator.num_processes / sum(w.values()) for w in timed]
     machine = Machine().name
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
-    print(
-        f"\n{machine}; {accelerator.num_processes} x {device}, {torch.get_num_threads()} threads; "
-        f"batch {cfg.trainer.batch_size} per process; {steps} steps\n"
+    title = (
+        f"{machine}; {accelerator.num_processes} x {device}, {torch.get_num_threads()} threads; "
+        f"batch {cfg.trainer.batch_size} per process; {steps} steps"
     )
-    print("| part of a step | ms | share |\n|---|---|---|")
-    for part, title in PARTS.items():
-        print(f"| {title} | {seconds[part] / steps * 1e3:.2f} | {seconds[part] / total:.1%} |")
-    print(f"| all | {total / steps * 1e3:.2f} | {rate:.0f} samples/s |\n")
+    rows = [
+        {"part": name, "ms": f"{seconds[part] / steps * 1e3:.2f}", "share": f"{seconds[part] / total:.1%}"}
+        for part, name in PARTS.items()
+    ]
+    rows.append({"part": "all", "ms": f"{total / steps * 1e3:.2f}", "share": f"{rate:.0f} samples/s"})
+    text = f"{title}\n\n{markdown(rows, {'part': 'part of a step', 'ms': 'ms', 'share': 'share'})}"
     figures = {
         "samples_per_s": round(rate, 1),
         "samples_per_s_range": [round(min(rates), 1), round(max(rates), 1)],
@@ -130,7 +133,8 @@ def report(cfg: Any, accelerator: Any, recorder: Recorder, settings: Settings, l
         "settings": settings.overrides,
         "torch": torch.__version__,
     }
-    print(json.dumps(figures | conditions))
+    keep("train_speed", figures | conditions, text)
+    print(f"\n{text}\n\n{json.dumps(figures | conditions)}")
 
 
 if __name__ == "__main__":

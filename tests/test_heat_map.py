@@ -65,6 +65,7 @@ def benchmark(monkeypatch, tmp_path):
         return figures(5)
 
     stop_at = [0]
+    monkeypatch.setattr("benchmarks.machine.RESULTS", tmp_path / "results")
     frames = {("none", 0): FRAMES["none", 0], ("lighting", 1): FRAMES["lighting", 1]}
     monkeypatch.setattr(generalisation, "evaluate", evaluate)
     monkeypatch.setattr(generalisation, "example_frames", lambda *_: frames)
@@ -100,6 +101,11 @@ def test_a_map_is_finished_where_it_was_stopped(benchmark, tmp_path, capsys):
         ("one", "none"), ("one", "lighting"), ("other", "none"), ("other", "lighting"),
     ]  # fmt: skip
     assert (tmp_path / "out/heat_map.html").exists()
+    result = json.loads((tmp_path / "results/generalisation.json").read_text())
+    assert result["cells"] == last["cells"]
+    assert "severities=[1]" in result["run"]["command"]
+    assert (result["run"]["settings"]["seed"], result["run"]["settings"]["shifts"]) == (0, ["lighting"])
+    assert result["run"]["versions"]["torch"]
 
 
 def test_other_weights_and_other_settings_are_played_again(benchmark, tmp_path):

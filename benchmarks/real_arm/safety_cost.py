@@ -6,8 +6,8 @@
 Every sequence starts at a random pose. Most are disturbed: missing commands, missing and wrong readings, joints that
 are stuck, overloaded or hot, people, the emergency stop, ticks too early or too late. The poses that were sent are
 checked by robot_io/safety/audit.py, which shares no code with the layer. The cost is the wall and CPU time of a step
-for commands of a policy within the limits, for goals that jump, and for a hand that is sent into the table. The last
-line is one JSON object.
+for commands of a policy within the limits, for goals that jump, and for a hand that is sent into the table. Writes
+results/safety_cost.json and .md; the last line is one JSON object.
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import OmegaConf
 
-from benchmarks.machine import ROOT, Machine
+from benchmarks.machine import ROOT, Machine, keep, markdown
 from benchmarks.settings import setting, start
 from robot_io.safety import ArmState, PersonView, Reaction, SafetyLayer, SafetyLimits
 from robot_io.safety.audit import Auditor
@@ -315,6 +315,14 @@ def cost(ticks: int, seed: int) -> dict[str, Any]:
     return result
 
 
+def table(result: dict[str, Any]) -> str:
+    """CPU time of a tick by kind of commands, and the number of limits that the attacks broke."""
+    rows = [{"commands": name} | figures["cpu_us"] for name, figures in result["cost"].items()]
+    attacks = f"{result['sequences']} sequences, {result['poses_audited']} poses: {result['violations']} limits broken."
+    titles = {"commands": "commands", "p50": "median (µs)", "mean": "mean (µs)", "p99": "99% (µs)"}
+    return f"{markdown(rows, titles)}\n\n{attacks}"
+
+
 @dataclass
 class Settings:
     """Settings of the command line."""
@@ -331,6 +339,7 @@ def main(settings: Settings) -> None:
     logging.disable(logging.WARNING)
     result = Machine().describe(1) | {"cost": cost(settings.timed, settings.seed)}
     result |= attack(settings.kinds, settings.sequences, settings.ticks, settings.seed, settings.between)
+    keep("safety_cost", result, f"{Machine().title(1)}\n\n{table(result)}")
     print(json.dumps(result))
 
 

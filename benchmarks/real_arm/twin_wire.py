@@ -3,7 +3,7 @@
     uv run python -m benchmarks.real_arm.twin_wire seconds=20 cameras=2
 
 Reads all positions and writes all goals at 30 Hz over the serial port, as a control loop does, from this process; the
-twin runs in another. The last line is one JSON object.
+twin runs in another. Writes results/twin_wire.json and .md; the last line is one JSON object.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 import serial
 
 import envs.rendering  # noqa: F401  selects MuJoCo's renderer, here and in the twin
+from benchmarks.machine import keep, markdown
 from benchmarks.settings import setting, start
 from envs.so101.twin import TwinScene
 from robot_io.feetech.protocol import BROADCAST, Instruction, Packet, pack
@@ -64,19 +65,18 @@ def main(settings: Settings) -> None:
         state = twin.state()
     cost = resource.getrusage(resource.RUSAGE_CHILDREN)
     p50, p99, worst = np.percentile(np.array(delays) * 1000, [50, 99, 100])
-    print(
-        json.dumps(
-            {
-                "reads": len(delays),
-                "unanswered_in_50_ms": missing,
-                "read_ms": {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(worst, 2)},
-                "twin_cpu_s": round(cost.ru_utime + cost.ru_stime, 1),
-                "simulated_s": round(state["time"], 1),
-                "missed_s": round(state["missed"], 2),
-                "cameras": settings.cameras,
-            }
-        )
-    )
+    read_ms = {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(worst, 2)}
+    result = {
+        "reads": len(delays),
+        "unanswered_in_50_ms": missing,
+        "read_ms": read_ms,
+        "twin_cpu_s": round(cost.ru_utime + cost.ru_stime, 1),
+        "simulated_s": round(state["time"], 1),
+        "missed_s": round(state["missed"], 2),
+        "cameras": settings.cameras,
+    }
+    keep("twin_wire", result, markdown([read_ms], {"p50": "read, p50 (ms)", "p99": "p99", "max": "worst"}))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
