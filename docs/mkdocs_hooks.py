@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # Pages of the site that are files of the repository's root.
 PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 RESULTS = "benchmarks/results"
+FIGURE_MARKS = re.compile("<!--.*?-->")  # around figures, see benchmarks/pages.py
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -30,6 +31,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     if page.file.src_uri in PAGES.values() or page.file.src_uri in PAGES:
         markdown = markdown.replace("](docs/", "](")
         return re.sub(r"\[([^]]+)\]\((?!https?:|#|[\w-]+\.md)[^)]+\)", r"\1", markdown)
+    markdown = FIGURE_MARKS.sub("", markdown)
     markdown = re.sub(rf"\]\(\.\./({RESULTS}/[^)]+)\.md\)", r"](\1.md.txt)", markdown)
     markdown = markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
     markdown = markdown.replace("](../CONTRIBUTING.md", "](contributing.md").replace(
