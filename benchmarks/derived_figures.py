@@ -5,8 +5,6 @@ from typing import Any
 
 Result = Mapping[str, Any]
 BUDGETS = ("time", "samples")  # tables of benchmarks.compare: equal time, equal samples
-NEWER_FAULTS = ("stall", "double", "late", "error_byte")  # of benchmarks.real_arm.fault_table
-
 
 # Names of results in the pages, where they are not those of their files.
 FILES = {
@@ -42,17 +40,10 @@ def of_eval_throughput(result: Result) -> Result:
 
 
 def of_fault_table(result: Result) -> Result:
-    """Trials, and trials that were safe within their bound and ended as they should, of older and newer faults."""
-    newer = [row for row in result["rows"] if row["name"] in NEWER_FAULTS]
-    first = [row for row in result["rows"] if row not in newer]
-    return {
-        name: {
-            "faults": len(rows),
-            "trials": sum(row["n"] for row in rows),
-            "held": sum(min(_first_number(row[key]) for key in ("within", "one_line")) for row in rows),
-        }
-        for name, rows in (("first", first), ("newer", newer))
-    }
+    """Number of faults, of trials, and of trials that were safe within their bound and ended as they should."""
+    rows = result["rows"]
+    held = sum(min(_first_number(row[key]) for key in ("within", "one_line")) for row in rows)
+    return {"faults": len(rows), "trials": sum(row["n"] for row in rows), "held": held}
 
 
 def of_holding(result: Result) -> Result:
