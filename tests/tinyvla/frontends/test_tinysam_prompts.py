@@ -24,7 +24,7 @@ from tinyvla.frontends.tinysam import (
     segment_everything,
     segment_points,
 )
-from tinyvla.frontends.tinysam.everything import grid, stability
+from tinyvla.frontends.tinysam.everything import stability
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,12 @@ class Knowing(nn.Module):
 
 @pytest.fixture
 def regions():
-    """Three things of 64x64 cells: the sparse grid of four points per side meets two and misses the third."""
+    """Three things of 64x64 cells: the sparse grid of four points per side meets two and misses the third.
+
+    No edge lies on a point of the dense grid, where no mask is certain.
+    """
     regions = np.zeros((64, 64), np.int64)
-    regions[4:28, 4:28], regions[36:60, 36:60], regions[30:34, 4:10] = 1, 2, 3
+    regions[5:27, 5:27], regions[37:59, 37:59], regions[30:34, 5:10] = 1, 2, 3
     return regions
 
 
@@ -163,14 +166,6 @@ def test_coco_round_trip():
     assert again.boxes.tolist() == [[4, 3, 20, 9], [0, 0, 1, 1], [0, 0, 0, 0]]
 
 
-def test_grid_covers_the_image_and_not_the_padding(model, image):
-    encoded = encode_image(model, image)
-    points = grid(encoded, 4)
-    assert points.shape == (16, 2)
-    assert points[0].tolist() == [15.5, 11.5]
-    assert points[-1].tolist() == [111.5, 83.5]
-
-
 def test_stability():
     logits = torch.tensor([[[5.0, -5]], [[0.5, 5]], [[-5, -5]]])
     assert stability(logits, 1.0).tolist() == [1.0, 0.5, 0.0]
@@ -205,7 +200,7 @@ def test_hierarchy_asks_fewer_points_and_only_where_it_is_not_sure(regions):
         segment_everything(model, encode_image(model, np.zeros((128, 128, 3), np.uint8)), settings)
     assert plain.n_points == 256
     assert hierarchical.n_points < 30  # all but the third thing is certain after 16
-    assert unsure.n_points == 16 + 256
+    assert unsure.n_points == 15 * 15  # one step of 8 pixels apart, none of them twice
 
 
 def test_nothing_certain_enough(regions):
@@ -266,7 +261,7 @@ def test_what_a_policy_gets(scene):
     assert tokens.shape == (1, *feature.shape) == (1, 8, 69)
     assert (tokens[0, 3:] == 0).all()  # three things; the table is none
     boxes = {tuple(round(value * 64) for value in token[:4].tolist()) for token in tokens[0, :3]}
-    assert boxes == {(4, 4, 28, 28), (36, 36, 60, 60), (4, 30, 10, 34)}
+    assert boxes == {(5, 5, 27, 27), (37, 37, 59, 59), (5, 30, 10, 34)}
     assert (tokens[0, :3, 4] == 0.95).all()
     assert ((tokens[0, :3, 5] > 0) & (tokens[0, :3, 5] < 256)).all()  # means of the first channel
 
@@ -277,7 +272,7 @@ def test_what_the_text_names(scene, regions):
         frontend.find(image, text="the bright one")
     frontend._picker = [Reader()]
     (record,) = frontend.find(image, text="the bright one").records
-    assert record["bbox"] == [8, 60, 12, 8]
+    assert record["bbox"] == [10, 60, 10, 8]
     frontend.options |= {"gives": "mask", "objects": 1}
     images = torch.tensor(image).permute(2, 0, 1)[None] / 255
     mask = frontend.see(images, ["the bright one"])["mask"]

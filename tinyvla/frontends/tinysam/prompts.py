@@ -95,7 +95,8 @@ def encode_image(segmenter: Segmenter, image: RgbImage) -> EncodedImage:
     """
     image = check_image(image)
     side, (height, width) = segmenter.config.image_size, image.shape[:2]
-    fitted = (max(1, round(height * side / max(image.shape))), max(1, round(width * side / max(image.shape))))
+    scale = side / max(height, width)
+    fitted = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))  # rounded as SAM does
     pixels = torch.tensor(image, device=segmenter.mean.device).permute(2, 0, 1).unsqueeze(0) / 255
     if fitted != (height, width):
         pixels = F.interpolate(pixels, fitted, mode="bilinear", antialias=True)
@@ -171,8 +172,8 @@ def _decode(segmenter: Segmenter, encoded: EncodedImage, **prompt: Tensor) -> Ma
 
 
 def to_image_size(segmenter: Segmenter, encoded: EncodedImage, logits: Tensor) -> Tensor:
-    """Mask logits (N, 4 s, 4 s) of the square, resized to the image, (N, H, W)."""
+    """Mask logits (N, 4 s, 4 s) of the square, resized to the image without the padding, (N, H, W)."""
     side, (rows, columns) = segmenter.config.image_size, encoded.fitted
-    square = F.interpolate(logits.unsqueeze(0), (side, side), mode="bilinear", align_corners=False)
+    square = F.interpolate(logits.unsqueeze(1), (side, side), mode="bilinear", align_corners=False)
     fitted = square[..., :rows, :columns]
-    return F.interpolate(fitted, encoded.size, mode="bilinear", align_corners=False).squeeze(0)
+    return F.interpolate(fitted, encoded.size, mode="bilinear", align_corners=False).squeeze(1)
