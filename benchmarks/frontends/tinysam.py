@@ -3,13 +3,15 @@
     uv run python -m benchmarks.frontends.tinysam
 
 trains a teacher and three small students (from scratch with random and with hard prompts, and distilled), all on images
-whose objects, textures and seeds are not in the test images. Finished parts are kept in `work` and not repeated. Writes
+whose objects, textures and seeds are not in the test images. Everything mode is also measured on images of 4:3 and
+16:9, the middle rows of the square ones. Finished parts are kept in `work` and not repeated. Writes
 results/tinysam.json and .md; the last line is one JSON object.
 """
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,16 @@ TITLES = {
     "box": "a box",
     "everything": "everything",
 }
+MODE_TITLES = {
+    "shape": "shape",
+    "mode": "mode",
+    "points": "points decoded per image",
+    "ms": "ms per image",
+    "masks": "masks per image",
+    "objects": "objects",
+    "iou": "mean IoU",
+}
+SHAPES = {"1:1": (1, 1), "4:3": (4, 3), "16:9": (16, 9)}  # width to height
 CALIBRATION = 8  # images
 
 
@@ -55,6 +67,43 @@ def compare(one: Sequence[np.ndarray], other: Sequence[np.ndarray], draws: int =
     differences = [first - second for first, second in zip(one, other, strict=True)]
     summary = summarise(differences, draws)
     return {"difference": summary["mean_iou"], "ci95": summary["ci95"]}
+
+
+def average(values: Sequence[float]) -> dict[str, Any]:
+    """Mean of one value per image with its 95% bootstrap interval."""
+    summary = summarise([np.array([value]) for value in values])
+    return {"mean": summary["mean_iou"], "ci95": summary["ci95"]}
+
+
+def cut(pixels: np.ndarray, shape: str) -> np.ndarray:
+    """Middle rows (rows, S, ...) of a square image or its labels (S, S, ...) that have a shape of SHAPES."""
+    width, height = SHAPES[shape]
+    rows = round(len(pixels) * height / width)
+    first = (len(pixels) - rows) // 2
+    return pixels[first : first + rows]
+
+
+@contextmanager
+def counting_points(model: Segmenter) -> Iterator[list[int]]:
+    """Numbers of points of every batch that the model decodes meanwhile."""
+    counts: list[int] = []
+    hook = model.mask_decoder.register_forward_hook(lambda _, __, outputs: counts.append(outputs[0].shape[1]))
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+def segment_once(
+    model: Segmenter, image: np.ndarray, truths: Sequence[np.ndarray], settings: EverythingSettings
+) -> dict[str, Any]:
+    """Time with the encoder, points, masks and IoUs of everything mode on one image."""
+    with counting_points(model) as counts:
+        started = time.perf_counter()
+        predicted = segment_everything(model, encode_image(model, image), settings)
+        ms = 1e3 * (time.perf_counter() - started)
+    ious = np.array(best_ious(predicted, truths)) if truths else np.zeros(0)
+    return {"ms": ms, "points": sum(counts), "masks": len(predicted), "ious": ious}
 
 
 @dataclass
@@ -144,36 +193,34 @@ class Bench:
         assert isinstance(quantised, Segmenter)
         return quantised
 
-    def time_everything(self, model: Segmenter) -> dict[str, Any]:
-        """Plain and hierarchical segmentation in turns on every test image, one thread; times include the encoder."""
+    def truths(self, instances: np.ndarray) -> list[np.ndarray]:
+        """Masks of the objects that are large enough to be scored."""
+        pixels = np.bincount(instances.ravel())
+        return [instances == number for number in np.flatnonzero(pixels >= self.options["min_pixels"]) if number > 0]
+
+    def everything(self, model: Segmenter, shape: str) -> dict[str, Any]:
+        """Plain and hierarchical segmentation of every test image, cut to a shape, in turns on one thread."""
         hierarchical = EverythingSettings(**self.options["everything"])
-        ways = {"plain": replace(hierarchical, hierarchical=False), "hierarchical": hierarchical}
+        modes = {"plain": replace(hierarchical, hierarchical=False), "hierarchical": hierarchical}
+        records: dict[str, list[dict[str, Any]]] = {mode: [] for mode in modes}
         test, threads = self.images["test"], torch.get_num_threads()
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        ious: dict[str, list[np.ndarray]] = {way: [] for way in ways}
-        masks: dict[str, list[int]] = {way: [] for way in ways}
         torch.set_num_threads(1)
-        segment_everything(model, encode_image(model, np.asarray(test.images[0])), hierarchical)  # warm
+        segment_once(model, cut(np.asarray(test.images[0]), shape), [], hierarchical)  # warm
         for index in range(len(test)):
-            instances = np.asarray(test.instances[index])
-            pixels = np.bincount(instances.ravel())
-            numbers = np.flatnonzero(pixels >= self.options["min_pixels"])
-            truths = [instances == number for number in numbers if number > 0]
-            for way in sorted(ways, reverse=index % 2 == 0):
-                started = time.perf_counter()
-                predicted = segment_everything(model, encode_image(model, np.asarray(test.images[index])), ways[way])
-                seconds[way].append(time.perf_counter() - started)
-                masks[way].append(len(predicted))
-                if truths:
-                    ious[way].append(np.array(best_ious(predicted, truths)))
+            image, instances = (cut(np.asarray(array[index]), shape) for array in (test.images, test.instances))
+            truths = self.truths(instances)
+            for mode in sorted(modes, reverse=index % 2 == 0):
+                records[mode].append(segment_once(model, image, truths, modes[mode]))
         torch.set_num_threads(threads)
-        return {
-            **{
-                way: summarise(ious[way])
-                | {"ms": 1e3 * float(np.mean(seconds[way])), "masks": float(np.mean(masks[way]))}
-                for way in ways
-            },
-            "times_as_fast": sum(seconds["plain"]) / sum(seconds["hierarchical"]),
+        ious = {mode: [record["ious"] for record in records[mode] if len(record["ious"])] for mode in modes}
+        figures = {
+            mode: summarise(ious[mode])
+            | {name: average([record[name] for record in records[mode]]) for name in ("ms", "points", "masks")}
+            for mode in modes
+        }
+        return figures | {
+            "timed_images": len(test),
+            "times_as_fast": figures["plain"]["ms"]["mean"] / figures["hierarchical"]["ms"]["mean"],
             "lost": compare(ious["plain"], ious["hierarchical"]),
         }
 
@@ -186,6 +233,12 @@ def cell(figure: dict[str, Any]) -> str:
     """A mean IoU in percent with its interval."""
     low, high = figure["ci95"]
     return f"{100 * figure['mean_iou']:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def mean(figure: dict[str, Any]) -> str:
+    """A mean with its interval."""
+    low, high = figure["ci95"]
+    return f"{figure['mean']:.1f} ({low:.1f}–{high:.1f})"
 
 
 def points(figure: dict[str, Any]) -> str:
@@ -218,7 +271,7 @@ def main(settings: Settings) -> None:
             )
         },
         "quantised_layers": len(layers),
-        "everything": bench.time_everything(models["distilled"]),
+        "everything": {shape: bench.everything(models["distilled"], shape) for shape in SHAPES},
     }
     result["models"]["distilled, int8"]["parameters"] = result["models"]["distilled"]["parameters"]
     text = describe(machine, settings, result)
@@ -241,14 +294,8 @@ def describe(machine: Machine, settings: Settings, result: dict[str, Any]) -> st
         {"model": name, **{mode: points(figures[mode]) for mode in (*PROMPTED, "everything")}}
         for name, figures in result["differences"].items()
     ]
-    ways = [
-        {"way": way, "ms": round(figures["ms"]), "masks": round(figures["masks"], 1), "iou": cell(figures)}
-        for way, figures in result["everything"].items()
-        if way in ("plain", "hierarchical")
-    ]
     box = result["models"]["distilled"]["box"]
     without = {key: title for key, title in TITLES.items() if key != "parameters"}
-    everything = result["everything"]
     return "\n".join(
         [
             f"{machine.title(torch.get_num_threads())}; {settings.steps} steps of {settings.batch_size} images per "
@@ -263,12 +310,32 @@ def describe(machine: Machine, settings: Settings, result: dict[str, Any]) -> st
             "",
             markdown(differences, without),
             "",
-            f"Everything with the distilled model, one thread, in turns: the hierarchical mode is "
-            f"{everything['times_as_fast']:.2f} times as fast and loses {points(everything['lost'])} points.",
-            "",
-            markdown(ways, {"way": "way", "ms": "ms per image", "masks": "masks per image", "iou": "mean IoU"}),
+            *describe_everything(result["everything"]),
         ]
     )
+
+
+def describe_everything(figures_by_shape: dict[str, Any]) -> list[str]:
+    """Lines about everything mode on images of several shapes, as Markdown."""
+    rows = [
+        {"shape": shape, "mode": mode, "iou": cell(figures[mode]), "objects": figures[mode]["objects"]}
+        | {name: mean(figures[mode][name]) for name in ("points", "ms", "masks")}
+        for shape, figures in figures_by_shape.items()
+        for mode in ("plain", "hierarchical")
+    ]
+    images = figures_by_shape["1:1"]["timed_images"]
+    return [
+        f"Everything with the distilled model on {images} images per shape, the middle rows of the square ones; one "
+        "thread, plain and hierarchical in turns.",
+        "",
+        markdown(rows, MODE_TITLES),
+        "",
+        *(
+            f"- {shape}: the hierarchical mode is {figures['times_as_fast']:.2f} times as fast and loses "
+            f"{points(figures['lost'])} points."
+            for shape, figures in figures_by_shape.items()
+        ),
+    ]
 
 
 if __name__ == "__main__":
