@@ -16,7 +16,6 @@ SAM_MODES = {
     "random_point": "a point anywhere",
     "points": "three points",
     "box": "a box",
-    "everything": "everything",
 }
 SAM_MODELS = {
     "teacher": "`base`, the teacher",
