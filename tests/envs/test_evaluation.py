@@ -148,6 +148,22 @@ def test_an_evaluation_and_what_it_writes(checkpoint, tmp_path, in_process):
     assert sorted(path.name for path in run_dir.iterdir()) == ["episodes.jsonl", "eval.json", "videos"]
 
 
+def test_validation_plays_the_episodes_of_its_own_split(checkpoint, in_process, monkeypatch):
+    """Not those of the evaluation, which would then judge a policy by what has selected it."""
+    seeds, play_episode = [], evaluation.roll_out
+
+    def note_seed(env, runner, seed, *arguments):
+        seeds.append(seed)
+        return play_episode(env, runner, seed, *arguments)
+
+    monkeypatch.setattr(evaluation, "roll_out", note_seed)
+    options = EvaluationOptions(5, seed=3, wrong_instructions=1)  # of the evaluation after training
+    scores = evaluation.validator(ENV, options, 2)(checkpoint)
+    assert seeds == [evaluation.episode_seed("validation", 3, episode) for episode in (0, 1)] * len(ENV.tasks)
+    assert scores.keys() == {"success_rate", *(f"success_rate/{task}" for task in ENV.tasks)}
+    assert evaluation.validator(ENV, options, 0) is None
+
+
 def test_no_episode_depends_on_those_before_it(checkpoint, tmp_path, in_process):
     jobs = evaluation_jobs(ENV.tasks, 1, wrong_instructions=1)
     first = play(checkpoint, jobs, tmp_path / "first")
