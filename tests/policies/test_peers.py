@@ -201,7 +201,9 @@ def test_optimizers_are_lerobots_own(name, optimizer, rates, dataset):
     assert [group["lr"] for group in trained.param_groups] == pytest.approx(rates)
     preset = policy.config.get_optimizer_preset()
     assert {group["betas"] for group in trained.param_groups} == {tuple(preset.betas)}
-    assert trained.param_groups[0]["weight_decay"] == dataclasses.asdict(preset)["weight_decay"]
+    assert cfg.trainer.weight_decay == dataclasses.asdict(preset)["weight_decay"]
+    for decay in (cfg.trainer.weight_decay, 0.07):
+        assert make_optimizer(policy, cfg.trainer.lr, decay).param_groups[0]["weight_decay"] == decay
 
 
 class TestVQBeT:

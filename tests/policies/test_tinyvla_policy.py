@@ -12,6 +12,7 @@ from tiny import TinyConfig, tiny_policy
 
 from policies.tinyvla import TinyVLAConfig
 from policies.tinyvla.modeling_tinyvla import TinyVLAPolicy
+from policies.training.trainable import make_optimizer
 from tinyvla.decoders import FlowConfig, UNet1dConfig
 
 
@@ -91,6 +92,15 @@ def test_without_lora_there_is_one_group_of_all_parameters(policy):
     (group,) = policy.get_optim_params()
     assert set(group) == {"params"}
     assert len(group["params"]) == len(list(policy.parameters()))
+
+
+def test_without_gradients_a_step_of_the_optimizer_is_the_decay_of_the_settings(policy):
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+    optimizer = make_optimizer(policy, lr=0.1, weight_decay=0.5)
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(list(policy.parameters()), [0.95 * weights for weights in before])
 
 
 def test_lora_has_its_own_rate(policy):
