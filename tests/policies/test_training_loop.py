@@ -8,12 +8,13 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import SETTINGS, run_config
+from tiny import CAMERAS, SETTINGS, run_config
 
 from configs.composing import as_dict
 from policies import find_checkpoint, load_checkpoint
 from policies.data import TrainingData
 from policies.training import decode_run, train
+from policies.training.trainable import PolicyTrainable
 from tinyvla.errors import UserError
 from tinyvla.training import Stopped, Tracker, make_accelerator, read_metrics, sample_order
 from tinyvla.training.checkpoint import last_step, read_last_state
@@ -21,6 +22,7 @@ from tinyvla.training.guard import LossGuard
 
 STEPS = 12
 SCORES = {4: 0.5, 8: 0.75, 12: 0.25}  # of the fake validation, by step
+NO_AUGMENTATION = [f"trainer.augment.{name}=0" for name in ("shift", "brightness", "contrast", "saturation")]
 
 
 def validate(folder):
@@ -223,12 +225,25 @@ def test_the_saved_policy_has_averaged_weights(dataset_root, tmp_path):
 
 
 def test_augmentation_reaches_the_policy(dataset_root, tmp_path):
-    none = [f"trainer.augment.{key}=0" for key in ("shift", "brightness", "contrast", "saturation")]
     run(tmp_path / "with", dataset_root, "trainer.steps=2", validate=None)
-    run(tmp_path / "without", dataset_root, "trainer.steps=2", *none, validate=None)
+    run(tmp_path / "without", dataset_root, "trainer.steps=2", *NO_AUGMENTATION, validate=None)
     first, second = (curve(tmp_path / name)[0]["train/loss"] for name in ("with", "without"))
     assert first != second
     assert first == pytest.approx(second, rel=0.5)
+
+
+def test_every_image_of_every_camera_is_augmented(dataset_root, tmp_path):
+    def batch(*settings):
+        cfg = run_config("tinyvla", f"run_dir={tmp_path}", *settings)
+        trainable = PolicyTrainable(decode_run(as_dict(cfg)), dataset_root, make_accelerator("cpu", False))
+        trainable.start(0)
+        return trainable.batch(0)
+
+    plain, augmented = batch(*NO_AUGMENTATION), batch()
+    for camera in CAMERAS:
+        key = f"observation.images.{camera}"
+        assert (plain[key] != augmented[key]).flatten(1).any(1).all(), camera
+    torch.testing.assert_close(augmented["observation.state"], plain["observation.state"])
 
 
 def test_bf16_after_a_run_without(dataset_root, tmp_path, undisturbed):
