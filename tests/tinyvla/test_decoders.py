@@ -5,7 +5,7 @@ import torch
 from tiny import TinyConfig
 
 from tinyvla.backbones import Features
-from tinyvla.decoders import DiffusionConfig, DiTConfig, FlowConfig, UNet1dConfig
+from tinyvla.decoders import DiffusionConfig, DiTConfig, FlowConfig, Known, UNet1dConfig
 from tinyvla.decoders.base import GlobalCondition, masked_mse
 from tinyvla.model import TinyVLA
 
@@ -150,6 +150,34 @@ def test_a_sample_is_fixed_by_its_noise(name):
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)
     torch.testing.assert_close(alone, first[1:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_known_actions_have_the_noise_of_the_step_that_reads_them(name, monkeypatch):
+    """As in training at that step, so that the network fits the other actions to them (real-time chunking)."""
+    decoder, noise = build(DECODERS[name]), noise_of(2)
+    steps, inputs, modulate_all, denoise = [], [], decoder.network.modulate_all, decoder.network.denoise
+
+    def note_steps(times, condition):
+        steps.extend(times.split(1))
+        return modulate_all(times, condition)
+
+    def note_input(noisy, modulation):
+        inputs.append(noisy)
+        return denoise(noisy, modulation)
+
+    monkeypatch.setattr(decoder.network, "modulate_all", note_steps)
+    monkeypatch.setattr(decoder.network, "denoise", note_input)
+    with torch.no_grad():
+        chunk = decoder.sample(*observations(2), noise, Known(TARGETS, torch.ones(CHUNK, 1)))
+    assert len(inputs) == 10
+    for step, noisy in list(zip(steps, inputs, strict=True))[1:]:  # the first step reads noise alone
+        if name.startswith("flow"):
+            expected = torch.lerp(noise, TARGETS, step / decoder.TIME_SCALE)
+        else:
+            expected = decoder.train_scheduler.add_noise(TARGETS, noise, step)
+        torch.testing.assert_close(noisy, expected)
+    torch.testing.assert_close(chunk, TARGETS)
 
 
 @pytest.mark.parametrize("config", [DiffusionConfig, FlowConfig])
