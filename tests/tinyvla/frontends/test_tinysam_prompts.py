@@ -39,13 +39,14 @@ def image():
 
 
 class Knowing(nn.Module):
-    """Decodes a point to the region of its label map that it lies in, certain in the middle; it counts the points."""
+    """Decodes a point to its region of a label map, with the score of all regions or of each; it counts the points."""
 
     SIDE = 64
 
     def __init__(self, regions, config=SIZES["small"], score=0.95):
         super().__init__()
-        self.regions, self.config, self.score, self.n_points = torch.as_tensor(regions), config, score, 0
+        self.regions, self.config, self.n_points = torch.as_tensor(regions), config, 0
+        self.scores = torch.as_tensor(score).expand(int(self.regions.max()) + 1)
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.image_encoder = lambda images: torch.zeros(1, 1, 16, 16)
 
@@ -55,9 +56,9 @@ class Knowing(nn.Module):
     def decode(self, embeddings, points=None, labels=None, boxes=None):
         self.n_points += points.shape[1]
         cells = ((points[0, :, 0] + 0.5) / 2).long()
-        inside = self.regions[cells[:, 1], cells[:, 0]][:, None, None] == self.regions
-        logits = torch.where(inside, 10.0, -10.0).unsqueeze(0).unsqueeze(2)
-        return logits, torch.full(logits.shape[:3], self.score)
+        labels = self.regions[cells[:, 1], cells[:, 0]]
+        logits = torch.where(labels[:, None, None] == self.regions, 10.0, -10.0).unsqueeze(0).unsqueeze(2)
+        return logits, self.scores[labels].view(1, -1, 1)
 
 
 @pytest.fixture
@@ -188,6 +189,17 @@ def test_everything_finds_all_regions_once(regions, hierarchical):
     for mask in expected.values():
         ious = [(mask & other).sum() / (mask | other).sum() for other in masks.masks]
         assert max(ious) > 0.9
+
+
+@pytest.mark.parametrize(("max_overlap", "scores"), [(0.5, [0.95, 0.9]), (0.6, [0.95, 0.92, 0.9])])
+def test_of_two_masks_whose_boxes_overlap_more_than_allowed_the_better_one_is_kept(max_overlap, scores):
+    """A frame and the square within it, whose boxes have an IoU of 23² / 31² = 0.55, on a background."""
+    regions = np.zeros((64, 64), np.int64)
+    regions[16:48, 16:48], regions[20:44, 20:44] = 1, 2
+    knowing = Knowing(regions, score=(0.9, 0.92, 0.95))
+    encoded = encode_image(knowing, np.zeros((128, 128, 3), np.uint8))
+    masks = segment_everything(knowing, encoded, EverythingSettings(16, max_overlap=max_overlap))
+    assert masks.scores.tolist() == pytest.approx(scores)
 
 
 def test_hierarchy_asks_fewer_points_and_only_where_it_is_not_sure(regions):
