@@ -281,6 +281,57 @@ def test_a_task_is_not_done_by_itself_nor_by_another_tasks_expert():
             assert not sim.success()
 
 
+def set_cube(sim, height, speed=0.0):
+    """Put the cube's centre at a height in metres above the disc, with a speed in m/s."""
+    cube = sim.data.joint(CUBE)
+    cube.qpos[:3] = *sim.disc[:2], height
+    cube.qvel[:3] = speed, 0, 0
+    mujoco.mj_forward(sim.model, sim.data)
+
+
+def test_a_cube_in_the_air_is_lifted_only_between_both_jaws(lift):
+    lift.reset(seed=0)
+    sim = lift.simulation
+    set_cube(sim, 0.2)  # thrown up
+    assert sim.cube_height > 0.1
+    assert sim.touches() == (False, False)
+    assert not sim.success()
+    assert expert_steps(lift, 0)
+    for _ in range(5):
+        lift.apply(lift.expert_action())
+    assert sim.touches() == (True, True)
+    sim.data.joint("gripper").qpos[:] = sim.model.joint("gripper").range[1]  # leaves the cube on the other jaw
+    mujoco.mj_forward(sim.model, sim.data)
+    assert sim.touches() == (True, False)
+    assert sim.cube_height > 0.05
+    assert not sim.success()
+
+
+def test_a_cube_is_on_the_disc_only_while_it_rests_on_the_table():
+    sim = Simulation("push")
+    sim.reset(np.random.default_rng(0))
+    at_rest = sim.model.geom(CUBE).size[2]
+    for height, speed, success in ((at_rest, 0, True), (at_rest + 0.01, 0, False), (at_rest, 0.1, False)):
+        set_cube(sim, height, speed)
+        assert sim.success() == success
+
+
+def test_a_cube_that_is_still_held_is_not_placed():
+    env, steps_held_on_disc, success = make_env(config(max_steps=150), "pick-place"), 0, False
+    sim = env.simulation
+    env.reset(seed=0)
+    while not success:
+        _, success, truncated, _ = env.apply(env.expert_action())
+        assert not truncated
+        sim.task = "push"
+        is_held, is_on_disc = any(sim.touches()), sim.success()
+        sim.task = "pick-place"
+        assert success == (is_on_disc and not is_held)
+        steps_held_on_disc += is_on_disc and is_held
+    assert steps_held_on_disc > 0
+    env.close()
+
+
 def test_all_tasks_begin_alike_so_that_only_words_tell_them_apart():
     starts = []
     for task in ("reach", "push"):
