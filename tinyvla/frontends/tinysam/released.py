@@ -129,7 +129,8 @@ def _from_transformers(folder: Path) -> Segmenter:
             )
     except (*_FAULTS, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"the SAM in {folder} cannot be loaded ({one_line(error)}); fetch it again") from error
-    if lacking := sorted(report["missing_keys"]):
+    # A table that two modules share is stored under one of its names.
+    if lacking := sorted(name for name in report["missing_keys"] if "shared_" not in name):
         raise UserError(f"the SAM in {folder} lacks {len(lacking)} tensors, such as {lacking[0]}; fetch it again")
     warn_unused(folder, report["unexpected_keys"])
     vision, prompts, decoder = (
