@@ -166,7 +166,7 @@ def test_points_are_those_of_the_image():
 
 @pytest.mark.parametrize("masks_at_once", [1, 3])
 def test_masks_are_resized_in_batches(masks_at_once, monkeypatch):
-    size = (384, 512)
+    size = (192, 256)
     expected, _ = segment(Oracle(size, discs_of(size)), size, EverythingSettings(16))
     batch_sizes = []
 
