@@ -62,12 +62,12 @@ class Bfloat16Timesteps(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.half = dim // 2
+        self.frequency_count = dim // 2
 
     def forward(self, steps: Tensor) -> Tensor:
         # A buffer of the frequencies would not stay rounded when the policy is cast.
-        exponents = torch.arange(self.half, dtype=torch.bfloat16, device=steps.device)
-        frequencies = torch.exp(exponents * (-math.log(10_000) / max(1, self.half - 1)))
+        exponents = torch.arange(self.frequency_count, dtype=torch.bfloat16, device=steps.device)
+        frequencies = torch.exp(exponents * (-math.log(10_000) / max(1, self.frequency_count - 1)))
         angles = steps.to(torch.bfloat16).unsqueeze(-1) * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
