@@ -316,20 +316,14 @@ def test_a_cube_is_on_the_disc_only_while_it_rests_on_the_table():
         assert sim.success() == success
 
 
-def test_a_cube_that_is_still_held_is_not_placed():
-    env, steps_held_on_disc, success = make_env(config(max_steps=150), "pick-place"), 0, False
-    sim = env.simulation
-    env.reset(seed=0)
-    while not success:
-        _, success, truncated, _ = env.apply(env.expert_action())
-        assert not truncated
-        sim.task = "push"
-        is_held, is_on_disc = any(sim.touches()), sim.success()
-        sim.task = "pick-place"
-        assert success == (is_on_disc and not is_held)
-        steps_held_on_disc += is_on_disc and is_held
-    assert steps_held_on_disc > 0
-    env.close()
+@pytest.mark.parametrize("touches", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_cube_that_a_jaw_still_touches_is_not_placed(touches, monkeypatch):
+    sim = Simulation("pick-place")
+    sim.reset(np.random.default_rng(0))
+    set_cube(sim, sim.model.geom(CUBE).size[2])
+    assert sim.success()
+    monkeypatch.setattr(sim, "touches", lambda: touches)
+    assert sim.success() == (not any(touches))
 
 
 def test_all_tasks_begin_alike_so_that_only_words_tell_them_apart():

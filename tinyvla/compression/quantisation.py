@@ -22,6 +22,7 @@ from ..errors import UserError
 # searched in turns.
 CANDIDATES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 ROUNDS = 2
+_CHANNELS = 64  # of the layers that show whether kernels are exact
 AT_ONCE = 8  # layers whose inputs and outputs are in memory together
 
 type Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
@@ -96,15 +97,31 @@ def _has_kernel(layer: Quantised) -> bool:
     return layer.kind == "Linear" or (layer.kind == "Conv2d" and not isinstance(layer.geometry["padding"], str))
 
 
+@torch.no_grad()
+def kernels_are_exact() -> bool:
+    """True if the largest products add up. A CPU without VNNI adds pairs of them in 16 bits, which overflow."""
+    one = torch.ones(())
+    for layer, shape in ((nn.Linear(_CHANNELS, 1), (1, _CHANNELS)), (nn.Conv2d(_CHANNELS, 1, 1), (1, _CHANNELS, 1, 1))):
+        quantised = Quantised(layer, 8, torch.full_like(layer.weight, 127), one.view(1), one, 0 * one)
+        inputs = torch.full(shape, 255.0)
+        if not torch.allclose(Int8Kernel(quantised)(inputs), quantised(inputs)):
+            return False
+    return True
+
+
 def with_kernels(module: nn.Module) -> nn.Module:
     """A copy of a quantised module for this CPU, whose linear layers and 2-d convolutions of 8 bits run as int8.
 
     Without it the same integers are multiplied as float32, which is exact but saves no time.
 
-    Raises UserError where PyTorch has been built without these kernels.
+    Raises UserError where PyTorch has been built without these kernels, or the CPU has none that are exact.
     """
     if not hasattr(torch.ops.onednn, "qlinear_pointwise") or not torch.backends.mkldnn.is_available():
         raise UserError("this PyTorch has no int8 kernels for its CPU; use the quantised module as it is")
+    if not kernels_are_exact():
+        raise UserError(
+            "the int8 kernels of this CPU overflow, as it has no VNNI instructions; use the quantised module as it is"
+        )
     result = copy.deepcopy(module)
     for name, layer in list(result.named_modules()):
         if isinstance(layer, Quantised) and layer.bits == 8 and _has_kernel(layer):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tinyvla.compression.quantisation import Int8Kernel, Quantised, quantise, with_kernels
+from tinyvla.compression.quantisation import Int8Kernel, Quantised, kernels_are_exact, quantise, with_kernels
 from tinyvla.errors import UserError
 
 
@@ -129,6 +129,15 @@ def test_mistakes(net, batches):
         quantise(grouped, [torch.zeros(1, 4, 8, 8)])
 
 
+def test_kernels_that_overflow_are_refused(net, batches, monkeypatch):
+    """As those of a CPU without VNNI, which add pairs of products in 16 bits."""
+    monkeypatch.setattr(Int8Kernel, "forward", lambda layer, inputs: torch.full((1, 1), 2.0**15 - 1))
+    assert not kernels_are_exact()
+    with pytest.raises(UserError, match="overflow.*use the quantised module as it is"):
+        with_kernels(quantise(net, batches))
+
+
+@pytest.mark.skipif(not kernels_are_exact(), reason="the int8 kernels of this CPU overflow")
 @torch.no_grad()
 def test_kernels_compute_the_same(net, batches):
     quantised = quantise(net, batches)
