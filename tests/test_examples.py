@@ -172,6 +172,7 @@ def test_load_and_act(tmp_path):
     assert "success rate on reach-v3:" in out
 
 
+@pytest.mark.slow
 def test_own_environment(installed, tmp_path):
     out, _ = run(EXAMPLES / "own_environment.py", "data", "1", cwd=tmp_path, env=installed)
     assert "expert: success after" in out

@@ -231,6 +231,7 @@ class TestVQBeT:
         assert sum(losses[25:30]) < 0.9 * sum(losses[:5])
         assert sum(losses[-5:]) < 0.9 * sum(losses[30:35])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at", [25, 45])
     def test_a_run_killed_in_either_phase_resumes_to_the_same_end(self, at, undisturbed, dataset_root, tmp_path):
         def kill():

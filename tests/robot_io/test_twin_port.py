@@ -222,6 +222,7 @@ def test_the_version_of_the_servos_and_their_uncertain_behaviour_are_settings():
     assert {servo.get("Max_Voltage_Limit") for servo in servos} == {140}
 
 
+@pytest.mark.slow
 def test_simulate_arm_from_the_command_line(tmp_path):
     folder = tmp_path / "twin"
     command = [sys.executable, ROOT / "simulate_arm.py", "robot=so101", f"robot.twin.folder={folder}"]
