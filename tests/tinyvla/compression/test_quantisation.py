@@ -133,7 +133,7 @@ def test_kernels_that_overflow_are_refused(net, batches, monkeypatch):
     """As those of a CPU without VNNI, which add pairs of products in 16 bits."""
     monkeypatch.setattr(Int8Kernel, "forward", lambda layer, inputs: torch.full((1, 1), 2.0**15 - 1))
     assert not kernels_are_exact()
-    with pytest.raises(UserError, match="overflow.*use the quantised module as it is"):
+    with pytest.raises(UserError, match=r"overflow.*use the quantised module as it is"):
         with_kernels(quantise(net, batches))
 
 
