@@ -67,12 +67,12 @@ def play(
 
 def main(settings: Settings) -> None:
     logging.disable(logging.WARNING)
-    asked = {name: str(value) for name, value in vars(settings).items()}
+    setting_texts = {name: str(value) for name, value in vars(settings).items()}
     folder = settings.folder = settings.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     demos, corrections = folder / "demonstrations", folder / "corrected"
     finished = folder / "parts"
-    result: dict[str, Any] = Machine().describe(1) | {"settings": asked}
+    result: dict[str, Any] = Machine().describe(1) | {"settings": setting_texts}
     for root, part in ((demos, "demonstrations"), (corrections, "corrections")):
         if root.exists() and not (finished / f"{part}.json").exists():
             raise UserError(f"{root} is not whole; remove that folder and start again")

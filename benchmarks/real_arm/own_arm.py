@@ -60,14 +60,14 @@ def play(settings: Settings, run_dir: Path, cameras: Mapping[str, View]) -> dict
 
 def main(settings: Settings) -> None:
     logging.disable(logging.WARNING)
-    asked = {name: str(value) for name, value in vars(settings).items()}
+    setting_texts = {name: str(value) for name, value in vars(settings).items()}
     settings.folder = settings.folder.absolute()
     folder, finished = settings.folder, settings.folder / "parts"
     finished.mkdir(parents=True, exist_ok=True)
     recording, webcam_run, simulated_run = folder / "recording-of-webcams", folder / "webcams", folder / "simulated"
     if recording.exists() and not (finished / "recording.json").exists():
         raise UserError(f"{recording} is not whole; remove that folder and start again")
-    result = Machine().describe(1) | {"settings": asked}
+    result = Machine().describe(1) | {"settings": setting_texts}
     result["recording"] = once(finished / "recording.json", lambda: record(settings, recording))
     result["training"] = once(
         finished / "webcams.json", lambda: train(settings, webcam_run, f"dataset.root={recording}", *settings.train)
