@@ -25,6 +25,7 @@ from ..image_size import ImageSizeStep, Size, camera_sizes
 from .dataset_files import INFO, check_dataset_files, fingerprint, name_image_axes
 
 _SPAN = 64  # frames that are decoded together, fewer if they are large
+_PATIENCE = 300  # seconds for a span, after which a decoder hangs: damaged videos can have that effect
 _MAX_PIXELS = 20 << 20  # of all frames of a span; a process needs 30 bytes for each
 
 
@@ -167,7 +168,7 @@ class _Spans(torch.utils.data.Dataset):
 
 
 def _decode(spans: _Spans, count: int, folder: Path, workers: int) -> None:
-    loader = DataLoader(spans, batch_size=None, num_workers=workers)
+    loader = DataLoader(spans, batch_size=None, num_workers=workers, timeout=_PATIENCE if workers else 0)
     files: dict[str, BinaryIO] = {}
     with ExitStack() as opened, tqdm(total=count, desc="decoding frames", unit="frame") as bar:
         for span in loader:

@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -210,6 +211,13 @@ def test_a_damaged_video_is_one_line(damage, workers, video_copy):
     with pytest.raises(UserError, match=r"cannot be decoded|cannot be read") as mistake:
         cache_frames(stored, workers)
     assert "\n" not in str(mistake.value)
+
+
+def test_a_decoder_that_hangs_is_one_line(video_copy, monkeypatch):
+    monkeypatch.setattr(reading, "_PATIENCE", 1)
+    monkeypatch.setattr(reading._Spans, "__getitem__", lambda spans, index: time.sleep(60))
+    with pytest.raises(UserError, match=r"cannot be decoded.*timed out"):
+        cache_frames(open_dataset(video_copy), workers=1)
 
 
 def test_tasks_are_instructions(dataset):
