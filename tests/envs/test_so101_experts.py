@@ -4,25 +4,14 @@ import mujoco
 import numpy as np
 import pytest
 from lerobot.datasets import LeRobotDataset
+from so101_settings import config
 
-from envs import decode_env, make_env
+from envs import make_env
 from envs.demos import ensure_dataset
 from envs.demos.episode import record_demo
 from envs.so101 import CONTROL_HZ, FEATURE_NAMES, HIGH, LOW
 from envs.so101.simulation import CUBE, HOME, Simulation
 from envs.so101.tasks import INSTRUCTIONS
-
-
-def config(**changes):
-    settings = {"cameras": ["front", "wrist"], "image_size": 48, "render": "fast", "max_steps": 300}
-    return decode_env({"name": "so101"} | settings | changes)
-
-
-@pytest.fixture(scope="module")
-def lift():
-    env = make_env(config(), "pick-lift")
-    yield env
-    env.close()
 
 
 def expert_steps(env, seed):
