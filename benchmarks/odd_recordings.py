@@ -263,13 +263,18 @@ KINDS: dict[str, Kind] = {
     "minus_100_to_100_of_an_encoder": Kind(r"-100 to 100 .*dataset.calibration=", False, state=encoder_hundreds),
     "degrees_of_an_encoder": Kind(state=encoder_degrees),
     "either_unit": Kind("may be degrees or -100 to 100", state=short_roll),
-    "radians": Kind(state=radians),
+    "radians": Kind("as radians do", state=radians, deploys="as radians do"),
     "nan_in_state": Kind(
         r"elbow_flex.pos of observation.state is nan in episode 1, frame 7; leave it out: dataset.episodes=\[0,2\]",
         False,
         state=with_nan,
     ),
-    "jumping_encoder": Kind("shoulder_pan.pos of observation.state jumps by 3[0-9]+", state=with_jump, action=pose),
+    "jumping_encoder": Kind(
+        "shoulder_pan.pos of observation.state jumps by 3[0-9]+",
+        state=with_jump,
+        action=pose,
+        deploys="of shoulder_pan went from -30 to 367 but the joint goes from -108 to 108",
+    ),
     "long_instructions": Kind(instruction=lambda episode: LONG.format("red cube" if episode % 2 else "green ball")),
     "endless_instructions": Kind(
         "2 instructions are one to the policy",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from lerobot.utils.constants import ACTION, OBS_STATE
 
-from tinyvla.arms.units import Units, body_joints, units_of
+from tinyvla.arms.units import MAX_RADIANS, Units, body_joints, units_of
 from tinyvla.errors import UserError
 
 from .motionless import motionless
@@ -131,6 +131,13 @@ def _units(recording: Recording) -> Iterator[Finding]:
             f"the joints of {recording.root} may be degrees or -100 to 100 of their ranges, their values fit both; "
             f"they count as degrees ({', '.join(joints)})",
             "if they were recorded with use_degrees=false, add dataset.calibration=<the arm's .json>",
+        )
+    elif units == Units.RADIANS:
+        yield Finding(
+            "units in radians",
+            f"the joints of {recording.root} never leave -{MAX_RADIANS} to {MAX_RADIANS}, as radians do, and the arms "
+            "here are in degrees: no policy of it can be deployed on them",
+            "record it in degrees (use_degrees=true)",
         )
 
 

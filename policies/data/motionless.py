@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyvla.arms.units import body_joints
+from tinyvla.arms.units import MAX_RADIANS, body_joints
 
 from .dataset_files import number_names
 
 _UNIT = 1.0  # degree, or one of a gripper's 100
-_RADIANS = 7.0  # positions of joints that never reach this are radians
 _STILL_STD, _STILL_RANGE = 0.2, 1.0  # of the unit: below, a joint stands still
 _SHARE_STILL, _SHARE = 1e-3, 1e-2  # of the typical scale, for numbers without a unit
 _STILL_IMAGE = 0.004  # one of 255 values
@@ -82,7 +81,7 @@ def _still(key: str, kinds: Mapping[str, Any], feature: Mapping[str, Any]) -> tu
     if _is_image(feature):
         return std < _STILL_IMAGE, _IMAGE
     span = high - low
-    if body_joints(number_names(feature)) and np.abs([low, high]).max() > _RADIANS:
+    if body_joints(number_names(feature)) and np.abs([low, high]).max() > MAX_RADIANS:
         return (std < _STILL_STD * _UNIT) | (span < _STILL_RANGE * _UNIT), _UNIT
     moves = (std > 0) & (span > 0)
     typical = float(np.median(std[moves])) if moves.any() else max(float(np.abs(mean).max()), 1.0)

@@ -24,7 +24,7 @@ def motion(pose, episodes=3, steps=40):
         (odd.encoder_hundreds, Units.HUNDREDS),
         (odd.hundreds, Units.HUNDREDS),
         (odd.short_roll, Units.EITHER),
-        (odd.radians, Units.OTHER),
+        (odd.radians, Units.RADIANS),
     ],
 )
 def test_units_of_a_motion(pose, units):

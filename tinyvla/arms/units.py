@@ -20,7 +20,7 @@ ROBOTS = ("so100", "so101", "so_follower", "koch")  # beginnings of robot types 
 _JOINT, _GRIPPER = ".pos", "gripper"
 _STEP = 360 / 4095  # degrees; LeRobot divides a turn by the highest reading of an encoder
 _RANGES = np.arange(300, 4096)  # steps that a joint's calibrated range may have
-_RADIANS = 7
+MAX_RADIANS = 7  # a turn and a little
 _TOLERANCE = 0.02  # of a step
 _FEWEST = 12  # different readings of a joint whose steps count
 _FEWEST_JOINTS = 3  # that moved
@@ -37,6 +37,7 @@ class Units(StrEnum):
     DEGREES = "degrees"
     HUNDREDS = "-100 to 100"
     EITHER = "degrees or -100 to 100"
+    RADIANS = "radians"
     OTHER = "other"
 
 
@@ -64,8 +65,8 @@ def units_of(robot_type: str | None, names: Any, positions: np.ndarray) -> Units
     body = positions[:, joints].astype(float)
     if np.abs(body).max() > _HIGHEST:
         return Units.DEGREES
-    if np.abs(body).max() < _RADIANS:
-        return Units.OTHER  # radians, or an arm that hardly moved
+    if np.abs(body).max() < MAX_RADIANS:
+        return Units.RADIANS  # or an arm that hardly moved
     readings = [values for column in body.T if len(values := np.unique(column)) >= _FEWEST]
     steps = [_units_by_steps(values) for values in readings]
     # Readings of an encoder: then those of all joints are. A drawn motion has one or two joints that look like it.
