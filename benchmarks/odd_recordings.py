@@ -294,7 +294,9 @@ KINDS: dict[str, Kind] = {
     "frames_out_of_order": Kind(
         "is of another episode", False, damage=edit_column("episode_index", lambda episodes: np.roll(episodes, 3))
     ),
-    "constant_action": Kind("the action is the same in all frames", action=one_pose),
+    "constant_action": Kind(
+        "the action is the same in all frames", action=one_pose, deploys="action covers less than a tenth of every joint"
+    ),
     "action_is_state": Kind("is the state of the same frame", action=pose),
     "joints_in_another_order": Kind(names=tuple(reversed(NAMES))),
     "names_in_an_object": Kind(names={"motors": NAMES}),
