@@ -53,6 +53,12 @@ def of_holding(result: Result) -> Result:
     return {"sides": sides, "not_followed": sum(row["not_followed"] for row in rows)}
 
 
+def of_odd_datasets(result: Result) -> Result:
+    """Number of recordings with a policy, and of those that went as they should."""
+    trials = result["trials"].values()
+    return {"count": len(trials), "right": sum(trial["right"] == "yes" for trial in trials)}
+
+
 def of_fuzz_files(result: Result) -> Result:
     """Number of mutated files by kind, and by outcome."""
     results = result["results"]
