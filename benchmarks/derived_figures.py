@@ -159,6 +159,7 @@ DERIVED: dict[str, Callable[[Result], Result]] = {
     "fuzz_files": of_fuzz_files,
     "fuzz_wire": of_fuzz_wire,
     "holding": of_holding,
+    "odd_datasets": of_odd_datasets,
     "loading": of_loading,
     "harder_policies": of_comparison,
     "mt50": of_mt50,
