@@ -28,7 +28,7 @@ from benchmarks.settings import required, setting, start
 from configs.composing import as_dict, load_config
 from envs import decode_env, make_env, resolve_tasks
 from envs.contract import EnvConfig
-from envs.evaluation import EvaluationOptions, Job, evaluate, summarise
+from envs.evaluation import EvaluationOptions, Job, decode_env_of_policy, evaluate, summarise
 from envs.rollout import Rollout
 from envs.seeds import episode_seed
 from envs.shifts import AXES, PHYSICAL, SEVERITIES, with_shift
@@ -55,7 +55,7 @@ def read_row(argument: str, changes: list[str]) -> Row:
     """Row from `name=folder` or `folder`, in its run's environment with `changes` to that."""
     name, _, folder = argument.rpartition("=")
     if folder == EXPERT:
-        env = load_config("evaluate", ["checkpoint=x"]).env
+        env = load_config("collect").env
         env_cfg = decode_env(as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes))))
         return Row(name or EXPERT, None, env_cfg, EXPERT)
     checkpoint = find_checkpoint(Path(folder))
@@ -63,7 +63,7 @@ def read_row(argument: str, changes: list[str]) -> Row:
         (parent for parent in (Path(folder), *checkpoint.parents[:3]) if (parent / "config.yaml").exists()), None
     )
     env = OmegaConf.load(run / "config.yaml").env if run else load_config("evaluate", ["checkpoint=x"]).env
-    env_cfg = decode_env(as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes))))
+    env_cfg = decode_env_of_policy(as_dict(OmegaConf.merge(env, OmegaConf.from_dotlist(changes))), checkpoint)
     weights = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()[:12]
     return Row(name or (run or Path(folder)).name, checkpoint, env_cfg, weights)
 

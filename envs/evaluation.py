@@ -269,12 +269,30 @@ def _fingerprint(setting: Setting) -> str:
     return digest.hexdigest()
 
 
-def _env_of_policy(checkpoint: Path, name: str, tasks: Sequence[str] | None) -> EnvConfig:
-    """Environment of a name, with cameras, image size and, where its run is known, tasks and scenes of a policy."""
+def decode_env_of_policy(section: Mapping[str, Any], policy: Path | str) -> EnvConfig:
+    """Environment of an `env` section, in which cameras or an image size of None are those of a policy.
+
+    Args:
+        policy: a run's folder, or a checkpoint's. Raises UserError if there is none, or the section does not fit.
+    """
+    missing = [name for name in ("cameras", "image_size") if section.get(name) is None]
+    view = _view_of_policy(find_checkpoint(policy)) if missing else {}
+    return decode_env(dict(section) | {name: view[name] for name in missing})
+
+
+def _view_of_policy(checkpoint: Path) -> dict[str, Any]:
+    """Cameras of a policy, and the side of their images in pixels."""
     features = read_json_object(checkpoint / "config.json")["input_features"]
     images = {key: feature["shape"] for key, feature in features.items() if key.startswith(IMAGES)}
-    cameras = [key.removeprefix(IMAGES) for key in images]
-    section: dict[str, Any] = {"name": name, "cameras": cameras, "image_size": next(iter(images.values()))[1]}
+    return {
+        "cameras": [key.removeprefix(IMAGES) for key in images],
+        "image_size": next(iter(images.values()))[1],
+    }
+
+
+def _env_of_policy(checkpoint: Path, name: str, tasks: Sequence[str] | None) -> EnvConfig:
+    """Environment of a name, with cameras, image size and, where its run is known, tasks and scenes of a policy."""
+    section: dict[str, Any] = {"name": name} | _view_of_policy(checkpoint)
     if trained := trained_env(checkpoint, name):
         section |= {"tasks": trained.tasks} | trained.own_settings()
     return decode_env(section if tasks is None else section | {"tasks": list(tasks)})

@@ -71,7 +71,8 @@ def benchmark(monkeypatch, tmp_path):
     monkeypatch.setattr(generalisation, "example_frames", lambda *_: frames)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
+        features = {"observation.images.corner2": {"shape": [3, 32, 32]}}
+        (tmp_path / name / "config.json").write_text(json.dumps({"input_features": features}))
         (tmp_path / name / "model.safetensors").write_text(name)
 
     def run(*arguments, stop=0):

@@ -12,8 +12,8 @@ from tinyvla.files import alone_in, write_whole
 
 @app("evaluate")
 def main(cfg: DictConfig) -> None:
-    from envs import decode_env, evaluate
-    from envs.evaluation import EvaluationOptions
+    from envs import evaluate
+    from envs.evaluation import EvaluationOptions, decode_env_of_policy
     from envs.report import describe, write_report
     from envs.shifts import with_shift
     from envs.workers import clear_disk_errors
@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.dataset.root:
         evaluate_on_recordings(cfg, settings)
         return
-    env_cfg = with_shift(decode_env(as_dict(cfg.env)), cfg.shift, cfg.severity)
+    env_cfg = with_shift(decode_env_of_policy(as_dict(cfg.env), cfg.checkpoint), cfg.shift, cfg.severity)
     options = EvaluationOptions.from_section(as_dict(cfg))
     with alone_in(run_dir, wait=False), clear_disk_errors():
         result = evaluate(cfg.checkpoint, env_cfg, options, run_dir)

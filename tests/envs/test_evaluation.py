@@ -15,6 +15,7 @@ from envs.evaluation import (
     EvaluationOptions,
     Job,
     Setting,
+    decode_env_of_policy,
     evaluate,
     evaluation_jobs,
     keep_videos,
@@ -164,6 +165,7 @@ def test_validation_plays_the_episodes_of_its_own_split(checkpoint, in_process, 
     assert evaluation.validator(ENV, options, 0) is None
 
 
+@pytest.mark.slow
 def test_no_episode_depends_on_those_before_it(checkpoint, tmp_path, in_process):
     jobs = evaluation_jobs(ENV.tasks, 1, wrong_instructions=1)
     first = play(checkpoint, jobs, tmp_path / "first")
@@ -195,6 +197,13 @@ def test_a_policy_may_be_told_one_sentence_in_every_episode(checkpoint, in_proce
     result = evaluate(checkpoint, ENV, EvaluationOptions(1, instruction="do the task", wrong_instructions=1))
     assert sentences == ["do the task"] * 2 + [instruction_of(ENV, task) for task in ENV.tasks[::-1]]
     assert result["instruction"] == "do the task"
+
+
+def test_cameras_and_image_size_are_the_policys_unless_named(checkpoint):
+    section = as_dict(load_config("evaluate", ["checkpoint=x"]).env)
+    env_cfg = decode_env_of_policy(section, checkpoint)
+    assert (env_cfg.cameras, env_cfg.image_size) == (["corner2"], 32)
+    assert decode_env_of_policy(section | {"cameras": ["topview"]}, checkpoint).cameras == ["topview"]
 
 
 @pytest.mark.slow
