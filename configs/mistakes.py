@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tinyvla.errors import UserError, nearest_names, one_line
 
@@ -23,13 +24,21 @@ def flatten(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for name in map(str, cfg):
         key = f"{prefix}{name}"
-        if OmegaConf.is_interpolation(cfg, name) or OmegaConf.is_missing(cfg, name):
+        if OmegaConf.is_missing(cfg, name) or (OmegaConf.is_interpolation(cfg, name) and _is_section(cfg, name)):
             leaves[key] = None
             continue
         leaves[key] = cfg[name]
         if isinstance(cfg[name], DictConfig):
             leaves |= flatten(cfg[name], f"{key}.")
     return leaves
+
+
+def _is_section(cfg: DictConfig, name: str) -> bool:
+    """True for an interpolation of a section, or of what is not there."""
+    try:
+        return isinstance(cfg[name], DictConfig)
+    except OmegaConfBaseException:
+        return True
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -71,7 +80,7 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str
             key = override.key_or_group
             is_value = override not in group_overrides and not override.is_add()
             if is_value and key not in known and not key.startswith("hydra"):
-                return _unknown_key(key, known)
+                return _setting_of_another_choice(config_name, choices, key) or _unknown_key(key, known)
     return one_line(error, limit=None)
 
 
@@ -134,6 +143,19 @@ def _bad_combination(config_name: str, choices: Sequence[str]) -> str:
             continue
         return f"{dropped} does not go with {' '.join(rest) or config_name + '.py'}; leave it out"
     return f"{' '.join(choices)} do not go together; leave out those that {config_name}.py --help does not list"
+
+
+def _setting_of_another_choice(config_name: str, choices: Sequence[str], key: str) -> str | None:
+    """Sentence about a setting that only other choices of its group have, such as backbone.layers; None without one."""
+    group = key.partition(".")[0]
+    owners = []
+    for choice in groups().get(group, ()):
+        try:
+            if key in flatten(compose_config(config_name, [*choices, f"{group}={choice}"])):
+                owners.append(f"{group}={choice}")
+        except HydraException:
+            continue
+    return f"'{key}' is a setting of another choice; add {' or '.join(owners)}" if owners else None
 
 
 def _unknown_key(key: str, known: dict[str, Any]) -> str:
