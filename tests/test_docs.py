@@ -70,6 +70,7 @@ def test_imports_of_the_snippets_exist(page):
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
+@pytest.mark.slow
 def test_the_animation_shows_one_success_per_task(tmp_path, monkeypatch):
     frames = np.stack([np.full((64, 64, 3), 40 * time, np.uint8) for time in range(6)])
     for name in ("reach-v3-000-success", "reach-v3-001-success", "push-v3-000-failure", "push-v3-002-success"):

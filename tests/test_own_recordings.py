@@ -12,7 +12,7 @@ from policies.offline_evaluation import held_out_episodes
 
 # Without any setting of validation or evaluation: an own recording chooses held-out episodes.
 SMALL = [
-    *("policy=tinyvla", *SETTINGS["tinyvla"], "backbone.image_size=32", "backbone.hidden_size=32", "backbone.layers=1"),
+    *("policy=tinyvla", *SETTINGS["tinyvla"], "backbone.image_size=32", "backbone.hidden_size=32"),
     *("trainer.batch_size=4", "trainer.bf16=false", "trainer.num_threads=1", "trainer.validate_every=2", "logger=none"),
 ]
 
@@ -63,6 +63,7 @@ def test_a_recording_trains_is_judged_by_what_was_held_out_and_reported(trained,
     assert (best / CARD).read_text().count("(held out) |") == 1
 
 
+@pytest.mark.slow
 def test_a_policy_is_fine_tuned_on_a_recording_and_resumed_without_its_source(trained, recording, tmp_path, command):
     source, tuned = shutil.move(trained[0], tmp_path / "source"), tmp_path / "tuned"
     settings = [*SMALL, f"dataset.root={recording}", f"run_dir={tuned}", f"init_from={source}", "eval.episodes=0"]

@@ -33,6 +33,7 @@ def vector(task="reach-v3", n_envs=2, use_async_envs=False, **changes):
     return make_lerobot_envs(config, n_envs, use_async_envs)
 
 
+@pytest.mark.slow
 def test_the_plug_in_makes_both_names_known_and_loads_no_simulator():
     assert lerobot_policy_tinyvla
     assert PreTrainedConfig.get_choice_class("tinyvla").__name__ == "TinyVLAConfig"

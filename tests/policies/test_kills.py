@@ -62,7 +62,7 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("end", [kill, interrupt])
+@pytest.mark.parametrize("end", [kill, pytest.param(interrupt, marks=pytest.mark.slow)])
 def test_a_save_that_ends_at_any_operation(end, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # matters for a power cut only, and takes long
     save_all(tmp_path / "whole")

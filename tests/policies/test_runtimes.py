@@ -117,7 +117,9 @@ class TestSamplers:
 
 
 class TestEngines:
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(
+        "kind", [pytest.param(kind, marks=pytest.mark.slow if kind.startswith("flow") else ()) for kind in KINDS]
+    )
     def test_onnx_computes_the_same_chunk(self, kind, dataset):
         runner, reference = made(dataset, kind), made(dataset, kind)
         adapt_policy(runner.policy, "onnx")

@@ -105,7 +105,14 @@ def assert_same_run(run_dir, undisturbed):
         assert_same(ours, theirs, name)
 
 
-@pytest.mark.parametrize("policy", [name for name in SETTINGS if name != "vqbet"])  # see test_peers.py
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(name, marks=() if name in ("tinyvla", "smolvla") else pytest.mark.slow)
+        for name in SETTINGS
+        if name != "vqbet"  # see test_peers.py
+    ],
+)
 def test_every_policy_learns(policy, dataset_root, tmp_path):
     steps = {"tinyvla": 100, "diffusion": 40}.get(policy, 30)
     settings = (f"trainer.steps={steps}", "trainer.lr=1e-3", "trainer.save_every=0", "trainer.batch_size=8")

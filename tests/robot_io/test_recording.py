@@ -94,6 +94,7 @@ def observe(recorder, ticks, size=SIZE):
         recorder.observe(SimpleNamespace(observation={"front": image}, **tick))
 
 
+@pytest.mark.slow
 def test_the_recorders_process_writes_what_the_loop_saw(tmp_path):
     root = tmp_path / "run" / "recording"
     with Recorder(root, JOINTS, {"front": (SIZE, SIZE)}, 30, "so_follower") as recorder:
@@ -179,6 +180,7 @@ def small_disk(folder, megabytes):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_only_the_episode_that_is_being_written(tmp_path):
     lines = []
     with small_disk(tmp_path / "disk", 4) as disk:
