@@ -53,12 +53,6 @@ def of_holding(result: Result) -> Result:
     return {"sides": sides, "not_followed": sum(row["not_followed"] for row in rows)}
 
 
-def of_odd_datasets(result: Result) -> Result:
-    """Number of recordings with a policy, and of those that went as they should."""
-    trials = result["trials"].values()
-    return {"count": len(trials), "right": sum(trial["right"] == "yes" for trial in trials)}
-
-
 def of_fuzz_files(result: Result) -> Result:
     """Number of mutated files by kind, and by outcome."""
     results = result["results"]
@@ -159,7 +153,6 @@ DERIVED: dict[str, Callable[[Result], Result]] = {
     "fuzz_files": of_fuzz_files,
     "fuzz_wire": of_fuzz_wire,
     "holding": of_holding,
-    "odd_datasets": of_odd_datasets,
     "loading": of_loading,
     "harder_policies": of_comparison,
     "mt50": of_mt50,

@@ -1,12 +1,12 @@
-"""Time and memory of one action chunk (vision, language, 10 denoising steps) for every backbone, batch 1, two cameras.
+"""Time and memory of one action chunk for every backbone, batch 1, default cameras.
 
     uv run python -m benchmarks.inference                    # everything; the largest model needs about 5 GB
-    uv run python -m benchmarks.inference models=[nano]
-    uv run python -m benchmarks.inference models=[nano] runtimes=[torch,compile,bf16,int8,onnx,openvino]
+    uv run python -m benchmarks.inference models=[film]
+    uv run python -m benchmarks.inference models=[film] runtimes=[torch,compile,bf16,int8,onnx,openvino]
 
 Weights are random in the true shape, LoRA counts as merged, and every model runs in its own process, so that peak
 memory is that model's alone. On a CPU it is that of the whole process, `libraries_mb` of it before the model is built.
-`runtimes` adds the nano model under runtimes of evaluate.py (runner.runtime), each timed in turns with torch; the peak
+`runtimes` adds the default model under runtimes of evaluate.py (runner.runtime), timed in turns with torch; the peak
 memory of exported models is that of a process without PyTorch. Writes results/inference.json and .md; the last line is
 one JSON object.
 """
@@ -29,7 +29,8 @@ from tinyvla.machine import count_cores
 
 # Settings of train.py, and the dtype: in float32 the large models would not fit a laptop's memory.
 MODELS: dict[str, tuple[list[str], str]] = {
-    "nano": ([], "float32"),
+    "film": ([], "float32"),
+    "nano": (["backbone=nano"], "float32"),
     "smolvlm-256M": (
         ["backbone=smolvlm", "decoder/network=unet", "backbone.pretrained=null", "backbone.lora.r=0"],
         "bfloat16",
@@ -43,6 +44,7 @@ MODELS: dict[str, tuple[list[str], str]] = {
     },
 }
 INSTRUCTION = "press the button from the top"
+DEFAULT = "film"
 WARM_UP = 3
 RUNTIMES = ("torch", "compile", "bf16", "int8", "onnx", "openvino")
 RUNTIME_TITLES = {
@@ -69,7 +71,7 @@ def make_policy(name: str, device: str) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(0)
     overrides, dtype_name = MODELS[name]
     dtype = getattr(torch, dtype_name)
-    cfg = load_config("train", ["env.cameras=[corner2,topview]", *overrides])
+    cfg = load_config("train", overrides)
     size = cfg.env.image_size
     height, width = (size, size) if isinstance(size, int) else size
     config = decode_policy_config(as_dict(cfg.policy), device)
@@ -112,7 +114,7 @@ def measure(name: str, device: str, threads: int, repeats: int, seconds: float) 
         "parameters_m": round(sum(count.values()), 1),
         "decoder_m": round(count["decoder"], 1),
         "dtype": MODELS[name][1],
-        "image": f"{width}x{height}",
+        "image": f"{len(policy.cameras)} x {width}x{height}",
         "chunk_ms": round(statistics.median(times[WARM_UP:]), 1),
         "repeats": len(times) - WARM_UP,
         "peak_memory_mb": round(peak_memory_mb(device)),
@@ -121,13 +123,13 @@ def measure(name: str, device: str, threads: int, repeats: int, seconds: float) 
 
 
 def measure_runtime(runtime: str, device: str, threads: int, repeats: int) -> dict[str, Any]:
-    """Row of the nano model in one runtime, measured in this process (memory of an exported model: in another)."""
+    """Row of the default model in one runtime, measured in this process (memory of an exported model: in another)."""
     import torch
 
     from policies.runtimes import adapt_policy
 
     torch.set_num_threads(threads)
-    policy, batch = make_policy("nano", device)
+    policy, batch = make_policy(DEFAULT, device)
     start = time.perf_counter()
     adapt_policy(policy, runtime)
     started = time.perf_counter() - start
@@ -146,7 +148,7 @@ def measure_runtime(runtime: str, device: str, threads: int, repeats: int) -> di
         peak, weights = peak_memory_mb(device), io.BytesIO()
         torch.save(policy.model.state_dict(), weights)
         size = weights.tell() / 1e6
-    reference, _ = make_policy("nano", device)
+    reference, _ = make_policy(DEFAULT, device)
     times = [(chunk_ms(policy), chunk_ms(reference)) for _ in range(WARM_UP + repeats)][WARM_UP:]
     runtime_ms, torch_ms = (statistics.median(column) for column in zip(*times, strict=True))
     difference = policy.predict_action_chunk(batch, noise=noise) - reference.predict_action_chunk(batch, noise=noise)
@@ -163,11 +165,11 @@ def measure_runtime(runtime: str, device: str, threads: int, repeats: int) -> di
 
 
 def measure_exported(engine: str, threads: int) -> tuple[float, float]:
-    """Peak memory of a process that runs the exported nano model without PyTorch, and the model file's size, in MB."""
+    """Peak memory of a process that runs the exported default model without PyTorch, and its file's size, in MB."""
     from policies.runtimes import input_sizes
     from tinyvla.inference.graph import onnx_bytes
 
-    policy, batch = make_policy("nano", "cpu")
+    policy, batch = make_policy(DEFAULT, "cpu")
     ids, mask = policy.model.backbone.tokenizer(batch["task"])
     inputs = {"ids": [list(ids.shape), "int64"], "mask": [list(mask.shape), "bool"]}
     cameras, image_size, state_dim = input_sizes(policy)
@@ -196,7 +198,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "parameters_m": "parameters (M)",
         "decoder_m": "of them decoder (M)",
         "dtype": "dtype",
-        "image": "cameras 2 x",
+        "image": "cameras",
         "chunk_ms": "ms per chunk",
         "peak_memory_mb": "peak memory (MB)",
     }
@@ -208,7 +210,7 @@ class Settings:
     """Settings of the command line."""
 
     models: list[str] = setting(list(MODELS), "backbones", MODELS)
-    runtimes: list[str] = setting([], "runtimes of the nano model", RUNTIMES)
+    runtimes: list[str] = setting([], "runtimes of the default model", RUNTIMES)
     device: str = setting("cpu", "device of all models", ("cpu", "cuda"))
     threads: int = setting(count_cores(), "CPU threads")
     repeats: int = setting(50, "most timed chunks per model")
@@ -229,9 +231,8 @@ def main(settings: Settings) -> None:
         runtimes.append(in_own_process("benchmarks.inference:measure_runtime", runtime, device, threads, repeats))
     title = f"{machine.name}; {device}, {threads} threads; batch 1, median of at most {repeats} chunks"
     text = "\n\n".join([title, table(rows), *([markdown(runtimes, RUNTIME_TITLES)] if runtimes else [])])
-    nano = {f"{row['backbone']}_chunk_ms": row["chunk_ms"] for row in rows if row["backbone"] == "nano"}
     conditions = {"machine": machine.name, "device": device, "threads": threads, "load_before": load}
-    result = nano | conditions | {"models": rows} | ({"runtimes": runtimes} if runtimes else {})
+    result = conditions | {"models": rows} | ({"runtimes": runtimes} if runtimes else {})
     keep("inference", result, text)
     print(f"{text}\n\n{json.dumps(result)}")
 

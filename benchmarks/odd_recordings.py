@@ -294,18 +294,12 @@ KINDS: dict[str, Kind] = {
     "frames_out_of_order": Kind(
         "is of another episode", False, damage=edit_column("episode_index", lambda episodes: np.roll(episodes, 3))
     ),
-    "constant_action": Kind(
-        "the action is the same in all frames",
-        action=one_pose,
-        deploys="action covers less than a tenth of every joint",
-    ),
+    "constant_action": Kind("the action is the same in all frames", action=one_pose),
     "action_is_state": Kind("is the state of the same frame", action=pose),
-    "joints_in_another_order": Kind(
-        names=tuple(reversed(NAMES)), deploys="was trained with an observation.state of gripper.pos, wrist_roll.pos"
-    ),
+    "joints_in_another_order": Kind(names=tuple(reversed(NAMES))),
     "names_in_an_object": Kind(names={"motors": NAMES}),
     "names_none": Kind(names=None),
-    "state_and_action_of_two_sizes": Kind(action_size=7, deploys="a 7-d action but the robot has 6 joints"),
+    "state_and_action_of_two_sizes": Kind(action_size=7),
     "uint8_state": Kind(state=lambda *step: np.abs(pose(*step)), dtype="uint8"),
     "killed_while_recording": Kind("broke off before it was finished", False, killed=True),
     "version_2_1": Kind(

@@ -1,4 +1,4 @@
-"""Time of one action chunk by stage: the nano policy from raw observation to the first action, batch 1.
+"""Time of one action chunk by stage: the default policy from raw observation to the first action, batch 1.
 
     uv run python -m benchmarks.profile_chunk
     uv run python -m benchmarks.profile_chunk against=HEAD~3    # an earlier revision too, in turns
@@ -31,6 +31,7 @@ STAGES = {
     "pre-processing": ["preprocessor"],
     "tokens of the instruction": ["policy.model.backbone.tokenise", "policy.model.backbone.tokenizer.__call__"],
     "image encoding": ["policy.model.backbone.encode_images"],
+    "images and instruction": ["policy.model.backbone.encode"],
     "language model": ["policy.model.backbone.language_model.forward"],
     "condition": ["policy.model.decoder.condition.forward"],
     "modulation of all steps": ["policy.model.decoder.network.modulate"],

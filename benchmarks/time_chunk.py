@@ -1,4 +1,4 @@
-"""Time of one action chunk of the nano policy; profile_chunk.py runs this file on the code of other revisions too.
+"""Time of one action chunk of the default policy; profile_chunk.py runs this file on the code of other revisions too.
 
     python -P benchmarks/time_chunk.py <threads> <chunks> [settings of train.py ...]
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def make_runner(overrides: list[str]) -> tuple[Any, dict[str, Any]]:
-    """A nano policy with random weights in its runner, and an observation of two cameras."""
+    """The default policy with random weights in its runner, and an observation."""
     import numpy as np
     import torch
     from lerobot.configs import FeatureType, PolicyFeature

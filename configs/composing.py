@@ -31,6 +31,7 @@ def default_preset() -> str:
 
 
 OmegaConf.register_new_resolver("default_preset", default_preset, replace=True)
+OmegaConf.register_new_resolver("if_any", lambda yes, no, *values: yes if any(values) else no, replace=True)
 OmegaConf.register_new_resolver("share", lambda share, whole: round(share * whole), replace=True)
 
 

@@ -11,6 +11,7 @@ from tinyvla.untrusted import check_values, inside, read_json_object
 
 from .factory import POLICIES, decode_policy_config
 from .pipelines import MAX_SIZE, is_device, is_features, is_normalization
+from .tinyvla.configuration_tinyvla import add_earlier_defaults
 
 # LeRobot's policies that configs/policy/ has.
 LEROBOT_TYPES = ("act", "diffusion", "multi_task_dit", "smolvla", "vqbet")
@@ -54,6 +55,8 @@ def read_policy_config(folder: Path, device: str | None = None) -> PreTrainedCon
     content |= {key: None for key in ("pretrained_path", "pretrained_revision") if key in content}
     if isinstance(backbone := content.get("backbone"), dict):
         _check_backbone(backbone, folder)
+    if name == "tinyvla":
+        add_earlier_defaults(content)
     return decode_policy_config(content, device)
 
 

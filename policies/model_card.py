@@ -139,7 +139,7 @@ def write_frontend_card(folder: Path, run: Mapping[str, Any], result: Mapping[st
     lines += [f"| command | `{run['command']}` |"] if run.get("command") else []
     lines += ["", "## Run it", "", "```bash"]
     if name in ("cct", "tinyvit"):
-        lines += [f"python train.py policy=tinyvla backbone.vision={run['task']['model']} \\"]
+        lines += [f"python train.py policy=tinyvla backbone=nano backbone.vision={run['task']['model']} \\"]
         lines += ["    backbone.vision_pretrained=<this folder>"]
     else:
         lines += [f"python perceive.py frontend={name} frontend.{name}.checkpoint=<this folder> source=photo.png"]

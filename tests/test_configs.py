@@ -65,7 +65,7 @@ def test_the_plain_command_is_the_spelled_out_one():
 def test_a_preset_gives_way_to_what_is_spelled_out():
     cfg = load_config("train", ["preset=paper_s", "backbone=nano", "decoder=flow", "trainer.steps=7"])
     assert cfg.trainer.steps == 7
-    assert cfg.backbone == load_config("train").backbone
+    assert cfg.backbone == load_config("train", ["backbone=nano"]).backbone
     assert cfg.policy.decoder.type == "flow"
     assert "train_steps" not in cfg.policy.decoder
 

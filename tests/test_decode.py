@@ -95,7 +95,8 @@ def test_a_missing_value_is_named():
 
 
 def test_a_backbone_is_chosen_by_its_type():
-    from tinyvla.backbones import BackboneConfig, NanoConfig
+    from tinyvla.backbones import BackboneConfig
+    from tinyvla.backbones.nano import NanoConfig
 
     assert decode(BackboneConfig, {"type": "nano", "layers": 1}, "backbone") == NanoConfig(layers=1)
     with pytest.raises(UserError, match=r"backbone.type has no choice 'nanno'; did you mean nano\?"):

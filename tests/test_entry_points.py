@@ -66,7 +66,7 @@ def test_a_stopped_run_prints_the_command_that_continues_it(command, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "policy", [pytest.param(name, marks=() if name in ("tinyvla", "act") else pytest.mark.slow) for name in POLICY]
+    "policy", [pytest.param(name, marks=() if name == "tinyvla" else pytest.mark.slow) for name in POLICY]
 )
 def test_one_command_from_nothing_to_a_report(policy, data_dir, tmp_path, command, in_process):
     run_dir = tmp_path / "run"
@@ -92,14 +92,22 @@ def test_one_command_from_nothing_to_a_report(policy, data_dir, tmp_path, comman
     assert json.loads((dataset / "meta/info.json").read_text())["total_episodes"] == 2
 
 
-@pytest.fixture
-def trained(data_dir, tmp_path, command, in_process):
-    """Folder of a very small run."""
-    run_dir = tmp_path / "trained"
+@pytest.fixture(scope="module")
+def finished_run(data_dir, tmp_path_factory):
+    """Folder of a very small run, which tests copy."""
+    run_dir = tmp_path_factory.mktemp("runs") / "trained"
     arguments = [*POLICY["tinyvla"], *ENV, *SMALL, f"data_dir={data_dir}", f"run_dir={run_dir}"]
     settings = ["trainer.steps=1", "trainer.validate_every=0"]
-    code, _, err = command("train", *arguments, *settings)
-    assert code == 0, err
+    subprocess.run([sys.executable, ROOT / "train.py", *arguments, *settings], check=True, capture_output=True)
+    return run_dir
+
+
+@pytest.fixture
+def trained(finished_run, tmp_path):
+    """A run of the test's own."""
+    run_dir = shutil.copytree(finished_run, tmp_path / "trained", symlinks=True)
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace(str(finished_run), str(run_dir)))
     return run_dir
 
 
@@ -224,7 +232,7 @@ def test_evaluating_what_does_not_fit_or_is_damaged(trained, tmp_path, command):
         (["backbone=smolvlm"], "could not be downloaded from the model hub .*backbone=nano, which needs no download"),
         (["backbone=llava_pythia", "backbone.pretrained=no/where"], "'no/where' is not a folder here and could not be"),
         (["backbone=llava_pythia", "backbone.size=xl"], "unknown backbone.size 'xl'; use one of s, b, h"),
-        (["backbone.image_size=33"], "image_size must be a multiple of"),
+        (["backbone.image_size=33"], "image_size is 33; give a multiple of 4"),
         (["policy=smolvla", "preset=gpu"], "could not be downloaded from the model hub .*or use preset=cpu"),
         (
             ["policy=vqbet", "trainer.steps=100", "policy.n_vqvae_training_steps=100"],

@@ -62,7 +62,9 @@ class TinyVLA(nn.Module):
         if self.waypoint_head is None or waypoints is None:
             return loss
         error = self.waypoint_head(features.mean()).float() - waypoints.flatten(1).float()
-        return loss + waypoint_weight * error.square().mean()
+        # Weighted as the action loss is, so that processes that share a batch compute the same as one process.
+        steps = (~is_pad).sum(1).clamp(min=1)
+        return loss + waypoint_weight * (error.square().mean(1) * steps).sum() / steps.sum()
 
     def sample(
         self,

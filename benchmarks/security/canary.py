@@ -26,7 +26,7 @@ from tinyvla.errors import UserError, one_line
 from tinyvla.files import write_whole
 
 from .all_doors import all_doors
-from .doors import NANO, TRAIN, Door
+from .doors import SIZES, TRAIN, Door
 from .odd_values import TINY, in_fork, preload, run_forked
 from .traps import Trap
 
@@ -49,7 +49,7 @@ def prepare(folder: Path) -> None:
     smolvla = f"{TRAIN} preset=cpu policy=smolvla trainer.steps=1 run_dir=outputs/smolvla"
     if (code := in_fork(lambda: make_models(folder), folder, errors, 600)) != "0":
         raise RuntimeError(f"{code}: {errors.read_text()}")
-    with_wake = f"{TRAIN} {NANO} frontend=wake frontend.wake.checkpoint=frontends/wake run_dir=outputs/with_wake"
+    with_wake = f"{TRAIN} {SIZES} frontend=wake frontend.wake.checkpoint=frontends/wake run_dir=outputs/with_wake"
     for command in (smolvla, with_wake):
         train_tiny(folder, errors, shlex.split(command)[1:])
     errors.unlink()

@@ -25,8 +25,8 @@ TRAIN = (
     "train.py env=metaworld env.image_size=32 trainer.steps=1 trainer.batch_size=2 trainer.validate_every=0 workers=1 "
     "eval.episodes=0 logger=none run_dir=outputs/new dataset.root=dataset"
 )
-NANO = (
-    "backbone.image_size=32 backbone.vision_width=16 backbone.keypoints=8 backbone.hidden_size=32 backbone.layers=1 "
+SIZES = (
+    "backbone.image_size=32 backbone.vision_width=16 backbone.keypoints=8 backbone.hidden_size=32 "
     "decoder.network.widths=[16,32]"
 )
 PERCEIVE = "perceive.py source=image.png output=outputs/perceived.png"

@@ -7,8 +7,8 @@ from pathlib import Path
 from .doors import (
     CODE,
     EVALUATE,
-    NANO,
     PERCEIVE,
+    SIZES,
     TRAIN,
     Door,
     add_code,
@@ -177,7 +177,7 @@ def _pretrained() -> list[Door]:
         ),
         code_door(
             "front-end of a new policy: config.json names code",
-            f"{TRAIN} {NANO} frontend=wake frontend.wake.checkpoint=frontends/wake",
+            f"{TRAIN} {SIZES} frontend=wake frontend.wake.checkpoint=frontends/wake",
             in_work("frontends/wake"),
         ),
     ]

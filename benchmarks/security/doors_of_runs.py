@@ -8,8 +8,8 @@ from typing import Any
 
 from .doors import (
     EVALUATE,
-    NANO,
     RESUME,
+    SIZES,
     TRAIN,
     Door,
     Place,
@@ -29,7 +29,7 @@ from .traps import Trap
 
 _COLLECT = (
     "train.py env=metaworld env.tasks=[reach-v3] env.image_size=32 env.max_steps=60 seed=0 episodes=1 trainer.steps=1 "
-    f"trainer.batch_size=2 trainer.validate_every=0 workers=1 eval.episodes=0 logger=none run_dir=outputs/new {NANO}"
+    f"trainer.batch_size=2 trainer.validate_every=0 workers=1 eval.episodes=0 logger=none run_dir=outputs/new {SIZES}"
 )
 _CONFIG = in_work("outputs/run/config.yaml")
 
@@ -112,7 +112,7 @@ def _states() -> list[Door]:
 
 
 def _datasets() -> list[Door]:
-    command, info = f"{TRAIN} {NANO}", in_work("dataset/meta/info.json")
+    command, info = f"{TRAIN} {SIZES}", in_work("dataset/meta/info.json")
 
     def path(**entries: str) -> Any:
         def plant(work: Path, trap: Trap) -> None:
@@ -197,7 +197,7 @@ def _caches() -> list[Door]:
     return [
         Door(
             "cache of frames: pickled arrays",
-            f"{TRAIN} {NANO}",
+            f"{TRAIN} {SIZES}",
             arrays,
             careless_at(in_work(frames), _load_array),
             opened=False,

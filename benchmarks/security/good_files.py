@@ -43,7 +43,7 @@ LENGTHS = (12, 14)  # frames of the episodes
 POLICIES = {  # settings that make every policy small
     "tinyvla": [
         *("decoder.network.widths=[16,32]", "decoder.network.step_embedding=16", "backbone.vision_width=16"),
-        *("backbone.image_size=32", "backbone.keypoints=8", "backbone.hidden_size=32", "backbone.layers=1"),
+        *("backbone.image_size=32", "backbone.keypoints=8", "backbone.hidden_size=32"),
         *("policy.chunk_size=8", "policy.n_action_steps=4", "backbone.vocab_size=256"),
     ],
     "act": [

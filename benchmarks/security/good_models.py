@@ -61,7 +61,7 @@ DECODER = {"num_hidden_layers": 1, "mlp_dim": 32, "num_attention_heads": 2, "iou
 
 def train_with_classifier(name: str) -> None:
     """A policy whose vision tower begins with the weights of the classifier in `checkpoint`."""
-    train_a_step(f"backbone.vision={name}", "backbone.vision_pretrained=checkpoint")
+    train_a_step("backbone=nano", f"backbone.vision={name}", "backbone.vision_pretrained=checkpoint")
 
 
 def write_classifier(name: str) -> None:

@@ -38,7 +38,7 @@ TINY = [
     *("policy=tinyvla", "env=metaworld", "env.tasks=[reach-v3]", "env.image_size=32", "env.max_steps=60", "seed=0"),
     *("episodes=1", "trainer.steps=4", "trainer.batch_size=4", "trainer.validate_every=0", "eval.episodes=1"),
     *("backbone.image_size=32", "backbone.vision_width=16", "backbone.keypoints=8", "backbone.hidden_size=32"),
-    *("backbone.layers=1", "decoder.network.widths=[16,32]", "eval.videos=0", "eval.wrong_instructions=0"),
+    *("decoder.network.widths=[16,32]", "eval.videos=0", "eval.wrong_instructions=0"),
     *("eval.workers=1", "workers=1", "run_dir=outputs/run", "logger=none"),
 ]
 STORED = {

@@ -58,7 +58,7 @@ class MetaWorldEnv(Environment):
     def __init__(
         self,
         task: str,
-        cameras: Sequence[str] = ("corner2", "topview"),
+        cameras: Sequence[str] = ("corner2_table", "topview_table", "gripperPOV"),
         image_size: int = 96,
         render: str = "fast",
         max_steps: int = MAX_EPISODE_STEPS,

@@ -17,7 +17,7 @@ class MetaWorldConfig(EnvConfig):
     """
 
     name: str = "metaworld"
-    cameras: list[str] = field(default_factory=lambda: ["corner2", "topview"])
+    cameras: list[str] = field(default_factory=lambda: ["corner2_table", "topview_table", "gripperPOV"])
     max_steps: int = MAX_EPISODE_STEPS
     goal_markers: bool = True
     shared_start: bool = False

@@ -6,11 +6,18 @@ from typing import Any
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 
-from tinyvla.backbones import BackboneConfig, NanoConfig
+from tinyvla.backbones import BackboneConfig, FilmConfig
 from tinyvla.decoders import DecoderConfig, DiffusionConfig
 from tinyvla.ranges import check_range
 
 MAX_CHUNK = 4096  # actions
+
+
+def add_earlier_defaults(options: dict[str, Any]) -> None:
+    """Complete the stored options of a policy from before they existed, in place: their defaults have changed since."""
+    options.setdefault("waypoint_weight", 0.0)
+    if isinstance(decoder := options.get("decoder"), dict):
+        decoder.setdefault("noise_repeats", 1)
 
 
 @PreTrainedConfig.register_subclass("tinyvla")
@@ -20,7 +27,7 @@ class TinyVLAConfig(PreTrainedConfig):
 
     Args:
         chunk_size: actions predicted at once (H).
-        n_action_steps: actions executed before the next chunk is predicted (receding horizon); half a chunk by default.
+        n_action_steps: actions executed before the next chunk is predicted (receding horizon).
         temporal_ensemble_coeff: exponential weight of ACT's temporal ensembling (arXiv 2304.13705, section IV-A), which
             predicts a chunk every step and averages the chunks' actions of the same step; needs n_action_steps = 1.
         crop_ratio: height and width of a crop as a share of the image's, resized to its size: at a random place in
@@ -42,14 +49,14 @@ class TinyVLAConfig(PreTrainedConfig):
 
     n_obs_steps: int = 1
     chunk_size: int = 16
-    n_action_steps: int = 8
+    n_action_steps: int = 4
     temporal_ensemble_coeff: float | None = None
     crop_ratio: float = 1.0
     random_rotation: float = 0.0
 
-    backbone: BackboneConfig = field(default_factory=NanoConfig)
+    backbone: BackboneConfig = field(default_factory=FilmConfig)
     decoder: DecoderConfig = field(default_factory=DiffusionConfig)
-    waypoint_weight: float = 0.0
+    waypoint_weight: float = 0.2
     frontend: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     normalization_mapping: dict[str, NormalizationMode] = field(

@@ -1,5 +1,6 @@
 """Settings of a policy's training run: decoded once from the configuration, and checked."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..data import DatasetConfig, open_all, select
 from ..data.dataset_check import check_dataset
 from ..factory import check_policy, decode_policy_config
 from ..tinyvla import TinyVLAConfig
+from ..tinyvla.configuration_tinyvla import add_earlier_defaults
 from .initial_weights import check_initial_weights
 
 
@@ -56,8 +58,10 @@ def decode_run(values: Mapping[str, Any]) -> RunSettings:
 
     Raises UserError for an unknown policy or field, or a value of another type.
     """
-    policy, run_dir = values["policy"], Path(values["run_dir"])
+    policy, run_dir = copy.deepcopy(values["policy"]), Path(values["run_dir"])
     resumed = (run_dir / CONFIG).exists()
+    if resumed and policy.get("type") == "tinyvla":
+        add_earlier_defaults(policy)
     if values.get("frontend") and policy.get("type") != "tinyvla":
         raise UserError(f"only policy=tinyvla takes front-ends, not {policy.get('type')}; leave out frontend")
 

@@ -15,7 +15,7 @@ from tinyvla.errors import UserError
 from tinyvla.intervals import wilson_interval
 
 SEEDS = [episode_seed("evaluation", 0, episode) for episode in range(40)]
-CAMERAS = ("corner2", "topview")
+CAMERAS = ("corner2_table", "topview_table", "gripperPOV")
 FAUCETS, DRAWERS, *OTHERS = PAIRS
 ALL_PAIRS = [FAUCETS, *(pytest.param(pair, marks=pytest.mark.slow) for pair in (DRAWERS, *OTHERS))]
 HIDDEN = {"goal_markers": False, "shared_start": True}

@@ -24,7 +24,7 @@ RANDOMISED = with_randomisation(PLAIN, ["lighting", "instruction", "object_colou
 
 def test_plain_demonstrations_keep_their_name():
     """Else everybody's datasets would be collected again."""
-    env_cfg = decode_env(as_dict(load_config("train").env))
+    env_cfg = decode_env(as_dict(load_config("train", ["env.cameras=[corner2,topview]"]).env))
     tasks = resolve_tasks(env_cfg)
     assert fingerprint([spec_of(with_randomisation(env_cfg, []), 0), tasks, 60]) == "1aef8419"
     assert fingerprint([spec_of(with_randomisation(env_cfg, ["lighting"]), 0), tasks, 60]) != "1aef8419"

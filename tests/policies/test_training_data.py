@@ -16,6 +16,7 @@ from configs.composing import as_dict
 from policies import decode_policy_config, load_checkpoint
 from policies.data import TrainingData, cache_frames, open_dataset
 from policies.data import frames as reading
+from policies.tinyvla.waypoints import WAYPOINTS
 from policies.training import decode_run, train
 from tinyvla.backbones import resize
 from tinyvla.errors import UserError
@@ -46,6 +47,7 @@ def test_batches_are_those_of_lerobots_dataset(name, dataset, dataset_root):
     samples = torch.arange(0, len(data), 5)
     batch = data.batch(samples)
     items = [reference[frame] for frame in data.eligible[samples].tolist()]
+    assert (batch.pop(WAYPOINTS, None) is not None) == (name == "tinyvla")
     assert batch.pop("task") == [item["task"] for item in items]
     unused = {*dataset.meta.camera_keys} - {*config.image_features}  # one policy takes one camera
     known = {key for key in items[0] if key.startswith(("observation.", "action"))}
@@ -221,7 +223,7 @@ def test_a_decoder_that_hangs_is_one_line(video_copy, monkeypatch):
 
 
 def test_tasks_are_instructions(dataset):
-    config = decode_policy_config(as_dict(run_config().policy), "cpu")
+    config = decode_policy_config(as_dict(run_config("tinyvla", "policy.waypoint_weight=0").policy), "cpu")
     data = TrainingData(dataset, config, {})
     assert [data.tasks[0], data.tasks[LENGTHS[0]], data.tasks[-1]] == [TASKS[0], TASKS[1], TASKS[1]]
 

@@ -15,12 +15,19 @@ from policies import (
     make_processors,
     save_checkpoint_files,
 )
-from tinyvla.backbones import NanoConfig
+from tinyvla.backbones.nano import NanoConfig
 from tinyvla.encoders import Classifier
 from tinyvla.errors import UserError
 from tinyvla.inference.session_model import SessionModel
 
-SMALL = ("preset=cpu", "backbone.layers=1", "backbone.image_size=32", "decoder.inference_steps=2", *SETTINGS["tinyvla"])
+SMALL = (
+    "preset=cpu",
+    "backbone=nano",
+    "backbone.layers=1",
+    "backbone.image_size=32",
+    "decoder.inference_steps=2",
+    *SETTINGS["tinyvla"],
+)
 
 
 def settings(*more):

@@ -13,10 +13,10 @@ WIDTH, STATE, ACTION, CHUNK = 16, 3, 2, 8
 UNET = UNet1dConfig(widths=[32, 32], kernel_size=3, step_embedding=32)
 DIT = DiTConfig(width=32, layers=2, heads=2, step_embedding=32)
 DECODERS = {
-    "diffusion-unet": DiffusionConfig(network=UNET, prediction_type="epsilon"),
-    "diffusion-dit": DiffusionConfig(network=DIT, prediction_type="epsilon"),
-    "flow-unet": FlowConfig(network=UNET),
-    "flow-dit": FlowConfig(network=DIT),
+    "diffusion-unet": DiffusionConfig(network=UNET, prediction_type="epsilon", noise_repeats=1),
+    "diffusion-dit": DiffusionConfig(network=DIT, prediction_type="epsilon", noise_repeats=1),
+    "flow-unet": FlowConfig(network=UNET, noise_repeats=1),
+    "flow-dit": FlowConfig(network=DIT, noise_repeats=1),
 }
 
 
@@ -72,12 +72,12 @@ def test_recovers_the_action_that_goes_with_an_observation(name):
 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
 def test_other_predictions_learn_too(prediction):
-    assert error(fit(build(DiffusionConfig(network=DIT, prediction_type=prediction)))) < CLOSE
+    assert error(fit(build(DiffusionConfig(network=DIT, prediction_type=prediction, noise_repeats=1)))) < CLOSE
 
 
 @pytest.fixture(scope="module")
 def learnt():
-    return fit(build(DiffusionConfig(network=DIT, prediction_type="epsilon"))).state_dict()
+    return fit(build(DiffusionConfig(network=DIT, prediction_type="epsilon", noise_repeats=1))).state_dict()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_all_steps_modulated_at_once_are_the_steps_one_by_one(network):
 
 
 def test_samples_stay_in_the_normalised_range_where_the_scheduler_can_clip():
-    decoder = build(DiffusionConfig(network=UNET, prediction_type="epsilon"))
+    decoder = build(DiffusionConfig(network=UNET, prediction_type="epsilon", noise_repeats=1))
     with torch.no_grad():
         decoder.network.final[1].weight.mul_(100)  # a network gone wild
         assert decoder.sample(*observations(4), noise_of(4)).abs().max() <= 1.0 + 1e-5

@@ -80,7 +80,7 @@ def test_lora_and_the_rest_have_their_own_learning_rates(policy):
     names = {parameter: name for name, parameter in policy.named_parameters()}
     assert lora["lr"] == 2e-4
     assert all("lora_" in names[parameter] for parameter in lora["params"])
-    assert {names[parameter].split(".")[1] for parameter in rest["params"]} == {"backbone", "decoder"}
+    assert {names[parameter].split(".")[1] for parameter in rest["params"]} == {"backbone", "decoder", "waypoint_head"}
     assert {names[p] for p in rest["params"] if "backbone" in names[p]} == {
         f"model.backbone.projector.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")
     }

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tinyvla.backbones import NanoConfig
+from tinyvla.backbones.nano import NanoConfig
 from tinyvla.backbones.tokenizer import HashTokenizer
 from tinyvla.encoders import Classifier
 from tinyvla.errors import UserError

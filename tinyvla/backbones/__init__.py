@@ -1,6 +1,6 @@
 """Multimodal backbones. `backbone.type` names one of `BackboneConfig.registry`; `config.build()` makes it."""
 
 from .base import Backbone, BackboneConfig, Features, Words, resize
-from .nano import NanoConfig
+from .film import FilmConfig
 
-__all__ = ["Backbone", "BackboneConfig", "Features", "NanoConfig", "Words", "resize"]
+__all__ = ["Backbone", "BackboneConfig", "Features", "FilmConfig", "Words", "resize"]

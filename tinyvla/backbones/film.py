@@ -1,4 +1,4 @@
-"""A backbone whose vision towers are given the instruction: the one with the highest success from scratch.
+"""A backbone whose vision towers are given the instruction: the default.
 
 Each camera has a keypoint tower of its own, and the instruction scales and shifts its maps (FiLM, arXiv 1709.07871, as
 in RT-1, arXiv 2212.06817, section 5.1). So the few keypoints are those of the objects in the sentence. An MLP fuses the

@@ -1,4 +1,4 @@
-"""The TinyVLA backbone with a few million parameters, trained from scratch: the default.
+"""The TinyVLA backbone with a few million parameters, trained from scratch.
 
 Same shape as the released one (arXiv 2409.12514, section 3.1): vision tower -> MLP projector -> GPT-NeoX decoder over
 image tokens followed by instruction tokens. Two parts differ, for training from scratch on a few dozen demonstrations:

@@ -39,7 +39,7 @@ class DiffusionConfig(DecoderConfig):
     train_steps: int = 100
     inference_steps: int = 10
     prediction_type: str = "sample"
-    noise_repeats: int = 1
+    noise_repeats: int = 4
 
     def __post_init__(self) -> None:
         check_range(self, "train_steps", "noise_repeats", low=1, high=MAX_STEPS)

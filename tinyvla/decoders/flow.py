@@ -25,7 +25,7 @@ class FlowConfig(DecoderConfig):
 
     network: DenoiserConfig = field(default_factory=UNet1dConfig)
     inference_steps: int = 10
-    noise_repeats: int = 1
+    noise_repeats: int = 4
 
     def __post_init__(self) -> None:
         check_range(self, "inference_steps", "noise_repeats", low=1, high=MAX_STEPS)
