@@ -37,6 +37,10 @@ class DamagedAttempt(Exception):
     """A stored attempt cannot be read; its file was removed."""
 
 
+class HeldUpEncoder(Exception):
+    """A video was not encoded in two minutes, as when the program is stopped with Ctrl-Z and continued."""
+
+
 def ensure_dataset(
     env_cfg: EnvConfig,
     tasks: list[str],
@@ -103,8 +107,12 @@ def _features(robot: Embodiment, cameras: Mapping[str, Any]) -> dict[str, dict[s
 def write_shard(root: Path, files: list[Path], robot: Embodiment) -> int:
     """Write stored attempts as a LeRobotDataset at `root`, one episode per file; returns the number of frames."""
     _silence_libraries()
-    with _fast_writer():
-        return _write_episodes(root, files, robot)
+    with _fast_writer(), _whole_videos():
+        try:
+            return _write_episodes(root, files, robot)
+        except HeldUpEncoder:
+            shutil.rmtree(root)
+            return _write_episodes(root, files, robot)
 
 
 def _write_episodes(root: Path, files: list[Path], robot: Embodiment) -> int:
@@ -184,6 +192,23 @@ def _silence_libraries() -> None:
 
     datasets.disable_progress_bars()
     av.logging.set_libav_level(av.logging.ERROR)
+
+
+@contextlib.contextmanager
+def _whole_videos() -> Iterator[None]:
+    """Raise HeldUpEncoder where LeRobot would go on with half a video: it waits two minutes for an encoder."""
+    from lerobot.datasets.video_utils import StreamingVideoEncoder
+
+    finish = StreamingVideoEncoder.finish_episode
+
+    def finish_whole(encoder: StreamingVideoEncoder) -> dict[str, Any]:
+        videos = finish(encoder)
+        if late := [key for key, (_, statistics) in videos.items() if statistics is None]:
+            raise HeldUpEncoder(f"the video of {late[0]} was not finished in time")
+        return videos
+
+    with patch.object(StreamingVideoEncoder, "finish_episode", finish_whole):
+        yield
 
 
 @contextlib.contextmanager

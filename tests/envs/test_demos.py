@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from lerobot.datasets.video_utils import StreamingVideoEncoder
 
 from envs import decode_env, make_env
 from envs.demos import collect as collecting
@@ -31,7 +32,9 @@ from envs.demos.episode import (
     write_attempt,
 )
 from envs.metaworld.tasks import INSTRUCTIONS
+from envs.registry import embodiment_of
 from envs.seeds import episode_seed
+from policies.data import open_dataset
 from tinyvla.errors import UserError
 from tinyvla.files import alone_in
 
@@ -307,6 +310,24 @@ def test_a_disk_that_is_full_while_writing_the_dataset_likewise(monkeypatch, att
     assert not leftovers(attempts_only)
     assert not list(attempts_only.glob("metaworld-*"))
     assert len(list(attempts_only.rglob("*.npz"))) == EPISODES
+
+
+def test_a_shard_whose_encoder_was_held_up_is_written_again(monkeypatch, tmp_path, attempts_only):
+    finish, held_up = StreamingVideoEncoder.finish_episode, []
+
+    def finish_late(encoder):
+        videos = finish(encoder)
+        if not held_up:
+            held_up.append(True)
+            return {key: (path, None) for key, (path, _) in videos.items()}
+        return videos
+
+    monkeypatch.setattr(StreamingVideoEncoder, "finish_episode", finish_late)
+    files = sorted(attempts_only.rglob("*.npz"))
+    frames = writing.write_shard(tmp_path / "shard", files, embodiment_of("metaworld"))
+    assert held_up
+    dataset = open_dataset(tmp_path / "shard")
+    assert (dataset.meta.total_episodes, dataset.meta.total_frames) == (len(files), frames)
 
 
 def test_a_disk_with_too_little_room_is_refused_before_anything_is_written(monkeypatch, tmp_path):
