@@ -173,6 +173,8 @@ def _validation(records: Sequence[Mapping[str, Any]]) -> Figure | None:
             *_series(records, task),
             color=TASK_COLOURS[i] if named else GREY,
             linewidth=1.1,
+            marker="o",
+            markersize=2.5,
             alpha=0.9 if named else 0.3,
             label=_shorten(task.removeprefix(f"{key}/")) if named else "one line per task" if i == 0 else None,
         )
