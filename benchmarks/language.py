@@ -1,7 +1,7 @@
 """Worth of the instruction in Meta-World's suite `language`, where nothing else tells the two tasks of a pair apart.
 
     uv run python -m benchmarks.language                       # an hour or two; the same command goes on after a stop
-    uv run python -m benchmarks.language pairs=1 episodes=2 overrides=[episodes=2,trainer.steps=4,trainer.batch_size=4]
+    uv run python -m benchmarks.language pairs=1 episodes=2 steps=4 overrides=[episodes=2,trainer.batch_size=4]
 
 Trains the default policy on the suite (`env=metaworld_language`). Then it plays the same unseen scenes with each task's
 own sentence, with one sentence for all tasks, and with the sentence of the pair's other task. Finished trainings and
@@ -39,6 +39,7 @@ class Settings:
     seeds: list[int] = setting([0], "training seeds, which select the demonstrations too")
     evaluation_seed: int = setting(0, "seed of the evaluation's scenes")
     episodes: int = setting(10, "evaluation episodes per task, sentence and training seed")
+    steps: int = setting(2500, "training steps")
     overrides: list[str] = setting([], "further settings of train.py")
     work: Path = setting(Path("outputs/language"), "folder of the runs")
 
@@ -49,7 +50,8 @@ class Run:
     def __init__(self, settings: Settings, seed: int):
         tasks = ",".join(task for pair in list(PAIRS)[: settings.pairs] for task in pair)
         self._settings = settings
-        self._overrides = ["env=metaworld_language", f"env.tasks=[{tasks}]", f"seed={seed}", *settings.overrides]
+        self._overrides = ["env=metaworld_language", f"env.tasks=[{tasks}]", f"seed={seed}"]
+        self._overrides += [f"trainer.steps={settings.steps}", *settings.overrides]
         self.folder = ROOT / settings.work / _label(self._overrides)
 
     def train(self) -> None:
@@ -134,7 +136,8 @@ def main(settings: Settings) -> None:
         results = [run.play(pair) for run in runs]
         counts[", ".join(pair)] = {row: _add(result[row] for result in results) for row in ROWS}
     training = runs[0].describe()
-    conditions = {"seeds": settings.seeds, "evaluation_seed": settings.evaluation_seed, "overrides": settings.overrides}
+    conditions = {"seeds": settings.seeds, "evaluation_seed": settings.evaluation_seed, "steps": settings.steps}
+    conditions["overrides"] = settings.overrides
     result = summarise(counts) | {"training": training, "conditions": conditions}
     title = (
         f"{machine.title(machine.cores)}; {training['policy']}, {training['demonstrations']} demonstrations per task, "
