@@ -14,6 +14,7 @@ from unittest.mock import patch
 import numpy as np
 from tqdm import tqdm
 
+from policies.data.whole_videos import HeldUpEncoder, whole_videos
 from tinyvla.errors import UserError, one_line
 from tinyvla.files import alone_in, clear_temporary_folders, sync, sync_folder
 from tinyvla.untrusted import inside, read_json_object
@@ -35,10 +36,6 @@ _VIDEO = {"vcodec": "h264", "pix_fmt": "yuv444p", "crf": 0, "preset": "ultrafast
 
 class DamagedAttempt(Exception):
     """A stored attempt cannot be read; its file was removed."""
-
-
-class HeldUpEncoder(Exception):
-    """A video was not encoded in two minutes, as when the program is stopped with Ctrl-Z and continued."""
 
 
 def ensure_dataset(
@@ -107,7 +104,7 @@ def _features(robot: Embodiment, cameras: Mapping[str, Any]) -> dict[str, dict[s
 def write_shard(root: Path, files: list[Path], robot: Embodiment) -> int:
     """Write stored attempts as a LeRobotDataset at `root`, one episode per file; returns the number of frames."""
     _silence_libraries()
-    with _fast_writer(), _whole_videos():
+    with _fast_writer(), whole_videos():
         try:
             return _write_episodes(root, files, robot)
         except HeldUpEncoder:
@@ -192,23 +189,6 @@ def _silence_libraries() -> None:
 
     datasets.disable_progress_bars()
     av.logging.set_libav_level(av.logging.ERROR)
-
-
-@contextlib.contextmanager
-def _whole_videos() -> Iterator[None]:
-    """Raise HeldUpEncoder where LeRobot would go on with half a video: it waits two minutes for an encoder."""
-    from lerobot.datasets.video_utils import StreamingVideoEncoder
-
-    finish = StreamingVideoEncoder.finish_episode
-
-    def finish_whole(encoder: StreamingVideoEncoder) -> dict[str, Any]:
-        videos = finish(encoder)
-        if late := [key for key, (_, statistics) in videos.items() if statistics is None]:
-            raise HeldUpEncoder(f"the video of {late[0]} was not finished in time")
-        return videos
-
-    with patch.object(StreamingVideoEncoder, "finish_episode", finish_whole):
-        yield
 
 
 @contextlib.contextmanager

@@ -103,6 +103,8 @@ class EpisodeWriter:
 
     def end(self, end: EpisodeEnd) -> None:
         """Write the present episode, if it has frames, or throw it away."""
+        from policies.data.whole_videos import whole_videos
+
         dataset = self._dataset
         if dataset is None or not dataset.has_pending_frames():
             return
@@ -114,7 +116,8 @@ class EpisodeWriter:
             columns = dataset.writer.episode_buffer
             columns[JUDGED] = [~flag for flag in columns[JUDGED]]
             columns[SUCCESS][-1] = columns[SUCCESS][-1] | end.success
-        dataset.save_episode()
+        with whole_videos():
+            dataset.save_episode()
         dataset.finalize()
         self.episodes, self.frames = dataset.meta.total_episodes, dataset.meta.total_frames
         self._rollback.finish()

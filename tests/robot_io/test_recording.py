@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_arm import JOINTS, FakeArm, FakeRunner
+from lerobot.datasets.video_utils import StreamingVideoEncoder
 
 from configs.composing import as_dict, load_config
 from robot_io.deployment import Deployment, real_episodes
@@ -111,6 +112,19 @@ def test_a_recording_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="exists already; choose another run_dir"):
         Recorder(tmp_path / "there", JOINTS, {}, 30, "so_follower")
+
+
+def test_an_episode_whose_video_was_not_encoded_in_time_is_taken_back(tmp_path, monkeypatch):
+    root, finish, episodes = tmp_path / "recording", StreamingVideoEncoder.finish_episode, []
+
+    def finish_late(encoder):
+        episodes.append(videos := finish(encoder))
+        return {key: (path, None) for key, (path, _) in videos.items()} if len(episodes) == 2 else videos
+
+    monkeypatch.setattr(StreamingVideoEncoder, "finish_episode", finish_late)
+    figures = write(stream_of(root, *map(frame, range(5)), EpisodeEnd(), *map(frame, range(4)), EpisodeEnd()))
+    assert "the video of observation.images.front was not encoded" in figures["error"]
+    assert (opened(root).meta.total_episodes, opened(root).meta.total_frames) == (1, 5)
 
 
 def test_a_judgement_is_in_the_last_frame_of_its_episode(tmp_path):
