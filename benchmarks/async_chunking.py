@@ -41,7 +41,8 @@ import torch
 from benchmarks.machine import Machine, keep, markdown, warn_if_busy
 from benchmarks.settings import as_values, required, setting, start
 from configs.composing import as_dict, load_config
-from envs import decode_env, make_env
+from envs import make_env
+from envs.evaluation import decode_env_of_policy
 from envs.registry import resolve_tasks
 from envs.seeds import episode_seed
 from policies import AsynchronousRunner, PolicyRunner, load_checkpoint
@@ -153,7 +154,7 @@ def make_slow(policy: Any, seconds: float, kind: str) -> None:
 def play_row(row: Row, settings: Settings) -> tuple[list[Trajectory], int]:
     """Play the episodes of a row; returns them and the number of actions that were held."""
     overrides = ["checkpoint=x", f"env.tasks={settings.tasks}", f"env.max_steps={settings.steps}"]
-    env_cfg = decode_env(as_dict(load_config("evaluate", overrides).env))
+    env_cfg = decode_env_of_policy(as_dict(load_config("evaluate", overrides).env), settings.checkpoint)
     loaded = load_checkpoint(settings.checkpoint, settings.device)
     make_slow(loaded[0], settings.model_ms / 1e3, row.slow)
     runner: Any = WatchedRunner(*loaded, row) if row.asynchronous else PolicyRunner(*loaded)

@@ -164,13 +164,13 @@ class Settings:
 def play_turns(settings: Settings) -> dict[Row, list[Turn]]:
     """Turns of every row, all rows in each turn."""
     from configs.composing import as_dict, load_config
-    from envs import decode_env
-    from envs.evaluation import Setting
+    from envs.evaluation import Setting, decode_env_of_policy
     from envs.workers import worker_pool
     from policies import find_checkpoint
 
     checkpoint = find_checkpoint(settings.checkpoint)
-    env_cfg = decode_env(as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks=[{settings.task}]"]).env))
+    section = as_dict(load_config("evaluate", ["checkpoint=x", f"env.tasks=[{settings.task}]"]).env)
+    env_cfg = decode_env_of_policy(section, checkpoint)
     case = Setting(checkpoint, env_cfg, "evaluation", 0, "cpu", {})
     # Arguments without a default in lerobot-eval.
     arguments = [

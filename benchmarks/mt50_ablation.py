@@ -61,21 +61,13 @@ def evaluate_horizon(cell: Cell, horizon: int, settings: Settings) -> dict[str, 
     folder = cell.folder.with_name(f"{cell.folder.name}-horizon-{horizon}")
     command = [sys.executable, "evaluate.py", f"checkpoint={cell.folder}", f"run_dir={folder}", "videos=0"]
     command += [f"env.tasks=[{','.join(settings.tasks)}]", f"runner.n_action_steps={horizon}"]
-    command += [f"episodes={settings.episodes}", f"seed={settings.seed}", cameras_of(cell)]
+    command += [f"episodes={settings.episodes}", f"seed={settings.seed}"]
     if subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode:
         raise SystemExit(f"error: {' '.join(command)} failed; the lines above say why")
     result = json.loads((folder / "eval.json").read_text())
     tasks = {task: {key: figures[key] for key in FIGURES} for task, figures in result["tasks"].items()}
     chosen = (*FIGURES, "ms_per_action", "episode_length")
     return cell.ledger.add(name, {key: result[key] for key in chosen} | {"tasks": tasks})
-
-
-def cameras_of(cell: Cell) -> str:
-    """Setting of the cameras that a cell's policy was trained with."""
-    config = json.loads((cell.folder / "checkpoints" / "best" / "pretrained_model" / "config.json").read_text())
-    prefix = "observation.images."
-    cameras = [key.removeprefix(prefix) for key in config["input_features"] if key.startswith(prefix)]
-    return f"env.cameras=[{','.join(cameras)}]"
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

@@ -87,15 +87,14 @@ class Settings:
 def measure(settings: Settings, checkpoint: Path, name: str, first: str, samplers: dict[str, Any]) -> dict[str, Any]:
     """One row of the table."""
     from configs.composing import as_dict, load_config
-    from envs import decode_env
-    from envs.evaluation import EvaluationOptions, evaluate
+    from envs.evaluation import EvaluationOptions, decode_env_of_policy, evaluate
 
     cfg = load_config(
         "evaluate", [f"env.tasks=[{','.join(settings.tasks)}]", f"checkpoint={checkpoint}", *settings.overrides]
     )
     runner = samplers[name] | {"runtime": settings.runtime}
     options = EvaluationOptions(settings.episodes, seed=settings.seed, workers=settings.workers, runner=runner)
-    result = evaluate(checkpoint, decode_env(as_dict(cfg.env)), options)
+    result = evaluate(checkpoint, decode_env_of_policy(as_dict(cfg.env), checkpoint), options)
     chunk_ms, reference_ms = time_chunks(checkpoint, runner, samplers[first] | {"runtime": "torch"}, settings.chunks)
     low, high = result["ci95"]
     return {
