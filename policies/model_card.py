@@ -58,9 +58,13 @@ Closed loop, on seeds that training and validation do not use. Wilson 95% interv
 
 
 def write_model_card(
-    folder: Path, policy: "PreTrainedPolicy", dataset: "LeRobotDatasetMetadata", settings: "RunSettings"
+    folder: Path,
+    policy: "PreTrainedPolicy",
+    dataset: "LeRobotDatasetMetadata",
+    settings: "RunSettings",
+    processes: int = 1,
 ) -> Path:
-    """Write the card of a policy that was trained on `dataset` with the settings of a run."""
+    """Write the card of a policy that `processes` trained on `dataset` with the settings of a run."""
     config, trainer, instructions = policy.config, settings.trainer, list(dataset.tasks.index)
     shown = "; ".join(instructions[:8]) + (f"; and {len(instructions) - 8} more" if len(instructions) > 8 else "")
     keys = [*config.image_features, "observation.state", "task"]
@@ -68,7 +72,7 @@ def write_model_card(
         "parameters": f"{sum(parameter.numel() for parameter in policy.parameters()) / 1e6:.2f} M",
         "demonstrations": f"{dataset.total_episodes} episodes, {dataset.total_frames} frames, {dataset.fps} Hz",
         "instructions": shown,
-        "training": f"{trainer.steps} steps, batches of {trainer.batch_size}, seed {settings.seed}",
+        "training": f"{trainer.steps} steps, batches of {trainer.batch_size * processes}, seed {settings.seed}",
     }
     if settings.dataset.is_given:
         values["held out"] = _describe_held_out(settings.held_out)

@@ -201,7 +201,7 @@ class PolicyTrainable(Trainable):
         save_checkpoint_files(
             self.module, *self._pipelines, folder, weights=weights, features=self._meta.features, fps=self._meta.fps
         )
-        write_model_card(folder, self.module, self._meta, self._settings)
+        write_model_card(folder, self.module, self._meta, self._settings, self._accelerator.num_processes)
         if self._settings.dataset.is_given:
             write_held_out(folder, self._meta, self._settings.held_out)
 

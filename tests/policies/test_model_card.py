@@ -20,12 +20,13 @@ RESULT = {
 
 
 def test_a_card_says_what_a_policy_was_trained_on(tmp_path, dataset):
-    text = write_model_card(tmp_path, tiny_policy(dataset)[0], dataset.meta, RUN).read_text()
+    text = write_model_card(tmp_path, tiny_policy(dataset)[0], dataset.meta, RUN, processes=2).read_text()
     assert text.startswith("---\nlibrary_name: lerobot")
     assert "| demonstrations | 4 episodes, 99 frames, 20 Hz |" in text
     assert "open the drawer; press the red button" in text
     assert "observation.images.left, observation.images.right, observation.state, task" in text
     assert "`python train.py policy=tinyvla`" in text
+    assert f"batches of {2 * RUN.trainer.batch_size}, seed 3 |" in text
 
 
 def test_evaluations_are_rows_and_a_repeated_one_replaces_the_first(tmp_path, dataset):
