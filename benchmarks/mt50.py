@@ -106,8 +106,7 @@ class Run:
         label = "".join(character if character.isalnum() else "-" for character in "".join(changes))
         folder = self.folder.with_name(f"{self.folder.name}-evaluation-{seed}{label}")
         env = load_yaml(self.folder / "config.yaml")["env"]
-        sight = [f"env.cameras=[{','.join(env['cameras'])}]", f"env.image_size={env['image_size']}"]
-        sight += [f"env.{argument}" for argument in as_arguments(decode_env(env).own_settings())]
+        scene = [f"env.{argument}" for argument in as_arguments(decode_env(env).own_settings())]
         call(
             [
                 *("evaluate.py", f"checkpoint={self.folder}", f"run_dir={folder}", "videos=0", f"episodes={episodes}"),
@@ -115,7 +114,7 @@ class Run:
                     f"seed={seed}",
                     f"env.tasks=[{','.join(env['tasks'])}]",
                     f"env.max_steps={MAX_STEPS}",
-                    *sight,
+                    *scene,
                     *changes,
                 ),
             ]

@@ -275,27 +275,21 @@ def decode_env_of_policy(section: Mapping[str, Any], policy: Path | str) -> EnvC
     Args:
         policy: a run's folder, or a checkpoint's. Raises UserError if there is none, or the section does not fit.
     """
-    missing = [name for name in ("cameras", "image_size") if section.get(name) is None]
-    view = _view_of_policy(find_checkpoint(policy)) if missing else {}
-    return decode_env(dict(section) | {name: view[name] for name in missing})
-
-
-def _view_of_policy(checkpoint: Path) -> dict[str, Any]:
-    """Cameras of a policy, and the side of their images in pixels."""
-    features = read_json_object(checkpoint / "config.json")["input_features"]
-    images = {key: feature["shape"] for key, feature in features.items() if key.startswith(IMAGES)}
-    return {
-        "cameras": [key.removeprefix(IMAGES) for key in images],
-        "image_size": next(iter(images.values()))[1],
-    }
+    if missing := [name for name in ("cameras", "image_size") if section.get(name) is None]:
+        features = read_json_object(find_checkpoint(policy) / "config.json")["input_features"]
+        images = {key: feature["shape"] for key, feature in features.items() if key.startswith(IMAGES)}
+        cameras = [key.removeprefix(IMAGES) for key in images]
+        view = {"cameras": cameras, "image_size": next(iter(images.values()))[1]}
+        section = dict(section) | {name: view[name] for name in missing}
+    return decode_env(section)
 
 
 def _env_of_policy(checkpoint: Path, name: str, tasks: Sequence[str] | None) -> EnvConfig:
     """Environment of a name, with cameras, image size and, where its run is known, tasks and scenes of a policy."""
-    section: dict[str, Any] = {"name": name} | _view_of_policy(checkpoint)
+    section: dict[str, Any] = {"name": name}
     if trained := trained_env(checkpoint, name):
         section |= {"tasks": trained.tasks} | trained.own_settings()
-    return decode_env(section if tasks is None else section | {"tasks": list(tasks)})
+    return decode_env_of_policy(section if tasks is None else section | {"tasks": list(tasks)}, checkpoint)
 
 
 def validator(
